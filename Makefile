@@ -1,0 +1,31 @@
+# Two commands: `make demo` and `make test`. PYTHON chooses the interpreter (3.11 to 3.13).
+PYTHON ?= python3
+# What pip is told when it installs torch. CUDA 13 build: make demo TORCH_INDEX=https://download.pytorch.org/whl/cu130
+TORCH_INDEX ?=
+BIN := .venv/bin
+
+.PHONY: setup demo check test ci clean
+
+setup: .venv/installed
+
+.venv/installed: requirements.lock pyproject.toml
+	sh scripts/setup.sh "$(PYTHON)" "$(TORCH_INDEX)"
+
+demo: setup
+	@rm -rf multirun/demo
+	$(BIN)/python train.py experiment=demo
+	@$(BIN)/python scripts/report.py multirun/demo
+	@echo "Each run's files: multirun/demo/<task>/<model>/<method>/<fraction>-<seed>-<number>/"
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: setup
+	$(BIN)/python -m pytest
+
+ci: check test
+
+clean:
+	rm -rf .venv multirun/demo

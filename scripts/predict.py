@@ -1,0 +1,26 @@
+"""Predict with a finished run: `python scripts/predict.py RUN_DIR --input FILE.csv`."""
+
+import argparse
+from pathlib import Path
+
+from finegrid import cli
+
+
+def main() -> None:
+    """Read the command line and write the predictions."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, help="run directory with record.json and the delta")
+    parser.add_argument("--input", type=Path, required=True, help="csv, tsv, jsonl or parquet file")
+    parser.add_argument("--output", type=Path, help="csv file (default: INPUT.predictions.csv)")
+    parser.add_argument("--model-path", help="where the run's backbone lies now")
+    given = parser.parse_args()
+    output = given.output or given.input.with_suffix(".predictions.csv")
+
+    from finegrid.inference import predict_file
+
+    rows = predict_file(given.run, given.input, output, model_path=given.model_path)
+    print(f"{rows} predictions: {output}")
+
+
+if __name__ == "__main__":
+    cli.guard(main)

@@ -1,0 +1,148 @@
+"""The pre-trained encoder with a fresh head: found, loaded, frozen, fingerprinted."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+)
+from transformers.utils import logging as transformers_logging
+
+from finegrid import builtin, surgery
+from finegrid.config import ModelConfig
+from finegrid.errors import UserError
+from finegrid.seeds import forked
+from finegrid.sites import Sites
+from finegrid.sources import WAYS_OUT
+
+transformers_logging.set_verbosity_error()
+transformers_logging.disable_progress_bar()
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A model whose base is frozen and whose head trains, with the base's anatomy."""
+
+    model: PreTrainedModel
+    sites: Sites
+    fingerprint: str  # of the base model's weights as loaded
+    revision: str  # commit of the hub repository, or empty for local files
+
+
+def locate(model: ModelConfig) -> str:
+    """The builtin folder, a local directory, a copy below $FINEGRID_MODEL_DIR, or the hub id."""
+    if model.path == "builtin":
+        return str(builtin.MODEL_DIR)
+    if Path(model.path).is_dir():
+        return model.path
+    root = os.environ.get("FINEGRID_MODEL_DIR")
+    name = model.path.rpartition("/")[2].lower()
+    if root and Path(root).is_dir():
+        for folder in sorted(Path(root).iterdir()):
+            if folder.is_dir() and folder.name.lower() == name:
+                return str(folder)
+    return model.path
+
+
+def tokenizer(model: ModelConfig) -> Any:
+    """The tokenizer beside the model's weights.
+
+    Raises:
+        UserError: if there is none to be had.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(locate(model), **_source(model))
+    except (OSError, ValueError) as error:
+        raise _not_found(model, error) from error
+
+
+def build(model: ModelConfig, *, outputs: int, seed: int) -> Backbone:
+    """Load the encoder in fp32, put a head of so many outputs on it, freeze the base.
+
+    The head is drawn from `seed` alone, so it is the same for every method.
+
+    Raises:
+        UserError: if the files are missing, incomplete or of an unknown architecture.
+    """
+    with forked(seed):
+        make = _pretrained if model.pretrained else _random
+        network, revision = make(model, outputs)
+    surgery.freeze(network.base_model)
+    own = Sites(network, model.sites, network.base_model_prefix) if model.sites else None
+    sites = own or Sites.of(network)
+    return Backbone(network, sites, fingerprint(network.base_model), revision)
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Hash of every parameter's name, shape and bits."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(module.named_parameters()):
+        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
+        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _pretrained(model: ModelConfig, outputs: int) -> tuple[PreTrainedModel, str]:
+    try:
+        network, info = AutoModelForSequenceClassification.from_pretrained(
+            locate(model),
+            **_source(model),
+            num_labels=outputs,
+            use_safetensors=True,
+            dtype=torch.float32,
+            attn_implementation=_attention(),
+            output_loading_info=True,
+            **model.config,
+        )
+    except (OSError, ValueError) as error:
+        raise _not_found(model, error) from error
+    prefix = f"{network.base_model_prefix}."
+    missing = sorted(name for name in info["missing_keys"] if name.startswith(prefix))
+    if missing:
+        raise UserError(
+            f"model {model.name} ({locate(model)}) lacks {len(missing)} of the encoder's tensors, "
+            f"{missing[0]} among them; they would start at random. Use a complete checkpoint"
+        )
+    return network, str(getattr(network.config, "_commit_hash", None) or "")
+
+
+def _random(model: ModelConfig, outputs: int) -> tuple[PreTrainedModel, str]:
+    """The same architecture from random weights: the control that shows what pre-training gives."""
+    if Path(locate(model)).is_dir():
+        config = AutoConfig.from_pretrained(locate(model))
+    else:
+        config = AutoConfig.for_model(**model.architecture)
+    config.update({**model.config, "num_labels": outputs})
+    network = AutoModelForSequenceClassification.from_config(
+        config, dtype=torch.float32, attn_implementation=_attention()
+    )
+    return network, ""
+
+
+def _attention() -> str:
+    """Eager attention trains faster than SDPA on a CPU, where dropout rules out its fused path."""
+    return "sdpa" if torch.cuda.is_available() else "eager"
+
+
+def _source(model: ModelConfig) -> dict[str, Any]:
+    return {"revision": model.revision, "trust_remote_code": False}
+
+
+def _not_found(model: ModelConfig, error: Exception) -> UserError:
+    root = os.environ.get("FINEGRID_MODEL_DIR")
+    tried = [f"the folder {model.path}"]
+    tried += [f"a copy below FINEGRID_MODEL_DIR={root}"] if root else []
+    tried += ["the hub's cache and the hub (safetensors files only)"]
+    reason = str(error).strip().splitlines()[0][:160]
+    return UserError(
+        f"model {model.name} not found or not loadable; tried {', '.join(tried)} ({reason}). "
+        + WAYS_OUT.format(variable="FINEGRID_MODEL_DIR")
+    )

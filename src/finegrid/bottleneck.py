@@ -1,0 +1,55 @@
+"""The bottleneck that adapter methods inject."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from finegrid.errors import UserError, nearest
+from finegrid.surgery import Hook
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "swish": nn.SiLU}
+
+
+class Bottleneck(nn.Module):
+    """x -> W_up act(W_down x + b_down) + b_up, without the residual; zero at the start.
+
+    Acts on each token on its own: (..., hidden) -> (..., hidden). W_down starts as BERT starts its
+    weights, N(0, 0.02); W_up and both biases start at zero, so the backbone starts unchanged.
+
+    Raises:
+        UserError: for a reduction factor that leaves no unit, or an unknown activation.
+    """
+
+    def __init__(self, hidden: int, *, reduction_factor: float, activation: str) -> None:
+        super().__init__()
+        if activation not in ACTIVATIONS:
+            raise UserError(
+                f"method.activation={activation} is unknown; {nearest(activation, ACTIVATIONS)}"
+            )
+        if not 0 < reduction_factor <= hidden:
+            raise UserError(
+                f"method.reduction_factor={reduction_factor:g} must lie in (0, {hidden}], "
+                f"{hidden} being the backbone's hidden size"
+            )
+        width = int(hidden // reduction_factor)
+        self.down = nn.Linear(hidden, width)
+        self.activation = ACTIVATIONS[activation]()
+        self.up = nn.Linear(width, hidden)
+        nn.init.normal_(self.down.weight, std=0.02)
+        for parameter in (self.down.bias, self.up.weight, self.up.bias):
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Correction to add: same shape as `x`."""
+        correction: Tensor = self.up(self.activation(self.down(x)))
+        return correction
+
+
+def residual(name: str) -> Hook:
+    """A hook that adds the bottleneck `name` of a site to the site's output."""
+
+    def hook(site: nn.Module, inputs: tuple[Any, ...], h: Tensor) -> Tensor:
+        correction: Tensor = site.get_submodule(name)(h)  # B T H
+        return h + correction
+
+    return hook

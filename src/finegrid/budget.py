@@ -1,0 +1,109 @@
+"""The budget clock: how much a run has trained, its learning rate, and when it must stop."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from finegrid.config import Budget, OptimConfig
+
+DONE = 1 - 1e-9  # sums of fractions of an epoch end this close to one
+
+
+class Clock(pl.Callback):
+    """Counts steps, examples, tokens, epochs and seconds of training; stops at the budget.
+
+    Seconds are wall-clock time between the first step and the last, minus everything done under
+    `paused` (evaluation and saving). The learning rate follows the share of the budget that is
+    spent by the middle of a step, in whichever unit the budget is given, so every run's schedule
+    spans exactly its budget. A run overshoots its budget by less than one step.
+    """
+
+    def __init__(self, budget: Budget, optim: OptimConfig, *, rows: int) -> None:
+        self.budget, self.optim, self.rows = budget, optim, rows
+        self.steps = self.examples = self.tokens = 0
+        self.started = 0.0  # time.perf_counter() at the first step
+        self._seconds, self._since = 0.0, 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Training time so far."""
+        return self._seconds + (time.perf_counter() - self._since if self._since else 0.0)
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the training rows so far."""
+        return self.examples / self.rows
+
+    @property
+    def progress(self) -> float:
+        """Share of the budget that is spent; 1 or a little more at the end."""
+        return float(getattr(self, self.budget.unit)) / self.budget.amount
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop the clock inside, once queued device work is done."""
+        self._pause()
+        yield
+        self._resume()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock, after set-up."""
+        self._resume()
+        self.started = self._since
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Set this step's learning rate."""
+        middle = self.progress + 0.5 * self._share_of_step(batch)
+        factor = schedule(middle, warmup=self.optim.warmup, shape=self.optim.schedule)
+        for group in trainer.optimizers[0].param_groups:
+            group["lr"] = self.optim.lr * factor
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: dict[str, Any],
+        batch_idx: int,
+    ) -> None:
+        """Count the step and stop the run once the budget is spent."""
+        self.steps += 1
+        self.examples += len(batch["labels"])
+        self.tokens += batch["real_tokens"]
+        trainer.should_stop = self.progress >= DONE
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop the clock."""
+        self._pause()
+
+    def _share_of_step(self, batch: dict[str, Any]) -> float:
+        spent = {
+            "steps": 1.0,
+            "examples": len(batch["labels"]),
+            "epochs": len(batch["labels"]) / self.rows,
+            "tokens": batch["real_tokens"],
+            "seconds": self.seconds / self.steps if self.steps else 0.0,
+        }
+        return float(spent[self.budget.unit]) / self.budget.amount
+
+    def _pause(self) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self._seconds, self._since = self.seconds, 0.0
+
+    def _resume(self) -> None:
+        self._since = time.perf_counter()
+
+
+def schedule(progress: float, *, warmup: float, shape: str) -> float:
+    """Learning-rate factor at a share of the budget: a linear rise, then as `shape` says."""
+    progress = min(progress, 1.0)
+    if progress < warmup:
+        return progress / warmup
+    return 1.0 if shape == "constant" else (1.0 - progress) / (1.0 - warmup)

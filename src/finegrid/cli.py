@@ -1,0 +1,132 @@
+"""The command line: help, one-line errors, exit codes. Imports nothing heavy."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from finegrid.config import UNITS, RunConfig, recipe
+from finegrid.errors import UserError, nearest
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+HELP = """finegrid: which way of fine-tuning is best for this model, task, data and time?
+
+  python train.py method=bitfit task=mrpc model=minilm data.fraction=0.3 seed=1
+  python train.py -m method=full,bitfit,houlsby data.fraction=0.1,0.3,1.0 seed=0,1,2
+
+{groups}
+Any value can be overridden: optim.lr=1e-4 budget.epochs=3 data.batch_size=16 select=last
+A budget in another unit: budget=seconds budget.seconds=60 (units: {units})
+The whole composed config: --cfg job. Hydra's own flags: --hydra-help
+"""
+
+
+def register() -> None:
+    """Register the resolvers that the YAML files use; safe to call again."""
+    OmegaConf.register_new_resolver("recipe", recipe, replace=True)
+    OmegaConf.register_new_resolver("help", help_text, replace=True)
+
+
+def options(group: str) -> dict[str, str]:
+    """Option -> its one-line description (the file's first comment), for a config group."""
+    files = sorted((CONF / group).glob("*.yaml"))
+    return {file.stem: _headline(file) for file in files}
+
+
+def help_text() -> str:
+    """The text of `--help`: every group, every option with its one line."""
+    groups = ("method", "task", "model", "budget", "trainer", "logger", "experiment")
+    return HELP.format(groups="\n".join(map(_describe, groups)), units=", ".join(UNITS))
+
+
+def _describe(group: str) -> str:
+    found = options(group)
+    width = max(map(len, found), default=0)
+    lines = [f"  {name:<{width}}  {text}" for name, text in found.items()]
+    return "\n".join([f"{group}=", *lines, ""])
+
+
+def _headline(file: Path) -> str:
+    first = file.read_text(encoding="utf-8").partition("\n")[0]
+    return first.removeprefix("#").strip().removeprefix(f"{file.stem}:").strip()
+
+
+def run(cfg: DictConfig) -> None:
+    """Check the config, then import the heavy parts and run the cell."""
+    RunConfig.of(cfg)
+    from finegrid import run as runner
+
+    record = runner.run(cfg)
+    if HydraConfig.get().mode != RunMode.MULTIRUN:
+        print(f"{record.summary()}\nrecord: {HydraConfig.get().runtime.output_dir}/record.json")
+
+
+def guard(main: Callable[[], None]) -> None:
+    """Call a Hydra entry point; a user's mistake becomes one line on stderr and exit code 1."""
+    register()
+    verbose = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through to the handlers below
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("interrupted; finished cells keep their records")
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        if verbose:
+            raise
+        sys.exit(f"finegrid: {explain(error)}")
+
+
+def explain(error: Exception) -> str:
+    """One line that says what is wrong, where, and the nearest valid names."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        if group and (CONF / group).is_dir():
+            return f"unknown {group}={option}; {nearest(option, options(group))}"
+    for cause in _causes(error):
+        if isinstance(cause, UserError):
+            return str(cause)
+    return _unknown_key(error) or str(error).strip().splitlines()[0]
+
+
+def _unknown_key(error: Exception) -> str:
+    """Explain an override of a key that the config does not have."""
+    if not isinstance(error, ConfigCompositionException | OmegaConfBaseException):
+        return ""
+    text = str(error)
+    keys = [arg.partition("=")[0] for arg in sys.argv[1:] if "=" in arg]
+    bad = next((key for key in keys if f"'{key}'" in text), "")
+    if not bad:
+        return ""
+    unit = bad.removeprefix("budget.")
+    if unit in UNITS:
+        return f"budget.{unit} needs its unit chosen too: budget={unit} {bad}=<amount>"
+    return f"unknown key {bad}; {nearest(bad, _siblings(bad))}"
+
+
+def _siblings(key: str) -> list[str]:
+    """The valid keys at the level of a misspelt one, from the default config files."""
+    top = OmegaConf.load(CONF / "train.yaml")
+    assert isinstance(top, DictConfig)
+    group, dot, _ = key.rpartition(".")
+    if not dot:
+        groups = {path.name for path in CONF.iterdir() if path.is_dir()}
+        return sorted(groups | {str(name) for name in top} - {"defaults", "hydra"})
+    chosen = {"data": "default", "trainer": "auto", "budget": "epochs"}.get(group)
+    node = OmegaConf.load(CONF / group / f"{chosen}.yaml") if chosen else top.get(group, {})
+    return sorted(f"{group}.{name!s}" for name in node)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The chain of exceptions behind an exception."""
+    cause = error.__cause__ or error.__context__
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__

@@ -1,0 +1,203 @@
+"""The typed parts of a composed config, checked before anything heavy is imported.
+
+Values live in `conf/`, once; the classes here hold types and limits, no defaults.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from finegrid.errors import UserError, nearest
+
+T = TypeVar("T")
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `UserError(message)` unless the condition holds."""
+    if not condition:
+        raise UserError(message)
+
+
+def one_of(key: str, value: str, names: tuple[str, ...]) -> None:
+    """Raise `UserError` with the nearest names unless the value is one of them."""
+    require(value in names, f"{key}={value} is unknown; {nearest(value, names)}")
+
+
+@dataclass
+class DataConfig:
+    """Where the rows come from, how many are used and how they are split and batched."""
+
+    source: str  # auto: data.root, then the hub's cache, then the hub; else a directory
+    root: str | None  # directory with one folder of parquet files a task
+    fraction: float  # of the training rows that remain after validation is carved
+    protocol: str  # holdout: select on rows carved from train; dev: select and report on dev
+    validation_fraction: float
+    validation_max: int
+    split_seed: int
+    subset_seed: int
+    batch_size: int
+    eval_batch_size: int
+
+    PROTOCOLS: ClassVar[tuple[str, ...]] = ("holdout", "dev")
+
+    def __post_init__(self) -> None:
+        require(
+            0 < self.fraction <= 1,
+            f"data.fraction={self.fraction:g} must lie in (0, 1]; 0.1 means 10 % of the train rows",
+        )
+        require(
+            0 < self.validation_fraction < 1,
+            f"data.validation_fraction={self.validation_fraction:g} must lie in (0, 1)",
+        )
+        one_of("data.protocol", self.protocol, self.PROTOCOLS)
+        for key in ("batch_size", "eval_batch_size", "validation_max"):
+            require(getattr(self, key) > 0, f"data.{key}={getattr(self, key)} must be at least 1")
+
+
+@dataclass
+class OptimConfig:
+    """AdamW and its schedule over the budget, the same for every method but the rate."""
+
+    lr: float  # peak learning rate
+    weight_decay: float  # on matrices only; biases, norms and other vectors are never decayed
+    warmup: float  # share of the budget
+    schedule: str  # what follows the warm-up: linear (to zero) or constant
+    clip: float  # global gradient norm; 0 switches clipping off
+
+    SCHEDULES: ClassVar[tuple[str, ...]] = ("linear", "constant")
+
+    def __post_init__(self) -> None:
+        require(self.lr > 0, f"optim.lr={self.lr:g} must be above 0")
+        require(0 <= self.warmup < 1, f"optim.warmup={self.warmup:g} must lie in [0, 1)")
+        require(self.weight_decay >= 0, f"optim.weight_decay={self.weight_decay:g} is negative")
+        require(self.clip >= 0, f"optim.clip={self.clip:g} is negative; 0 switches it off")
+        one_of("optim.schedule", self.schedule, self.SCHEDULES)
+
+
+@dataclass
+class ModelConfig:
+    """A pre-trained encoder: where its files are and what they are expected to hold."""
+
+    name: str
+    path: str  # hub id, a local directory, or `builtin`
+    revision: str
+    max_length: int  # in tokens; longer texts are cut
+    pretrained: bool  # false: the same architecture from random weights
+    config: dict[str, Any]  # overrides of the architecture, such as num_hidden_layers
+    architecture: dict[str, Any]  # model_type and the values that differ from its defaults
+    parameters: int  # of the base model, without the head
+    sites: dict[str, str]  # role -> pattern, for an architecture that is not known yet
+
+    def __post_init__(self) -> None:
+        require(self.max_length > 1, f"model.max_length={self.max_length} must be at least 2")
+
+
+@dataclass
+class TrainerConfig:
+    """The device and the arithmetic of a run."""
+
+    device: str  # auto, cpu or cuda
+    precision: str  # auto, 32 or bf16-mixed
+    threads: int | None  # CPU threads of this process; null leaves torch's choice
+
+    def __post_init__(self) -> None:
+        one_of("trainer.device", self.device, ("auto", "cpu", "cuda"))
+        one_of("trainer.precision", self.precision, ("auto", "32", "bf16-mixed"))
+
+
+UNITS = ("epochs", "steps", "examples", "tokens", "seconds")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much a run may train: an amount of exactly one unit."""
+
+    unit: str
+    amount: float
+
+    @classmethod
+    def of(cls, node: DictConfig) -> "Budget":
+        """Read a node such as `{epochs: 3}`."""
+        given = {str(key): value for key, value in node.items() if value is not None}
+        require(
+            len(given) == 1,
+            f"budget must name exactly one unit, got {sorted(given)}; for example "
+            "budget=seconds budget.seconds=60",
+        )
+        unit, amount = next(iter(given.items()))
+        one_of("budget", unit, UNITS)
+        good = isinstance(amount, int | float) and not isinstance(amount, bool)
+        require(good, f"budget.{unit}={amount} must be a number")
+        require(amount > 0, f"budget.{unit}={amount:g} must be above 0")
+        return cls(unit=unit, amount=float(amount))
+
+
+def bind(cls: type[T], node: DictConfig, where: str) -> T:
+    """Turn a config node into its dataclass; unknown keys and wrong types are one clear line."""
+    names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+    for key in node:
+        require(str(key) in names, f"unknown key {where}.{key!s}; {nearest(str(key), names)}")
+    try:
+        plain = OmegaConf.to_container(node, resolve=True)  # interpolations need the root
+        typed = OmegaConf.merge(OmegaConf.structured(cls), plain)
+        return OmegaConf.to_object(typed)  # type: ignore[return-value]
+    except MissingMandatoryValue as error:
+        raise UserError(f"{where}: {error.msg}; give it on the command line") from error
+    except OmegaConfBaseException as error:
+        raise UserError(f"{where}.{error.key or ''}: {_first_line(error)}") from error
+
+
+def recipe(key: str, *, _root_: DictConfig) -> Any:
+    """Resolver `${recipe:lr}`: the method's own setting for this model, else its default."""
+    method, model = _root_.method, _root_.model.name
+    choices: Mapping[str, Any] = method.get("recipe", {}).get(key, {})
+    value = choices.get(model, choices.get("default"))
+    require(
+        value is not None,
+        f"method {method.name} names no recipe.{key} for model {model}; give optim.{key}=",
+    )
+    return value
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The validated settings of one run, apart from the parts built by `_target_`."""
+
+    data: DataConfig
+    optim: OptimConfig
+    model: ModelConfig
+    trainer: TrainerConfig
+    budget: Budget
+    seed: int
+    select: str
+    evaluations: int
+
+    @classmethod
+    def of(cls, cfg: DictConfig) -> "RunConfig":
+        """Validate a composed config.
+
+        Raises:
+            UserError: at the first key that is unknown, of the wrong type or out of range.
+        """
+        one_of("select", str(cfg.select), ("best", "last"))
+        for key, least in (("seed", 0), ("evaluations", 1)):
+            value = cfg[key]
+            good = isinstance(value, int) and not isinstance(value, bool) and value >= least
+            require(good, f"{key}={value} must be an integer of at least {least}")
+        return cls(
+            data=bind(DataConfig, cfg.data, "data"),
+            optim=bind(OptimConfig, cfg.optim, "optim"),
+            model=bind(ModelConfig, cfg.model, "model"),
+            trainer=bind(TrainerConfig, cfg.trainer, "trainer"),
+            budget=Budget.of(cfg.budget),
+            seed=int(cfg.seed),
+            select=str(cfg.select),
+            evaluations=int(cfg.evaluations),
+        )

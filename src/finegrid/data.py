@@ -1,0 +1,250 @@
+"""Rows to batches: load, check, split, take the fraction, tokenise, bucket by length, pad."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from finegrid.config import DataConfig
+from finegrid.errors import UserError
+from finegrid.sources import Tables
+from finegrid.tasks import Task
+
+QUANTILES = 10  # strata of a regression task
+POOL = 50  # batches sorted by length together: little padding, yet well mixed
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Checked rows of one split: texts, one list a column, labels and the source's row ids."""
+
+    texts: tuple[list[str], ...]
+    labels: np.ndarray[Any, np.dtype[Any]]
+    idx: list[int]
+
+    def __len__(self) -> int:
+        return len(self.idx)
+
+    def take(self, index: np.ndarray[Any, Any]) -> "Rows":
+        """The rows at these positions, in this order."""
+        texts = tuple([column[i] for i in index] for column in self.texts)
+        return Rows(texts, self.labels[index], [self.idx[i] for i in index])
+
+    def digest(self) -> str:
+        """Hash of what the rows say, in their order."""
+        digest = hashlib.sha256()
+        for *texts, label in zip(*self.texts, self.labels.tolist(), strict=True):
+            digest.update(repr((*texts, label)).encode())
+        return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What a run trains on, selects on and is scored on (first test set: the headline)."""
+
+    train: Rows
+    validation: Rows
+    test: dict[str, Rows]  # `test`, and for MNLI `test_mismatched`
+    overlap: int  # test rows whose text also occurs in the training rows used
+    source: str
+
+
+def stratified_order(rows: Rows, kind: str, seed: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """A random order whose every prefix keeps the label distribution; prefixes are nested.
+
+    Each stratum (a class, or a label quantile of a regression task) is shuffled on its own; its
+    k-th of n rows gets the place (k + 1/2) / n, and all rows are sorted by place.
+    """
+    random = np.random.Generator(np.random.PCG64(seed))
+    strata = rows.labels
+    if kind == "regression":
+        ranks = np.argsort(np.argsort(rows.labels, kind="stable"), kind="stable")
+        strata = ranks * QUANTILES // len(rows)
+    place = np.empty(len(rows))
+    for stratum in np.unique(strata):
+        members = np.flatnonzero(strata == stratum)
+        place[random.permutation(members)] = (np.arange(len(members)) + 0.5) / len(members)
+    return np.lexsort((random.random(len(rows)), place))
+
+
+def split(tables: Tables, task: Task, data: DataConfig) -> Splits:
+    """Check the tables and make the run's splits, the same for every method.
+
+    Raises:
+        UserError: for unusable columns or labels, or a fraction that leaves a class empty.
+    """
+    train = read_rows(tables.train, task, f"{tables.source}, train")
+    test = {
+        "test" if i == 0 else f"test_{name.rpartition('_')[2]}": read_rows(
+            table, task, f"{tables.source}, {name}"
+        )
+        for i, (name, table) in enumerate(tables.dev.items())
+    }
+    if data.protocol == "dev":
+        validation = test["test"]
+    else:
+        order = stratified_order(train, task.kind, data.split_seed)
+        size = max(1, min(round(data.validation_fraction * len(train)), data.validation_max))
+        validation = train.take(np.sort(order[:size]))
+        train = train.take(np.sort(order[size:]))
+    train = take_fraction(train, task, data)
+    seen = set(zip(*train.texts, strict=True))
+    overlap = sum(text in seen for text in zip(*test["test"].texts, strict=True))
+    return Splits(train, validation, test, overlap, tables.source)
+
+
+def take_fraction(train: Rows, task: Task, data: DataConfig) -> Rows:
+    """The first `fraction` of the stratified order: smaller fractions lie inside larger ones."""
+    order = stratified_order(train, task.kind, data.subset_seed)
+    size = max(1, round(data.fraction * len(train)))
+    used = train.take(np.sort(order[:size]))
+    if task.kind == "classification":
+        missing = sorted(set(range(task.outputs)) - set(used.labels.tolist()))
+        if missing:
+            names = ", ".join(task.labels[label] for label in missing)
+            raise UserError(
+                f"data.fraction={data.fraction:g} keeps {size} of {len(train)} train rows of "
+                f"{task.name} and none of class {names}; raise the fraction"
+            )
+    return used
+
+
+def read_rows(table: pa.Table, task: Task, where: str) -> Rows:
+    """Check a table's columns, texts and labels and take them out."""
+    if len(table) == 0:
+        raise UserError(f"{where}: no rows")
+    texts = tuple(column_texts(table, column, where) for column in task.text)
+    labels = _labels(table, task, where)
+    numbers = table.column("idx").to_pylist() if "idx" in table.column_names else range(len(table))
+    return Rows(texts, labels, list(numbers))
+
+
+def column_texts(table: pa.Table, column: str, where: str) -> list[str]:
+    """A text column's values; a missing column or an empty text is a `UserError`."""
+    _require_column(table, column, where)
+    values = table.column(column).to_pylist()
+    for row, value in enumerate(values):
+        if not isinstance(value, str) or not value.strip():
+            found = "is empty" if value in (None, "") or isinstance(value, str) else "is not text"
+            raise UserError(f"{where}, row {row + 1}: column {column!r} {found} ({value!r})")
+    return values  # type: ignore[no-any-return]
+
+
+def _require_column(table: pa.Table, column: str, where: str) -> None:
+    if column not in table.column_names:
+        raise UserError(
+            f"{where}: no column {column!r}; it has {', '.join(table.column_names)}; "
+            "set task.text=[...] and task.label=..."
+        )
+
+
+def _labels(table: pa.Table, task: Task, where: str) -> np.ndarray[Any, np.dtype[Any]]:
+    _require_column(table, task.label, where)
+    values = table.column(task.label).to_pylist()
+    read = _number if task.kind == "regression" else _class
+    labels = []
+    for row, value in enumerate(values):
+        label = read(value, task)
+        if label is None:
+            wanted = "a number" if task.kind == "regression" else f"one of {task.labels}"
+            raise UserError(
+                f"{where}, row {row + 1}: label {value!r} in column {task.label!r} must be {wanted}"
+                + ("; GLUE's test splits hide their labels (-1)" if value == -1 else "")
+            )
+        labels.append(label)
+    return np.asarray(labels, dtype=np.float32 if task.kind == "regression" else np.int64)
+
+
+def _number(value: object, task: Task) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if np.isfinite(value) else None
+
+
+def _class(value: object, task: Task) -> int | None:
+    """A class given by number (as in GLUE) or by name."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if str(value) in task.labels:
+        return task.labels.index(str(value))
+    if isinstance(value, int) and 0 <= value < len(task.labels):
+        return value
+    return None
+
+
+class Encoded:
+    """Tokenised rows; `batch` pads any of them to their own longest row, never further."""
+
+    def __init__(self, rows: Rows, tokenizer: Any, max_length: int) -> None:
+        encoded = tokenizer(*rows.texts, truncation=True, max_length=max_length)
+        self.fields = {
+            name: [np.asarray(row, dtype=np.int64) for row in encoded[name]]
+            for name in ("input_ids", "token_type_ids")
+            if name in encoded
+        }
+        self.labels = torch.from_numpy(rows.labels)
+        self.lengths = np.asarray([len(row) for row in self.fields["input_ids"]])
+        self.padding = {"input_ids": int(tokenizer.pad_token_id or 0), "token_type_ids": 0}
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def batch(self, index: Sequence[int]) -> dict[str, Any]:
+        """input_ids, attention_mask (token_type_ids): B T; labels: B; real_tokens: their number."""
+        lengths = self.lengths[index]
+        width = int(lengths.max())
+        mask = np.arange(width) < lengths[:, None]
+        batch: dict[str, Any] = {"attention_mask": torch.from_numpy(mask.astype(np.int64))}
+        for name, rows in self.fields.items():
+            padded = np.full(mask.shape, self.padding[name], dtype=np.int64)
+            padded[mask] = np.concatenate([rows[i] for i in index])
+            batch[name] = torch.from_numpy(padded)
+        labels = self.labels[torch.as_tensor(index)]
+        return batch | {"labels": labels, "real_tokens": int(lengths.sum())}
+
+
+class BucketSampler(Sampler[list[int]]):
+    """Batches of rows of similar length in a random order, fixed by seed and epoch alone.
+
+    Rows are shuffled, cut into pools of `POOL` batches, sorted by length inside a pool and cut
+    into batches; then the batches are shuffled. Every row comes once an epoch.
+    """
+
+    def __init__(self, lengths: np.ndarray[Any, Any], *, batch_size: int, seed: int) -> None:
+        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
+
+    def __len__(self) -> int:
+        return -(-len(self.lengths) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        random = np.random.Generator(np.random.PCG64([self.seed, self.epoch]))
+        self.epoch += 1
+        order = random.permutation(len(self.lengths))
+        pool = POOL * self.batch_size
+        batches: list[list[int]] = []
+        for start in range(0, len(order), pool):
+            rows = order[start : start + pool]
+            rows = rows[np.argsort(self.lengths[rows], kind="stable")]
+            cuts = range(0, len(rows), self.batch_size)
+            batches += [rows[cut : cut + self.batch_size].tolist() for cut in cuts]
+        for position in random.permutation(len(batches)):
+            yield batches[position]
+
+
+def train_loader(encoded: Encoded, *, batch_size: int, seed: int) -> DataLoader[Any]:
+    """Endless epochs of bucketed batches; in memory, so no worker processes."""
+    sampler = BucketSampler(encoded.lengths, batch_size=batch_size, seed=seed)
+    return DataLoader(range(len(encoded)), batch_sampler=sampler, collate_fn=encoded.batch)  # type: ignore[arg-type]
+
+
+def sorted_batches(encoded: Encoded, batch_size: int) -> Iterator[tuple[list[int], Any]]:
+    """(row numbers, batch) from the longest rows to the shortest, for evaluation."""
+    order = np.argsort(-encoded.lengths, kind="stable")
+    for start in range(0, len(order), batch_size):
+        index = order[start : start + batch_size].tolist()
+        yield index, encoded.batch(index)

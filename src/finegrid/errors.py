@@ -1,0 +1,20 @@
+"""What a user can mend: one clear line, no traceback."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """A mistake in the command, the data or the environment: what, where and how to fix it."""
+
+
+class Diverged(UserError):
+    """Training produced a non-finite loss; the run keeps a record with status `diverged`."""
+
+
+def nearest(word: str, names: Iterable[str]) -> str:
+    """`did you mean ...? (available: ...)` for a word that is none of `names`."""
+    names = sorted(names)
+    close = get_close_matches(word, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(repr(name) for name in close)}? " if close else ""
+    return f"{hint}(available: {', '.join(names)})"

@@ -1,0 +1,102 @@
+"""Use a finished run: backbone + delta -> predictions on a user's file."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from finegrid import backbone, cli, delta, metrics
+from finegrid.config import RunConfig, bind, require
+from finegrid.data import Encoded, Rows, column_texts
+from finegrid.errors import UserError
+from finegrid.module import predict
+from finegrid.record import Record, read
+from finegrid.run import build_method
+from finegrid.sources import read_table
+from finegrid.tasks import Task
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A run's model with its delta, ready to predict."""
+
+    config: RunConfig
+    record: Record
+    task: Task
+    model: torch.nn.Module
+    tokenizer: Any
+
+    def logits(self, texts: tuple[list[str], ...]) -> Tensor:
+        """fp32 logits (N, outputs) for texts, one list a column."""
+        unknown = np.zeros(len(texts[0]), dtype=np.int64)
+        rows = Rows(texts, unknown, list(range(len(unknown))))
+        encoded = Encoded(rows, self.tokenizer, self.config.model.max_length)
+        size = self.config.data.eval_batch_size
+        return predict(self.model, encoded, batch_size=size, precision=str(self.record.precision))
+
+
+def restore(directory: Path, *, model_path: str | None = None) -> Restored:
+    """Load a finished run; `model_path` says where its backbone lies now.
+
+    Raises:
+        UserError: if the run is unfinished or unreadable, or its delta does not belong to the
+            backbone or the method.
+    """
+    record = read(directory)
+    require(record.status == "ok", f"{directory}: the run's status is {record.status}, not ok")
+    cfg = _config(directory)
+    if model_path is not None:
+        cfg.model.path = model_path
+    config = RunConfig.of(cfg)
+    labels = delta.metadata(directory / delta.FILE)["labels"]
+    task = replace(bind(Task, cfg.task, "task"), labels=labels.split("\n") if labels else [])
+    method = build_method(cfg)
+    base = backbone.build(config.model, outputs=task.outputs, seed=0)
+    method.tune(base, seed=0)
+    delta.load(
+        directory / delta.FILE,
+        base.model,
+        method=str(cfg.method.name),
+        fingerprint=base.fingerprint,
+    )
+    return Restored(config, record, task, base.model, backbone.tokenizer(config.model))
+
+
+def predict_file(
+    directory: Path, source: Path, target: Path, *, model_path: str | None = None
+) -> int:
+    """Write a file's rows with a prediction and scores beside them, as CSV; returns their number.
+
+    Classification adds the class name and one logit a class, regression the value.
+    """
+    table = read_table(source)
+    restored = restore(directory, model_path=model_path)
+    task = restored.task
+    logits = restored.logits(tuple(column_texts(table, name, str(source)) for name in task.text))
+    predicted = metrics.predictions(task, logits).tolist()
+    columns = {"prediction": [task.labels[i] for i in predicted] if task.labels else predicted}
+    for number, name in enumerate(task.labels):
+        columns[f"score_{name}"] = logits[:, number].tolist()
+    for name, values in columns.items():
+        require(name not in table.column_names, f"{source} already has a column {name!r}")
+        table = table.append_column(name, pa.array(values))
+    temporary = target.with_name(f".{target.name}")
+    pa.csv.write_csv(table, temporary)
+    temporary.replace(target)
+    return len(table)
+
+
+def _config(directory: Path) -> DictConfig:
+    path = directory / ".hydra" / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{directory} holds no .hydra/config.yaml; is it a run directory?")
+    cli.register()
+    cfg = OmegaConf.load(path)
+    assert isinstance(cfg, DictConfig)
+    return cfg

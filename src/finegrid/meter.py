@@ -1,0 +1,85 @@
+"""What a run costs: parameters, FLOPs, memory."""
+
+import resource
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
+
+from finegrid import surgery
+from finegrid.data import Encoded
+from finegrid.module import FineTuner
+from finegrid.seeds import forked
+from finegrid.sites import Sites
+
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+class Meter(pl.Callback):
+    """Counts what trains and what a token costs, before the clock starts; watches peak memory."""
+
+    def __init__(self, encoded: Encoded, batch_size: int) -> None:
+        self.encoded, self.batch_size = encoded, batch_size
+        self.parameters: dict[str, int] = {}
+        self.flops_per_token = 0.0
+        reset_peak_memory()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Count, on the device, after the method has operated."""
+        assert isinstance(pl_module, FineTuner)
+        self.parameters = count_parameters(pl_module.model, pl_module.backbone.sites)
+        self.flops_per_token = count_flops(pl_module, self.encoded, self.batch_size)
+
+    def peak_memory(self) -> int:
+        """Bytes at the peak so far: allocated on the GPU, or resident in this process."""
+        return peak_memory()
+
+
+def count_parameters(model: PreTrainedModel, sites: Sites) -> dict[str, int]:
+    """Counts of what trains: the delta inside the base model, its pooler, the head; and all."""
+    base = f"{model.base_model_prefix}."
+    pooler = tuple(f"{site.name}." for site in sites["pooler"]) if "pooler" in sites else ()
+    counts = {"params_delta": 0, "params_pooler": 0, "params_head": 0}
+    for name, parameter in surgery.trainable(model).items():
+        part = "pooler" if name.startswith(pooler) else "delta"
+        counts[f"params_{part if name.startswith(base) else 'head'}"] += parameter.numel()
+    return counts | {"params_total": sum(p.numel() for p in model.parameters())}
+
+
+def count_flops(module: FineTuner, encoded: Encoded, batch_size: int) -> float:
+    """FLOPs of forward and backward per token of text, counted on one batch of middling rows.
+
+    Matrix products only, as executed: what is frozen below the first trainable parameter costs no
+    backward, padding inside the batch counts as cost.
+    """
+    order = encoded.lengths.argsort()
+    middle = order[max(0, (len(order) - batch_size) // 2) :][:batch_size].tolist()
+    batch: dict[str, Any] = encoded.batch(middle)
+    tokens: int = batch.pop("real_tokens")
+    batch = {name: value.to(module.device) for name, value in batch.items()}
+    with forked(0), FlopCounterMode(display=False) as counter:
+        module.loss(batch).backward()  # type: ignore[no-untyped-call]
+    module.zero_grad(set_to_none=True)
+    return float(counter.get_total_flops()) / tokens
+
+
+def reset_peak_memory() -> None:
+    """Forget the peaks of whatever ran in this process before."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    if CLEAR.exists():
+        CLEAR.write_text("5", encoding="ascii")  # Linux: restart this process's high-water mark
+
+
+def peak_memory() -> int:
+    """Bytes at the peak since the reset: allocated on the GPU, or resident in this process."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    if STATUS.exists():
+        for line in STATUS.read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

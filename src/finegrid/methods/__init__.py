@@ -1,0 +1,1 @@
+"""Tuning methods: one file each, each a callback that freezes, masks or injects."""

@@ -1,0 +1,19 @@
+"""Full fine-tuning: every parameter of the backbone trains.
+
+The baseline of every comparison (Devlin et al. 2018, arXiv 1810.04805):
+theta = theta_0 + delta, with delta unrestricted. The delta stored is the tuned weights themselves.
+"""
+
+from torch import nn
+
+from finegrid import surgery
+from finegrid.methods.base import TuningMethod
+from finegrid.sites import Sites
+
+
+class Full(TuningMethod):
+    """Train everything."""
+
+    def apply(self, backbone: nn.Module, sites: Sites) -> None:
+        """Thaw every parameter, the pooler and the embeddings included."""
+        surgery.thaw(backbone.parameters())

@@ -1,0 +1,29 @@
+"""LayerNorm tuning: train the gains and shifts of every LayerNorm.
+
+Houlsby et al. 2019 (arXiv 1902.00751) use it as a baseline; ValizadehAslani & Liang 2024
+(arXiv 2403.20284) report it as comparable to full fine-tuning on BERT:
+y = g * (x - mean) / std + b with g and b trained, 38,400 numbers on BERT-base, the
+embeddings' LayerNorm included.
+"""
+
+from torch import nn
+
+from finegrid import surgery
+from finegrid.methods.base import TuningMethod
+from finegrid.sites import Sites
+
+
+class LayerNorm(TuningMethod):
+    """Train LayerNorm gains and shifts."""
+
+    def apply(self, backbone: nn.Module, sites: Sites) -> None:
+        """Thaw every LayerNorm.
+
+        Raises:
+            MatchError: if the backbone has none.
+        """
+        norms = [module for module in backbone.modules() if isinstance(module, nn.LayerNorm)]
+        if not norms:
+            raise surgery.MatchError(f"{type(backbone).__name__} has no LayerNorm to train")
+        for norm in norms:
+            surgery.thaw(norm.parameters())

@@ -1,0 +1,48 @@
+"""Pfeiffer adapters: one bottleneck a layer, after feed-forward (Pfeiffer et al. 2020).
+
+arXiv 2005.00247.
+
+With h the feed-forward output, x its residual input and LN the layer's own, frozen LayerNorm,
+AdapterHub's `seq_bn` (reduction factor 16, relu, LayerNorm before and after, residual taken before
+the LayerNorm) computes
+
+    LN(x + h + W_up act(W_down LN(x + h) + b_down) + b_up)
+
+and so do we, with one hook on that LayerNorm. W_up starts at zero, so the start is exactly the
+pre-trained model. A pre-LN backbone has no such LayerNorm; there the bottleneck reads and corrects
+h itself, as AdapterHub does.
+"""
+
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from finegrid import surgery
+from finegrid.bottleneck import Bottleneck, residual
+from finegrid.methods.base import TuningMethod
+from finegrid.sites import Sites
+from finegrid.surgery import Hook
+
+
+def _around_norm(norm: nn.Module, inputs: tuple[Any, ...], normed: Tensor) -> Tensor:
+    total: Tensor = inputs[0]  # x + h: B T H
+    corrected: Tensor = norm.forward(total + norm.get_submodule("pfeiffer")(normed))
+    return corrected
+
+
+class Pfeiffer(TuningMethod):
+    """Inject one bottleneck a layer."""
+
+    def __init__(self, *, reduction_factor: float, activation: str) -> None:
+        self.bottleneck = partial(
+            Bottleneck, reduction_factor=reduction_factor, activation=activation
+        )
+
+    def apply(self, backbone: nn.Module, sites: Sites) -> None:
+        """Attach a bottleneck at each layer's output."""
+        post_ln = "output_norm" in sites
+        hook: Hook = _around_norm if post_ln else residual("pfeiffer")
+        role = "output_norm" if post_ln else "output_block"
+        for site in sites[role]:
+            surgery.attach(site.module, "pfeiffer", self.bottleneck(sites.hidden_size), hook)

@@ -1,0 +1,35 @@
+"""Per-example predictions as a parquet file."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from torch import Tensor
+
+from finegrid import metrics
+from finegrid.data import Rows
+from finegrid.record import write_atomic
+from finegrid.tasks import Task
+
+FILE = "predictions.parquet"
+
+
+def write_predictions(
+    directory: Path, task: Task, tests: dict[str, Rows], logits: dict[str, Tensor]
+) -> None:
+    """Write one row a test example: split, idx, label, prediction, scores (the logits)."""
+    tables = [
+        pa.table(
+            {
+                "split": [name] * len(rows),
+                "idx": rows.idx,
+                "label": rows.labels,
+                "prediction": metrics.predictions(task, logits[name]).numpy(),
+                "scores": logits[name].tolist(),
+            }
+        )
+        for name, rows in tests.items()
+    ]
+    buffer = pa.BufferOutputStream()
+    pq.write_table(pa.concat_tables(tables), buffer)
+    write_atomic(directory / FILE, buffer.getvalue().to_pybytes())

@@ -1,0 +1,133 @@
+"""The one flat result of a run, and the hash that names its cell. Standard library only."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from finegrid.errors import UserError
+
+SCHEMA = 1
+FILE = "record.json"
+
+
+@dataclass
+class Record:
+    """Everything a table needs to know of one run; `None` where a run did not get that far."""
+
+    # identity
+    method: str
+    task: str
+    model: str
+    fraction: float
+    budget_unit: str
+    budget: float
+    seed: int
+    protocol: str
+    overrides: list[str]
+    pretrained: bool = True
+    select: str = "best"
+    schema: int = SCHEMA
+    cell: str | None = None
+    fingerprint: str | None = None  # of the backbone's weights as loaded
+    train_hash: str | None = None
+    validation_hash: str | None = None
+    test_hash: str | None = None
+    train_rows: int | None = None
+    validation_rows: int | None = None
+    test_rows: int | None = None
+    test_overlap: int | None = None  # test rows whose text also occurs in train
+    # outcome
+    status: str = "running"
+    error: str | None = None
+    metric: str | None = None
+    test: float | None = None
+    test_last: float | None = None
+    validation: float | None = None
+    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    best_step: int | None = None
+    steps: int | None = None
+    epochs: float | None = None
+    degenerate: bool | None = None
+    # cost
+    params_total: int | None = None
+    params_delta: int | None = None
+    params_head: int | None = None
+    params_pooler: int | None = None
+    delta_bytes: int | None = None
+    train_seconds: float | None = None
+    eval_seconds: float | None = None
+    setup_seconds: float | None = None
+    examples_per_second: float | None = None
+    tokens_per_second: float | None = None
+    train_flops: float | None = None
+    peak_memory_bytes: int | None = None
+    device: str | None = None
+    precision: str | None = None
+    threads: int | None = None
+    # provenance
+    data_source: str | None = None
+    model_revision: str | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    git_commit: str | None = None
+    git_dirty: bool | None = None
+    command: str = ""
+    started: str = ""
+    finished: str | None = None
+
+    def summary(self) -> str:
+        """One line for people."""
+        scores = self.metrics.get("test", {})
+        every = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+        trains = sum(filter(None, (self.params_delta, self.params_pooler, self.params_head)))
+        share = 100 * trains / self.params_total if self.params_total else 0.0
+        return (
+            f"{self.method} on {self.task} ({self.model}, fraction {self.fraction:g}, seed "
+            f"{self.seed}): test {every}; trainable params: {trains:,} || all params: "
+            f"{self.params_total:,} || trainable%: {share:.4f}; "
+            f"{self.train_seconds:.1f} s of training"
+        )
+
+    def write(self, directory: Path) -> None:
+        """Write `record.json` so that it is there whole or not at all."""
+        write_atomic(
+            directory / FILE, (json.dumps(asdict(self), indent=1, allow_nan=False) + "\n").encode()
+        )
+
+
+def read(directory: Path) -> Record:
+    """Read a run directory's record.
+
+    Raises:
+        UserError: if there is none, or it is not readable as one.
+    """
+    path = directory / FILE
+    if not directory.is_dir():
+        raise UserError(f"no such run directory: {directory}")
+    if not path.is_file():
+        raise UserError(f"{directory} holds no {FILE}: the run has not finished, or is not one")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        known = {item.name for item in fields(Record)}
+        return Record(**{key: value for key, value in values.items() if key in known})
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not a readable record: {error}") from error
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file under another name, flush it to disk, then rename it into place."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def cell_hash(identity: Mapping[str, Any]) -> str:
+    """Twelve hex digits of everything that decides a run's result."""
+    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]

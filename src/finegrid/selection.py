@@ -1,0 +1,114 @@
+"""Validation along the budget, and the checkpoint that the run is scored with."""
+
+import csv
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from finegrid import metrics, surgery
+from finegrid.budget import DONE, Clock
+from finegrid.data import Encoded
+from finegrid.errors import Diverged
+from finegrid.module import FineTuner, predict
+
+CHECK_EVERY = 20  # steps between looks at the loss on a GPU: each look waits for the device
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Validation scores after a step; `value` is the headline metric."""
+
+    step: int = 0
+    value: float = -math.inf
+    scores: dict[str, float] = field(default_factory=dict)
+
+
+class Selection(pl.Callback):
+    """Scores validation at evenly spaced shares of the budget and keeps the best weights.
+
+    Writes `curve.csv` line by line: step, seconds, loss (mean since the last line), validation.
+    """
+
+    def __init__(
+        self, clock: Clock, validation: Encoded, *, evaluations: int, batch_size: int, curve: Path
+    ) -> None:
+        self.clock, self.validation = clock, validation
+        self.evaluations, self.batch_size, self.curve = evaluations, batch_size, curve
+        self.done = 0
+        self.seconds = 0.0
+        self.best = self.last = Checkpoint()
+        self.weights: dict[str, Tensor] = {}
+        self._losses: list[Tensor] = []
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Open the curve."""
+        self._write("step", "seconds", "loss", "validation", mode="w")
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Collect the loss and validate when the next share of the budget is reached."""
+        self._losses.append(outputs["loss"].detach())
+        if pl_module.device.type == "cpu" or self.clock.steps % CHECK_EVERY == 0:
+            self._check(self._losses[-1])
+        reached = int(self.clock.progress / DONE * self.evaluations)
+        if reached > self.done:
+            self.done = reached
+            with self.clock.paused():
+                self._validate(trainer, pl_module)  # type: ignore[arg-type]
+
+    def _check(self, loss: Tensor) -> None:
+        if not torch.isfinite(loss):
+            raise Diverged(
+                f"the loss became {loss.item()} at step {self.clock.steps}; lower optim.lr"
+            )
+
+    def _validate(self, trainer: pl.Trainer, module: FineTuner) -> None:
+        started = time.perf_counter()
+        losses = torch.stack(self._losses)
+        self._losses = []
+        loss = losses.mean()
+        self._check(loss)
+        logits = predict(
+            module.model,
+            self.validation,
+            batch_size=self.batch_size,
+            precision=str(trainer.precision),
+        )
+        scores = metrics.score(module.task, logits, self.validation.labels)
+        value = scores[module.task.headline]
+        self.last = Checkpoint(self.clock.steps, value, scores)
+        if value > self.best.value:
+            self.best = self.last
+            self.weights = _copy(module)
+        self._write(self.clock.steps, f"{self.clock.seconds:.3f}", f"{loss:.5f}", f"{value:.5f}")
+        self.seconds += time.perf_counter() - started
+        for logger in trainer.loggers:
+            named = {f"validation/{name}": score for name, score in scores.items()}
+            logger.log_metrics({"train/loss": float(loss), **named}, step=self.clock.steps)
+
+    def restore(self, module: FineTuner) -> None:
+        """Put the best weights back."""
+        with torch.no_grad():
+            for name, parameter in surgery.trainable(module.model).items():
+                parameter.copy_(self.weights[name])
+
+    def _write(self, *cells: object, mode: str = "a") -> None:
+        with self.curve.open(mode, newline="", encoding="utf-8") as file:
+            csv.writer(file).writerow(cells)
+
+
+def _copy(module: FineTuner) -> dict[str, Tensor]:
+    named = surgery.trainable(module.model)
+    return {name: value.detach().to("cpu", copy=True) for name, value in named.items()}

@@ -1,0 +1,150 @@
+"""The anatomy of a backbone: which modules play which role, whatever their library calls them.
+
+A role is what a tuning method asks for (`sites["query"]`); the table says where each architecture
+keeps it. Patterns are relative to the base model, and `*` stands for one layer number.
+
+    embeddings                      ids -> B T E (E may be narrower than H: ALBERT, small ELECTRA)
+    layer                           one transformer layer
+    query key value, or fused qkv   Linear, H -> H (or 3H)
+    attention_output                Linear, H -> H, after the attention heads
+    intermediate, output            Linear, the first and second matrix of the feed-forward block
+    attention_norm, output_norm     LayerNorm after the residual sum; post-LN architectures only
+    attention_block, output_block   the module whose output, B T H, is added to the residual as is
+    pooler                          what turns B T H into B H, where the base model has it itself
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from finegrid.errors import UserError
+
+
+def _anatomy(root: str, roles: dict[str, str]) -> dict[str, str]:
+    """The roles of one layer put below the layers' path `root`, and the embeddings."""
+    return {"embeddings": "embeddings"} | {role: f"{root}{path}" for role, path in roles.items()}
+
+
+# fmt: off
+_BERT = _anatomy("encoder.layer.*", {
+    "layer": "", "query": ".attention.self.query",
+    "key": ".attention.self.key", "value": ".attention.self.value",
+    "attention_output": ".attention.output.dense", "attention_block": ".attention.output.dropout",
+    "attention_norm": ".attention.output.LayerNorm",
+    "intermediate": ".intermediate.dense", "output": ".output.dense",
+    "output_block": ".output.dropout", "output_norm": ".output.LayerNorm",
+})
+# v3 projects its relative positions with query and key too: a hook there also meets 1 P H.
+_DEBERTA = _BERT | _anatomy("encoder.layer.*.attention.self", {
+    "query": ".query_proj", "key": ".key_proj", "value": ".value_proj",
+})
+_DISTILBERT = _anatomy("transformer.layer.*", {
+    "layer": "", "query": ".attention.q_lin",
+    "key": ".attention.k_lin", "value": ".attention.v_lin",
+    "attention_output": ".attention.out_lin",
+    "attention_block": ".attention.out_lin",  # no dropout between it and the sum
+    "attention_norm": ".sa_layer_norm",
+    "intermediate": ".ffn.lin1", "output": ".ffn.lin2", "output_block": ".ffn.dropout",
+    "output_norm": ".output_layer_norm",
+})
+# All layers of a group are one physical layer, called again and again: a role has one site, and a
+# hook there runs `num_hidden_layers` times a pass. Two stars: the group, the layer inside it.
+_ALBERT = _anatomy("encoder.albert_layer_groups.*.albert_layers.*", {
+    "layer": "", "query": ".attention.query", "key": ".attention.key", "value": ".attention.value",
+    "attention_output": ".attention.dense", "attention_block": ".attention.output_dropout",
+    "attention_norm": ".attention.LayerNorm", "intermediate": ".ffn", "output": ".ffn_output",
+    "output_block": ".ffn_output",  # the layer has a `dropout` but never calls it
+    "output_norm": ".full_layer_layer_norm",
+})
+# Pre-LN: its norms stand before the sub-layers, so no role is called a norm here.
+_MODERNBERT = _anatomy("layers.*", {
+    "layer": "", "qkv": ".attn.Wqkv",
+    "attention_output": ".attn.Wo", "attention_block": ".attn.out_drop",
+    "intermediate": ".mlp.Wi", "output": ".mlp.Wo", "output_block": ".mlp",  # gated: Wi is H -> 2F
+})
+# fmt: on
+
+ANATOMY: dict[str, dict[str, str]] = {
+    "bert": _BERT | {"pooler": "pooler"},
+    "roberta": _BERT,
+    "xlm-roberta": _BERT,
+    "electra": _BERT,
+    "deberta-v2": _DEBERTA,
+    "distilbert": _DISTILBERT,
+    "albert": _ALBERT | {"pooler": "pooler"},
+    "modernbert": _MODERNBERT,
+}
+
+
+class SiteError(UserError, LookupError):
+    """An architecture without an anatomy, or a role that an architecture does not have."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """One module in its role; `name` is its path in the whole model, `layer` counts from 0."""
+
+    name: str
+    module: nn.Module
+    layer: int | None
+
+
+class Sites:
+    """The modules of `model` by role; `prefix` is the base model's path, e.g. `bert`."""
+
+    def __init__(self, model: nn.Module, anatomy: Mapping[str, str], prefix: str) -> None:
+        self._config: Any = getattr(model, "config", None)
+        self._patterns = {role: f"{prefix}.{path}" for role, path in anatomy.items()}
+        self.architecture = str(getattr(self._config, "model_type", type(model).__name__))
+        found = {role: _match(model, pattern) for role, pattern in self._patterns.items()}
+        numbers = sorted({n for matches in found.values() for n, _, _ in matches if n})
+        rank = {number: layer for layer, number in enumerate(numbers)}
+        self._sites = {
+            role: [Site(name, module, rank.get(n)) for n, name, module in matches]
+            for role, matches in found.items()
+        }
+        self.n_layers = len(numbers)  # layers with weights of their own: 1 for ALBERT
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "Sites":
+        """The sites of a transformers model; raises SiteError where `ANATOMY` lacks its type."""
+        config: Any = model.config
+        if config.model_type not in ANATOMY:
+            raise SiteError(
+                f"no anatomy for architecture {config.model_type!r} "
+                f"(known: {', '.join(ANATOMY)}); give its roles as `sites:` in the model's YAML"
+            )
+        return cls(model, ANATOMY[config.model_type], str(model.base_model_prefix))
+
+    def __getitem__(self, role: str) -> list[Site]:
+        """The sites of a role in layer order, never empty; raises SiteError with the choices."""
+        if role in self:
+            return list(self._sites[role])
+        why = f"{self.architecture} has no role {role!r}"
+        if role in self._patterns:
+            why = f"{self.architecture}: {role} = {self._patterns[role]!r} matches no module"
+        raise SiteError(f"{why} (roles found: {', '.join(self.roles) or 'none'})")
+
+    def __contains__(self, role: object) -> bool:
+        """Whether the role exists here and matches at least one module."""
+        return bool(self._sites.get(str(role)))
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles that match at least one module, in the order of the anatomy."""
+        return tuple(role for role, sites in self._sites.items() if sites)
+
+    @property
+    def hidden_size(self) -> int:
+        """H, the width of the residual stream."""
+        return int(self._config.hidden_size)
+
+
+def _match(model: nn.Module, pattern: str) -> list[tuple[tuple[int, ...], str, nn.Module]]:
+    """The modules at `pattern`, in the model's own order, with the numbers its stars stood for."""
+    regex = re.compile(r"(\d+)".join(map(re.escape, pattern.split("*"))))
+    hits = ((regex.fullmatch(name), name, module) for name, module in model.named_modules())
+    return [(tuple(map(int, hit.groups())), name, module) for hit, name, module in hits if hit]
