@@ -6,7 +6,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -53,8 +58,10 @@ def _describe(group: str) -> str:
 
 
 def _headline(file: Path) -> str:
-    first = file.read_text(encoding="utf-8").partition("\n")[0]
-    return first.removeprefix("#").strip().removeprefix(f"{file.stem}:").strip()
+    lines = file.read_text(encoding="utf-8").splitlines()
+    comments = (line.removeprefix("#").strip() for line in lines)
+    first = next((line for line in comments if not line.startswith("@package")), "")
+    return first.removeprefix(f"{file.stem}:").strip()
 
 
 def run(cfg: DictConfig) -> None:
@@ -93,7 +100,10 @@ def explain(error: Exception) -> str:
     for cause in _causes(error):
         if isinstance(cause, UserError):
             return str(cause)
-    return _unknown_key(error) or str(error).strip().splitlines()[0]
+    line = str(error).strip().splitlines()[0]
+    if isinstance(error, OverrideParseException):
+        return f"cannot parse an override: {line}"
+    return _unknown_key(error) or line
 
 
 def _unknown_key(error: Exception) -> str:

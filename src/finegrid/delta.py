@@ -1,7 +1,9 @@
 """A run's task-specific weights as one small safetensors file."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,8 +26,8 @@ def save(
         name: value.detach().cpu().contiguous() for name, value in surgery.trainable(model).items()
     }
     about = {"format": FORMAT, "method": method, "fingerprint": fingerprint}
-    about["labels"] = "\n".join(labels)
-    write_atomic(path, serialise(tensors, metadata=about))
+    content = json.dumps(about | {"labels": list(labels)}, sort_keys=True)
+    write_atomic(path, serialise(tensors, metadata={"finegrid": content}))
     return path.stat().st_size
 
 
@@ -54,19 +56,19 @@ def load(path: Path, model: nn.Module, *, method: str, fingerprint: str) -> None
             parameter.copy_(tensors[name])
 
 
-def metadata(path: Path) -> dict[str, str]:
-    """A delta file's format, method, backbone fingerprint and class names (one a line)."""
+def metadata(path: Path) -> dict[str, Any]:
+    """A delta file's format, method, backbone fingerprint and class names."""
     return _read(path)[0]
 
 
-def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     try:
         with safe_open(path, "pt") as file:
-            about = file.metadata() or {}
+            about = json.loads((file.metadata() or {}).get("finegrid", "{}"))
             if about.get("format") != FORMAT:
                 raise UserError(f"{path} is not a finegrid delta")
             return about, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{path} is not a readable delta: {error}") from error
 
 

@@ -55,7 +55,7 @@ def restore(directory: Path, *, model_path: str | None = None) -> Restored:
         cfg.model.path = model_path
     config = RunConfig.of(cfg)
     labels = delta.metadata(directory / delta.FILE)["labels"]
-    task = replace(bind(Task, cfg.task, "task"), labels=labels.split("\n") if labels else [])
+    task = replace(bind(Task, cfg.task, "task"), labels=labels)
     method = build_method(cfg)
     base = backbone.build(config.model, outputs=task.outputs, seed=0)
     method.tune(base, seed=0)

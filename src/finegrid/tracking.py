@@ -71,8 +71,8 @@ class Guarded(Logger):
 
 
 def csv_logger(*, run: RunInfo) -> Guarded:
-    """Lightning's CSV logger: metrics.csv in the run directory."""
-    return Guarded(lambda: CSVLogger(run.directory, name="", version=""))
+    """Lightning's CSV logger: csv/metrics.csv in the run directory."""
+    return Guarded(lambda: CSVLogger(run.directory, name="", version="csv"))
 
 
 def wandb_logger(*, run: RunInfo, project: str, entity: str | None, group: str | None) -> Guarded:

@@ -1,0 +1,68 @@
+"""Shared ground: compose a config as the command line would, run a cell in this process."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from finegrid import cli
+from finegrid.record import Record
+
+ROOT = Path(__file__).parents[1]
+METHODS = sorted(path.stem for path in (ROOT / "conf/method").glob("*.yaml"))
+TASKS = sorted(path.stem for path in (ROOT / "conf/task").glob("*.yaml"))
+MODELS = sorted(path.stem for path in (ROOT / "conf/model").glob("*.yaml"))
+BUILTIN = [name for name in TASKS if name.startswith("builtin_")]
+
+torch.set_num_threads(1)
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def composed(*overrides: str, hydra: bool = False) -> DictConfig:
+    """The config of a command line."""
+    cli.register()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose("train", list(overrides), return_hydra_config=hydra)
+
+
+def run_cell(directory: Path, *overrides: str) -> Record:
+    """Run one cell in this process, writing where a command line would have written."""
+    from finegrid.run import run
+
+    cfg = composed(*overrides, hydra=True)
+    with open_dict(cfg):
+        cfg.hydra.runtime.output_dir = str(directory)
+        cfg.hydra.mode = "MULTIRUN"
+        cfg.hydra.sweep.dir = str(directory.parent)
+    HydraConfig.instance().set_config(cfg)
+    (directory / ".hydra").mkdir(parents=True, exist_ok=True)
+    plain = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    OmegaConf.save(plain, directory / ".hydra" / "config.yaml")
+    try:
+        return run(plain)
+    finally:
+        GlobalHydra.instance().clear()
+
+
+@pytest.fixture(autouse=True)
+def _no_local_copies(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only tests marked `realdata` see the user's data and models."""
+    if "realdata" not in request.keywords:
+        monkeypatch.delenv("FINEGRID_DATA_DIR", raising=False)
+        monkeypatch.delenv("FINEGRID_MODEL_DIR", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _needs(request: pytest.FixtureRequest) -> None:
+    """Skip what this machine cannot run, and say why."""
+    if "realdata" in request.keywords:
+        for name in ("FINEGRID_DATA_DIR", "FINEGRID_MODEL_DIR"):
+            if not os.environ.get(name):
+                pytest.skip(f"{name} is not set")
+    if "gpu" in request.keywords and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")

@@ -1,0 +1,86 @@
+"""Budgets in every unit, the schedule over them, and the clock."""
+
+import time
+
+import pytest
+from conftest import composed, run_cell
+
+from finegrid.budget import Clock, schedule
+from finegrid.config import Budget, OptimConfig, RunConfig
+from finegrid.errors import UserError
+from finegrid.record import Record
+
+OPTIM = OptimConfig(lr=1.0, weight_decay=0.0, warmup=0.1, schedule="linear", clip=0.0)
+
+
+def ended(tmp_path_factory: pytest.TempPathFactory, unit: str, amount: float) -> Record:
+    """A short run under a budget."""
+    directory = tmp_path_factory.mktemp(unit)
+    return run_cell(directory, f"budget={unit}", f"budget.{unit}={amount}", "method=head",
+                    "data.fraction=0.2", "evaluations=2")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("unit", "amount"),
+    [("epochs", 1.5), ("steps", 7), ("examples", 200), ("tokens", 5000), ("seconds", 0.5)],
+)
+def test_a_run_ends_inside_its_budget_plus_one_step(
+    tmp_path_factory: pytest.TempPathFactory, unit: str, amount: float
+) -> None:
+    record = ended(tmp_path_factory, unit, amount)
+    assert record.status == "ok"
+    assert (record.budget_unit, record.budget) == (unit, amount)
+    batch, steps, rows = 32, record.steps, record.train_rows
+    spent = {
+        "epochs": record.epochs,
+        "steps": steps,
+        "examples": record.epochs * rows,
+        "tokens": record.tokens_per_second * record.train_seconds,
+        "seconds": record.train_seconds,
+    }
+    step = {"epochs": batch / rows, "steps": 1, "examples": batch, "tokens": 64 * batch,
+            "seconds": 3 * record.train_seconds / steps + 0.1}  # fmt: skip
+    assert amount * (1 - 1e-6) <= spent[unit] < amount + step[unit]
+
+
+def test_schedule() -> None:
+    linear = [schedule(p, warmup=0.1, shape="linear") for p in (0, 0.05, 0.1, 0.55, 1, 1.2)]
+    assert linear == pytest.approx([0, 0.5, 1, 0.5, 0, 0])
+    assert schedule(0.9, warmup=0.1, shape="constant") == 1
+    assert schedule(0.0, warmup=0.0, shape="linear") == 1
+
+
+def test_the_first_step_already_moves() -> None:
+    clock = Clock(Budget("steps", 10), OPTIM, rows=100)
+    batch = {"labels": [0] * 10, "real_tokens": 50}
+    assert clock._share_of_step(batch) == pytest.approx(0.1)
+    assert schedule(0.5 * clock._share_of_step(batch), warmup=0.1, shape="linear") == 0.5
+
+
+def test_paused_time_does_not_count() -> None:
+    clock = Clock(Budget("seconds", 10), OPTIM, rows=100)
+    clock._resume()
+    with clock.paused():
+        before = clock.seconds
+        time.sleep(0.05)
+        assert clock.seconds == before
+    time.sleep(0.02)
+    assert before + 0.02 <= clock.seconds < before + 0.05
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["budget.epochs=0"], "must be above 0"),
+        (["budget.epochs=-1"], "must be above 0"),
+        (["budget.epochs=abc"], "must be a number"),
+        (["+budget.steps=3"], "exactly one unit"),
+        (["+budget.hours=3", "~budget.epochs"], "unknown"),
+        (["evaluations=0"], "at least 1"),
+        (["seed=1.5"], "integer"),
+        (["select=worst"], "unknown"),
+    ],
+)
+def test_bad_budgets(overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        RunConfig.of(composed(*overrides))

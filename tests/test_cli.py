@@ -1,0 +1,157 @@
+"""The command line as users meet it: help, clear errors, exit codes, sweeps, kills."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import METHODS, MODELS, ROOT, TASKS
+
+from finegrid.record import read
+
+ENV = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
+for name in ("FINEGRID_DATA_DIR", "FINEGRID_MODEL_DIR", "HYDRA_FULL_ERROR"):
+    ENV.pop(name, None)
+
+
+def call(*args: str, script: str = "train.py") -> subprocess.CompletedProcess[str]:
+    """Run a script of the project."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / script), *args],
+        capture_output=True, text=True, env=ENV, cwd=ROOT, timeout=240, check=False,
+    )  # fmt: skip
+
+
+def errors(result: subprocess.CompletedProcess[str]) -> list[str]:
+    """What a failed call says, less Hydra's line that repeats the overrides."""
+    lines = result.stderr.strip().splitlines()
+    return [line for line in lines if not line.startswith("Error executing job")]
+
+
+def test_help_lists_every_option_quickly() -> None:
+    started = time.perf_counter()
+    result = call("--help")
+    assert result.returncode == 0
+    assert time.perf_counter() - started < 5  # no torch behind it; 0.3 s on a quiet machine
+    for name in (*METHODS, *TASKS, *MODELS):
+        lines = [line for line in result.stdout.splitlines() if line.startswith(f"  {name} ")]
+        assert lines, f"{name} is not listed"
+        assert len(lines[0].split()) > 3, f"{name} has no description"
+
+
+BAD = {
+    "method": ("method=bitfti", "unknown method=bitfti; did you mean 'bitfit'"),
+    "task": ("task=mprc", "unknown task=mprc; did you mean 'mrpc'"),
+    "model": ("model=bert_base", "unknown model=bert_base; did you mean 'bert-base'"),
+    "key": ("optim.lrr=1", "unknown key optim.lrr; did you mean 'optim.lr'"),
+    "group": ("metod=full", "unknown key metod; did you mean 'method'"),
+    "added key": ("+optim.foo=1", "unknown key optim.foo"),
+    "unit": ("budget.steps=3", "budget=steps budget.steps=<amount>"),
+    "fraction": ("data.fraction=0", "data.fraction=0 must lie in (0, 1]"),
+    "big fraction": ("data.fraction=1.1", "must lie in (0, 1]"),
+    "budget": ("budget.epochs=0", "budget.epochs=0 must be above 0"),
+    "type": ("optim.lr=abc", "optim.lr: Value 'abc'"),
+    "syntax": ("optim.lr=[", "cannot parse an override: no viable alternative at input '['"),
+}
+
+
+@pytest.mark.parametrize(("override", "message"), BAD.values(), ids=BAD)
+def test_bad_input_is_one_line_before_any_work(tmp_path: Path, override: str, message: str) -> None:
+    result = call(override, f"hydra.run.dir={tmp_path / 'run'}")
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(errors(result)) == 1
+    assert not list(tmp_path.rglob("record.json"))
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def sweep(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A sweep of three cells, one of which fails."""
+    directory = tmp_path_factory.mktemp("sweep")
+    result = call(
+        "-m", "method=head,bitfit", "data.fraction=0.0001,0.1", "budget.epochs=1",
+        "evaluations=1", f"hydra.sweep.dir={directory}",
+    )  # fmt: skip
+    return directory, result
+
+
+@pytest.mark.slow
+class TestSweep:
+    """A Hydra multirun with a failing half."""
+
+    def test_a_failing_cell_does_not_stop_the_others(
+        self, sweep: tuple[Path, subprocess.CompletedProcess[str]]
+    ) -> None:
+        directory, result = sweep
+        records = [read(path.parent) for path in directory.rglob("record.json")]
+        assert sorted((r.method, r.fraction, r.status) for r in records) == [
+            ("bitfit", 0.0001, "failed"), ("bitfit", 0.1, "ok"),
+            ("head", 0.0001, "failed"), ("head", 0.1, "ok"),
+        ]  # fmt: skip
+        assert result.returncode == 1
+        assert "Traceback" not in result.stderr
+        assert "4/4" in result.stderr, "progress tells cell i of n"
+        assert "2 so far" in result.stderr, "failures are named as they happen"
+        assert "leaves a class empty" in result.stderr or "none of class" in result.stderr
+
+    def test_its_table(self, sweep: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+        result = call(str(sweep[0]), script="scripts/report.py")
+        assert result.returncode == 0
+        assert "builtin_paraphrase, tiny: mean" in result.stdout
+        assert "none (0, 1 failed)" in result.stdout
+        bitfit = next(read(p.parent) for p in sweep[0].rglob("record.json")
+                      if "bitfit/f0.1-" in str(p))  # fmt: skip
+        assert f"{bitfit.test:.4f} ± ? (1)" in result.stdout
+
+    def test_predict_script(
+        self, sweep: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+    ) -> None:
+        run = next(path.parent for path in sweep[0].rglob("delta.safetensors"))
+        rows = tmp_path / "rows.csv"
+        rows.write_text("sentence1,sentence2\nthe dog sleeps .,a dog sleeps .\n", encoding="utf-8")
+        result = call(str(run), "--input", str(rows), script="scripts/predict.py")
+        assert result.returncode == 0, result.stderr
+        out = (tmp_path / "rows.predictions.csv").read_text(encoding="utf-8")
+        assert out.splitlines()[0].split(",")[2] == '"prediction"'
+        assert len(out.splitlines()) == 2
+
+
+def test_report_of_nothing_is_one_line(tmp_path: Path) -> None:
+    result = call(str(tmp_path), script="scripts/report.py")
+    assert result.returncode == 1
+    assert "no record.json below" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_predict_from_no_run_is_one_line(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text("sentence1,sentence2\na,b\n", encoding="utf-8")
+    result = call(str(tmp_path), "--input", str(rows), script="scripts/predict.py")
+    assert result.returncode == 1
+    assert len(errors(result)) == 1
+    assert "holds no record.json" in result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_run_leaves_no_record(tmp_path: Path, how: signal.Signals) -> None:
+    command = [sys.executable, str(ROOT / "train.py"), "method=full", "budget.epochs=500",
+               "evaluations=500", f"hydra.run.dir={tmp_path / 'run'}"]  # fmt: skip
+    process = subprocess.Popen(command, env=ENV, cwd=ROOT, stderr=subprocess.DEVNULL)
+    curve = tmp_path / "run/curve.csv"
+    deadline = time.monotonic() + 120
+    while not (curve.exists() and curve.read_text(encoding="utf-8").count("\n") > 1):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.2)
+    process.send_signal(how)
+    assert process.wait(timeout=30) != 0
+    assert not (tmp_path / "run/record.json").exists()
+    assert not (tmp_path / "run/delta.safetensors").exists()

@@ -1,0 +1,293 @@
+"""Splits, fractions, batches and bad input files."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import BUILTIN, composed
+
+from finegrid import backbone
+from finegrid.config import DataConfig, RunConfig, bind
+from finegrid.data import BucketSampler, Encoded, Rows, Splits, split, stratified_order
+from finegrid.errors import UserError
+from finegrid.sources import load
+from finegrid.tasks import Task
+
+
+def splits_of(*overrides: str) -> tuple[Task, Splits]:
+    """Load and split as a run would."""
+    cfg = composed(*overrides)
+    config = RunConfig.of(cfg)
+    task, tables = load(bind(Task, cfg.task, "task"), config.data)
+    return task, split(tables, task, config.data)
+
+
+@pytest.mark.parametrize("task", BUILTIN)
+def test_fractions_are_nested_and_share_validation(task: str) -> None:
+    found = [splits_of(f"task={task}", f"data.fraction={f}")[1] for f in (0.1, 0.3, 1.0)]
+    indices = [set(part.train.idx) for part in found]
+    assert indices[0] < indices[1] < indices[2]
+    assert len(indices[0]) == round(0.1 * len(indices[2]))
+    assert len({part.validation.digest() for part in found}) == 1
+    assert not indices[2] & set(found[0].validation.idx)
+
+
+@pytest.mark.parametrize("method", ["full", "bitfit", "houlsby"])
+def test_rows_are_the_same_for_every_method_and_seed(method: str) -> None:
+    expected = splits_of("data.fraction=0.3", "method=head")[1]
+    found = splits_of("data.fraction=0.3", f"method={method}", "seed=5")[1]
+    assert found.train.digest() == expected.train.digest()
+    assert found.validation.digest() == expected.validation.digest()
+
+
+def test_subset_and_split_seeds_stand_apart() -> None:
+    base = splits_of("data.fraction=0.3")[1]
+    subset = splits_of("data.fraction=0.3", "data.subset_seed=1")[1]
+    assert subset.validation.digest() == base.validation.digest()
+    assert subset.train.digest() != base.train.digest()
+    other = splits_of("data.fraction=0.3", "data.split_seed=1")[1]
+    assert other.validation.digest() != base.validation.digest()
+
+
+def rows_with(labels: list[float]) -> Rows:
+    """Rows with these labels and numbered texts."""
+    return Rows(
+        ([f"text {i}" for i in range(len(labels))],), np.asarray(labels), [*range(len(labels))]
+    )
+
+
+def test_every_prefix_keeps_the_classes() -> None:
+    labels = [0] * 700 + [1] * 300
+    order = stratified_order(rows_with(labels), "classification", 0)
+    assert sorted(order) == list(range(1000))
+    for size in (10, 33, 100, 517):
+        share = np.asarray(labels)[order[:size]].mean()
+        assert abs(share - 0.3) <= 1 / size
+
+
+def test_regression_is_stratified_by_quantile() -> None:
+    labels = np.random.default_rng(0).exponential(size=1000)
+    order = stratified_order(rows_with(list(labels)), "regression", 0)
+    deciles = np.searchsorted(np.quantile(labels, np.linspace(0.1, 0.9, 9)), labels[order[:100]])
+    assert np.bincount(deciles, minlength=10).tolist() == pytest.approx([10] * 10, abs=1)
+
+
+def test_dev_protocol_selects_on_dev() -> None:
+    found = splits_of("data.protocol=dev")[1]
+    assert found.validation.digest() == found.test["test"].digest()
+    assert len(found.train) > len(splits_of()[1].train)
+
+
+def test_sampler_is_seeded_complete_and_bucketed() -> None:
+    lengths = np.random.default_rng(0).integers(5, 100, size=1003)
+    first, again, other = (
+        list(BucketSampler(lengths, batch_size=8, seed=seed)) for seed in (1, 1, 2)
+    )
+    assert first == again != other
+    assert sorted(i for batch in first for i in batch) == list(range(1003))
+    widest = np.mean([lengths[batch].max() for batch in first])
+    shuffled = np.random.default_rng(1).permutation(1003)[:1000].reshape(-1, 8)
+    assert widest < np.mean(lengths[shuffled].max(1)) * 0.75
+    sampler = BucketSampler(lengths, batch_size=8, seed=1)
+    assert list(sampler) != list(sampler), "every epoch has an order of its own"
+
+
+def test_batches_are_padded_to_their_own_longest_row() -> None:
+    tokenizer = backbone.tokenizer(RunConfig.of(composed()).model)
+    texts = (["a man sees the dog .", "the dog ."], ["the dog sees a man .", "a man ."])
+    encoded = Encoded(Rows(texts, np.asarray([0, 1]), [0, 1]), tokenizer, 64)
+    batch = encoded.batch([1, 0])
+    expected = tokenizer(
+        *[[column[1], column[0]] for column in texts], padding=True, return_tensors="pt"
+    )
+    for name in ("input_ids", "attention_mask", "token_type_ids"):
+        assert batch[name].tolist() == expected[name].tolist(), name
+    assert batch["labels"].tolist() == [1, 0]
+    assert batch["real_tokens"] == int(expected["attention_mask"].sum())
+
+
+def glue_root(tmp_path: Path, **columns: list[object]) -> str:
+    """A local root with an MRPC of these columns in every split."""
+    (tmp_path / "mrpc").mkdir()
+    for name in ("train", "validation"):
+        pq.write_table(pa.table(columns), tmp_path / "mrpc" / f"{name}-00000-of-00001.parquet")
+    return f"data.root={tmp_path}"
+
+
+def test_local_root(tmp_path: Path) -> None:
+    texts = [f"sentence {i}" for i in range(40)]
+    root = glue_root(tmp_path, sentence1=texts, sentence2=texts, label=[0, 1] * 20)
+    task, found = splits_of("task=mrpc", root)
+    assert task.labels == ["not_equivalent", "equivalent"]
+    assert (len(found.train), len(found.validation), len(found.test["test"])) == (36, 4, 40)
+    assert found.overlap == 36, "test rows that occur in train are counted"
+
+
+def test_mnli_has_two_test_sets(tmp_path: Path) -> None:
+    (tmp_path / "mnli").mkdir()
+    table = pa.table({"premise": ["a b"] * 60, "hypothesis": ["c"] * 60, "label": [0, 1, 2] * 20})
+    for name in ("train", "validation_matched", "validation_mismatched"):
+        pq.write_table(table, tmp_path / "mnli" / f"{name}-00000-of-00001.parquet")
+    assert [*splits_of("task=mnli", f"data.root={tmp_path}")[1].test] == ["test", "test_mismatched"]
+
+
+def test_hidden_labels_are_refused(tmp_path: Path) -> None:
+    texts = ["x"] * 10
+    root = glue_root(tmp_path, sentence1=texts, sentence2=texts, label=[-1] * 10)
+    with pytest.raises(UserError, match=r"hide their labels \(-1\)"):
+        splits_of("task=mrpc", root)
+
+
+def test_a_missing_split_is_named(tmp_path: Path) -> None:
+    root = glue_root(tmp_path, sentence1=["x"], sentence2=["x"], label=[0])
+    (tmp_path / "mrpc" / "train-00000-of-00001.parquet").unlink()
+    with pytest.raises(UserError, match="no file of the split 'train'"):
+        splits_of("task=mrpc", root)
+
+
+def test_missing_data_offline_names_what_was_tried_and_the_ways_out(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        splits_of("task=cola", f"data.root={tmp_path}")
+    message = str(caught.value)
+    for part in (
+        str(tmp_path / "cola"),
+        "hub's cache",
+        "go online",
+        "FINEGRID_DATA_DIR",
+        "builtin",
+    ):
+        assert part in message
+    assert "\n" not in message
+
+
+def test_a_fraction_that_leaves_a_class_empty(tmp_path: Path) -> None:
+    texts = [f"t {i}" for i in range(200)]
+    root = glue_root(tmp_path, sentence1=texts, sentence2=texts, label=[1] + [0] * 99 + [0] * 100)
+    with pytest.raises(UserError, match=r"none of class equivalent; raise the fraction"):
+        splits_of("task=mrpc", root, "data.fraction=0.01")
+
+
+CUSTOM = ("task=custom", "task.text=[text]", "task.label=label")
+
+
+def write_csv(tmp_path: Path, content: str) -> tuple[str, ...]:
+    """Overrides for a custom task over a CSV file of this content."""
+    path = tmp_path / "rows.csv"
+    path.write_text(content, encoding="utf-8")
+    return (*CUSTOM, f"task.train={path}")
+
+
+GOOD = "".join(f"text number {i},{'yes' if i % 3 else 'no'}\n" for i in range(60))
+
+
+def test_custom_csv(tmp_path: Path) -> None:
+    task, found = splits_of(*write_csv(tmp_path, "text,label\n" + GOOD))
+    assert task.labels == ["no", "yes"]
+    assert len(found.test["test"]) == 12, "a fifth of the file is set aside"
+    assert len(found.train) + len(found.validation) == 48
+    again = splits_of(*write_csv(tmp_path, "text,label\n" + GOOD))[1]
+    assert again.test["test"].digest() == found.test["test"].digest()
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet", "tsv"])
+def test_custom_formats(tmp_path: Path, ending: str) -> None:
+    rows = [{"text": f"row {i}", "label": i % 5 / 2} for i in range(50)]
+    path = tmp_path / f"rows.{ending}"
+    if ending == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif ending == "jsonl":
+        path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    else:
+        lines = "".join(f"{row['text']}\t{row['label']}\n" for row in rows)
+        path.write_text("text\tlabel\n" + lines, encoding="utf-8")
+    task, found = splits_of(
+        *CUSTOM,
+        f"task.train={path}",
+        f"task.test={path}",
+        "task.kind=regression",
+        "task.metrics=[pearson,spearman]",
+    )
+    assert task.outputs == 1
+    assert len(found.test["test"]) == 50
+
+
+BAD_FILES = {
+    "no such column": ("words,label\n" + GOOD, "no column 'text'; it has words, label"),
+    "no label column": ("text,class\n" + GOOD, "no column 'label'; it has text, class"),
+    "empty text": ("text,label\nhello,no\n,yes\n" + GOOD, "row 2: column 'text' is empty"),
+    "numbers for text": ("text,label\n1,no\n2,yes\n", "column 'text' is not text"),
+    "missing label": ("text,label\nhello,\n" + GOOD, "row 1: label is missing"),
+    "NaN label": ("text,label\nhello,nan\nworld,1\nagain,0\n", "row 1: label is missing"),
+    "graded label": ("text,label\nhello,0.5\nworld,1\n", "use task.kind=regression"),
+    "one class": ("text,label\nhello,no\nworld,no\n", "holds one class only"),
+    "ragged": ("text,label\nhello,no,extra\n", "not readable as csv"),
+    "no rows": ("text,label\n", "one class only|no rows"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), BAD_FILES.values(), ids=BAD_FILES)
+def test_bad_csv(tmp_path: Path, content: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        splits_of(*write_csv(tmp_path, content))
+    assert "\n" not in str(caught.value)
+
+
+def test_words_for_graded_labels(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="label 'no' in column 'label' must be a number"):
+        splits_of(
+            *write_csv(tmp_path, "text,label\n" + GOOD),
+            "task.kind=regression",
+            "task.metrics=[pearson]",
+        )
+
+
+def test_no_such_file_or_ending(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        splits_of(*CUSTOM, "task.train=nowhere.csv")
+    (tmp_path / "rows.xls").write_text("x", encoding="utf-8")
+    with pytest.raises(UserError, match="unknown ending"):
+        splits_of(*CUSTOM, f"task.train={tmp_path / 'rows.xls'}")
+    with pytest.raises(UserError, match=r"needs task\.train"):
+        splits_of(*CUSTOM)
+
+
+def test_metric_must_fit_the_labels() -> None:
+    with pytest.raises(UserError, match=r"do not fit task\.kind=classification"):
+        splits_of("task=builtin_paraphrase", "task.metrics=[pearson]")
+    with pytest.raises(UserError, match="did you mean 'accuracy'"):
+        splits_of("task=builtin_paraphrase", "task.metrics=[acuracy]")
+
+
+def test_every_glue_task_has_its_metrics() -> None:
+    expected = {
+        "cola": ["matthews"], "sst2": ["accuracy"], "mrpc": ["accuracy", "f1"],
+        "stsb": ["pearson", "spearman"], "qqp": ["accuracy", "f1"], "mnli": ["accuracy"],
+        "qnli": ["accuracy"], "rte": ["accuracy"], "wnli": ["accuracy"],
+    }  # fmt: skip
+    for name, metrics in expected.items():
+        task = bind(Task, composed(f"task={name}").task, "task")
+        assert list(task.metrics) == metrics
+        assert task.path == "nyu-mll/glue"
+        assert task.subset == name
+
+
+def test_data_config_rejects_what_makes_no_sense() -> None:
+    for override, message in (
+        ("data.fraction=0", "must lie in"),
+        ("data.fraction=1.5", "must lie in"),
+        ("data.protocol=devv", "did you mean 'dev'"),
+        ("data.batch_size=0", "at least 1"),
+    ):
+        with pytest.raises(UserError, match=message):
+            bind(DataConfig, composed(override).data, "data")
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize(("task", "rows"), [("mrpc", 3668), ("cola", 8551), ("stsb", 5749)])
+def test_real_glue(task: str, rows: int) -> None:
+    found = splits_of(f"task={task}")[1]
+    assert len(found.train) + len(found.validation) == rows
+    assert len(found.validation) == min(1000, round(rows / 10))

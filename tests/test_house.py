@@ -1,0 +1,166 @@
+"""The house rules that a machine can check: imports flow one way, pins agree, YAML composes."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import METHODS, MODELS, ROOT, TASKS, composed
+
+from finegrid.config import RunConfig
+
+SRC = ROOT / "src/finegrid"
+HEAVY = {"torch", "pytorch_lightning", "transformers", "datasets", "torchmetrics", "wandb"}
+# module -> the modules of ours that it may import, directly, anywhere in the file
+LAYERS = {
+    "errors": set(),
+    "record": {"errors"},
+    "seeds": set(),
+    "config": {"errors"},
+    "surgery": {"errors"},
+    "sites": {"errors"},
+    "bottleneck": {"errors", "surgery"},
+    "tasks": {"config"},
+    "metrics": {"tasks"},
+    "sources": {"config", "errors", "tasks", "builtin", "data"},
+    "data": {"config", "errors", "sources", "tasks"},
+    "backbone": {"builtin", "config", "errors", "seeds", "sites", "sources", "surgery"},
+    "methods": {"backbone", "bottleneck", "methods", "seeds", "sites", "surgery"},
+    "module": {"backbone", "config", "data", "seeds", "surgery", "tasks"},
+    "budget": {"config"},
+    "report": {"errors", "record", "report"},
+    "delta": {"errors", "record", "surgery"},
+    "progress": set(),
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names that a file imports, at any depth."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def files_of(module: str) -> list[Path]:
+    """The files of a module or package of ours."""
+    package = SRC / module
+    return sorted(package.rglob("*.py")) if package.is_dir() else [SRC / f"{module}.py"]
+
+
+@pytest.mark.parametrize(("module", "allowed"), LAYERS.items(), ids=LAYERS)
+def test_data_flows_one_way(module: str, allowed: set[str]) -> None:
+    for path in files_of(module):
+        ours = {name.split(".")[1] for name in imports(path) if name.startswith("finegrid.")}
+        assert ours - {"__version__"} <= allowed, path
+
+
+@pytest.mark.parametrize("module", ["surgery", "sites"])
+def test_primitives_know_torch_alone(module: str) -> None:
+    outside = {name.split(".")[0] for path in files_of(module) for name in imports(path)}
+    known = {"torch", "finegrid", *sys.stdlib_module_names}
+    assert outside <= known
+
+
+def test_methods_do_not_import_one_another() -> None:
+    for path in files_of("methods"):
+        ours = {name for name in imports(path) if name.startswith("finegrid.methods.")}
+        assert all(name.startswith("finegrid.methods.base") for name in ours), path
+
+
+def test_one_lightning_only() -> None:
+    for path in (*SRC.rglob("*.py"), *(ROOT / "tests").rglob("*.py")):
+        assert not any(name.split(".")[0] == "lightning" for name in imports(path)), path
+
+
+LIGHT = ["finegrid.cli", "finegrid.progress", "finegrid.record", "finegrid.report.tables"]
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_light_modules_stay_light(module: str) -> None:
+    code = f"import sys, {module}; print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not HEAVY & set(found.stdout.split())
+
+
+def test_files_are_short() -> None:
+    lengths = {
+        path: len(path.read_text(encoding="utf-8").splitlines()) for path in SRC.rglob("*.py")
+    }
+    assert max(lengths.values()) <= 400
+    assert sorted(lengths.values())[len(lengths) // 2] <= 120
+
+
+@pytest.mark.parametrize(
+    "override",
+    [f"method={name}" for name in METHODS] + [f"model={name}" for name in MODELS]
+    + [f"task={name}" for name in TASKS]
+    + [f"budget={path.stem}" for path in sorted((ROOT / "conf/budget").glob("*.yaml"))]
+    + [f"trainer={path.stem}" for path in sorted((ROOT / "conf/trainer").glob("*.yaml"))]
+    + [f"logger={path.stem}" for path in sorted((ROOT / "conf/logger").glob("*.yaml"))]
+    + [f"experiment={path.stem}" for path in sorted((ROOT / "conf/experiment").glob("*.yaml"))],
+)  # fmt: skip
+def test_every_yaml_composes_and_is_valid(override: str) -> None:
+    config = RunConfig.of(composed(override))
+    assert config.optim.lr > 0
+    group, _, option = override.partition("=")
+    if group in ("method", "task", "model"):
+        assert composed(override)[group].name == option, "option name = file = table row"
+
+
+def pins(lines: list[str]) -> dict[str, str]:
+    """Package -> version of `name==version` lines."""
+    found = (re.fullmatch(r"\s*(?:- )?([A-Za-z0-9_.-]+)==([^\s;]+).*", line) for line in lines)
+    return {match[1].lower().replace("_", "-"): match[2] for match in found if match}
+
+
+def test_the_three_lists_of_pins_agree() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    direct = pins(project["dependencies"] + project["optional-dependencies"]["test"])
+    assert len(direct) == len(project["dependencies"] + project["optional-dependencies"]["test"])
+    lock = pins((ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines())
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    (listed,) = [entry["pip"] for entry in conda["dependencies"] if isinstance(entry, dict)]
+    assert direct.items() <= lock.items()
+    assert pins(listed) == direct
+
+
+def test_the_lock_is_what_is_installed() -> None:
+    from importlib.metadata import version
+
+    lock = pins((ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines())
+    installed = {name: version(name).partition("+")[0] for name in lock}
+    assert installed == lock
+
+
+def test_readme_teaches_a_method_in_two_files(tmp_path: Path) -> None:
+    """The README's worked example, run as written: its files, its command."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = dict(re.findall(r"```(?:python|yaml)\n# file: (\S+)\n(.*?)```", text, re.DOTALL))
+    assert sorted(Path(name).suffix for name in blocks) == [".py", ".yaml"]
+    for name, content in blocks.items():
+        target = tmp_path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(content, encoding="utf-8")
+    option = next(Path(name).stem for name in blocks if name.endswith(".yaml"))
+    launch = (
+        "import sys, runpy, finegrid.methods as m;"
+        f"m.__path__.append({str(tmp_path / 'src/finegrid/methods')!r});"
+        "sys.argv[0] = 'train.py'; runpy.run_path('train.py', run_name='__main__')"
+    )
+    run, conf = tmp_path / "run", tmp_path / "conf"
+    command = [sys.executable, "-c", launch, f"method={option}", "experiment=smoke",
+               f"hydra.run.dir={run}", f"hydra.searchpath=[file://{conf}]"]  # fmt: skip
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False,
+                            env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert f"{option} on builtin_paraphrase" in result.stdout
+    assert (run / "record.json").is_file()

@@ -1,0 +1,292 @@
+"""The contract of a tuning method, held by every conf/method/*.yaml on the builtin model."""
+
+import copy
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import METHODS, composed
+from hydra.utils import get_class
+from torch import Tensor, nn
+
+from finegrid import backbone, delta, surgery
+from finegrid.backbone import Backbone
+from finegrid.config import OptimConfig, RunConfig, bind
+from finegrid.data import Encoded, Rows
+from finegrid.errors import UserError
+from finegrid.methods.base import TuningMethod
+from finegrid.module import FineTuner, predict
+from finegrid.run import build_method
+from finegrid.tasks import Task
+
+OPTIM = OptimConfig(lr=1e-2, weight_decay=0.1, warmup=0.0, schedule="constant", clip=1.0)
+TASK = Task(name="t", text=["a"], metrics=["accuracy"], labels=["no", "yes"])
+
+
+def fresh(seed: int = 0) -> Backbone:
+    """The builtin model, frozen, with a head drawn from a seed."""
+    return backbone.build(RunConfig.of(composed()).model, outputs=2, seed=seed)
+
+
+def method_of(name: str) -> TuningMethod:
+    """A method as its YAML says."""
+    return build_method(composed(f"method={name}"))
+
+
+def tuned(name: str, seed: int = 0) -> Backbone:
+    """The builtin model after a method was applied."""
+    base = fresh(seed)
+    method_of(name).tune(base, seed=seed)
+    return base
+
+
+@pytest.fixture(scope="module")
+def encoded() -> Encoded:
+    """Sixteen rows of builtin text."""
+    from finegrid import builtin
+
+    rows = builtin.load("builtin_paraphrase")["train"][:16]
+    texts = ([str(row["sentence1"]) for row in rows], [str(row["sentence2"]) for row in rows])
+    labels = torch.tensor([int(row["label"]) for row in rows]).numpy()
+    tokenizer = backbone.tokenizer(RunConfig.of(composed()).model)
+    return Encoded(Rows(texts, labels, list(range(16))), tokenizer, 64)
+
+
+def steps(base: Backbone, encoded: Encoded, count: int = 3) -> Iterator[FineTuner]:
+    """Train for some steps, yielding before each optimizer step."""
+    module = FineTuner(base, TASK, OPTIM, seed=0)
+    optimizer = module.configure_optimizers()
+    module.model.train()
+    for _ in range(count):
+        optimizer.zero_grad()
+        module.loss(encoded.batch(range(16))).backward()
+        yield module
+        optimizer.step()
+
+
+def bits(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of every tensor of a model."""
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", METHODS)
+class TestContract:
+    """What holds for every method."""
+
+    def test_yaml_binds_to_the_signature(self, name: str) -> None:
+        cfg = composed(f"method={name}").method
+        assert cfg.name == name
+        given = {key for key in cfg if key not in ("name", "recipe", "_target_")}
+        target = get_class(cfg._target_)
+        plain = target.__init__ is TuningMethod.__init__
+        wanted = set() if plain else set(inspect.signature(target).parameters)
+        assert given == wanted
+        assert "default" in cfg.recipe.lr
+
+    def test_starts_as_the_pretrained_model(self, name: str, encoded: Encoded) -> None:
+        expected = predict(fresh().model, encoded, batch_size=8)
+        torch.testing.assert_close(
+            predict(tuned(name).model, encoded, batch_size=8), expected, rtol=0, atol=1e-6
+        )
+
+    def test_keeps_the_backbones_names(self, name: str) -> None:
+        assert fresh().model.state_dict().keys() <= tuned(name).model.state_dict().keys()
+
+    def test_every_trainable_gets_a_gradient_and_nothing_else(
+        self, name: str, encoded: Encoded
+    ) -> None:
+        for module in steps(tuned(name), encoded, count=1):
+            for parameter_name, parameter in module.model.named_parameters():
+                trains = parameter.requires_grad
+                # Positions beyond the batch and unused ids get a zero gradient, not none.
+                assert (parameter.grad is not None) == trains, parameter_name
+                if trains:
+                    assert torch.isfinite(parameter.grad).all()
+
+    def test_optimizer_holds_exactly_the_trainables(self, name: str) -> None:
+        base = tuned(name)
+        optimizer = FineTuner(base, TASK, OPTIM, seed=0).configure_optimizers()
+        held = [id(p) for group in optimizer.param_groups for p in group["params"]]
+        wanted = [id(p) for p in surgery.trainable(base.model).values()]
+        assert sorted(held) == sorted(wanted)
+        assert len(held) == len(set(held))
+
+    def test_trains_what_it_says_and_freezes_the_rest_bit_by_bit(
+        self, name: str, encoded: Encoded
+    ) -> None:
+        base = tuned(name)
+        before = bits(base.model)
+        for _ in steps(base, encoded):
+            pass
+        trains = surgery.trainable(base.model)
+        for key, value in base.model.state_dict().items():
+            if key not in trains:
+                assert torch.equal(value, before[key]), f"{key} moved"
+        moved = [key for key in trains if not torch.equal(trains[key], before[key])]
+        assert len(moved) == len(trains), sorted(set(trains) - set(moved))
+
+    def test_dropout_is_on_in_training_and_off_in_prediction(
+        self, name: str, encoded: Encoded
+    ) -> None:
+        base = tuned(name)
+        module = FineTuner(base, TASK, OPTIM, seed=0)
+        module.on_train_start()
+        drops = [m for m in base.model.modules() if isinstance(m, nn.Dropout)]
+        assert drops
+        assert all(drop.training and drop.p > 0 for drop in drops)
+        first, second = (module.loss(encoded.batch(range(16))) for _ in range(2))
+        assert first != second
+        once, twice = (predict(base.model, encoded, batch_size=8) for _ in range(2))
+        assert torch.equal(once, twice)
+        assert base.model.training
+
+    def test_applying_twice_is_applying_once(self, name: str, encoded: Encoded) -> None:
+        base, once = fresh(), tuned(name)
+        method = method_of(name)
+        for _ in range(2):
+            method.tune(base, seed=0)
+        assert surgery.trainable(base.model).keys() == surgery.trainable(once.model).keys()
+        assert torch.equal(
+            predict(base.model, encoded, batch_size=8), predict(once.model, encoded, batch_size=8)
+        )
+        grown = sum(len(module._forward_hooks) for module in base.model.modules())
+        assert grown == sum(len(module._forward_hooks) for module in once.model.modules())
+
+    def test_never_touches_the_head(self, name: str) -> None:
+        base = tuned(name)
+        prefix = f"{base.model.base_model_prefix}."
+        heads = {k: v for k, v in fresh().model.state_dict().items() if not k.startswith(prefix)}
+        found = {k: v for k, v in base.model.state_dict().items() if not k.startswith(prefix)}
+        assert found.keys() == heads.keys()
+        assert all(torch.equal(found[key], heads[key]) for key in heads)
+        assert heads.keys() <= surgery.trainable(base.model).keys()
+
+    def test_leaves_the_random_stream_alone(self, name: str) -> None:
+        base = fresh()
+        torch.manual_seed(7)
+        expected = torch.rand(3)
+        torch.manual_seed(7)
+        method_of(name).tune(base, seed=1)
+        assert torch.equal(torch.rand(3), expected)
+
+    def test_same_seed_same_start(self, name: str) -> None:
+        first, again = tuned(name, seed=3), tuned(name, seed=3)
+        for key, value in first.model.state_dict().items():
+            assert torch.equal(value, again.model.state_dict()[key]), key
+
+    def test_delta_round_trip(self, name: str, encoded: Encoded, tmp_path: Path) -> None:
+        base = tuned(name)
+        for _ in steps(base, encoded):
+            pass
+        path = tmp_path / "delta.safetensors"
+        facts = {"method": name, "fingerprint": base.fingerprint}
+        size = delta.save(path, base.model, labels=["no", "yes"], **facts)
+        assert size == path.stat().st_size
+        stored = sum(p.numel() * 4 for p in surgery.trainable(base.model).values())
+        assert stored <= size <= stored + 200 * len(base.model.state_dict())
+        other = tuned(name, seed=5)
+        delta.load(path, other.model, **facts)
+        for key, value in base.model.state_dict().items():
+            assert torch.equal(value, other.model.state_dict()[key]), key
+
+    def test_delta_of_another_method_or_backbone_is_refused(
+        self, name: str, tmp_path: Path
+    ) -> None:
+        base = tuned(name)
+        path = tmp_path / "delta.safetensors"
+        delta.save(path, base.model, method=name, fingerprint=base.fingerprint, labels=[])
+        with pytest.raises(UserError, match=f"trained with method {name}, not another"):
+            delta.load(path, base.model, method="another", fingerprint=base.fingerprint)
+        with pytest.raises(UserError, match=r"backbone fingerprint .* not 123"):
+            delta.load(path, base.model, method=name, fingerprint="123")
+
+    def test_a_copy_is_independent(self, name: str, encoded: Encoded) -> None:
+        base = tuned(name)
+        copied = copy.deepcopy(base.model)
+        before = predict(copied, encoded, batch_size=8)
+        with torch.no_grad():
+            for parameter in surgery.trainable(base.model).values():
+                parameter.add_(0.1)
+        assert torch.equal(predict(copied, encoded, batch_size=8), before)
+
+    def test_rows_do_not_meet(self, name: str, encoded: Encoded) -> None:
+        """A row's logits do not depend on who shares its batch."""
+        base = tuned(name)
+        for _ in steps(base, encoded):
+            pass
+        torch.testing.assert_close(
+            predict(base.model, encoded, batch_size=1),
+            predict(base.model, encoded, batch_size=16),
+            rtol=1e-4,
+            atol=1e-5,
+        )
+
+
+def test_a_shape_that_differs_is_refused(tmp_path: Path) -> None:
+    base = tuned("houlsby")
+    path = tmp_path / "delta.safetensors"
+    facts = {"method": "houlsby", "fingerprint": base.fingerprint}
+    delta.save(path, base.model, labels=[], **facts)
+    narrow = fresh()
+    build_method(composed("method=houlsby", "method.reduction_factor=32")).tune(narrow, seed=0)
+    with pytest.raises(UserError, match="has shape"):
+        delta.load(path, narrow.model, **facts)
+
+
+def test_a_delta_lacking_a_tensor_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "delta.safetensors"
+    base = tuned("bitfit_q_m2")
+    facts = {"method": "bitfit", "fingerprint": base.fingerprint}
+    delta.save(path, base.model, labels=[], **facts)
+    with pytest.raises(UserError, match="lacks"):
+        delta.load(path, tuned("bitfit").model, **facts)
+
+
+def test_pfeiffer_is_its_formula(encoded: Encoded) -> None:
+    """LN(x + h + A(LN(x + h))), A being the bottleneck."""
+    base = tuned("pfeiffer")
+    norm = base.sites["output_norm"][0].module
+    bottleneck = norm.get_submodule("pfeiffer")
+    nn.init.normal_(bottleneck.up.weight)  # away from the identity
+    total = torch.randn(2, 5, base.sites.hidden_size)
+    plain = nn.functional.layer_norm(total, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+    corrected = total + bottleneck(plain)
+    expected = nn.functional.layer_norm(
+        corrected, norm.normalized_shape, norm.weight, norm.bias, norm.eps
+    )
+    torch.testing.assert_close(norm(total), expected)
+    assert not torch.allclose(expected, plain)
+
+
+def test_houlsby_corrects_a_sublayers_output_before_the_residual() -> None:
+    base = tuned("houlsby")
+    base.model.eval()
+    for role in ("attention_block", "output_block"):
+        block = base.sites[role][0].module
+        bottleneck = block.get_submodule("houlsby")
+        nn.init.normal_(bottleneck.up.weight)
+        h = torch.randn(2, 5, base.sites.hidden_size)
+        torch.testing.assert_close(block(h), h + bottleneck(h))
+
+
+def test_an_adapter_too_narrow_or_unknown_is_refused() -> None:
+    for override, message in (
+        ("method.reduction_factor=1000", "must lie in"),
+        ("method.activation=relo", "did you mean 'relu'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            build_method(composed("method=houlsby", override)).tune(fresh(), seed=0)
+
+
+def test_only_our_own_classes_are_instantiated() -> None:
+    with pytest.raises(UserError, match=r"finegrid\.methods"):
+        build_method(composed("method._target_=os.system"))
+
+
+def test_task_keys_bind() -> None:
+    from conftest import TASKS
+
+    for name in TASKS:
+        assert bind(Task, composed(f"task={name}").task, "task").name == name

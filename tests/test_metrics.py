@@ -1,0 +1,61 @@
+"""Scores equal scikit-learn's and SciPy's."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from sklearn import metrics as sk
+
+from finegrid import metrics
+from finegrid.tasks import Task
+
+CLASSES = ["a", "b", "c"]
+
+
+def classification(names: list[str], classes: int) -> Task:
+    """A classification task with these metrics."""
+    return Task(name="t", text=["x"], metrics=names, labels=CLASSES[:classes])
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("seed", range(3))
+def test_classification(classes: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    labels = random.integers(classes, size=301)
+    logits = random.normal(size=(301, classes)) + np.eye(classes)[labels]
+    predicted = logits.argmax(-1)
+    task = classification(["accuracy", "f1", "matthews"], classes)
+    scores = metrics.score(task, torch.tensor(logits), torch.tensor(labels))
+    average = "binary" if classes == 2 else "macro"
+    expected = {
+        "accuracy": sk.accuracy_score(labels, predicted),
+        "f1": sk.f1_score(labels, predicted, average=average),
+        "matthews": sk.matthews_corrcoef(labels, predicted),
+    }
+    expected["mean"] = sum(expected.values()) / 3
+    assert scores == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_regression_with_ties(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    labels = random.integers(6, size=301).astype(np.float32)
+    logits = (labels + random.normal(size=301).round(1)).astype(np.float32)
+    task = Task(name="t", text=["x"], kind="regression", metrics=["pearson", "spearman"])
+    scores = metrics.score(task, torch.tensor(logits)[:, None], torch.tensor(labels))
+    assert scores["pearson"] == pytest.approx(stats.pearsonr(labels, logits).statistic, abs=1e-5)
+    assert scores["spearman"] == pytest.approx(stats.spearmanr(labels, logits).statistic, abs=1e-5)
+
+
+def test_constant_predictions_are_degenerate_and_finite() -> None:
+    logits = torch.tensor([[0.0, 1.0]] * 10)
+    task = classification(["matthews"], 2)
+    assert metrics.degenerate(task, logits)
+    assert metrics.score(task, logits, torch.tensor([0, 1] * 5)) == {"matthews": 0.0}
+    graded = Task(name="t", text=["x"], kind="regression", metrics=["pearson"])
+    scores = metrics.score(graded, torch.full((10, 1), 2.5), torch.arange(10.0))
+    assert scores == {"pearson": 0.0}
+    assert not any(math.isnan(value) for value in scores.values())
+    assert not metrics.degenerate(task, torch.tensor([[0.0, 1.0], [1.0, 0.0]]))

@@ -1,0 +1,299 @@
+"""Whole cells on the builtin world: records, files, equality across methods, predictions."""
+
+import csv
+import json
+import math
+from dataclasses import fields
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from conftest import BUILTIN, METHODS, run_cell
+from sklearn import metrics as sk
+
+from finegrid import delta
+from finegrid.errors import Diverged, UserError
+from finegrid.inference import predict_file, restore
+from finegrid.record import Record, read
+from finegrid.sources import read_table
+
+SHORT = ("data.fraction=0.2", "budget.epochs=1", "evaluations=2")
+
+
+@pytest.fixture(scope="module")
+def cell(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Record]:
+    """One BitFit cell."""
+    directory = tmp_path_factory.mktemp("cell")
+    return directory, run_cell(directory, "method=bitfit", *SHORT)
+
+
+class TestRecord:
+    """What one cell leaves behind."""
+
+    def test_every_field_is_measured(self, cell: tuple[Path, Record]) -> None:
+        directory, record = cell
+        optional = {"error", "model_revision", "git_commit", "git_dirty"}
+        unset = [f.name for f in fields(record) if getattr(record, f.name) is None]
+        assert set(unset) <= optional
+        assert record == read(directory)
+
+    def test_values_add_up(self, cell: tuple[Path, Record]) -> None:
+        directory, record = cell
+        assert record.status == "ok"
+        assert record.steps == math.ceil(record.train_rows / 32)
+        assert record.epochs == pytest.approx(1)
+        rate = record.train_rows / record.train_seconds
+        assert record.examples_per_second == pytest.approx(rate)
+        assert record.delta_bytes == (directory / delta.FILE).stat().st_size
+        assert record.test_overlap == 0
+        assert len(record.cell) == 12
+        assert record.peak_memory_bytes > 50e6
+        trained = record.params_delta + record.params_pooler + record.params_head
+        assert 0 < trained < 0.1 * record.params_total
+
+    def test_flops_are_near_four_per_weight_and_token(self, cell: tuple[Path, Record]) -> None:
+        """Forward and the backward that frozen weights need, padding and attention on top."""
+        record = cell[1]
+        hidden, layers, feed_forward = 96, 3, 256
+        weights = layers * (4 * hidden**2 + 2 * hidden * feed_forward)
+        tokens = record.tokens_per_second * record.train_seconds
+        assert 3.5 * weights < record.train_flops / tokens < 6.5 * weights
+
+    def test_predictions_give_the_recorded_scores(self, cell: tuple[Path, Record]) -> None:
+        directory, record = cell
+        rows = pq.read_table(directory / "predictions.parquet").to_pydict()
+        assert len(rows["idx"]) == record.test_rows
+        accuracy = sk.accuracy_score(rows["label"], rows["prediction"])
+        f1 = sk.f1_score(rows["label"], rows["prediction"])
+        assert record.test == pytest.approx((accuracy + f1) / 2, abs=1e-6)
+        assert record.metrics["test"]["f1"] == pytest.approx(f1, abs=1e-6)
+
+    def test_curve(self, cell: tuple[Path, Record]) -> None:
+        directory, record = cell
+        lines = list(csv.DictReader((directory / "curve.csv").open(encoding="utf-8")))
+        assert [*lines[0]] == ["step", "seconds", "loss", "validation"]
+        assert len(lines) == 2
+        assert int(lines[-1]["step"]) == record.steps
+        best = max(lines, key=lambda line: float(line["validation"]))
+        assert int(best["step"]) == record.best_step
+        assert float(best["validation"]) == pytest.approx(record.validation, abs=1e-5)
+
+    def test_delta_holds_biases_and_head_only(self, cell: tuple[Path, Record]) -> None:
+        directory, record = cell
+        restored = restore(directory)
+        names = [n for n, p in restored.model.named_parameters() if p.requires_grad]
+        assert all(name.endswith(".bias") or name.startswith("classifier.") for name in names)
+        assert delta.metadata(directory / delta.FILE) == {
+            "format": "finegrid-1", "method": "bitfit", "fingerprint": record.fingerprint,
+            "labels": ["not_equivalent", "equivalent"],
+        }  # fmt: skip
+
+    def test_nothing_temporary_is_left(self, cell: tuple[Path, Record]) -> None:
+        names = {path.name for path in cell[0].iterdir()}
+        assert names == {".hydra", "record.json", "delta.safetensors", "predictions.parquet",
+                         "curve.csv"}  # fmt: skip
+
+    def test_same_command_same_result(self, cell: tuple[Path, Record], tmp_path: Path) -> None:
+        again = run_cell(tmp_path / "a", "method=bitfit", *SHORT)
+        assert (again.test, again.validation, again.cell) == (
+            cell[1].test, cell[1].validation, cell[1].cell,
+        )  # fmt: skip
+        ours, theirs = (path / delta.FILE for path in (cell[0], tmp_path / "a"))
+        assert ours.read_bytes() == theirs.read_bytes()
+
+    @pytest.mark.parametrize(
+        "change", ["seed=1", "optim.lr=0.003", "method.roles=[query]", "data.fraction=0.21",
+                   "budget.epochs=0.9", "evaluations=1", "data.split_seed=1"],
+    )  # fmt: skip
+    def test_what_matters_makes_another_cell(
+        self, cell: tuple[Path, Record], tmp_path: Path, change: str
+    ) -> None:
+        assert run_cell(tmp_path, "method=bitfit", *SHORT, change).cell != cell[1].cell
+
+    def test_what_does_not_matter_makes_the_same_cell(
+        self, cell: tuple[Path, Record], tmp_path: Path
+    ) -> None:
+        record = run_cell(tmp_path, "method=bitfit", *SHORT, "logger=csv", "trainer=cpu")
+        assert record.cell == cell[1].cell
+        assert (tmp_path / "csv/metrics.csv").is_file()
+        assert record.test == cell[1].test
+
+
+class TestPrediction:
+    """A finished run predicts what it predicted."""
+
+    def test_a_file_gets_the_runs_own_predictions(
+        self, cell: tuple[Path, Record], tmp_path: Path
+    ) -> None:
+        from finegrid import builtin
+
+        rows = builtin.load("builtin_paraphrase")["validation"]
+        source, target = tmp_path / "rows.csv", tmp_path / "out.csv"
+        with source.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, ["sentence1", "sentence2"], extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(rows)
+        assert predict_file(cell[0], source, target) == len(rows)
+        found = read_table(target).to_pydict()
+        own = pq.read_table(cell[0] / "predictions.parquet").to_pydict()
+        names = ["not_equivalent", "equivalent"]
+        assert found["prediction"] == [names[i] for i in own["prediction"]]
+        scores = torch.tensor([found[f"score_{name}"] for name in names]).T
+        assert torch.equal(scores, torch.tensor(own["scores"]))
+
+    def test_another_backbone_is_refused(self, cell: tuple[Path, Record], tmp_path: Path) -> None:
+        from safetensors.torch import load_file, save_file
+
+        from finegrid import builtin
+
+        for file in builtin.MODEL_DIR.iterdir():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+        weights = load_file(tmp_path / "model.safetensors")
+        weights[min(weights)] += 1
+        save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(UserError, match="backbone fingerprint"):
+            restore(cell[0], model_path=str(tmp_path))
+
+    def test_an_unreadable_run_is_one_clear_line(
+        self, cell: tuple[Path, Record], tmp_path: Path
+    ) -> None:
+        for directory, message in ((tmp_path / "none", "no such run"), (tmp_path, "holds no rec")):
+            with pytest.raises(UserError, match=message):
+                restore(directory)
+        (tmp_path / "record.json").write_text("{half", encoding="utf-8")
+        with pytest.raises(UserError, match="not a readable record"):
+            restore(tmp_path)
+        values = json.loads((cell[0] / "record.json").read_text(encoding="utf-8"))
+        (tmp_path / "record.json").write_text(json.dumps(values), encoding="utf-8")
+        with pytest.raises(UserError, match=r"holds no \.hydra"):
+            restore(tmp_path)
+        (tmp_path / ".hydra").mkdir()
+        config = (cell[0] / ".hydra/config.yaml").read_text(encoding="utf-8")
+        (tmp_path / ".hydra/config.yaml").write_text(config, encoding="utf-8")
+        (tmp_path / delta.FILE).write_bytes(b"garbage")
+        with pytest.raises(UserError, match="not a readable delta"):
+            restore(tmp_path)
+
+
+def test_last_and_best_are_both_recorded(tmp_path: Path) -> None:
+    options = ("method=full", "data.fraction=0.2", "budget.epochs=3", "evaluations=6")
+    best = run_cell(tmp_path / "best", *options)
+    last = run_cell(tmp_path / "last", *options, "select=last")
+    assert best.test_last == last.test == last.test_last
+    assert best.validation >= last.validation
+    assert best.best_step == last.best_step
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_batch_order_is_the_same_for_every_method(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from finegrid.module import FineTuner
+
+    def seen(name: str) -> list[list[list[int]]]:
+        batches: list[list[list[int]]] = []
+
+        def step(self: FineTuner, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
+            batches.append(batch["input_ids"].tolist())
+            return self.loss(batch)
+
+        monkeypatch.setattr(FineTuner, "training_step", step)
+        run_cell(tmp_path / name, f"method={name}", "budget=steps", "budget.steps=3",
+                 "data.fraction=0.1", "evaluations=1")  # fmt: skip
+        return batches
+
+    assert seen(method) == seen("full")
+
+
+@pytest.mark.parametrize("task", BUILTIN)
+def test_random_weights_are_a_control(task: str, tmp_path: Path) -> None:
+    record = run_cell(tmp_path, f"task={task}", *SHORT, "model.pretrained=false", "method=full")
+    assert record.pretrained is False
+    assert record.status == "ok"
+
+
+def test_custom_files_end_to_end(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    lines = [f"the {'dog' if i % 2 else 'cat'} sees number {i},{i % 2}" for i in range(80)]
+    path.write_text("\n".join(["text,label", *lines]), encoding="utf-8")
+    record = run_cell(
+        tmp_path / "run", "task=custom", f"task.train={path}", "task.metrics=[accuracy,matthews]",
+        "budget.epochs=1", "method=layernorm",
+    )  # fmt: skip
+    assert record.metric == "mean"
+    assert record.test_rows == 16
+    assert predict_file(tmp_path / "run", path, tmp_path / "out.csv") == 80
+
+
+def test_a_diverged_run_keeps_its_record(tmp_path: Path) -> None:
+    with pytest.raises(Diverged, match=r"lower optim\.lr"):
+        run_cell(tmp_path, "method=full", *SHORT, "optim.lr=1e30", "optim.clip=0")
+    record = read(tmp_path)
+    assert record.status == "diverged"
+    assert "lower optim.lr" in record.error
+    assert record.test is None
+    assert not (tmp_path / delta.FILE).exists()
+    with pytest.raises(UserError, match="status is diverged"):
+        restore(tmp_path)
+
+
+def test_a_failed_run_keeps_its_record(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        run_cell(tmp_path, "task=custom", "task.train=nowhere.csv")
+    record = read(tmp_path)
+    assert record.status == "failed"
+    assert "no such file" in record.error
+
+
+def test_a_missing_model_names_what_was_tried(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        run_cell(tmp_path, "model=bert-base")
+    for part in ("google-bert/bert-base-uncased", "hub", "FINEGRID_MODEL_DIR", "model=tiny"):
+        assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_local_directory_of_a_known_architecture(tmp_path: Path) -> None:
+    """Any RoBERTa on disk works through model.path, with a tokenizer beside it."""
+    from transformers import AutoTokenizer, RobertaConfig, RobertaModel
+
+    from finegrid import builtin
+
+    tokenizer = AutoTokenizer.from_pretrained(builtin.MODEL_DIR)
+    config = RobertaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=64, max_position_embeddings=80, type_vocab_size=2,
+        pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    RobertaModel(config).save_pretrained(tmp_path / "mine")
+    tokenizer.save_pretrained(tmp_path / "mine")
+    record = run_cell(tmp_path / "run", "model=roberta-base", f"model.path={tmp_path / 'mine'}",
+                      *SHORT, "method=houlsby", "model.max_length=60")  # fmt: skip
+    assert record.status == "ok"
+    assert record.params_delta == 2 * 2 * (32 * 2 + 2 + 2 * 32 + 32)
+
+
+def test_an_incomplete_checkpoint_is_refused(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    from finegrid import builtin
+
+    for file in builtin.MODEL_DIR.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = load_file(tmp_path / "model.safetensors")
+    weights.pop(next(name for name in weights if "query" in name))
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="lacks 1 of the encoder's tensors"):
+        run_cell(tmp_path / "run", f"model.path={tmp_path}")
+
+
+@pytest.mark.realdata
+@pytest.mark.slow
+def test_real_encoder_on_real_data(tmp_path: Path) -> None:
+    record = run_cell(
+        tmp_path, "method=bitfit", "task=mrpc", "model=minilm", "data.fraction=0.02",
+        "budget=steps", "budget.steps=2", "evaluations=1", "+model.config.num_hidden_layers=2",
+    )  # fmt: skip
+    assert record.status == "ok"
+    assert record.test_rows == 408
