@@ -226,6 +226,15 @@ def test_custom_files_end_to_end(tmp_path: Path) -> None:
     assert predict_file(tmp_path / "run", path, tmp_path / "out.csv") == 80
 
 
+def test_bf16_autocast_keeps_fp32_weights_and_clips(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    record = run_cell(tmp_path, "method=houlsby", *SHORT, "trainer.precision=bf16-mixed")
+    assert (record.status, record.precision) == ("ok", "bf16-mixed")
+    stored = load_file(tmp_path / delta.FILE)
+    assert {value.dtype for value in stored.values()} == {torch.float32}
+
+
 def test_a_diverged_run_keeps_its_record(tmp_path: Path) -> None:
     with pytest.raises(Diverged, match=r"lower optim\.lr"):
         run_cell(tmp_path, "method=full", *SHORT, "optim.lr=1e30", "optim.clip=0")

@@ -6,6 +6,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim import Optimizer
 
 from finegrid import surgery
 from finegrid.backbone import Backbone
@@ -41,7 +42,7 @@ class FineTuner(pl.LightningModule):
             return functional.mse_loss(logits.squeeze(-1), batch["labels"])
         return functional.cross_entropy(logits, batch["labels"])
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
+    def configure_optimizers(self) -> Optimizer:
         """AdamW over exactly what trains; only matrices decay. The clock sets the rate."""
         parameters = list(surgery.trainable(self.model).values())
         groups = [
@@ -54,6 +55,17 @@ class FineTuner(pl.LightningModule):
         return torch.optim.AdamW(
             [group for group in groups if group["params"]], lr=self.optim.lr, fused=True
         )
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the global norm; Lightning refuses a fused optimizer here, for fp16's sake alone."""
+        if gradient_clip_val:
+            parameters = surgery.trainable(self.model).values()
+            torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
 
 
 def logits_of(model: nn.Module, batch: dict[str, Any]) -> Tensor:
