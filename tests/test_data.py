@@ -163,6 +163,24 @@ def test_missing_data_offline_names_what_was_tried_and_the_ways_out(tmp_path: Pa
     assert "\n" not in message
 
 
+def test_the_hub_is_asked_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    texts = [f"sentence {i}" for i in range(40)]
+    rows = {"question": texts, "sentence": texts, "label": [0, 1] * 20}
+    asked = []
+
+    def load_dataset(path: str, name: str) -> datasets.DatasetDict:
+        asked.append((path, name))
+        part = datasets.Dataset.from_dict(rows)
+        return datasets.DatasetDict(train=part, validation=part)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    found = splits_of("task=qnli", f"data.root={tmp_path}")[1]
+    assert asked == [("nyu-mll/glue", "qnli")]
+    assert (len(found.train), found.source) == (36, "hub nyu-mll/glue/qnli")
+
+
 def test_a_fraction_that_leaves_a_class_empty(tmp_path: Path) -> None:
     texts = [f"t {i}" for i in range(200)]
     root = glue_root(tmp_path, sentence1=texts, sentence2=texts, label=[1] + [0] * 99 + [0] * 100)

@@ -135,6 +135,7 @@ def _begin(cfg: DictConfig, config: RunConfig, overrides: list[str]) -> Record:
         select=config.select,
         overrides=overrides,
         threads=torch.get_num_threads(),
+        precision=provenance.precision(config.trainer),
         started=provenance.now(),
         **provenance.facts(),
     )
@@ -150,7 +151,6 @@ def _identify(record: Record, parts: Parts, cfg: DictConfig) -> None:
     record.test_hash = splits.test["test"].digest()
     record.train_rows, record.validation_rows = len(splits.train), len(splits.validation)
     record.test_rows, record.test_overlap = len(splits.test["test"]), splits.overlap
-    record.precision = provenance.precision(parts.config.trainer)
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     for group, keys in VOLATILE.items():
         plain[group] = {key: value for key, value in plain[group].items() if key not in keys}

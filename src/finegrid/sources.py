@@ -1,5 +1,6 @@
 """Where rows come from: the builtin grammar, local files, or the hub and its cache."""
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -101,6 +102,7 @@ def _glue(task: Task, data: DataConfig) -> Tables:
         tried.append(f"the folder {folder}")
         if data.source != "auto":
             raise UserError(f"task {task.name}: no {tried[0]}; data.source names no data there")
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are not the news
     offline = os.environ.get("HF_HUB_OFFLINE") == "1"
     tried.append(f"the hub's cache{'' if offline else ' and the hub'} for {task.path}")
     try:

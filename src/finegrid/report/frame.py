@@ -20,6 +20,7 @@ class Table:
     select: str
     budget_unit: str
     budget: float
+    precision: str
 
 
 @dataclass(frozen=True)
@@ -85,4 +86,5 @@ def _table(run: Record) -> Table:
         select=run.select,
         budget_unit=run.budget_unit,
         budget=run.budget,
+        precision=run.precision or "",
     )

@@ -19,7 +19,8 @@ def _section(table: Table, cells: dict[tuple[str, float], Cell]) -> str:
     head = (
         f"### {table.task}, {table.model}{weights}: {metric}\n\n"
         f"Protocol {table.protocol}, budget {table.budget:g} {table.budget_unit}, "
-        f"{table.select} checkpoint. Mean ± standard deviation over seeds (their number).\n"
+        f"{table.select} checkpoint, precision {table.precision or 'unknown'}. "
+        "Mean ± standard deviation over seeds (their number).\n"
     )
     return "\n".join([head, _scores(cells), "", _costs(cells), ""])
 
