@@ -27,7 +27,7 @@ LAYERS = {
     "bottleneck": {"errors", "surgery"},
     "tasks": {"config"},
     "metrics": {"tasks"},
-    "sources": {"config", "errors", "tasks", "builtin", "data"},
+    "sources": {"config", "errors", "tasks", "builtin"},
     "data": {"config", "errors", "sources", "tasks"},
     "backbone": {"builtin", "config", "errors", "seeds", "sites", "sources", "surgery"},
     "methods": {"backbone", "bottleneck", "methods", "seeds", "sites", "surgery"},

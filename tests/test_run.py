@@ -297,6 +297,14 @@ def test_an_incomplete_checkpoint_is_refused(tmp_path: Path) -> None:
         run_cell(tmp_path / "run", f"model.path={tmp_path}")
 
 
+@pytest.mark.gpu
+def test_on_a_gpu(tmp_path: Path) -> None:
+    record = run_cell(tmp_path, "method=houlsby", *SHORT, "trainer=gpu")
+    assert (record.status, record.precision) == ("ok", "bf16-mixed")
+    assert "cpu" not in record.device
+    assert 0 < record.peak_memory_bytes < 2e9
+
+
 @pytest.mark.realdata
 @pytest.mark.slow
 def test_real_encoder_on_real_data(tmp_path: Path) -> None:

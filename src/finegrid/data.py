@@ -85,17 +85,23 @@ def split(tables: Tables, task: Task, data: DataConfig) -> Splits:
         )
         for i, (name, table) in enumerate(tables.dev.items())
     }
+    if not test:
+        train, test["test"] = _carve(train, task, data, size=max(1, len(train) // 5))
     if data.protocol == "dev":
         validation = test["test"]
     else:
-        order = stratified_order(train, task.kind, data.split_seed)
         size = max(1, min(round(data.validation_fraction * len(train)), data.validation_max))
-        validation = train.take(np.sort(order[:size]))
-        train = train.take(np.sort(order[size:]))
+        train, validation = _carve(train, task, data, size=size)
     train = take_fraction(train, task, data)
     seen = set(zip(*train.texts, strict=True))
     overlap = sum(text in seen for text in zip(*test["test"].texts, strict=True))
     return Splits(train, validation, test, overlap, tables.source)
+
+
+def _carve(rows: Rows, task: Task, data: DataConfig, *, size: int) -> tuple[Rows, Rows]:
+    """(the rest, a stratified part of so many rows), both in the rows' own order."""
+    order = stratified_order(rows, task.kind, data.split_seed)
+    return rows.take(np.sort(order[size:])), rows.take(np.sort(order[:size]))
 
 
 def take_fraction(train: Rows, task: Task, data: DataConfig) -> Rows:

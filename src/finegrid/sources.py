@@ -23,10 +23,10 @@ WAYS_OUT = (
 
 @dataclass(frozen=True)
 class Tables:
-    """Labelled tables of a task: `train`, and the dev splits by name, the headline's first."""
+    """Labelled tables of a task, as they were found."""
 
     train: pa.Table
-    dev: dict[str, pa.Table]
+    dev: dict[str, pa.Table]  # the headline's first; empty: to be carved from train
     source: str  # where they were found, for messages and the record
 
 
@@ -39,7 +39,7 @@ def load(task: Task, data: DataConfig) -> tuple[Task, Tables]:
     if task.path == "builtin":
         tables = _builtin(task)
     elif task.path == "files":
-        tables = _files(task, data)
+        tables = _files(task)
     else:
         tables = _glue(task, data)
     return _with_labels(task, tables), tables
@@ -72,23 +72,12 @@ def _builtin(task: Task) -> Tables:
     return Tables(splits.pop("train"), splits, f"builtin {task.name}")
 
 
-def _files(task: Task, data: DataConfig) -> Tables:
-    """The user's own files; without a test file a stratified fifth of train is set aside."""
+def _files(task: Task) -> Tables:
+    """The user's own files; the test file may be missing."""
     require(task.train is not None, "task=custom needs task.train=FILE (csv, tsv, jsonl, parquet)")
-    assert task.train is not None
-    train = read_table(Path(task.train))
-    if task.test is not None:
-        return Tables(train, {"test": read_table(Path(task.test))}, task.train)
-    from finegrid.data import read_rows, stratified_order
-
-    known = _with_labels(task, Tables(train, {}, task.train))
-    order = stratified_order(
-        read_rows(train, known, f"{task.train}, train"), task.kind, data.split_seed
-    )
-    fifth = max(1, len(order) // 5)
-    return Tables(
-        train.take(sorted(order[fifth:])), {"test": train.take(sorted(order[:fifth]))}, task.train
-    )
+    train = read_table(Path(str(task.train)))
+    dev = {} if task.test is None else {"test": read_table(Path(task.test))}
+    return Tables(train, dev, f"file {Path(str(task.train)).name}")
 
 
 def _glue(task: Task, data: DataConfig) -> Tables:
