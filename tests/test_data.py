@@ -154,7 +154,7 @@ def test_missing_data_offline_names_what_was_tried_and_the_ways_out(tmp_path: Pa
     message = str(caught.value)
     for part in (
         str(tmp_path / "cola"),
-        "hub's cache",
+        "the hub and its cache",
         "go online",
         "FINEGRID_DATA_DIR",
         "builtin",

@@ -16,7 +16,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from finegrid import builtin, surgery
+from finegrid import builtin, hub, surgery
 from finegrid.config import ModelConfig
 from finegrid.errors import UserError
 from finegrid.seeds import forked
@@ -133,6 +133,8 @@ def _attention() -> str:
 
 
 def _source(model: ModelConfig) -> dict[str, Any]:
+    if not Path(locate(model)).is_dir():
+        hub.settle()
     return {"revision": model.revision, "trust_remote_code": False}
 
 
@@ -140,7 +142,7 @@ def _not_found(model: ModelConfig, error: Exception) -> UserError:
     root = os.environ.get("FINEGRID_MODEL_DIR")
     tried = [f"the folder {model.path}"]
     tried += [f"a copy below FINEGRID_MODEL_DIR={root}"] if root else []
-    tried += ["the hub's cache and the hub (safetensors files only)"]
+    tried += ["the hub and its cache (safetensors files only)"]
     reason = str(error).strip().splitlines()[0][:160]
     return UserError(
         f"model {model.name} not found or not loadable; tried {', '.join(tried)} ({reason}). "

@@ -78,7 +78,7 @@ def run(cfg: DictConfig) -> Record:
     except Exception as error:
         record.status = "diverged" if isinstance(error, Diverged) else "failed"
         record.error = str(error) if isinstance(error, UserError) else traceback.format_exc()
-        log.error("%s: %s", record.status, record.error)  # Hydra's file log shows no traceback
+        log.info("%s: %s", record.status, record.error)  # for run.log; the raise tells the user
         raise
     finally:
         if record.status != "running":  # an interrupt leaves no record

@@ -1,7 +1,5 @@
 """Where rows come from: the builtin grammar, local files, or the hub and its cache."""
 
-import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +9,7 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
+from finegrid import hub
 from finegrid.config import DataConfig, require
 from finegrid.errors import UserError, nearest
 from finegrid.tasks import Task
@@ -91,9 +90,8 @@ def _glue(task: Task, data: DataConfig) -> Tables:
         tried.append(f"the folder {folder}")
         if data.source != "auto":
             raise UserError(f"task {task.name}: no {tried[0]}; data.source names no data there")
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries are not the news
-    offline = os.environ.get("HF_HUB_OFFLINE") == "1"
-    tried.append(f"the hub's cache{'' if offline else ' and the hub'} for {task.path}")
+    tried.append(f"the hub and its cache for {task.path}")
+    hub.settle()
     try:
         from datasets import load_dataset
 

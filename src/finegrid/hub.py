@@ -1,0 +1,28 @@
+"""The model and data hub: whether it can be reached, asked once instead of retried for a minute."""
+
+import logging
+import os
+import socket
+from functools import cache
+from urllib.parse import urlsplit
+
+PROXIES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
+
+
+@cache
+def settle() -> None:
+    """Where the hub cannot be reached, put its client into offline mode: only its cache is read.
+
+    Call before anything is asked of the hub. Behind a proxy the client finds its own way.
+    """
+    from huggingface_hub import constants
+
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    if constants.HF_HUB_OFFLINE or any(os.environ.get(name) for name in PROXIES):
+        return
+    address = urlsplit(constants.ENDPOINT)
+    port = address.port or (80 if address.scheme == "http" else 443)
+    try:
+        socket.create_connection((str(address.hostname), port), timeout=5).close()
+    except OSError:
+        constants.HF_HUB_OFFLINE = True
