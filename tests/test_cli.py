@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import METHODS, MODELS, ROOT, TASKS
 
 from finegrid.record import read
@@ -54,12 +55,15 @@ BAD = {
     "big fraction": ("data.fraction=1.1", "must lie in (0, 1]"),
     "budget": ("budget.epochs=0", "budget.epochs=0 must be above 0"),
     "type": ("optim.lr=abc", "optim.lr: Value 'abc'"),
+    "no GPU": ("trainer=gpu", "torch sees no CUDA device; use trainer=auto"),
     "syntax": ("optim.lr=[", "cannot parse an override: no viable alternative at input '['"),
 }
 
 
 @pytest.mark.parametrize(("override", "message"), BAD.values(), ids=BAD)
 def test_bad_input_is_one_line_before_any_work(tmp_path: Path, override: str, message: str) -> None:
+    if override == "trainer=gpu" and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
     result = call(override, f"hydra.run.dir={tmp_path / 'run'}")
     assert result.returncode == 1
     assert message in result.stderr

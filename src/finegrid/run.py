@@ -93,7 +93,6 @@ def run(cfg: DictConfig) -> Record:
 def prepare(cfg: DictConfig, config: RunConfig) -> Parts:
     """Build every part of a run, data first, so that bad input fails before weights load."""
     method = build_method(cfg)
-    provenance.accelerator(config.trainer)
     task, tables = load(bind(Task, cfg.task, "task"), config.data)
     splits = split(tables, task, config.data)
     tokenizer = backbone.tokenizer(config.model)
