@@ -104,8 +104,6 @@ def test_yaml_architecture_repeats_no_default(name):
 
 def test_parameters_of_the_base_model(published):
     model, network = published
-    if model["path"] == "builtin" and "parameters" not in model:
-        pytest.skip("the model that ships with the package is not described yet")
     assert sum(p.numel() for p in network.base_model.parameters()) == model["parameters"]
 
 

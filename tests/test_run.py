@@ -55,7 +55,7 @@ class TestRecord:
     def test_flops_are_near_four_per_weight_and_token(self, cell: tuple[Path, Record]) -> None:
         """Forward and the backward that frozen weights need, padding and attention on top."""
         record = cell[1]
-        hidden, layers, feed_forward = 96, 3, 256
+        hidden, layers, feed_forward = 128, 3, 256
         weights = layers * (4 * hidden**2 + 2 * hidden * feed_forward)
         tokens = record.tokens_per_second * record.train_seconds
         assert 3.5 * weights < record.train_flops / tokens < 6.5 * weights
