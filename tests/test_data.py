@@ -13,7 +13,7 @@ from finegrid import backbone
 from finegrid.config import DataConfig, RunConfig, bind
 from finegrid.data import BucketSampler, Encoded, Rows, Splits, split, stratified_order
 from finegrid.errors import UserError
-from finegrid.sources import load
+from finegrid.sources import load, read_table
 from finegrid.tasks import Task
 
 
@@ -251,6 +251,22 @@ def test_bad_csv(tmp_path: Path, content: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         splits_of(*write_csv(tmp_path, content))
     assert "\n" not in str(caught.value)
+
+
+def test_quoted_line_breaks_are_text(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('text,label\n"two\nlines",no\n', encoding="utf-8")
+    table = read_table(path)
+    assert table.to_pylist() == [{"text": "two\nlines", "label": "no"}]
+
+
+def test_too_few_rows(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="too few rows to carve"):
+        splits_of(
+            *write_csv(tmp_path, "text,label\na,0.5\nb,1.5\n"),
+            "task.kind=regression",
+            "task.metrics=[pearson]",
+        )
 
 
 def test_words_for_graded_labels(tmp_path: Path) -> None:

@@ -92,6 +92,8 @@ def split(tables: Tables, task: Task, data: DataConfig) -> Splits:
     else:
         size = max(1, min(round(data.validation_fraction * len(train)), data.validation_max))
         train, validation = _carve(train, task, data, size=size)
+    if len(train) == 0:
+        raise UserError(f"{tables.source}: too few rows to carve validation and test from")
     train = take_fraction(train, task, data)
     seen = set(zip(*train.texts, strict=True))
     overlap = sum(text in seen for text in zip(*test["test"].texts, strict=True))

@@ -111,6 +111,10 @@ def read(directory: Path) -> Record:
         raise UserError(f"{directory} holds no {FILE}: the run has not finished, or is not one")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
+        if values.get("schema") != SCHEMA:
+            raise UserError(
+                f"{path} has schema {values.get('schema')}, this version reads {SCHEMA}"
+            )
         known = {item.name for item in fields(Record)}
         return Record(**{key: value for key, value in values.items() if key in known})
     except (OSError, ValueError, TypeError, AttributeError) as error:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -47,10 +48,8 @@ def load(task: Task, data: DataConfig) -> tuple[Task, Tables]:
 def read_table(path: Path) -> pa.Table:
     """Read a CSV, JSON-lines or parquet file whole, by its ending."""
     readers = {
-        ".csv": pa.csv.read_csv,
-        ".tsv": lambda file: pa.csv.read_csv(
-            file, parse_options=pa.csv.ParseOptions(delimiter="\t")
-        ),
+        ".csv": partial(_read_delimited, delimiter=","),
+        ".tsv": partial(_read_delimited, delimiter="\t"),
         ".jsonl": pa.json.read_json,
         ".json": pa.json.read_json,
         ".parquet": pq.read_table,
@@ -62,6 +61,11 @@ def read_table(path: Path) -> pa.Table:
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         line = str(error).splitlines()[0]
         raise UserError(f"{path}: not readable as {path.suffix[1:]}: {line}") from error
+
+
+def _read_delimited(path: Path, *, delimiter: str) -> pa.Table:
+    options = pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
+    return pa.csv.read_csv(path, parse_options=options)
 
 
 def _builtin(task: Task) -> Tables:
