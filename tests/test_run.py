@@ -258,6 +258,11 @@ def test_a_failed_run_keeps_its_record(tmp_path: Path) -> None:
     assert "no such file" in record.error
 
 
+def test_a_length_beyond_the_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"model\.max_length=65 exceeds the 64 tokens"):
+        run_cell(tmp_path, "model.max_length=65")
+
+
 def test_a_missing_model_names_what_was_tried(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         run_cell(tmp_path, "model=bert-base")

@@ -17,7 +17,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from finegrid import builtin, hub, surgery
-from finegrid.config import ModelConfig
+from finegrid.config import ModelConfig, require
 from finegrid.errors import UserError
 from finegrid.seeds import forked
 from finegrid.sites import Sites
@@ -56,12 +56,18 @@ def tokenizer(model: ModelConfig) -> Any:
     """The tokenizer beside the model's weights.
 
     Raises:
-        UserError: if there is none to be had.
+        UserError: if there is none to be had, or the model cannot read texts of that length.
     """
     try:
-        return AutoTokenizer.from_pretrained(locate(model), **_source(model))
+        found = AutoTokenizer.from_pretrained(locate(model), **_source(model))
     except (OSError, ValueError) as error:
         raise _not_found(model, error) from error
+    require(
+        model.max_length <= found.model_max_length,
+        f"model.max_length={model.max_length} exceeds the {found.model_max_length} tokens that "
+        f"{model.name} can read",
+    )
+    return found
 
 
 def build(model: ModelConfig, *, outputs: int, seed: int) -> Backbone:

@@ -1,7 +1,7 @@
 """Rows to batches: load, check, split, take the fraction, tokenise, bucket by length, pad."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,10 +80,8 @@ def split(tables: Tables, task: Task, data: DataConfig) -> Splits:
     """
     train = read_rows(tables.train, task, f"{tables.source}, train")
     test = {
-        "test" if i == 0 else f"test_{name.rpartition('_')[2]}": read_rows(
-            table, task, f"{tables.source}, {name}"
-        )
-        for i, (name, table) in enumerate(tables.dev.items())
+        _test_name(name, tables.dev): read_rows(table, task, f"{tables.source}, {name}")
+        for name, table in tables.dev.items()
     }
     if not test:
         train, test["test"] = _carve(train, task, data, size=max(1, len(train) // 5))
@@ -98,6 +96,11 @@ def split(tables: Tables, task: Task, data: DataConfig) -> Splits:
     seen = set(zip(*train.texts, strict=True))
     overlap = sum(text in seen for text in zip(*test["test"].texts, strict=True))
     return Splits(train, validation, test, overlap, tables.source)
+
+
+def _test_name(name: str, dev: Collection[str]) -> str:
+    """`test` for the first dev split; `test_mismatched` for MNLI's `validation_mismatched`."""
+    return "test" if name == next(iter(dev)) else f"test_{name.rpartition('_')[2]}"
 
 
 def _carve(rows: Rows, task: Task, data: DataConfig, *, size: int) -> tuple[Rows, Rows]:

@@ -33,10 +33,6 @@ class Meter(pl.Callback):
         self.parameters = count_parameters(pl_module.model, pl_module.backbone.sites)
         self.flops_per_token = count_flops(pl_module, self.encoded, self.batch_size)
 
-    def peak_memory(self) -> int:
-        """Bytes at the peak so far: allocated on the GPU, or resident in this process."""
-        return peak_memory()
-
 
 def count_parameters(model: PreTrainedModel, sites: Sites) -> dict[str, int]:
     """Counts of what trains: the delta inside the base model, its pooler, the head; and all."""

@@ -22,7 +22,7 @@ from finegrid.budget import Clock
 from finegrid.config import RunConfig, bind, require
 from finegrid.data import Encoded, Rows, Splits, split, train_loader
 from finegrid.errors import Diverged, UserError
-from finegrid.meter import Meter
+from finegrid.meter import Meter, peak_memory
 from finegrid.methods.base import TuningMethod
 from finegrid.module import FineTuner, predict
 from finegrid.predictions import write_predictions
@@ -209,7 +209,7 @@ def _fit_and_score(
     began = time.perf_counter()
     _score(parts, record, selection, directory)
     record.eval_seconds = selection.seconds + time.perf_counter() - began
-    record.peak_memory_bytes = meter.peak_memory()
+    record.peak_memory_bytes = peak_memory()
 
 
 def _trainer(
