@@ -55,6 +55,8 @@ BAD = {
     "big fraction": ("data.fraction=1.1", "must lie in (0, 1]"),
     "budget": ("budget.epochs=0", "budget.epochs=0 must be above 0"),
     "type": ("optim.lr=abc", "optim.lr: Value 'abc'"),
+    "sweep": ("method=full,head", "'method=full,head'; add -m to run a cell for each value"),
+    "launcher": ("hydra/launcher=baic", "unknown hydra/launcher=baic; did you mean 'basic'"),
     "no GPU": ("trainer=gpu", "torch sees no CUDA device; use trainer=auto"),
     "syntax": ("optim.lr=[", "cannot parse an override: no viable alternative at input '['"),
 }

@@ -95,12 +95,14 @@ def explain(error: Exception) -> str:
         return str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
-        if group and (CONF / group).is_dir():
-            return f"unknown {group}={option}; {nearest(option, options(group))}"
+        if group:
+            return f"unknown {group}={option}; {nearest(option, error.options or options(group))}"
     for cause in _causes(error):
         if isinstance(cause, UserError):
             return str(cause)
     line = str(error).strip().splitlines()[0]
+    if line.startswith("Ambiguous value"):
+        return f"{line}; add -m to run a cell for each value"
     if isinstance(error, OverrideParseException):
         return f"cannot parse an override: {line}"
     return _unknown_key(error) or line
