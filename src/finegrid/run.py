@@ -134,6 +134,7 @@ def _begin(cfg: DictConfig, config: RunConfig, overrides: list[str]) -> Record:
         select=config.select,
         overrides=overrides,
         threads=torch.get_num_threads(),
+        device=provenance.device(config.trainer),
         precision=provenance.precision(config.trainer),
         started=provenance.now(),
         **provenance.facts(),
@@ -204,7 +205,6 @@ def _fit_and_score(
         seed=stream(config.seed, "order"),
     )
     trainer.fit(parts.module, loader)
-    record.device = provenance.device(config.trainer)
     _cost(record, clock, meter, setup=clock.started - started)
     began = time.perf_counter()
     _score(parts, record, selection, directory)
