@@ -328,7 +328,7 @@ def test_real_encoder_on_real_data(tmp_path: Path) -> None:
 @pytest.mark.parametrize("task", BUILTIN)
 def test_pretraining_matters_on_the_builtin_world(task: str, tmp_path: Path) -> None:
     """The builtin model behaves like the real thing: what it learned before is what helps."""
-    options = (f"task={task}", "budget.epochs=5")
+    options = (f"task={task}", "budget.epochs=8")
     full = run_cell(tmp_path / "full", *options, "method=full")
     random = run_cell(
         tmp_path / "random", *options, "method=full", "model.pretrained=false", "optim.lr=1e-3"

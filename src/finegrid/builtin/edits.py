@@ -109,8 +109,8 @@ def other_tense(draw: Draw, event: Event) -> Event:
 
 EDITS: tuple[Edit, ...] = (
     other_agent, other_patient, other_recipient, other_verb, other_verb, swap_roles,
-    other_adjective, other_number, other_place, other_time, other_manner, other_tense,
-    other_tense, negated, negated,
+    other_adjective, other_number, other_number, other_place, other_time, other_manner,
+    other_tense, other_tense, negated,
 )  # fmt: skip
 
 

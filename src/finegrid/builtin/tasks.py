@@ -15,7 +15,7 @@ from finegrid.builtin.glitches import GLITCHES, decoyed, plain
 from finegrid.builtin.grammar import Draw, random_event, say, text
 
 Row = dict[str, str | int | float]
-NOISE = 0.02
+NOISE = 0.03
 SPREAD = 0.2
 SIZES = {"train": 1400, "validation": 600}
 
