@@ -11,7 +11,7 @@ from finegrid.meter import count_parameters
 from finegrid.run import build_method
 from finegrid.sites import Sites
 
-H, LAYERS, FF, V, P = 768, 12, 3072, 30522, 512  # BERT-base
+H, LAYERS, FF = 768, 12, 3072  # BERT-base
 BIASES = LAYERS * (4 * H + FF + H + 2 * H) + H  # layers, and the embeddings' LayerNorm
 NORMS = 2 * H
 WIDTH = H // 16

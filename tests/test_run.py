@@ -3,6 +3,9 @@
 import csv
 import json
 import math
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 
@@ -10,15 +13,25 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import BUILTIN, METHODS, run_cell
+from safetensors.torch import load_file, save_file
 from sklearn import metrics as sk
 
-from finegrid import delta
+from finegrid import builtin, delta
 from finegrid.errors import Diverged, UserError
 from finegrid.inference import predict_file, restore
 from finegrid.record import Record, read
 from finegrid.sources import read_table
 
 SHORT = ("data.fraction=0.2", "budget.epochs=1", "evaluations=2")
+
+
+@contextmanager
+def altered_model(directory: Path) -> Iterator[dict[str, torch.Tensor]]:
+    """A copy of the builtin model in a directory, with the weights as the caller leaves them."""
+    shutil.copytree(builtin.MODEL_DIR, directory, dirs_exist_ok=True)
+    weights = load_file(directory / "model.safetensors")
+    yield weights
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
 
 
 @pytest.fixture(scope="module")
@@ -126,8 +139,6 @@ class TestPrediction:
     def test_a_file_gets_the_runs_own_predictions(
         self, cell: tuple[Path, Record], tmp_path: Path
     ) -> None:
-        from finegrid import builtin
-
         rows = builtin.load("builtin_paraphrase")["validation"]
         source, target = tmp_path / "rows.csv", tmp_path / "out.csv"
         with source.open("w", newline="", encoding="utf-8") as file:
@@ -143,15 +154,8 @@ class TestPrediction:
         assert torch.equal(scores, torch.tensor(own["scores"]))
 
     def test_another_backbone_is_refused(self, cell: tuple[Path, Record], tmp_path: Path) -> None:
-        from safetensors.torch import load_file, save_file
-
-        from finegrid import builtin
-
-        for file in builtin.MODEL_DIR.iterdir():
-            (tmp_path / file.name).write_bytes(file.read_bytes())
-        weights = load_file(tmp_path / "model.safetensors")
-        weights[min(weights)] += 1
-        save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+        with altered_model(tmp_path) as weights:
+            weights[min(weights)] += 1
         with pytest.raises(UserError, match="backbone fingerprint"):
             restore(cell[0], model_path=str(tmp_path))
 
@@ -230,8 +234,6 @@ def test_custom_files_end_to_end(tmp_path: Path) -> None:
 
 
 def test_bf16_autocast_keeps_fp32_weights_and_clips(tmp_path: Path) -> None:
-    from safetensors.torch import load_file
-
     record = run_cell(tmp_path, "method=houlsby", *SHORT, "trainer.precision=bf16-mixed")
     assert (record.status, record.precision) == ("ok", "bf16-mixed")
     stored = load_file(tmp_path / delta.FILE)
@@ -275,8 +277,6 @@ def test_a_local_directory_of_a_known_architecture(tmp_path: Path) -> None:
     """Any RoBERTa on disk works through model.path, with a tokenizer beside it."""
     from transformers import AutoTokenizer, RobertaConfig, RobertaModel
 
-    from finegrid import builtin
-
     tokenizer = AutoTokenizer.from_pretrained(builtin.MODEL_DIR)
     config = RobertaConfig(
         vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
@@ -292,15 +292,8 @@ def test_a_local_directory_of_a_known_architecture(tmp_path: Path) -> None:
 
 
 def test_an_incomplete_checkpoint_is_refused(tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
-    from finegrid import builtin
-
-    for file in builtin.MODEL_DIR.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    weights = load_file(tmp_path / "model.safetensors")
-    weights.pop(next(name for name in weights if "query" in name))
-    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with altered_model(tmp_path) as weights:
+        weights.pop(next(name for name in weights if "query" in name))
     with pytest.raises(UserError, match="lacks 1 of the encoder's tensors"):
         run_cell(tmp_path / "run", f"model.path={tmp_path}")
 

@@ -1,7 +1,8 @@
 """A run's task-specific weights as one small safetensors file."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,10 @@ def load(path: Path, model: nn.Module, *, method: str, fingerprint: str) -> None
         UserError: if the delta belongs to another method or backbone, or its tensors are not
             exactly the model's trainable ones.
     """
-    about, tensors = _read(path)
-    _same(path, "method", about["method"], method)
-    _same(path, "backbone fingerprint", about["fingerprint"], fingerprint)
+    with _opened(path) as (about, file):
+        _same(path, "method", about["method"], method)
+        _same(path, "backbone fingerprint", about["fingerprint"], fingerprint)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     expected = surgery.trainable(model)
     for what, names in (
         ("lacks", expected.keys() - tensors.keys()),
@@ -57,17 +59,20 @@ def load(path: Path, model: nn.Module, *, method: str, fingerprint: str) -> None
 
 
 def metadata(path: Path) -> dict[str, Any]:
-    """A delta file's format, method, backbone fingerprint and class names."""
-    return _read(path)[0]
+    """A delta file's format, method, backbone fingerprint and class names; reads no tensor."""
+    with _opened(path) as (about, _):
+        return about
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[dict[str, Any], Any]]:
+    """(what the header says, the open file); what is not a readable delta is a `UserError`."""
     try:
         with safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {}).get("finegrid", "{}"))
+            about: dict[str, Any] = json.loads((file.metadata() or {}).get("finegrid", "{}"))
             if about.get("format") != FORMAT:
                 raise UserError(f"{path} is not a finegrid delta")
-            return about, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            yield about, file
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"{path} is not a readable delta: {error}") from error
 
