@@ -18,7 +18,7 @@ PUBLISHED = {(arch := model["architecture"])["model_type"]: arch for model in MO
 
 LINEAR = {"query", "key", "value", "qkv", "attention_output", "intermediate", "output"}
 NORMS = {"attention_norm", "output_norm"}
-SINGLE = {"embeddings", "pooler"}
+SINGLE = {"embeddings", "word_embeddings", "pooler"}
 SUBLAYERS = [  # a block, the norm it feeds, and a module that reads the residual it is added to
     ("attention_block", "attention_norm", "value"),
     ("output_block", "output_norm", "intermediate"),
@@ -116,10 +116,10 @@ def test_every_role_resolves_in_every_layer(published):
     depth = config.num_hidden_layers
     if config.model_type == "albert":
         depth = config.num_hidden_groups * config.inner_group_num
-    assert sites.roles == tuple(ANATOMY[config.model_type])
+    assert sites.roles == (*ANATOMY[config.model_type], "layernorm")
     assert sites.n_layers == depth
     assert sites.hidden_size == config.hidden_size
-    for role in sites.roles:
+    for role in ANATOMY[config.model_type]:
         layers = [None] if role in SINGLE else list(range(depth))
         assert [site.layer for site in sites[role]] == layers
         assert len({id(site.module) for site in sites[role]}) == len(layers)
@@ -149,6 +149,17 @@ def test_sites_are_of_the_kind_their_role_promises(published):
     assert all(site.module.in_features == width for site in sites["intermediate"])
     for role in ("attention_output", "output"):
         assert all(site.module.out_features == width for site in sites[role])
+
+
+def test_layernorm_is_every_one_below_the_base_model_with_its_layer(small):
+    sites = Sites.of(small)
+    norms = {n for n, m in small.base_model.named_modules() if isinstance(m, nn.LayerNorm)}
+    assert {site.name for site in sites["layernorm"]} == {
+        f"{small.base_model_prefix}.{name}" for name in norms
+    }
+    for site in sites["layernorm"]:
+        inside = [layer.layer for layer in sites["layer"] if site.name.startswith(layer.name)]
+        assert [site.layer] == (inside or [None])
 
 
 def test_no_matrix_plays_two_roles(published):
@@ -266,7 +277,7 @@ def test_fused_projection_is_offered_where_query_is_missing():
 def test_own_anatomy_and_a_pattern_that_matches_nothing():
     anatomy = {"layer": "encoder.layer.*", "output": "encoder.block.*.out"}
     sites = Sites(build_small("bert"), anatomy, "bert")
-    assert sites.roles == ("layer",)
+    assert sites.roles == ("layer", "layernorm")
     assert "output" not in sites
     with pytest.raises(SiteError, match=r"'bert.encoder.block.\*.out' matches no module.*layer"):
         sites["output"]

@@ -4,13 +4,16 @@ A role is what a tuning method asks for (`sites["query"]`); the table says where
 keeps it. Patterns are relative to the base model, and `*` stands for one layer number.
 
     embeddings                      ids -> B T E (E may be narrower than H: ALBERT, small ELECTRA)
+    word_embeddings                 Embedding, ids -> B T E, before positions and types are added
     layer                           one transformer layer
+    attention                       calls the attention function: heads, H split into d each
     query key value, or fused qkv   Linear, H -> H (or 3H)
     attention_output                Linear, H -> H, after the attention heads
     intermediate, output            Linear, the first and second matrix of the feed-forward block
     attention_norm, output_norm     LayerNorm after the residual sum; post-LN architectures only
     attention_block, output_block   the module whose output, B T H, is added to the residual as is
     pooler                          what turns B T H into B H, where the base model has it itself
+    layernorm                       every LayerNorm, found by its type, the embeddings' included
 """
 
 import re
@@ -25,12 +28,13 @@ from finegrid.errors import UserError
 
 def _anatomy(root: str, roles: dict[str, str]) -> dict[str, str]:
     """The roles of one layer put below the layers' path `root`, and the embeddings."""
-    return {"embeddings": "embeddings"} | {role: f"{root}{path}" for role, path in roles.items()}
+    embeddings = {"embeddings": "embeddings", "word_embeddings": "embeddings.word_embeddings"}
+    return embeddings | {role: f"{root}{path}" for role, path in roles.items()}
 
 
 # fmt: off
 _BERT = _anatomy("encoder.layer.*", {
-    "layer": "", "query": ".attention.self.query",
+    "layer": "", "attention": ".attention.self", "query": ".attention.self.query",
     "key": ".attention.self.key", "value": ".attention.self.value",
     "attention_output": ".attention.output.dense", "attention_block": ".attention.output.dropout",
     "attention_norm": ".attention.output.LayerNorm",
@@ -38,11 +42,12 @@ _BERT = _anatomy("encoder.layer.*", {
     "output_block": ".output.dropout", "output_norm": ".output.LayerNorm",
 })
 # v3 projects its relative positions with query and key too: a hook there also meets 1 P H.
-_DEBERTA = _BERT | _anatomy("encoder.layer.*.attention.self", {
-    "query": ".query_proj", "key": ".key_proj", "value": ".value_proj",
-})
+# It computes its disentangled attention itself, without the shared attention functions.
+_DEBERTA = {role: path for role, path in _BERT.items() if role != "attention"} | {
+    role: f"encoder.layer.*.attention.self.{role}_proj" for role in ("query", "key", "value")
+}
 _DISTILBERT = _anatomy("transformer.layer.*", {
-    "layer": "", "query": ".attention.q_lin",
+    "layer": "", "attention": ".attention", "query": ".attention.q_lin",
     "key": ".attention.k_lin", "value": ".attention.v_lin",
     "attention_output": ".attention.out_lin",
     "attention_block": ".attention.out_lin",  # no dropout between it and the sum
@@ -53,7 +58,8 @@ _DISTILBERT = _anatomy("transformer.layer.*", {
 # All layers of a group are one physical layer, called again and again: a role has one site, and a
 # hook there runs `num_hidden_layers` times a pass. Two stars: the group, the layer inside it.
 _ALBERT = _anatomy("encoder.albert_layer_groups.*.albert_layers.*", {
-    "layer": "", "query": ".attention.query", "key": ".attention.key", "value": ".attention.value",
+    "layer": "", "attention": ".attention",
+    "query": ".attention.query", "key": ".attention.key", "value": ".attention.value",
     "attention_output": ".attention.dense", "attention_block": ".attention.output_dropout",
     "attention_norm": ".attention.LayerNorm", "intermediate": ".ffn", "output": ".ffn_output",
     "output_block": ".ffn_output",  # the layer has a `dropout` but never calls it
@@ -61,10 +67,10 @@ _ALBERT = _anatomy("encoder.albert_layer_groups.*.albert_layers.*", {
 })
 # Pre-LN: its norms stand before the sub-layers, so no role is called a norm here.
 _MODERNBERT = _anatomy("layers.*", {
-    "layer": "", "qkv": ".attn.Wqkv",
+    "layer": "", "attention": ".attn", "qkv": ".attn.Wqkv",
     "attention_output": ".attn.Wo", "attention_block": ".attn.out_drop",
     "intermediate": ".mlp.Wi", "output": ".mlp.Wo", "output_block": ".mlp",  # gated: Wi is H -> 2F
-})
+}) | {"word_embeddings": "embeddings.tok_embeddings"}
 # fmt: on
 
 ANATOMY: dict[str, dict[str, str]] = {
@@ -77,6 +83,9 @@ ANATOMY: dict[str, dict[str, str]] = {
     "albert": _ALBERT | {"pooler": "pooler"},
     "modernbert": _MODERNBERT,
 }
+
+
+LINEAR = ("query", "key", "value", "qkv", "attention_output", "intermediate", "output")
 
 
 class SiteError(UserError, LookupError):
@@ -106,6 +115,7 @@ class Sites:
             role: [Site(name, module, rank.get(n)) for n, name, module in matches]
             for role, matches in found.items()
         }
+        self._sites["layernorm"] = self._norms(model, f"{prefix}.")
         self.n_layers = len(numbers)  # layers with weights of their own: 1 for ALBERT
 
     @classmethod
@@ -136,6 +146,20 @@ class Sites:
     def roles(self) -> tuple[str, ...]:
         """The roles that match at least one module, in the order of the anatomy."""
         return tuple(role for role, sites in self._sites.items() if sites)
+
+    @property
+    def linear(self) -> tuple[str, ...]:
+        """The roles of the layers' weight matrices that exist here."""
+        return tuple(role for role in LINEAR if role in self)
+
+    def _norms(self, model: nn.Module, prefix: str) -> list[Site]:
+        """Every LayerNorm below the base model, with the layer that it lies in."""
+        layers = [(f"{site.name}.", site.layer) for site in self._sites.get("layer", ())]
+        return [
+            Site(name, module, next((n for path, n in layers if name.startswith(path)), None))
+            for name, module in model.named_modules()
+            if isinstance(module, nn.LayerNorm) and name.startswith(prefix)
+        ]
 
     @property
     def hidden_size(self) -> int:

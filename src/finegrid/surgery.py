@@ -1,9 +1,12 @@
-"""Primitives on modules: freeze, match, thaw, attach. Methods are written in these words.
+"""Primitives on modules: freeze, match, thaw, attach, reparametrize. Methods are written in these.
 
-`requires_grad` is the single truth for the optimizer, the delta file and the counts.
+`requires_grad` is the single truth for the optimizer and the counts. What a method adds to a site
+is a child module of that site; `injected` finds them all again.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -13,6 +16,10 @@ from finegrid.errors import UserError, nearest
 
 # (site module, its positional inputs, its output) -> the output that the backbone sees instead
 Hook = Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]
+# (site module, its positional inputs) -> the input that the site sees instead
+InputHook = Callable[[nn.Module, tuple[Any, ...]], Any]
+
+_claims: ContextVar[set[tuple[int, str]] | None] = ContextVar("claims", default=None)
 
 
 class MatchError(UserError, LookupError):
@@ -27,6 +34,7 @@ def freeze(module: nn.Module) -> None:
 def thaw(parameters: Iterable[nn.Parameter]) -> None:
     """Let parameters train."""
     for parameter in parameters:
+        _claim((id(parameter), ""))
         parameter.requires_grad_(True)
 
 
@@ -53,10 +61,68 @@ def attach(site: nn.Module, name: str, module: nn.Module, hook: Hook) -> None:
     The backbone's own keys stay as they were. Attaching the same name again changes nothing.
     The hook must reach the child through the site it is given, so that copies stay independent.
     """
-    if name in dict(site.named_children()):
+    if _adopt(site, name, module):
+        site.register_forward_hook(hook)
+
+
+def attach_before(site: nn.Module, name: str, module: nn.Module, hook: InputHook) -> None:
+    """Inject a child module at a site; the hook replaces the site's input instead of its output."""
+    if _adopt(site, name, module):
+        site.register_forward_pre_hook(hook)
+
+
+def reparametrize(site: nn.Module, tensor: str, name: str, module: nn.Module) -> None:
+    """Let the site compute with `module(tensor)` instead of its own tensor.
+
+    The tensor keeps its key and its bits; only reading it as an attribute, as the site's forward
+    does, goes through the child module. Several children on one tensor apply in order.
+    """
+    if not _adopt(site, name, module):
         return
+    _claim((id(site._parameters[tensor]), ""))
+    plain = type(site)
+    before = getattr(plain, tensor, None)  # the property of an earlier call, if there was one
+
+    def effective(self: nn.Module) -> Tensor:
+        own: Any = before.fget(self) if before else self._parameters[tensor]
+        value: Tensor = self.get_submodule(name)(own)
+        return value
+
+    site.__class__ = type(plain.__name__, (plain,), {tensor: property(effective)})
+
+
+def injected(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    """(site's path, site, child's name) of everything that was attached or reparametrized."""
+    for path, site in model.named_modules():
+        for name in getattr(site, "injected", ()):
+            yield path, site, name
+
+
+@contextmanager
+def claims() -> Iterator[set[tuple[int, str]]]:
+    """Collect what is claimed inside: (id of a parameter, "") or (id of a site, name of the child)."""
+    claimed: set[tuple[int, str]] = set()
+    token = _claims.set(claimed)
+    try:
+        yield claimed
+    finally:
+        _claims.reset(token)
+
+
+def _claim(key: tuple[int, str]) -> None:
+    claimed = _claims.get()
+    if claimed is not None:
+        claimed.add(key)
+
+
+def _adopt(site: nn.Module, name: str, module: nn.Module) -> bool:
+    """Add a child to a site; False if it is there already."""
+    _claim((id(site), name))
+    if name in site._modules:
+        return False
     site.add_module(name, module)
-    site.register_forward_hook(hook)
+    site.injected = (*getattr(site, "injected", ()), name)  # type: ignore[assignment]
+    return True
 
 
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:

@@ -1,11 +1,17 @@
 """The contract of a tuning method."""
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import pytorch_lightning as pl
-from torch import nn
+from torch import Tensor, nn
 
 from finegrid.backbone import Backbone
 from finegrid.seeds import forked
 from finegrid.sites import Sites
+
+
+Losses = Callable[[int], Iterator[Tensor]]  # so many training examples -> the loss of each
 
 
 class TuningMethod(pl.Callback):
@@ -20,6 +26,9 @@ class TuningMethod(pl.Callback):
         """Thaw, inject or mask; applying twice is the same as applying once."""
         raise NotImplementedError
 
+    def choose(self, backbone: nn.Module, losses: Losses) -> None:
+        """Choose what trains by gradients on training rows, after `apply`; most methods do not."""
+
     def tune(self, backbone: Backbone, *, seed: int) -> None:
         """Apply the method to a frozen backbone, with a stream of draws of its own."""
         with forked(seed):  # injected modules must not shift anybody else's random draws
@@ -27,4 +36,6 @@ class TuningMethod(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Operate before the optimizer is made: the only hook early enough."""
-        self.tune(pl_module.backbone, seed=pl_module.init_seed)  # type: ignore[arg-type]
+        module: Any = pl_module
+        self.tune(module.backbone, seed=module.init_seed)
+        self.choose(module.backbone.model.base_model, module.losses)
