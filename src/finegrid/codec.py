@@ -1,0 +1,93 @@
+"""Bits at their information size: a boolean tensor as bytes, packed or entropy-coded.
+
+A mask of n entries of which k are the rarer value is worth n H(k/n) bits, H being the binary
+entropy. Packing takes n bits whatever k is. Where that is more, the distances between the rarer
+entries are written instead: their low bits, which are as good as random, as they are, and what is
+left above them, byte by byte, through zlib's Huffman coder. For random masks of millions of
+entries that stays within 2 % of the entropy.
+"""
+
+import math
+import struct
+import zlib
+
+import numpy as np
+import numpy.typing as npt
+
+Bytes = npt.NDArray[np.uint8]
+Bits = npt.NDArray[np.bool_]
+
+PACKED, GAPS = 0, 1
+_HEADER = struct.Struct("<BBBQQ")  # codec, rarer value, low bits, entries, rarer entries
+_ESCAPE = 255  # a byte that says: add 255 and read on
+
+
+def encode(bits: Bits) -> bytes:
+    """The shorter of both codings of a flat boolean array."""
+    rare = int(2 * np.count_nonzero(bits) <= bits.size)
+    places = np.flatnonzero(bits == bool(rare))
+    low = _low_bits(bits.size, len(places))
+    gaps = np.diff(places, prepend=-1) - 1
+    head = (rare, low, bits.size, len(places))
+    packed = _HEADER.pack(PACKED, *head) + np.packbits(bits).tobytes()
+    coded = _HEADER.pack(GAPS, *head) + _encode_gaps(gaps, low)
+    return min(packed, coded, key=len)
+
+
+def decode(content: bytes) -> Bits:
+    """The array that `encode` was given.
+
+    Raises:
+        ValueError: if the bytes are not what `encode` writes.
+    """
+    try:
+        codec, rare, low, size, count = _HEADER.unpack_from(content)
+        body = content[_HEADER.size :]
+        if codec == PACKED:
+            if len(body) != -(-size // 8):
+                raise IndexError(f"{len(body)} bytes for {size} bits")
+            return np.unpackbits(np.frombuffer(body, np.uint8), count=size).astype(bool)
+        places = np.cumsum(_decode_gaps(body, low, count) + 1) - 1
+        bits = np.full(size, not rare)
+        bits[places] = bool(rare)
+    except (struct.error, zlib.error, IndexError) as error:
+        raise ValueError(f"not a coded mask: {error}") from error
+    return bits
+
+
+def entropy_bits(size: int, ones: int) -> float:
+    """n H(k/n): the least that a mask of so many entries, so many of them set, takes on average."""
+    if ones in (0, size):
+        return 0.0
+    p = ones / size
+    return -size * (p * math.log2(p) + (1 - p) * math.log2(1 - p))
+
+
+def _low_bits(size: int, count: int) -> int:
+    """How many bits of a distance are written raw: all but about five of a typical one's."""
+    return max(0, int(math.log2(size / count)) - 4) if count else 0
+
+
+def _encode_gaps(gaps: npt.NDArray[np.int64], low: int) -> bytes:
+    high, escapes = gaps >> low, (gaps >> low) // _ESCAPE
+    stream = np.full(int((escapes + 1).sum()), _ESCAPE, np.uint8)
+    stream[np.cumsum(escapes + 1) - 1] = high - escapes * _ESCAPE
+    coder = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zlib.Z_HUFFMAN_ONLY)
+    coded = coder.compress(stream.tobytes()) + coder.flush()
+    raw = np.packbits((gaps[:, None] >> np.arange(low)) & 1) if low else np.empty(0, np.uint8)
+    return struct.pack("<Q", len(coded)) + coded + raw.astype(np.uint8).tobytes()
+
+
+def _decode_gaps(body: bytes, low: int, count: int) -> npt.NDArray[np.int64]:
+    (length,) = struct.unpack_from("<Q", body)
+    stream = np.frombuffer(zlib.decompress(body[8 : 8 + length], -15), np.uint8).astype(np.int64)
+    ends = np.flatnonzero(stream != _ESCAPE)
+    if len(ends) != count:
+        raise IndexError(f"{len(ends)} distances, not {count}")
+    high: npt.NDArray[np.int64] = np.diff(np.cumsum(stream)[ends], prepend=0)
+    if not low:
+        return high
+    raw = np.unpackbits(np.frombuffer(body[8 + length :], np.uint8), count=count * low)
+    parts = raw.reshape(count, low).astype(np.int64) << np.arange(low)
+    rest: npt.NDArray[np.int64] = parts.sum(1)
+    return (high << low) + rest

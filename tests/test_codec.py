@@ -1,0 +1,55 @@
+"""Masks as bytes: every one comes back, none takes much more than its entropy."""
+
+import numpy as np
+import pytest
+
+from finegrid import codec
+
+
+def random_mask(size: int, density: float, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).random(size) < density
+
+
+@pytest.mark.parametrize("size", [1, 7, 8, 9, 1000, 65_537])
+@pytest.mark.parametrize("density", [0.0, 1e-4, 0.01, 0.05, 0.3, 0.5, 0.8, 0.99, 1.0])
+def test_round_trip(size: int, density: float) -> None:
+    bits = random_mask(size, density)
+    assert np.array_equal(codec.decode(codec.encode(bits)), bits)
+
+
+@pytest.mark.parametrize("bits", [[], [True], [False], [True] * 300, [False] * 5000 + [True]])
+def test_round_trip_of_odd_ones(bits: list[bool]) -> None:
+    array = np.array(bits, dtype=bool)
+    assert np.array_equal(codec.decode(codec.encode(array)), array)
+
+
+@pytest.mark.parametrize("density", [1e-4, 1e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.7, 0.95])
+def test_within_two_percent_of_the_entropy(density: float) -> None:
+    bits = random_mask(4_000_000, density)
+    bound = codec.entropy_bits(bits.size, int(bits.sum())) / 8
+    assert bound <= len(codec.encode(bits)) <= 1.02 * bound + 100
+
+
+@pytest.mark.parametrize("density", [0.4, 0.5])
+def test_never_more_than_packed(density: float) -> None:
+    assert len(codec.encode(random_mask(80_000, density))) <= 10_000 + 32
+
+
+def test_clustered_masks_may_take_less_than_the_entropy_of_independent_bits() -> None:
+    bits = np.zeros(100_000, dtype=bool)
+    bits[500:1500] = True
+    assert np.array_equal(codec.decode(codec.encode(bits)), bits)
+
+
+def test_entropy() -> None:
+    assert codec.entropy_bits(8, 4) == 8
+    assert codec.entropy_bits(8, 0) == codec.entropy_bits(8, 8) == 0
+    assert codec.entropy_bits(100, 5) == pytest.approx(codec.entropy_bits(100, 95))
+
+
+@pytest.mark.parametrize("density", [0.01, 0.5])
+@pytest.mark.parametrize("damage", [slice(0, 3), slice(0, 40), slice(0, 200)])
+def test_damaged_bytes_are_refused(damage: slice, density: float) -> None:
+    whole = codec.encode(random_mask(100_000, density))
+    with pytest.raises(ValueError, match="not a coded mask"):
+        codec.decode(whole[damage])
