@@ -10,7 +10,7 @@ from finegrid.config import Budget, OptimConfig, RunConfig
 from finegrid.errors import UserError
 from finegrid.record import Record
 
-OPTIM = OptimConfig(lr=1.0, weight_decay=0.0, warmup=0.1, schedule="linear", clip=0.0)
+OPTIM = OptimConfig(lr=1.0, head_lr=None, weight_decay=0.0, warmup=0.1, schedule="linear", clip=0.0)
 
 
 def ended(tmp_path_factory: pytest.TempPathFactory, unit: str, amount: float) -> Record:

@@ -26,6 +26,13 @@ BERT_BASE = {  # method -> (delta, pooler)
     "houlsby": (LAYERS * 2 * BOTTLENECK, 0),
     "houlsby_layernorm": (LAYERS * 2 * (BOTTLENECK + NORMS), 0),
     "pfeiffer": (LAYERS * BOTTLENECK, 0),
+    "lora": (LAYERS * 2 * (8 * H + H * 8), 0),
+    "ia3": (LAYERS * (H + H + FF), 0),
+    "parallel": (LAYERS * (H * H // 2 + H // 2 + H // 2 * H + H), 0),
+    "compacter": (4**3 + LAYERS * 2 * (2 * (H + H // 32) + H // 32 + H), 0),
+    "prefix": (LAYERS * 2 * 10 * H, 0),
+    "prompt": (10 * H, 0),
+    "prompt_deep": (LAYERS * 10 * H, 0),
 }
 
 
@@ -56,6 +63,11 @@ def test_published_totals() -> None:
     assert BERT_BASE["layernorm"][0] == 38_400
     assert BERT_BASE["houlsby"][0] == 1_789_056
     assert BERT_BASE["pfeiffer"][0] == 894_528
+    assert BERT_BASE["lora"][0] == 294_912
+    assert BERT_BASE["ia3"][0] == 55_296
+    assert BERT_BASE["parallel"][0] == 7_091_712
+    assert BERT_BASE["compacter"][0] == 57_088
+    assert BERT_BASE["prefix"][0] == 184_320
 
 
 def test_roberta_head_is_counted_as_head() -> None:
@@ -78,3 +90,13 @@ def test_methods_that_fit_modernbert(method: str) -> None:
     with torch.device("meta"):
         build_method(composed(f"method={method}")).apply(network.base_model, sites)
     assert (count_parameters(network, sites)["params_delta"] > 0) == (method != "head")
+
+
+@pytest.mark.parametrize(
+    "method", ["lora", "ia3", "parallel", "compacter", "prefix", "prompt", "prompt_deep"]
+)
+def test_roberta_base_counts_as_bert_base(method: str) -> None:
+    network, sites = on_meta("roberta-base")
+    with torch.device("meta"):
+        build_method(composed(f"method={method}")).apply(network.base_model, sites)
+    assert count_parameters(network, sites)["params_delta"] == BERT_BASE[method][0]

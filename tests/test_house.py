@@ -17,6 +17,7 @@ from finegrid.config import RunConfig
 SRC = ROOT / "src/finegrid"
 HEAVY = {"torch", "pytorch_lightning", "transformers", "datasets", "torchmetrics", "wandb"}
 # module -> the modules of ours that it may import, directly, anywhere in the file
+# fmt: off
 LAYERS = {
     "errors": set(),
     "record": {"errors"},
@@ -31,13 +32,30 @@ LAYERS = {
     "sources": {"config", "errors", "tasks", "builtin", "hub"},
     "data": {"config", "errors", "sources", "tasks"},
     "backbone": {"builtin", "config", "errors", "hub", "seeds", "sites", "sources", "surgery"},
-    "methods": {"backbone", "bottleneck", "methods", "seeds", "sites", "surgery"},
+    "codec": set(),
+    "masks": {"config"},
+    "sparse": {"config"},
+    "attention": {"errors"},
+    "methods": {
+        "attention",
+        "backbone",
+        "bottleneck",
+        "config",
+        "errors",
+        "masks",
+        "methods",
+        "seeds",
+        "sites",
+        "sparse",
+        "surgery",
+    },
     "module": {"backbone", "config", "data", "seeds", "surgery", "tasks"},
     "budget": {"config"},
     "report": {"errors", "record", "report"},
-    "delta": {"errors", "record", "surgery"},
+    "delta": {"codec", "errors", "record", "surgery"},
     "progress": set(),
 }
+# fmt: on
 
 
 def imports(path: Path) -> set[str]:

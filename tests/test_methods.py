@@ -3,12 +3,14 @@
 import copy
 import inspect
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import METHODS, composed
 from hydra.utils import get_class
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from finegrid import backbone, delta, surgery
@@ -18,21 +20,33 @@ from finegrid.data import Encoded, Rows
 from finegrid.errors import UserError
 from finegrid.methods.base import TuningMethod
 from finegrid.module import FineTuner, predict
-from finegrid.run import build_method
+from finegrid.run import NOT_ARGUMENTS, build_method
 from finegrid.tasks import Task
 
-OPTIM = OptimConfig(lr=1e-2, weight_decay=0.1, warmup=0.0, schedule="constant", clip=1.0)
+OPTIM = OptimConfig(
+    lr=1e-2, head_lr=None, weight_decay=0.1, warmup=0.0, schedule="constant", clip=1.0
+)
 TASK = Task(name="t", text=["a"], metrics=["accuracy"], labels=["no", "yes"])
+
+
+@cache
+def _built(seed: int) -> Backbone:
+    return backbone.build(RunConfig.of(composed()).model, outputs=2, seed=seed)
 
 
 def fresh(seed: int = 0) -> Backbone:
     """The builtin model, frozen, with a head drawn from a seed."""
-    return backbone.build(RunConfig.of(composed()).model, outputs=2, seed=seed)
+    return copy.deepcopy(_built(seed))
+
+
+@cache
+def _config_of(name: str) -> DictConfig:
+    return composed(f"method={name}")
 
 
 def method_of(name: str) -> TuningMethod:
     """A method as its YAML says."""
-    return build_method(composed(f"method={name}"))
+    return build_method(_config_of(name))
 
 
 def tuned(name: str, seed: int = 0) -> Backbone:
@@ -54,7 +68,9 @@ def encoded() -> Encoded:
     return Encoded(Rows(texts, labels, list(range(16))), tokenizer, 64)
 
 
-def steps(base: Backbone, encoded: Encoded, count: int = 3) -> Iterator[FineTuner]:
+def steps(
+    base: Backbone, encoded: Encoded, count: int = 3, method: TuningMethod | None = None
+) -> Iterator[FineTuner]:
     """Train for some steps, yielding before each optimizer step."""
     module = FineTuner(base, TASK, OPTIM, seed=0)
     optimizer = module.configure_optimizers()
@@ -62,8 +78,23 @@ def steps(base: Backbone, encoded: Encoded, count: int = 3) -> Iterator[FineTune
     for _ in range(count):
         optimizer.zero_grad()
         module.loss(encoded.batch(range(16))).backward()
+        if method is not None:
+            method.after_backward(base.model.base_model, 0.0)
         yield module
         optimizer.step()
+
+
+def _draws_what_trains(name: str) -> bool:
+    return (
+        surgery.trainable(tuned(name).model).keys()
+        != surgery.trainable(tuned(name, seed=5).model).keys()
+    )
+
+
+def settle(method: TuningMethod, base: Backbone) -> None:
+    """Take a trained model to what its run would deliver."""
+    method.after_step(base.model.base_model, 1.0)
+    assert method.settled
 
 
 def bits(model: nn.Module) -> dict[str, Tensor]:
@@ -76,19 +107,22 @@ class TestContract:
     """What holds for every method."""
 
     def test_yaml_binds_to_the_signature(self, name: str) -> None:
-        cfg = composed(f"method={name}").method
+        cfg = _config_of(name).method
         assert cfg.name == name
-        given = {key for key in cfg if key not in ("name", "recipe", "_target_")}
+        given = {key for key in cfg if key not in (*NOT_ARGUMENTS, "_target_")}
         target = get_class(cfg._target_)
         plain = target.__init__ is TuningMethod.__init__
         wanted = set() if plain else set(inspect.signature(target).parameters)
         assert given == wanted
         assert "default" in cfg.recipe.lr
 
-    def test_starts_as_the_pretrained_model(self, name: str, encoded: Encoded) -> None:
+    def test_starts_as_the_pretrained_model_where_it_says_so(
+        self, name: str, encoded: Encoded
+    ) -> None:
         expected = predict(fresh().model, encoded, batch_size=8)
-        torch.testing.assert_close(
-            predict(tuned(name).model, encoded, batch_size=8), expected, rtol=0, atol=1e-6
+        found = predict(tuned(name).model, encoded, batch_size=8)
+        assert (
+            torch.allclose(found, expected, rtol=0, atol=1e-6) == method_of(name).starts_pretrained
         )
 
     def test_keeps_the_backbones_names(self, name: str) -> None:
@@ -116,9 +150,10 @@ class TestContract:
     def test_trains_what_it_says_and_freezes_the_rest_bit_by_bit(
         self, name: str, encoded: Encoded
     ) -> None:
-        base = tuned(name)
+        base, method = fresh(), method_of(name)
+        method.tune(base, seed=0)
         before = bits(base.model)
-        for _ in steps(base, encoded):
+        for _ in steps(base, encoded, method=method):
             pass
         trains = surgery.trainable(base.model)
         for key, value in base.model.state_dict().items():
@@ -177,19 +212,43 @@ class TestContract:
             assert torch.equal(value, again.model.state_dict()[key]), key
 
     def test_delta_round_trip(self, name: str, encoded: Encoded, tmp_path: Path) -> None:
-        base = tuned(name)
+        base = fresh()
+        method = method_of(name)
+        method.tune(base, seed=0)
         for _ in steps(base, encoded):
             pass
+        settle(method, base)
         path = tmp_path / "delta.safetensors"
         facts = {"method": name, "fingerprint": base.fingerprint}
         size = delta.save(path, base.model, labels=["no", "yes"], **facts)
         assert size == path.stat().st_size
-        stored = sum(p.numel() * 4 for p in surgery.trainable(base.model).values())
-        assert stored <= size <= stored + 200 * len(base.model.state_dict())
-        other = tuned(name, seed=5)
+        state = delta.state(base.model)
+        assert size <= 1.02 * delta.bound(state) + 250 * (len(state) + 2)
+        other = tuned(name, seed=0 if _draws_what_trains(name) else 5)
         delta.load(path, other.model, **facts)
-        for key, value in base.model.state_dict().items():
-            assert torch.equal(value, other.model.state_dict()[key]), key
+        assert delta.state(other.model).keys() == state.keys()
+        for key, value in delta.state(other.model).items():
+            assert torch.equal(value, state[key]), key
+        found, expected = (predict(b.model, encoded, batch_size=8) for b in (other, base))
+        assert torch.equal(found, expected)
+
+    def test_bfloat16_delta_scores_as_the_rounded_model(
+        self, name: str, encoded: Encoded, tmp_path: Path
+    ) -> None:
+        base = fresh()
+        method = method_of(name)
+        method.tune(base, seed=0)
+        for _ in steps(base, encoded):
+            pass
+        settle(method, base)
+        delta.round_to(base.model, torch.bfloat16)
+        path = tmp_path / "delta.safetensors"
+        facts = {"method": name, "fingerprint": base.fingerprint}
+        delta.save(path, base.model, labels=[], dtype=torch.bfloat16, **facts)
+        other = tuned(name, seed=0 if _draws_what_trains(name) else 5)
+        delta.load(path, other.model, **facts)
+        found, expected = (predict(b.model, encoded, batch_size=8) for b in (other, base))
+        assert torch.equal(found, expected)
 
     def test_delta_of_another_method_or_backbone_is_refused(
         self, name: str, tmp_path: Path

@@ -1,7 +1,8 @@
-"""The bottleneck that adapter methods inject."""
+"""The bottleneck that adapter methods inject, and the gate that may scale it."""
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from finegrid.errors import UserError, nearest
@@ -53,3 +54,30 @@ def residual(name: str) -> Hook:
         return h + correction
 
     return hook
+
+
+class Gate(nn.Module):
+    """x -> sigmoid(w x + c): (..., width) -> (..., 1), one half at the start on average."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, 1)
+        nn.init.normal_(self.linear.weight, std=0.02)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The factor of each token."""
+        return torch.sigmoid(self.linear(x))
+
+
+class GatedBottleneck(Bottleneck):
+    """A bottleneck whose correction each token scales: x -> gate(x) bottleneck(x)."""
+
+    def __init__(self, hidden: int, *, reduction_factor: float, activation: str) -> None:
+        super().__init__(hidden, reduction_factor=reduction_factor, activation=activation)
+        self.gate = Gate(hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Correction to add: same shape as `x`."""
+        gate: Tensor = self.gate(x)
+        return gate * super().forward(x)

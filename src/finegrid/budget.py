@@ -62,7 +62,7 @@ class Clock(pl.Callback):
         middle = self.progress + 0.5 * self._share_of_step(batch)
         factor = schedule(middle, warmup=self.optim.warmup, shape=self.optim.schedule)
         for group in trainer.optimizers[0].param_groups:
-            group["lr"] = self.optim.lr * factor
+            group["lr"] = group["initial_lr"] * factor
 
     def on_train_batch_end(
         self,
@@ -76,6 +76,8 @@ class Clock(pl.Callback):
         self.steps += 1
         self.examples += len(batch["labels"])
         self.tokens += batch["real_tokens"]
+        module: Any = pl_module
+        module.progress = self.progress
         trainer.should_stop = self.progress >= DONE
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

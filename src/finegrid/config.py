@@ -61,7 +61,8 @@ class DataConfig:
 class OptimConfig:
     """AdamW and its schedule over the budget, the same for every method but the rate."""
 
-    lr: float  # peak learning rate
+    lr: float  # peak learning rate of what the method trains
+    head_lr: float | None  # of the head; null: the same
     weight_decay: float  # on matrices only; biases, norms and other vectors are never decayed
     warmup: float  # share of the budget
     schedule: str  # what follows the warm-up: linear (to zero) or constant
@@ -71,6 +72,8 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         require(self.lr > 0, f"optim.lr={self.lr:g} must be above 0")
+        head = self.head_lr
+        require(head is None or head > 0, f"optim.head_lr={head} must be above 0, or null for lr")
         require(0 <= self.warmup < 1, f"optim.warmup={self.warmup:g} must lie in [0, 1)")
         require(self.weight_decay >= 0, f"optim.weight_decay={self.weight_decay:g} is negative")
         require(self.clip >= 0, f"optim.clip={self.clip:g} is negative; 0 switches it off")
@@ -151,12 +154,15 @@ def bind(cls: type[T], node: DictConfig, where: str) -> T:
 
 
 def recipe(key: str, *, _root_: DictConfig) -> Any:
-    """Resolver `${recipe:lr}`: the method's own setting for this model, else its default."""
+    """Resolver `${recipe:lr}`: the method's own setting for this model, else its default.
+
+    A method without a `recipe.head_lr` trains the head at its own rate: null.
+    """
     method, model = _root_.method, _root_.model.name
     choices: Mapping[str, Any] = method.get("recipe", {}).get(key, {})
     value = choices.get(model, choices.get("default"))
     require(
-        value is not None,
+        value is not None or key == "head_lr",
         f"method {method.name} names no recipe.{key} for model {model}; give optim.{key}=",
     )
     return value
@@ -177,6 +183,7 @@ class RunConfig:
     budget: Budget
     seed: int
     select: str
+    store: str
     evaluations: int
 
     @classmethod
@@ -187,6 +194,7 @@ class RunConfig:
             UserError: at the first key that is unknown, of the wrong type or out of range.
         """
         one_of("select", str(cfg.select), ("best", "last"))
+        one_of("store", str(cfg.store), ("float32", "bfloat16"))
         for key, least in (("seed", 0), ("evaluations", 1)):
             value = cfg[key]
             good = isinstance(value, int) and not isinstance(value, bool) and value >= least
@@ -199,5 +207,6 @@ class RunConfig:
             budget=Budget.of(cfg.budget),
             seed=int(cfg.seed),
             select=str(cfg.select),
+            store=str(cfg.store),
             evaluations=int(cfg.evaluations),
         )

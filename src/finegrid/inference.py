@@ -18,6 +18,7 @@ from finegrid.errors import UserError
 from finegrid.module import predict
 from finegrid.record import Record, read
 from finegrid.run import build_method
+from finegrid.seeds import stream
 from finegrid.sources import read_table
 from finegrid.tasks import Task
 
@@ -57,8 +58,9 @@ def restore(directory: Path, *, model_path: str | None = None) -> Restored:
     labels = delta.metadata(directory / delta.FILE)["labels"]
     task = replace(bind(Task, cfg.task, "task"), labels=labels)
     method = build_method(cfg)
-    base = backbone.build(config.model, outputs=task.outputs, seed=0)
-    method.tune(base, seed=0)
+    seed = stream(config.seed, "init")  # some methods draw what trains
+    base = backbone.build(config.model, outputs=task.outputs, seed=seed)
+    method.tune(base, seed=seed)
     delta.load(
         directory / delta.FILE,
         base.model,

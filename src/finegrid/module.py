@@ -1,5 +1,7 @@
 """The LightningModule: one step, one optimizer, and prediction over a full set."""
 
+from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 import pytorch_lightning as pl
@@ -19,11 +21,21 @@ from finegrid.tasks import Task
 class FineTuner(pl.LightningModule):
     """A backbone and its head on one task; what trains is what `requires_grad` says."""
 
-    def __init__(self, backbone: Backbone, task: Task, optim: OptimConfig, *, seed: int) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        task: Task,
+        optim: OptimConfig,
+        *,
+        seed: int,
+        train: Encoded | None = None,
+    ) -> None:
         super().__init__()
         self.model = backbone.model
         self.backbone = backbone
-        self.task, self.optim = task, optim
+        self.task, self.optim, self.train_rows = task, optim, train
+        self.progress = 0.0  # share of the budget that is spent
+        self.settled = True  # whether a checkpoint taken now could be the run's result
         self.init_seed, self.dropout_seed = stream(seed, "init"), stream(seed, "dropout")
 
     def on_train_start(self) -> None:
@@ -42,18 +54,32 @@ class FineTuner(pl.LightningModule):
             return functional.mse_loss(logits.squeeze(-1), batch["labels"])
         return functional.cross_entropy(logits, batch["labels"])
 
+    def losses(self, count: int, batch_size: int) -> Iterator[Tensor]:
+        """Mean losses of the first `count` training rows in a seeded order, without dropout."""
+        assert self.train_rows is not None
+        generator = torch.Generator().manual_seed(self.init_seed)
+        order = torch.randperm(len(self.train_rows), generator=generator)[:count].tolist()
+        training = self.model.training
+        self.model.eval()
+        for start in range(0, len(order), batch_size):
+            batch = self.train_rows.batch(order[start : start + batch_size])
+            del batch["real_tokens"]
+            yield self.loss({name: value.to(self.device) for name, value in batch.items()})
+        self.model.train(training)
+
     def configure_optimizers(self) -> Optimizer:
-        """AdamW over exactly what trains; only matrices decay. The clock sets the rate."""
-        parameters = list(surgery.trainable(self.model).values())
-        groups = [
-            {
-                "params": [p for p in parameters if p.ndim > 1],
-                "weight_decay": self.optim.weight_decay,
-            },
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-        ]
+        """AdamW over exactly what trains; only matrices decay. The clock scales the rates."""
+        base = f"{self.model.base_model_prefix}."
+        groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+        for name, parameter in surgery.trainable(self.model).items():
+            lr = self.optim.lr if name.startswith(base) else self.optim.head_lr or self.optim.lr
+            groups[lr, self.optim.weight_decay if parameter.ndim > 1 else 0.0].append(parameter)
         return torch.optim.AdamW(
-            [group for group in groups if group["params"]], lr=self.optim.lr, fused=True
+            [
+                {"params": parameters, "lr": lr, "initial_lr": lr, "weight_decay": decay}
+                for (lr, decay), parameters in groups.items()
+            ],
+            fused=True,
         )
 
     def configure_gradient_clipping(

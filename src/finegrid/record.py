@@ -57,7 +57,9 @@ class Record:
     params_delta: int | None = None
     params_head: int | None = None
     params_pooler: int | None = None
-    delta_bytes: int | None = None
+    delta_bytes: int | None = None  # of the file
+    delta_bound_bytes: float | None = None  # its numbers as they are plus the entropy of its masks
+    delta_bits_per_trainable: float | None = None
     train_seconds: float | None = None
     eval_seconds: float | None = None
     setup_seconds: float | None = None

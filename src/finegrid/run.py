@@ -41,6 +41,8 @@ VOLATILE = {
     "task": ("path", "train", "test"),
     "method": ("recipe",),
 }
+NOT_ARGUMENTS = ("name", "recipe")  # of a method's YAML, for people and for the optimizer
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -101,20 +103,45 @@ def prepare(cfg: DictConfig, config: RunConfig) -> Parts:
         for name, rows in _named_rows(splits).items()
     }
     base = backbone.build(config.model, outputs=task.outputs, seed=stream(config.seed, "init"))
-    module = FineTuner(base, task, config.optim, seed=config.seed)
+    _fits(method, encoded, base, config)
+    train = encoded["train"]
+    module = FineTuner(base, task, config.optim, seed=config.seed, train=train)
     return Parts(config, task, splits, encoded, module, method)
+
+
+def _fits(
+    method: TuningMethod, encoded: dict[str, Encoded], base: backbone.Backbone, config: RunConfig
+) -> None:
+    """Refuse texts that leave no room for the positions that a method takes."""
+    longest = max(int(rows.lengths.max()) for rows in encoded.values())
+    limit = int(getattr(base.model.config, "max_position_embeddings", longest + method.positions))
+    require(
+        longest + method.positions <= limit,
+        f"the longest text has {longest} tokens and the method adds {method.positions}, but "
+        f"{config.model.name} has {limit} positions; "
+        f"set model.max_length={limit - method.positions}",
+    )
 
 
 def build_method(cfg: DictConfig) -> TuningMethod:
     """Instantiate the method that a config names; only finegrid's own classes are allowed."""
-    target = str(cfg.method.get("_target_", ""))
+    plain: Any = OmegaConf.to_container(cfg.method, resolve=True)
+    method: TuningMethod = instantiate(_arguments(plain, "method"), _convert_="all")
+    return method
+
+
+def _arguments(node: dict[str, Any], where: str) -> dict[str, Any]:
+    """A method's node without what is no argument of its class; a composition's members alike."""
+    target = str(node.get("_target_", ""))
     require(
         target.startswith("finegrid.methods."),
-        f"method._target_={target!r} must be a class in finegrid.methods",
+        f"{where}._target_={target!r} must be a class in finegrid.methods",
     )
-    arguments = {key: value for key, value in cfg.method.items() if key not in ("name", "recipe")}
-    method: TuningMethod = instantiate(arguments, _convert_="all")
-    return method
+    arguments = {key: value for key, value in node.items() if key not in NOT_ARGUMENTS}
+    if "members" in arguments:
+        members = arguments["members"].items()
+        arguments["members"] = {k: _arguments(v, f"{where}.members.{k}") for k, v in members}
+    return arguments
 
 
 def _begin(cfg: DictConfig, config: RunConfig, overrides: list[str]) -> Record:
@@ -156,7 +183,7 @@ def _identify(record: Record, parts: Parts, cfg: DictConfig) -> None:
         plain[group] = {key: value for key, value in plain[group].items() if key not in keys}
     record.cell = cell_hash(
         {name: plain[name] for name in ("method", "task", "model", "data", "optim", "budget")}
-        | {name: plain[name] for name in ("seed", "select", "evaluations")}
+        | {name: plain[name] for name in ("seed", "select", "evaluations", "store")}
         | {name: getattr(record, name) for name in ("train_hash", "validation_hash", "test_hash")}
         | {"fingerprint": base.fingerprint, "precision": record.precision}
         | {"schema": SCHEMA, "code": __version__}
@@ -197,7 +224,8 @@ def _fit_and_score(
         batch_size=config.data.eval_batch_size,
         curve=directory / "curve.csv",
     )
-    callbacks = [parts.method, meter, clock, selection, *([BudgetBar(clock, selection)] * bar)]
+    # The clock counts a step before the method acts on it and the selection looks at the outcome.
+    callbacks = [meter, clock, parts.method, selection, *([BudgetBar(clock, selection)] * bar)]
     trainer = _trainer(config, callbacks, tracker, directory)
     loader = train_loader(
         parts.encoded["train"],
@@ -246,12 +274,15 @@ def _cost(record: Record, clock: Clock, meter: Meter, *, setup: float) -> None:
 def _score(parts: Parts, record: Record, selection: Selection, directory: Path) -> None:
     """Score the last and the selected weights on the test splits; save delta and predictions."""
     task, headline = parts.task, parts.task.headline
+    dtype = DTYPES[parts.config.store]
     logits = _predict_tests(parts)
     record.test_last = _scores(parts, logits)["test"][headline]
     chosen, record.best_step = selection.last, selection.best.step
     if parts.config.select == "best" and selection.best.step != selection.last.step:
         chosen = selection.best
         selection.restore(parts.module)
+    if chosen is not selection.last or dtype != torch.float32:
+        delta.round_to(parts.module.model, dtype)
         logits = _predict_tests(parts)
     scores = _scores(parts, logits)
     record.metric, record.test = headline, scores["test"][headline]
@@ -265,7 +296,11 @@ def _score(parts: Parts, record: Record, selection: Selection, directory: Path) 
         method=record.method,
         fingerprint=str(record.fingerprint),
         labels=task.labels,
+        dtype=dtype,
     )
+    trained = (record.params_delta or 0) + (record.params_pooler or 0) + (record.params_head or 0)
+    record.delta_bits_per_trainable = 8 * record.delta_bytes / trained
+    record.delta_bound_bytes = delta.bound(delta.state(parts.module.model), dtype)
 
 
 def _predict_tests(parts: Parts) -> dict[str, Tensor]:

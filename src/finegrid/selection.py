@@ -89,7 +89,7 @@ class Selection(pl.Callback):
         scores = metrics.score(module.task, logits, self.validation.labels)
         value = scores[module.task.headline]
         self.last = Checkpoint(self.clock.steps, value, scores)
-        if value > self.best.value:
+        if module.settled and value > self.best.value:
             self.best = self.last
             self.weights = _copy(module)
         self._write(self.clock.steps, f"{self.clock.seconds:.3f}", f"{loss:.5f}", f"{value:.5f}")

@@ -17,7 +17,7 @@ keeps it. Patterns are relative to the base model, and `*` stands for one layer 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,6 +146,58 @@ class Sites:
     def roles(self) -> tuple[str, ...]:
         """The roles that match at least one module, in the order of the anatomy."""
         return tuple(role for role, sites in self._sites.items() if sites)
+
+    def select(
+        self, roles: Sequence[str] | None, layers: Sequence[int] | str | None
+    ) -> list[tuple[str, Site]]:
+        """(role, site) of the roles in the chosen layers.
+
+        `roles`: null for every weight matrix of the layers. `layers`: null for all, a list of
+        numbers (-1 is the last), `top-K` or `bottom-K`. What lies in no layer, such as the
+        embeddings, is not subject to the choice of layers.
+        """
+        numbers = {None, *self.numbers(layers)}
+        return [
+            (role, site)
+            for role in (self.linear if roles is None else roles)
+            for site in self[role]
+            if site.layer in numbers
+        ]
+
+    def matrices(
+        self, roles: Sequence[str] | None, layers: Sequence[int] | str | None
+    ) -> list[tuple[nn.Module, nn.Parameter]]:
+        """(module, its own weight) of the matrices among what `select` selects.
+
+        Raises:
+            SiteError: if a role is no weight matrix.
+        """
+        chosen = self.select(roles, layers)
+        for role, site in chosen:
+            if not isinstance(site.module, nn.Linear):
+                raise SiteError(
+                    f"method.roles: {role!r} is no weight matrix of {self.architecture}; "
+                    f"choose among {', '.join(self.linear)}"
+                )
+        # past the property that an earlier application may have put over the weight
+        return [(site.module, site.module._parameters["weight"]) for _, site in chosen]  # type: ignore[misc]
+
+    def numbers(self, layers: Sequence[int] | str | None) -> list[int]:
+        """The layers meant by null (all), a list, `top-K` or `bottom-K`."""
+        every = list(range(self.n_layers))
+        if layers is None:
+            return every
+        if isinstance(layers, str):
+            end, _, count = layers.partition("-")
+            good = end in ("top", "bottom") and count.isdecimal() and 1 <= int(count) <= len(every)
+            if good:
+                return every[-int(count) :] if end == "top" else every[: int(count)]
+        elif layers and all(-len(every) <= n < len(every) for n in layers):
+            return sorted({n % len(every) for n in layers})
+        raise SiteError(
+            f"method.layers={layers} is no choice among the {len(every)} layers of "
+            f"{self.architecture}; give numbers such as [0,-1], top-2, bottom-2, or null for all"
+        )
 
     @property
     def linear(self) -> tuple[str, ...]:

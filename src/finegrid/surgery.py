@@ -18,6 +18,8 @@ from finegrid.errors import UserError, nearest
 Hook = Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]
 # (site module, its positional inputs) -> the input that the site sees instead
 InputHook = Callable[[nn.Module, tuple[Any, ...]], Any]
+# (site module, its positional inputs, its named ones) -> both as the site sees them instead
+NamedHook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]
 
 _claims: ContextVar[set[tuple[int, str]] | None] = ContextVar("claims", default=None)
 
@@ -71,6 +73,20 @@ def attach_before(site: nn.Module, name: str, module: nn.Module, hook: InputHook
         site.register_forward_pre_hook(hook)
 
 
+def attach_around(
+    site: nn.Module, name: str, module: nn.Module, before: NamedHook, after: Callable[..., Any]
+) -> None:
+    """Inject a child module at a site; one hook replaces all its inputs, the other its output."""
+    if _adopt(site, name, module):
+        site.register_forward_pre_hook(before, with_kwargs=True)
+        site.register_forward_hook(after)
+
+
+def own(site: nn.Module, tensor: str) -> nn.Parameter | None:
+    """A module's parameter itself, past whatever `reparametrize` put over it."""
+    return site._parameters.get(tensor)
+
+
 def reparametrize(site: nn.Module, tensor: str, name: str, module: nn.Module) -> None:
     """Let the site compute with `module(tensor)` instead of its own tensor.
 
@@ -100,7 +116,7 @@ def injected(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
 
 @contextmanager
 def claims() -> Iterator[set[tuple[int, str]]]:
-    """Collect what is claimed inside: (id of a parameter, "") or (id of a site, name of the child)."""
+    """Collect what is claimed inside: (id of a parameter, "") or (id of a site, child's name)."""
     claimed: set[tuple[int, str]] = set()
     token = _claims.set(claimed)
     try:

@@ -10,8 +10,8 @@ from finegrid.backbone import Backbone
 from finegrid.seeds import forked
 from finegrid.sites import Sites
 
-
-Losses = Callable[[int], Iterator[Tensor]]  # so many training examples -> the loss of each
+# (so many training examples, batch size) -> mean loss of each batch, with its graph
+Losses = Callable[[int, int], Iterator[Tensor]]
 
 
 class TuningMethod(pl.Callback):
@@ -22,12 +22,23 @@ class TuningMethod(pl.Callback):
     loading and testing use it directly.
     """
 
+    starts_pretrained = True  # whether the first forward pass is exactly the pre-trained model's
+    positions = 0  # how many of the backbone's positions the method takes for itself
+    settled = True  # whether what trains now is what the run will deliver
+
     def apply(self, backbone: nn.Module, sites: Sites) -> None:
         """Thaw, inject or mask; applying twice is the same as applying once."""
         raise NotImplementedError
 
     def choose(self, backbone: nn.Module, losses: Losses) -> None:
         """Choose what trains by gradients on training rows, after `apply`; most methods do not."""
+
+    def after_step(self, backbone: nn.Module, progress: float) -> bool:
+        """Change what trains once a share of the budget is spent; True if it changed."""
+        return False
+
+    def after_backward(self, backbone: nn.Module, progress: float) -> None:
+        """Add to or take from the gradients of a step."""
 
     def tune(self, backbone: Backbone, *, seed: int) -> None:
         """Apply the method to a frozen backbone, with a stream of draws of its own."""
@@ -38,4 +49,24 @@ class TuningMethod(pl.Callback):
         """Operate before the optimizer is made: the only hook early enough."""
         module: Any = pl_module
         self.tune(module.backbone, seed=module.init_seed)
-        self.choose(module.backbone.model.base_model, module.losses)
+        module.to(trainer.strategy.root_device)
+        self.choose(module.model.base_model, module.losses)
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Let the method change what trains; the optimizer follows, from a fresh state."""
+        module: Any = pl_module
+        if self.after_step(module.model.base_model, module.progress):
+            trainer.strategy.setup_optimizers(trainer)
+        module.settled = self.settled
+
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Let the method change the gradients."""
+        module: Any = pl_module
+        self.after_backward(module.model.base_model, module.progress)

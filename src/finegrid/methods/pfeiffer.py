@@ -11,6 +11,12 @@ the LayerNorm) computes
 and so do we, with one hook on that LayerNorm. W_up starts at zero, so the start is exactly the
 pre-trained model. A pre-LN backbone has no such LayerNorm; there the bottleneck reads and corrects
 h itself, as AdapterHub does.
+
+With `gated` the correction is multiplied by sigmoid(w x + c), x being what the bottleneck reads, as
+in UniPELT (Mao et al. 2022, arXiv 2110.07577).
+
+Where we differ: UniPELT gates a row by the mean over its tokens. We gate token by token, because a
+mean over a padded batch would let the padding matter.
 """
 
 from functools import partial
@@ -19,7 +25,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from finegrid import surgery
-from finegrid.bottleneck import Bottleneck, residual
+from finegrid.bottleneck import Bottleneck, GatedBottleneck, residual
 from finegrid.methods.base import TuningMethod
 from finegrid.sites import Sites
 from finegrid.surgery import Hook
@@ -34,9 +40,11 @@ def _around_norm(norm: nn.Module, inputs: tuple[Any, ...], normed: Tensor) -> Te
 class Pfeiffer(TuningMethod):
     """Inject one bottleneck a layer."""
 
-    def __init__(self, *, reduction_factor: float, activation: str) -> None:
+    def __init__(self, *, reduction_factor: float, activation: str, gated: bool) -> None:
         self.bottleneck = partial(
-            Bottleneck, reduction_factor=reduction_factor, activation=activation
+            GatedBottleneck if gated else Bottleneck,
+            reduction_factor=reduction_factor,
+            activation=activation,
         )
 
     def apply(self, backbone: nn.Module, sites: Sites) -> None:

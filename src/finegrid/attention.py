@@ -1,0 +1,88 @@
+"""Attention over more keys than there are tokens, through transformers' attention interface.
+
+An attention module that has a child `prefix` sees that child's keys and values in front of its
+own; one without attends as before. Each text sees the whole prefix, whatever its mask says of the
+tokens, in local layers too.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from finegrid.errors import UserError
+
+PREFIXED = {"eager": "finegrid_eager", "sdpa": "finegrid_sdpa"}
+
+
+def allow_prefixes(backbone: Any) -> None:
+    """Let every attention module of a backbone look for a prefix.
+
+    Raises:
+        UserError: for an attention implementation other than eager and sdpa.
+    """
+    current = backbone.config._attn_implementation
+    if current not in PREFIXED.values():
+        if current not in PREFIXED:
+            raise UserError(
+                f"attention {current!r} takes no prefix; load the model with one of: "
+                + ", ".join(PREFIXED)
+            )
+        backbone.config._attn_implementation = PREFIXED[current]
+
+
+def _eager(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[Tensor, Tensor]:
+    """Softmax attention, B heads T d -> B T heads d, and its weights."""
+    scores = query @ key.transpose(2, 3) * (scaling or query.shape[-1] ** -0.5)
+    if mask is not None:
+        scores = scores + mask
+    weights = functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = functional.dropout(weights, dropout, module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+def _sdpa(*args: Any, **named: Any) -> Any:
+    return ALL_ATTENTION_FUNCTIONS["sdpa"](*args, **named)
+
+
+def _prefixed(attend: Any) -> Any:
+    """An attention function that puts a module's prefix in front of its keys and values."""
+
+    def attend_to_prefix(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **named: Any
+    ) -> Any:
+        prefix = module._modules.get("prefix")
+        if prefix is not None:
+            more_keys, more_values = prefix(query)  # B heads length d
+            key = torch.cat([more_keys.to(key.dtype), key], dim=2)
+            value = torch.cat([more_values.to(value.dtype), value], dim=2)
+            mask = _widened(mask, more_keys.shape[2])
+        return attend(module, query, key, value, mask, **named)
+
+    return attend_to_prefix
+
+
+def _widened(mask: Tensor | None, columns: int) -> Tensor | None:
+    """A mask (.., queries, keys) with visible keys in front; none means that all is visible."""
+    if mask is None:
+        return None
+    visible = 1.0 if mask.dtype == torch.bool else 0.0  # bool: may be seen; float: is added
+    return functional.pad(mask, (columns, 0), value=visible)
+
+
+for _name, _attend in (("eager", _eager), ("sdpa", _sdpa)):
+    ALL_ATTENTION_FUNCTIONS.register(PREFIXED[_name], _prefixed(_attend))
+    ALL_MASK_ATTENTION_FUNCTIONS.register(PREFIXED[_name], ALL_MASK_ATTENTION_FUNCTIONS[_name])

@@ -1,0 +1,113 @@
+"""Compacter: adapters of Kronecker products (Karimi Mahabadi et al. 2021, arXiv 2106.04647).
+
+Houlsby's two adapters a layer, h + phm_up(act(phm_down(h))), each matrix (in, out) of phm(x) =
+x W + b being
+
+    W = sum_i A_i kron (s_i t_i^T),  i = 1 .. n, with n `phm_dim`
+
+with A_i (n, n) shared by every matrix of the backbone, and s_i (in/n) and t_i (out/n) its own.
+AdapterHub's `compacter` (reduction factor 32, gelu, n = 4, rank 1, shared A, bias) is our default.
+
+Where we differ: t of the up projection starts at zero, so the start is exactly the pre-trained
+model. A starts from N(0, 0.2), where AdapterHub takes 0.0001: on BERT-base W_down then starts
+about as wide as the other bottlenecks' N(0, 0.02). LayerNorm stays frozen, as in AdapterHub but
+not in the authors' code.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from finegrid import surgery
+from finegrid.bottleneck import ACTIVATIONS, residual
+from finegrid.errors import UserError, nearest
+from finegrid.methods.base import TuningMethod
+from finegrid.sites import Sites
+
+
+class Rule(nn.Module):
+    """A, the n matrices (n, n) that every Kronecker product of a backbone shares."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.matrices = nn.Parameter(torch.empty(n, n, n).normal_(std=0.2))
+
+
+class Phm(nn.Module):
+    """x -> x W + b with W = sum_i A_i kron (s_i t_i^T), never built: (..., in) -> (..., out)."""
+
+    def __init__(self, rule: Rule, inputs: int, outputs: int) -> None:
+        super().__init__()
+        n = len(rule.matrices)
+        self.rule = (rule,)  # in a tuple: it is the backbone's child, listed once; copies share it
+        self.s = nn.Parameter(torch.empty(n, inputs // n))
+        self.t = nn.Parameter(torch.empty(n, outputs // n))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        for factor in (self.s, self.t):
+            nn.init.normal_(factor, std=(2 / (factor.shape[1] + 1)) ** 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Each of n blocks of x becomes one number per i, A_i mixes them, t_i spreads them."""
+        rule = self.rule[0].matrices  # i a b
+        blocks = x.reshape(*x.shape[:-1], len(rule), -1)  # ... a in/n
+        mixed = torch.einsum("...ai,iab->...bi", blocks @ self.s.T, rule)
+        return (mixed @ self.t).flatten(-2) + self.bias
+
+
+class Compact(nn.Module):
+    """x -> phm_up(act(phm_down(x))), without the residual; zero at the start."""
+
+    def __init__(self, rule: Rule, hidden: int, width: int, activation: str) -> None:
+        super().__init__()
+        if activation not in ACTIVATIONS:
+            raise UserError(
+                f"method.activation={activation} is unknown; {nearest(activation, ACTIVATIONS)}"
+            )
+        self.down = Phm(rule, hidden, width)
+        self.activation = ACTIVATIONS[activation]()
+        self.up = Phm(rule, width, hidden)
+        nn.init.zeros_(self.up.t)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Correction to add: same shape as `x`."""
+        correction: Tensor = self.up(self.activation(self.down(x)))
+        return correction
+
+
+def _unchanged(backbone: nn.Module, inputs: object) -> None:
+    """Leave the backbone's inputs alone: it only owns the rule."""
+
+
+class Compacter(TuningMethod):
+    """Inject two compact bottlenecks a layer."""
+
+    def __init__(self, *, reduction_factor: float, activation: str, phm_dim: int) -> None:
+        self.reduction_factor, self.activation = reduction_factor, activation
+        self.phm_dim = phm_dim
+
+    def apply(self, backbone: nn.Module, sites: Sites) -> None:
+        """Attach the rule, and a bottleneck where each sub-layer leaves for the residual sum.
+
+        Raises:
+            UserError: for widths that do not consist of `phm_dim` blocks, or an unknown activation.
+        """
+        hidden, width = sites.hidden_size, self._width(sites.hidden_size)
+        rule = Rule(self.phm_dim)
+        surgery.attach_before(backbone, "compacter", rule, _unchanged)
+        for site in (*sites["attention_block"], *sites["output_block"]):
+            module = Compact(rule, hidden, width, self.activation)
+            surgery.attach(site.module, "compacter", module, residual("compacter"))
+
+    def _width(self, hidden: int) -> int:
+        """Units of the bottleneck."""
+        if not 0 < self.reduction_factor <= hidden:
+            raise UserError(
+                f"method.reduction_factor={self.reduction_factor:g} must lie in (0, {hidden}], "
+                f"{hidden} being the backbone's hidden size"
+            )
+        width = int(hidden // self.reduction_factor)
+        if self.phm_dim < 1 or hidden % self.phm_dim or width % self.phm_dim:
+            raise UserError(
+                f"method.phm_dim={self.phm_dim} must divide the backbone's hidden size {hidden} "
+                f"and the bottleneck's width {width} (hidden size / method.reduction_factor)"
+            )
+        return width

@@ -1,0 +1,72 @@
+"""Several methods at once, in the order given, each as its own YAML says.
+
+A composition is a YAML, not code: `defaults: [bitfit@members.bitfit, lora@members.lora]`. Known
+ones are MAM (prefix + parallel adapter; He et al. 2021, arXiv 2110.04366), UniPELT (gated prefix,
+adapter and LoRA; Mao et al. 2021, arXiv 2110.07577) and DSEE (LoRA + sparse residual; Chen et al.
+2023, arXiv 2111.00160). No two members may claim the same parameter or the same place.
+"""
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from finegrid import surgery
+from finegrid.config import require
+from finegrid.methods.base import Losses, TuningMethod
+from finegrid.sites import Sites
+
+
+class Compose(TuningMethod):
+    """Apply every member to one backbone."""
+
+    def __init__(self, *, members: Mapping[str, TuningMethod]) -> None:
+        require(len(members) > 0, "method.members is empty; name the methods to compose")
+        self.members = dict(members)
+        self.starts_pretrained = all(member.starts_pretrained for member in self.each)
+        self.positions = sum(member.positions for member in self.each)
+
+    @property
+    def each(self) -> tuple[TuningMethod, ...]:
+        """The members in order."""
+        return tuple(self.members.values())
+
+    def apply(self, backbone: nn.Module, sites: Sites) -> None:
+        """Apply the members one after the other.
+
+        Raises:
+            UserError: naming both members, if two claim one parameter or one place.
+        """
+        names = _names(backbone)
+        owners: dict[tuple[int, str], str] = {}
+        for name, member in self.members.items():
+            with surgery.claims() as claimed:
+                member.apply(backbone, sites)
+            for key in claimed:
+                first = owners.setdefault(key, name)
+                require(
+                    first == name,
+                    f"methods {first} and {name} both claim {names.get(key[0], 'a parameter')}"
+                    f"{key[1] and '.' + key[1]}; compose methods that do not overlap",
+                )
+
+    def choose(self, backbone: nn.Module, losses: Losses) -> None:
+        """Let every member choose."""
+        for member in self.each:
+            member.choose(backbone, losses)
+
+    def after_step(self, backbone: nn.Module, progress: float) -> bool:
+        """Let every member change what trains."""
+        changed = [member.after_step(backbone, progress) for member in self.each]
+        self.settled = all(member.settled for member in self.each)
+        return any(changed)
+
+    def after_backward(self, backbone: nn.Module, progress: float) -> None:
+        """Let every member change the gradients."""
+        for member in self.each:
+            member.after_backward(backbone, progress)
+
+
+def _names(backbone: nn.Module) -> dict[int, str]:
+    """id -> name of every parameter and module."""
+    modules = {id(module): name for name, module in backbone.named_modules()}
+    return modules | {id(parameter): name for name, parameter in backbone.named_parameters()}

@@ -1,0 +1,140 @@
+"""Diff pruning: learn a dense difference under an L0 penalty, keep its largest entries, tune those.
+
+Guo, Rush & Kim 2020, arXiv 2012.07463. First stage, with a gate a per weight (and, structured, one
+per matrix g) and u ~ U(0, 1):
+
+    w = w_0 + z * d      z = clamp(sigmoid(logit(u) + a) (r - l) + l, 0, 1), l = -1.5, r = 1.5
+    penalty = l0 * sum sigmoid(a) * sigmoid(g)     the expected number of open gates: log(-l/r) = 0
+    structured: z = z(a) * z(g)                    start: d = 0, a = g = 5
+
+After `search` of the budget the `density` largest |z * d| of all matrices together are kept as a
+sparse difference, and only those entries train for the rest.
+
+Where we differ: both stages share one budget and one learning-rate schedule; the optimizer starts
+afresh with the second. Adam moves a parameter by about the learning rate a step whatever it is, and
+gates must travel several units where differences move by thousandths, so a gate is PACE times a
+parameter of its own. Matrices of the layers only: no biases, no embeddings.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from finegrid import surgery
+from finegrid.config import require
+from finegrid.methods.base import TuningMethod
+from finegrid.sites import Sites
+from finegrid.sparse import SparseDifference, count, top
+
+LEFT, RIGHT, START, PACE = -1.5, 1.5, 5.0, 50.0
+
+
+class GatedDifference(nn.Module):
+    """w -> w + z * d with hard-concrete gates z; what it stores is a sparse difference."""
+
+    def __init__(self, weight: Tensor, *, structured: bool) -> None:
+        super().__init__()
+        self.shape = weight.shape
+        self.difference = nn.Parameter(weight.new_zeros(weight.numel()))
+        self.gates = nn.Parameter(weight.new_zeros(weight.numel()))
+        self.group = nn.Parameter(weight.new_zeros(1)) if structured else None
+        self.kept: SparseDifference | None = None
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The weight that the site computes with; same shape."""
+        if self.kept is not None:
+            tuned: Tensor = self.kept(weight)
+            return tuned
+        return weight + self.gated().view_as(weight)
+
+    def gated(self) -> Tensor:
+        """z * d, flat; the gates are drawn in training."""
+        gate = self._open(self.gates)
+        if self.group is not None:
+            gate = gate * self._open(self.group)
+        return gate * self.difference
+
+    def expected(self) -> Tensor:
+        """The expected number of open gates."""
+        opened = torch.sigmoid(START + PACE * self.gates).sum()
+        return (
+            opened if self.group is None else opened * torch.sigmoid(START + PACE * self.group[0])
+        )
+
+    def keep(self, places: Tensor) -> None:
+        """Drop the gates and train only the entries at these places from now on."""
+        self.kept = SparseDifference(self.shape, places)
+        with torch.no_grad():
+            self.kept.values.copy_(self.gated()[self.kept.places])
+        self._drop()
+
+    def compact(self) -> dict[str, Tensor]:
+        """Values and places of the kept entries; nothing before the projection."""
+        if self.kept is not None:
+            return self.kept.compact()
+        return SparseDifference(self.shape, self._nowhere()).compact()
+
+    def expand(self, state: dict[str, Tensor]) -> None:
+        """Take over values and places."""
+        self.kept = SparseDifference(self.shape, self._nowhere())
+        self.kept.expand(state)
+        self._drop()
+
+    def _drop(self) -> None:
+        """What the search needed stops training and takes no more memory."""
+        for parameter in (self.difference, self.gates, self.group):
+            if parameter is not None:
+                parameter.requires_grad_(False)
+                parameter.grad = None
+                parameter.data = parameter.new_empty(0)
+
+    def _nowhere(self) -> Tensor:
+        return torch.empty(0, dtype=torch.int64, device=self.gates.device)
+
+    def _open(self, gates: Tensor) -> Tensor:
+        logits = START + PACE * gates
+        if self.training:
+            logits = logits + torch.rand_like(gates).clamp(1e-6, 1 - 1e-6).logit()
+        return (torch.sigmoid(logits) * (RIGHT - LEFT) + LEFT).clamp(0, 1)
+
+
+class DiffPruning(TuningMethod):
+    """Search which entries of the matrices matter, then tune only those."""
+
+    def __init__(self, *, density: float, structured: bool, l0: float, search: float) -> None:
+        count(density, 1)  # refuses a density out of range
+        require(l0 >= 0, f"method.l0={l0:g} is negative")
+        require(
+            0 < search < 1, f"method.search={search:g} must lie in (0, 1), a share of the budget"
+        )
+        self.density, self.structured, self.l0, self.search = density, structured, l0, search
+        self.settled = False
+
+    def apply(self, backbone: nn.Module, sites: Sites) -> None:
+        """Put a gated difference on every weight matrix of the layers."""
+        for module, weight in sites.matrices(None, None):
+            gated = GatedDifference(weight.detach(), structured=self.structured)
+            surgery.reparametrize(module, "weight", "diff_pruning", gated)
+
+    def after_step(self, backbone: nn.Module, progress: float) -> bool:
+        """Once the search is over, project to the density."""
+        if self.settled or progress < self.search:
+            return False
+        gated = _gated(backbone)
+        training = backbone.training
+        backbone.eval()  # the gates as they are evaluated, not a draw of them
+        chosen = top([m.gated().detach().abs() for m in gated], self.density, together=True)
+        for module, places in zip(gated, chosen, strict=True):
+            module.keep(places)
+        backbone.train(training)
+        self.settled = True
+        return True
+
+    def after_backward(self, backbone: nn.Module, progress: float) -> None:
+        """Add the gradient of the penalty, while there are gates."""
+        if not self.settled:
+            penalty = torch.stack([module.expected() for module in _gated(backbone)]).sum()
+            (self.l0 * penalty).backward()  # type: ignore[no-untyped-call]
+
+
+def _gated(backbone: nn.Module) -> list[GatedDifference]:
+    return [module for module in backbone.modules() if isinstance(module, GatedDifference)]

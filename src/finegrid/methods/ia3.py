@@ -1,0 +1,72 @@
+"""IA3: rescale activations by learned vectors (Liu et al. 2022, arXiv 2205.05638).
+
+k' = l_k * k, v' = l_v * v and y = W_2 (l_ff * x) + b_2, x being what enters the second matrix of
+the feed-forward block; every l starts at one, so the start is exactly the pre-trained model. At
+role `output` the vector multiplies the input, at every other role the output. `fold` puts the
+vectors into the matrices afterwards.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from finegrid import surgery
+from finegrid.methods.base import TuningMethod
+from finegrid.sites import Sites
+
+
+class ScaleOutput(nn.Module):
+    """y -> l * y: (..., width) -> (..., width)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The activations, each unit times its factor."""
+        return x * self.scale.to(x.dtype)
+
+    @torch.no_grad()
+    def fold(self, site: nn.Linear) -> None:
+        """Scale the rows of the site's weight and its bias, so that this module can go."""
+        site.weight.mul_(self.scale[:, None])
+        if site.bias is not None:
+            site.bias.mul_(self.scale)
+
+
+class ScaleInput(ScaleOutput):
+    """x -> l * x, before the site's matrix."""
+
+    @torch.no_grad()
+    def fold(self, site: nn.Linear) -> None:
+        """Scale the columns of the site's weight, so that this module can go."""
+        site.weight.mul_(self.scale)
+
+
+def _after(site: nn.Module, inputs: tuple[Any, ...], y: Tensor) -> Tensor:
+    scaled: Tensor = site.get_submodule("ia3")(y)
+    return scaled
+
+
+def _before(site: nn.Module, inputs: tuple[Any, ...]) -> Tensor:
+    scaled: Tensor = site.get_submodule("ia3")(inputs[0])
+    return scaled
+
+
+class IA3(TuningMethod):
+    """Inject a vector of factors at the matrices of some roles."""
+
+    def __init__(self, *, roles: Sequence[str]) -> None:
+        self.roles = roles
+
+    def apply(self, backbone: nn.Module, sites: Sites) -> None:
+        """Attach the vectors: before the second feed-forward matrix, after every other one."""
+        for role in self.roles:
+            for site in sites[role]:
+                linear: Any = site.module
+                if role == "output":
+                    surgery.attach_before(linear, "ia3", ScaleInput(linear.in_features), _before)
+                else:
+                    surgery.attach(linear, "ia3", ScaleOutput(linear.out_features), _after)

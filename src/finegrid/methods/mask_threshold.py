@@ -1,0 +1,71 @@
+"""Masking by threshold: real scores cut to a binary mask over frozen weights.
+
+Zhao et al. 2020, arXiv 2004.12406. With one score m per weight and a fixed threshold t,
+
+    w = w_0 * [m > t], gradient straight through the cut, in training as in evaluation
+
+    start: uniform     m ~ U(-0.02, 0.03 / s - 0.02), so that a share s is zero (t = 0.01)
+           magnitude   m = 0 for the smallest s of |w_0| in each matrix, else 2 t
+
+Where we differ: the pooler is not masked, as for every method here that does not name it.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from finegrid import surgery
+from finegrid.config import one_of, require
+from finegrid.masks import LearnedMask, smallest, zeros
+from finegrid.methods.base import TuningMethod
+from finegrid.sites import Sites
+
+THRESHOLD, SCALE = 0.01, 0.02
+
+
+class ThresholdMask(LearnedMask):
+    """A mask cut at the threshold."""
+
+    def learn(self) -> Tensor:
+        """The cut, with the gradient of the scores themselves."""
+        return self.settle().to(self.scores.dtype) + self.scores - self.scores.detach()
+
+    def settle(self) -> Tensor:
+        """Where the score lies above the threshold."""
+        return self.scores > THRESHOLD
+
+
+class MaskThreshold(TuningMethod):
+    """Learn which weights of the chosen matrices to keep, without drawing."""
+
+    starts_pretrained = False
+
+    def __init__(
+        self,
+        *,
+        start: str,
+        sparsity: float,
+        roles: Sequence[str] | None,
+        layers: Sequence[int] | str | None,
+    ) -> None:
+        one_of("method.start", start, ("uniform", "magnitude"))
+        require(
+            start == "magnitude" or sparsity > 0,
+            "method.sparsity=0 has no uniform start; use a small one, or method.start=magnitude",
+        )
+        self.start, self.sparsity = start, sparsity
+        self.roles, self.layers = roles, layers
+
+    def apply(self, backbone: nn.Module, sites: Sites) -> None:
+        """Put scores on every chosen matrix."""
+        for module, weight in sites.matrices(self.roles, self.layers):
+            mask = ThresholdMask(self._scores(weight))
+            surgery.reparametrize(module, "weight", "mask_threshold", mask)
+
+    def _scores(self, weight: Tensor) -> Tensor:
+        if self.start == "magnitude":
+            return torch.where(smallest(weight, self.sparsity), 0.0, 2 * THRESHOLD)
+        zeros(self.sparsity, weight.numel())  # refuses a sparsity out of range
+        high = (SCALE + THRESHOLD) / self.sparsity - SCALE
+        return torch.empty_like(weight).uniform_(-SCALE, high)

@@ -1,0 +1,74 @@
+"""Scaled parallel adapter: a bottleneck beside feed-forward (He et al. 2021, arXiv 2110.04366).
+
+h = FFN(x) + scaling (W_up act(W_down x + b_down) + b_up), x being what FFN reads. AdapterHub calls
+it `par_bn`; its reduction factor 2, relu and scaling 4 are our defaults.
+
+Where we differ: W_down starts from N(0, 0.02), not as a fresh Linear. W_up starts at zero in both,
+so the start is exactly the pre-trained model.
+"""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from finegrid import surgery
+from finegrid.bottleneck import Bottleneck
+from finegrid.methods.base import TuningMethod
+from finegrid.sites import Sites
+
+
+class Tap(nn.Module):
+    """Holds what enters a block until the block's end; one child of two sites, in copies too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: Tensor | None = None
+
+    def take(self) -> Tensor:
+        """What was held, and hold it no longer."""
+        assert self.held is not None, "the block ended before it began"
+        x, self.held = self.held, None
+        return x
+
+
+class ParallelBottleneck(Bottleneck):
+    """A bottleneck that reads the input of its block from a tap."""
+
+    def __init__(
+        self, hidden: int, tap: Tap, *, reduction_factor: float, activation: str, scaling: float
+    ) -> None:
+        super().__init__(hidden, reduction_factor=reduction_factor, activation=activation)
+        self.tap, self.scaling = tap, scaling
+
+
+def _hold(site: nn.Module, inputs: tuple[Any, ...]) -> None:
+    tap: Any = site.get_submodule("parallel")
+    tap.held = inputs[0]  # x: B T H
+
+
+def _add(site: nn.Module, inputs: tuple[Any, ...], h: Tensor) -> Tensor:
+    adapter: Any = site.get_submodule("parallel")
+    correction: Tensor = adapter.scaling * adapter(adapter.tap.take())
+    return h + correction
+
+
+class Parallel(TuningMethod):
+    """Inject one bottleneck a layer, beside feed-forward."""
+
+    def __init__(self, *, reduction_factor: float, activation: str, scaling: float) -> None:
+        self.reduction_factor, self.activation = reduction_factor, activation
+        self.scaling = scaling
+
+    def apply(self, backbone: nn.Module, sites: Sites) -> None:
+        """Attach a tap where each feed-forward block begins and a bottleneck where it ends."""
+        for start, end in zip(sites["intermediate"], sites["output_block"], strict=True):
+            tap = Tap()
+            surgery.attach_before(start.module, "parallel", tap, _hold)
+            bottleneck = ParallelBottleneck(
+                sites.hidden_size,
+                tap,
+                reduction_factor=self.reduction_factor,
+                activation=self.activation,
+                scaling=self.scaling,
+            )
+            surgery.attach(end.module, "parallel", bottleneck, _add)

@@ -1,0 +1,165 @@
+"""Prompt tuning: learned vectors among the token embeddings (Lester et al. 2021, 2104.08691).
+
+With E(x) the embeddings of the text x_0 .. x_T-1, the encoder reads
+
+    [P; E(x)]                     place: front
+    [E(x_0); P; E(x_1 ..)]        place: after_cls
+
+with P (length, E) trained, before positions and types are added. It starts as copies of the
+embeddings of random words. With `deep` every later layer gets vectors of its own (length, H),
+drawn from N(0, 0.02), in place of what the layer before made of the prompt (VPT-deep, Jia et al.
+2022, arXiv 2203.12119).
+
+Where we differ: the paper prompts T5, a decoder that needs no first token; for encoders we default
+to `after_cls`, where the pooled token stays the first one and the prompt leaves the encoder's
+output again, so that heads see the text's tokens alone. `front` is what peft does: the pooled
+token is the prompt's first vector. The words to copy are drawn from the middle nine tenths of the
+vocabulary rather than the 5,000 most frequent. In ModernBERT's local layers a prompt is seen as
+far as any other token.
+"""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from finegrid import surgery
+from finegrid.errors import UserError, nearest
+from finegrid.methods.base import TuningMethod
+from finegrid.sites import Sites
+
+PLACES = {"front": 0, "after_cls": 1}  # -> the prompt's first position
+
+
+class Room(nn.Module):
+    """Makes room for a prompt in a batch of token ids, and takes it out of the encoder's output."""
+
+    def __init__(self, *, start: int, length: int, limit: int, filler: int) -> None:
+        super().__init__()
+        self.start, self.length = start, length
+        self.limit = limit  # positions that the backbone has
+        self.filler = filler  # an id that is not padding; its embedding is never used
+
+    def forward(self, named: dict[str, Any]) -> dict[str, Any]:
+        """The encoder's named inputs with `length` visible tokens more."""
+        tokens = named["input_ids"].shape[1]
+        if tokens + self.length > self.limit:
+            raise UserError(
+                f"method.length={self.length} and {tokens} tokens of text make "
+                f"{tokens + self.length}, more than the {self.limit} positions of the backbone"
+            )
+        fills = {"input_ids": self.filler, "attention_mask": 1, "token_type_ids": 0}
+        present = {name: fill for name, fill in fills.items() if named.get(name) is not None}
+        return named | {name: self._filled(named[name], fill) for name, fill in present.items()}
+
+    def _filled(self, x: Tensor, fill: int) -> Tensor:
+        room = x.new_full((len(x), self.length), fill)
+        return torch.cat([x[:, : self.start], room, x[:, self.start :]], dim=1)
+
+    def leave(self, output: Any) -> Any:
+        """Take the prompt out of B T H, unless the head is to read its first vector."""
+        if self.start:
+            h = output["last_hidden_state"]
+            text = torch.cat([h[:, : self.start], h[:, self.start + self.length :]], dim=1)
+            output["last_hidden_state"] = text
+        return output
+
+
+class Vectors(nn.Module):
+    """Writes its vectors over the prompt's positions: B T H -> B T H."""
+
+    def __init__(self, vectors: Tensor, start: int) -> None:
+        super().__init__()
+        self.vectors = nn.Parameter(vectors)  # length H
+        self.start = start
+
+    def forward(self, h: Tensor) -> Tensor:
+        """The hidden states with the prompt in its place."""
+        prompt = self.vectors.to(h.dtype).expand(len(h), -1, -1)
+        end = self.start + len(self.vectors)
+        return torch.cat([h[:, : self.start], prompt, h[:, end:]], dim=1)
+
+
+def _enter(backbone: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    names = inspect.signature(backbone.forward).parameters
+    return (), backbone.get_submodule("prompt")(dict(zip(names, inputs, strict=False)) | named)
+
+
+def _leave(backbone: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+    room: Any = backbone.get_submodule("prompt")
+    return room.leave(output)
+
+
+def _embedded(site: nn.Module, inputs: tuple[Any, ...], embeddings: Tensor) -> Tensor:
+    prompted: Tensor = site.get_submodule("prompt")(embeddings)
+    return prompted
+
+
+def _renewed(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return layer.get_submodule("prompt")(inputs[0]), *inputs[1:]
+
+
+class Prompt(TuningMethod):
+    """Inject a prompt at the embeddings, and with `deep` at every layer."""
+
+    starts_pretrained = False
+
+    def __init__(self, *, length: int, place: str, deep: bool) -> None:
+        self.length, self.place, self.deep = length, place, deep
+        self.positions = length  # that the prompt takes of the backbone's
+
+    def apply(self, backbone: nn.Module, sites: Sites) -> None:
+        """Attach the prompt.
+
+        Raises:
+            UserError: if the place is unknown, the backbone has not enough positions, its head
+                would average over the prompt, or `deep` finds a single layer.
+        """
+        config: Any = backbone.config
+        limit = _positions(config, sites)
+        self._check(config, sites, limit)
+        start, filler = PLACES[self.place], 1 if config.pad_token_id == 0 else 0
+        room = Room(start=start, length=self.length, limit=limit, filler=filler)
+        surgery.attach_around(backbone, "prompt", room, _enter, _leave)
+        (words,) = sites["word_embeddings"]
+        vectors = Vectors(_some_words(words.module, self.length), start)
+        surgery.attach(words.module, "prompt", vectors, _embedded)
+        for site in sites["layer"][1:] if self.deep else ():
+            deep = torch.empty(self.length, sites.hidden_size).normal_(std=0.02)
+            surgery.attach_before(site.module, "prompt", Vectors(deep, start), _renewed)
+
+    def _check(self, config: Any, sites: Sites, limit: int) -> None:
+        if self.place not in PLACES:
+            raise UserError(f"method.place={self.place} is unknown; {nearest(self.place, PLACES)}")
+        if not 1 <= self.length < limit:
+            raise UserError(
+                f"method.length={self.length} must lie in [1, {limit - 1}], "
+                f"{sites.architecture} having {limit} positions"
+            )
+        if self.place == "front" and getattr(config, "classifier_pooling", "cls") == "mean":
+            raise UserError(
+                f"method.place=front does not fit {sites.architecture}, whose head averages over "
+                "the text; use method.place=after_cls"
+            )
+        if self.deep and sites.n_layers == 1:
+            raise UserError(
+                f"method.deep=true needs layers with weights of their own; {sites.architecture} "
+                "has one; use method.deep=false"
+            )
+
+
+def _positions(config: Any, sites: Sites) -> int:
+    """How many tokens the backbone can read: RoBERTa counts from behind its padding id."""
+    table = getattr(sites["embeddings"][0].module, "position_embeddings", None)
+    padding = getattr(table, "padding_idx", None)
+    return int(config.max_position_embeddings) - (0 if padding is None else padding + 1)
+
+
+def _some_words(embedding: Any, count: int) -> Tensor:
+    """Embeddings of random words, away from the special rows at the vocabulary's two ends."""
+    weight = embedding.weight.detach()
+    margin = len(weight) // 20
+    rows = torch.randint(margin, len(weight) - margin, (count,), device="cpu")
+    words: Tensor = weight[rows.to(weight.device)].clone()
+    return words

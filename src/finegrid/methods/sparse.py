@@ -1,0 +1,115 @@
+"""Sparse fine-tuning: a fixed few of the individual weights train, the others stay.
+
+    w = w_0 + S(v), S putting the trained values v at chosen places of w_0; v = 0 at the start
+
+`rule` says which places, a share `density` of each tensor or of all together:
+    random      drawn by the run's seed; a control
+    magnitude   the largest |w_0|
+    residual    the largest |w_0 - W_r|, W_r the best approximation of rank r: what a low-rank
+                method misses (DSEE, Chen et al. 2023, arXiv 2111.00160)
+    fisher      the largest sum of squared gradients of single examples at w_0: FISH mask (Sung et
+                al. 2021, arXiv 2111.09839)
+    sam         the largest |sum of gradients| at w_0: second-order approximation (Fu et al. 2023,
+                arXiv 2211.15583)
+
+Where we differ: the values are the only parameters, where the authors of FISH and SAM mask the
+gradients of whole matrices, whose frozen entries weight decay still moves. Gradients for the choice
+are taken without dropout and with the head as drawn. `residual` uses a truncated SVD in place of
+the GreBsmo decomposition. Choosing is part of setting up, not of the training budget.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from finegrid import surgery
+from finegrid.config import one_of, require
+from finegrid.methods.base import Losses, TuningMethod
+from finegrid.sites import Sites
+from finegrid.sparse import SparseDifference, count, top
+
+BY_GRADIENT = {"fisher": 1, "sam": 32}  # rule -> examples whose gradients are summed at a time
+RULES = ("random", "magnitude", "residual", *BY_GRADIENT)
+
+
+class Sparse(TuningMethod):
+    """Train a share `density` of the chosen tensors, chosen by `rule`."""
+
+    def __init__(
+        self,
+        *,
+        rule: str,
+        density: float,
+        scope: str,
+        roles: Sequence[str] | None,
+        layers: Sequence[int] | str | None,
+        tensors: Sequence[str],
+        samples: int,
+        rank: int,
+    ) -> None:
+        one_of("method.rule", rule, RULES)
+        one_of("method.scope", scope, ("tensor", "global"))
+        require(samples >= 1, f"method.samples={samples} must be at least 1")
+        require(rank >= 1, f"method.rank={rank} must be at least 1")
+        self.rule, self.density, self.together = rule, density, scope == "global"
+        self.roles, self.layers, self.tensors = roles, layers, tensors
+        self.samples, self.rank = samples, rank
+
+    def apply(self, backbone: nn.Module, sites: Sites) -> None:
+        """Put a sparse difference on every chosen tensor; by-gradient rules start at random."""
+        found = [
+            (site.module, tensor, weight)
+            for _, site in sites.select(self.roles, self.layers)
+            for tensor in self.tensors
+            if (weight := surgery.own(site.module, tensor)) is not None
+        ]
+        require(bool(found), f"no {' or '.join(self.tensors)} among method.roles={self.roles}")
+        placed = self._places([weight for *_, weight in found])
+        for (site, tensor, weight), places in zip(found, placed, strict=True):
+            difference = SparseDifference(weight.shape, places)
+            surgery.reparametrize(site, tensor, f"sparse_{tensor}", difference)
+
+    def choose(self, backbone: nn.Module, losses: Losses) -> None:
+        """Move the differences to where the training rows' gradients at the start say."""
+        if self.rule not in BY_GRADIENT:
+            return
+        found = [
+            (child, weight)
+            for _, site, name in surgery.injected(backbone)
+            if isinstance(child := site.get_submodule(name), SparseDifference)
+            and (weight := surgery.own(site, name.removeprefix("sparse_"))) is not None
+        ]
+        scores = self._gradients([weight for _, weight in found], losses)
+        for (child, _), places in zip(
+            found, top(scores, self.density, together=self.together), strict=True
+        ):
+            child.move(places)
+
+    def _places(self, weights: Sequence[nn.Parameter]) -> list[Tensor]:
+        if self.rule in ("magnitude", "residual"):
+            score = self._residual if self.rule == "residual" else torch.abs
+            scores = [score(weight.detach()) for weight in weights]
+            return top(scores, self.density, together=self.together)
+        return [
+            torch.randperm(w.numel(), device=w.device)[: count(self.density, w.numel())]
+            for w in weights
+        ]
+
+    def _residual(self, weight: Tensor) -> Tensor:
+        left, values, right = torch.linalg.svd(weight.float(), full_matrices=False)
+        low: Tensor = left[:, : self.rank] * values[: self.rank] @ right[: self.rank]
+        return (weight - low).abs()
+
+    def _gradients(self, weights: Sequence[nn.Parameter], losses: Losses) -> list[Tensor]:
+        """Sum of squared gradients of single examples, or magnitude of their plain sum."""
+        totals = [torch.zeros_like(weight) for weight in weights]
+        power = 2 if self.rule == "fisher" else 1
+        for weight in weights:
+            weight.requires_grad_(True)
+        for loss in losses(self.samples, BY_GRADIENT[self.rule]):
+            for total, gradient in zip(totals, torch.autograd.grad(loss, weights), strict=True):
+                total.add_(gradient**power)
+        for weight in weights:
+            weight.requires_grad_(False)
+        return [total.abs() for total in totals]
