@@ -41,6 +41,26 @@ def test_clustered_masks_may_take_less_than_the_entropy_of_independent_bits() ->
     assert np.array_equal(codec.decode(codec.encode(bits)), bits)
 
 
+def test_several_masks_come_back_with_names_and_shapes() -> None:
+    masks = {
+        "a": random_mask(600, 0.3).reshape(20, 30),
+        "b": random_mask(10_000, 1e-3, 1).reshape(10, 100, 10),
+        "none": np.zeros((0,), dtype=bool),
+    }
+    for chosen in (masks, {"b": masks["b"]}):
+        found = codec.decode_all(codec.encode_all(chosen))
+        assert list(found) == list(chosen)
+        assert all(np.array_equal(found[name], chosen[name]) for name in chosen)
+
+
+def test_equal_densities_share_one_code_and_unequal_ones_do_not() -> None:
+    alike = {str(n): random_mask(50_000, 1e-3, n) for n in range(50)}
+    single = sum(len(codec.encode(mask)) for mask in alike.values())
+    assert len(codec.encode_all(alike)) < 0.8 * single
+    unlike = {"dense": random_mask(200_000, 0.5), "sparse": random_mask(200_000, 1e-3)}
+    assert len(codec.encode_all(unlike)) < 26_500
+
+
 def test_entropy() -> None:
     assert codec.entropy_bits(8, 4) == 8
     assert codec.entropy_bits(8, 0) == codec.entropy_bits(8, 8) == 0

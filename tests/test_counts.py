@@ -1,8 +1,10 @@
 """Trainable counts on published shapes, against their formulas; no download."""
 
+import re
+
 import pytest
 import torch
-from conftest import composed
+from conftest import METHODS, ROOT, composed
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from finegrid import surgery
@@ -14,8 +16,21 @@ from finegrid.sites import Sites
 H, LAYERS, FF = 768, 12, 3072  # BERT-base
 BIASES = LAYERS * (4 * H + FF + H + 2 * H) + H  # layers, and the embeddings' LayerNorm
 NORMS = 2 * H
+SQUARE, WIDE = H * H, H * FF  # attention's matrices, feed-forward's
+MATRICES = LAYERS * (4 * SQUARE + 2 * WIDE)
+EMBEDDINGS = (30_522 + 512 + 2) * H + NORMS
+LAYER = 4 * (SQUARE + H) + WIDE + FF + WIDE + H + 2 * NORMS
+
+
+def entries(density: float) -> int:
+    """A share of each matrix, rounded down."""
+    return LAYERS * (4 * int(density * SQUARE) + 2 * int(density * WIDE))
+
+
 WIDTH = H // 16
 BOTTLENECK = H * WIDTH + WIDTH + WIDTH * H + H
+
+HALF = LAYERS * (2 * (SQUARE + H) + WIDE + NORMS)  # and as many biases as the matrices drawn have
 
 BERT_BASE = {  # method -> (delta, pooler)
     "full": (109_482_240 - H * H - H, H * H + H),
@@ -25,6 +40,24 @@ BERT_BASE = {  # method -> (delta, pooler)
     "layernorm": (LAYERS * 2 * NORMS + NORMS, 0),
     "houlsby": (LAYERS * 2 * BOTTLENECK, 0),
     "houlsby_layernorm": (LAYERS * 2 * (BOTTLENECK + NORMS), 0),
+    "layers": (2 * LAYER, 0),
+    "critical_layers": (LAYERS * (2 * (SQUARE + H) + WIDE + H), 0),
+    "sparse": (entries(0.005), 0),
+    "sparse_random": (entries(0.005), 0),
+    "sparse_magnitude": (entries(0.005), 0),
+    "sparse_sam": (entries(0.005), 0),
+    "layernorm_fisher": ((2 * LAYERS + 1) * 2 * int(0.2 * H), 0),  # 7,680 once chosen together
+    "supermask": (MATRICES, 0),
+    "mask_threshold": (MATRICES, 0),
+    "mask_threshold_magnitude": (MATRICES, 0),
+    "mask_random": (0, 0),
+    "mask_magnitude": (0, 0),
+    "diff_pruning": (2 * MATRICES, 0),  # while it searches
+    "diff_pruning_structured": (2 * MATRICES + 6 * LAYERS, 0),
+    "bitfit_lora": (BIASES + LAYERS * 2 * 8 * 2 * H, H),
+    "dsee": (LAYERS * 2 * (16 * 2 * H + int(1e-4 * SQUARE)), 0),
+    "mam": (LAYERS * (2 * 30 * H + H * (H // 2) * 2 + H // 2 + H), 0),
+    "unipelt": (LAYERS * (2 * 10 * H + BOTTLENECK + 2 * 8 * 2 * H + 4 * (H + 1)), 0),
     "pfeiffer": (LAYERS * BOTTLENECK, 0),
     "lora": (LAYERS * 2 * (8 * H + H * 8), 0),
     "ia3": (LAYERS * (H + H + FF), 0),
@@ -46,14 +79,54 @@ def on_meta(model: str) -> tuple[torch.nn.Module, Sites]:
     return network, Sites.of(network)
 
 
-@pytest.mark.parametrize(("name", "expected"), BERT_BASE.items())
-def test_bert_base(name: str, expected: tuple[int, int]) -> None:
-    network, sites = on_meta("bert-base")
+def counted(name: str, model: str) -> dict[str, int]:
+    """The counts of a method on a published architecture."""
+    network, sites = on_meta(model)
     with torch.device("meta"):
         build_method(composed(f"method={name}")).apply(network.base_model, sites)
-    counts = count_parameters(network, sites)
+    return count_parameters(network, sites)
+
+
+@pytest.mark.parametrize(("name", "expected"), BERT_BASE.items())
+def test_bert_base(name: str, expected: tuple[int, int]) -> None:
+    counts = counted(name, "bert-base")
     assert (counts["params_delta"], counts["params_pooler"]) == expected
     assert counts["params_head"] == 2 * H + 2
+
+
+@pytest.mark.parametrize("name", sorted(BERT_BASE.keys() - {"full"}))
+def test_roberta_base_has_the_same_layers(name: str) -> None:
+    """BERT-base's count, but RoBERTa has no pooler in its base model."""
+    counts = counted(name, "roberta-base")
+    assert (counts["params_delta"], counts["params_pooler"]) == (BERT_BASE[name][0], 0)
+
+
+def test_half_fine_tuning_on_bert_base() -> None:
+    """Half of the matrices, norms and the embeddings; the biases depend on what is drawn."""
+    found = counted("hft", "bert-base")["params_delta"] - HALF - EMBEDDINGS
+    drawn, rest = divmod(found - LAYERS * H, FF - H)  # `intermediate` brings FF biases, not H
+    assert rest == 0
+    assert 0 <= drawn <= LAYERS
+
+
+def test_every_method_is_counted() -> None:
+    assert {*BERT_BASE, "hft"} == set(METHODS)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_yaml_tells_the_count(name: str) -> None:
+    """`(294,912 on BERT-base ...)` in the headline is what is counted, delta and pooler."""
+    headline = (ROOT / f"conf/method/{name}.yaml").read_text(encoding="utf-8").splitlines()[0]
+    match = re.search(r"\((keeps )?([\d,.]+)( M)?( bits)? on BERT-base", headline)
+    assert match, headline
+    told = float(match[2].replace(",", "")) * (1e6 if match[3] else 1)
+    if match[1]:  # diff pruning searches among all and keeps some
+        assert told == int(0.005 * MATRICES)
+        return
+    counts = counted(name, "bert-base")
+    exact = counts["params_delta"] + counts["params_pooler"]
+    chosen_together = 7_680 if name == "layernorm_fisher" else exact
+    assert told == pytest.approx(chosen_together, rel=1e-3 if match[3] else 0, abs=0)
 
 
 def test_published_totals() -> None:
@@ -63,6 +136,7 @@ def test_published_totals() -> None:
     assert BERT_BASE["layernorm"][0] == 38_400
     assert BERT_BASE["houlsby"][0] == 1_789_056
     assert BERT_BASE["pfeiffer"][0] == 894_528
+    assert BERT_BASE["supermask"][0] == 84_934_656
     assert BERT_BASE["lora"][0] == 294_912
     assert BERT_BASE["ia3"][0] == 55_296
     assert BERT_BASE["parallel"][0] == 7_091_712

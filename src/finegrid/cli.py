@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from finegrid.config import UNITS, RunConfig, recipe
+from finegrid.config import UNITS, RunConfig, recipe, require
 from finegrid.errors import UserError, nearest
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -66,12 +66,22 @@ def _headline(file: Path) -> str:
 
 def run(cfg: DictConfig) -> None:
     """Check the config, then import the heavy parts and run the cell."""
+    _one_method()
     RunConfig.of(cfg)
     from finegrid import run as runner
 
     record = runner.run(cfg)
     if HydraConfig.get().mode != RunMode.MULTIRUN:
         print(f"{record.summary()}\nrecord: {HydraConfig.get().runtime.output_dir}/record.json")
+
+
+def _one_method() -> None:
+    """Refuse `method=[bitfit,lora]`: Hydra merges the files into one method, in truth the last."""
+    require(
+        "method" in HydraConfig.get().runtime.choices,
+        "method=[...] names several methods; compose them in a file of their own, as "
+        "conf/method/bitfit_lora.yaml does for bitfit and lora",
+    )
 
 
 def guard(main: Callable[[], None]) -> None:

@@ -7,6 +7,7 @@ left above them, byte by byte, through zlib's Huffman coder. For random masks of
 entries that stays within 2 % of the entropy.
 """
 
+import json
 import math
 import struct
 import zlib
@@ -18,6 +19,8 @@ Bytes = npt.NDArray[np.uint8]
 Bits = npt.NDArray[np.bool_]
 
 PACKED, GAPS = 0, 1
+Masks = dict[str, npt.NDArray[np.bool_]]  # of any shape
+
 _HEADER = struct.Struct("<BBBQQ")  # codec, rarer value, low bits, entries, rarer entries
 _ESCAPE = 255  # a byte that says: add 255 and read on
 
@@ -53,6 +56,37 @@ def decode(content: bytes) -> Bits:
     except (struct.error, zlib.error, IndexError) as error:
         raise ValueError(f"not a coded mask: {error}") from error
     return bits
+
+
+def encode_all(masks: Masks) -> bytes:
+    """Named masks of any shapes: coded one by one, or as one where that is shorter."""
+    shapes = {name: mask.shape for name, mask in masks.items()}
+    table = zlib.compress(json.dumps(shapes).encode(), 9)
+    flat = [mask.ravel() for mask in masks.values()]
+    single, joint = [encode(bits) for bits in flat], [encode(np.concatenate(flat))]
+    pieces = min(single, joint, key=lambda pieces: sum(map(len, pieces)) + 8 * len(pieces))
+    return b"".join(struct.pack("<Q", len(part)) + part for part in (table, *pieces))
+
+
+def decode_all(content: bytes) -> Masks:
+    """The masks that `encode_all` was given.
+
+    Raises:
+        ValueError: if the bytes are not what `encode_all` writes.
+    """
+    parts, start = [], 0
+    try:
+        while start < len(content):
+            (length,) = struct.unpack_from("<Q", content, start)
+            parts.append(content[start + 8 : start + 8 + length])
+            start += 8 + length
+        shapes: dict[str, list[int]] = json.loads(zlib.decompress(parts[0]))
+        flat = np.concatenate([decode(part) for part in parts[1:]])
+        ends = np.cumsum([math.prod(shape) for shape in shapes.values()])
+        pieces = np.split(flat, ends[:-1])
+        return {n: p.reshape(s) for (n, s), p in zip(shapes.items(), pieces, strict=True)}
+    except (struct.error, zlib.error, IndexError) as error:
+        raise ValueError(f"not a coded mask: {error}") from error
 
 
 def entropy_bits(size: int, ones: int) -> float:

@@ -17,6 +17,7 @@ from finegrid.record import write_atomic
 
 FILE = "delta.safetensors"
 FORMAT = "finegrid-2"
+MASKS = "masks"  # the one tensor that holds every mask, coded
 
 
 @runtime_checkable
@@ -75,15 +76,15 @@ def save(
     dtype: torch.dtype = torch.float32,
 ) -> int:
     """Write exactly what the task needs, whole or not at all; returns the file's bytes."""
-    tensors, shapes = {}, {}
-    for name, value in state(model).items():
+    tensors, masks = {}, {}
+    for name, value in sorted(state(model).items()):
         if value.dtype == torch.bool:
-            content = codec.encode(value.cpu().numpy().ravel())
-            tensors[name] = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-            shapes[name] = list(value.shape)
+            masks[name] = value.cpu().numpy()
         else:
             tensors[name] = value.to("cpu", dtype).contiguous()
-    about = {"format": FORMAT, "method": method, "fingerprint": fingerprint, "masks": shapes}
+    if masks:
+        tensors[MASKS] = torch.frombuffer(bytearray(codec.encode_all(masks)), dtype=torch.uint8)
+    about = {"format": FORMAT, "method": method, "fingerprint": fingerprint}
     text = json.dumps(about | {"labels": list(labels)}, sort_keys=True)
     write_atomic(path, serialise(tensors, metadata={"finegrid": text}))
     return path.stat().st_size
@@ -100,8 +101,8 @@ def load(path: Path, model: nn.Module, *, method: str, fingerprint: str) -> None
         _same(path, "method", about["method"], method)
         _same(path, "backbone fingerprint", about["fingerprint"], fingerprint)
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        for name, shape in about["masks"].items():
-            tensors[name] = _mask(path, tensors[name], shape)
+    if MASKS in tensors:
+        tensors |= _masks(path, tensors.pop(MASKS))
     expected = state(model)
     for what, names in (
         ("lacks", expected.keys() - tensors.keys()),
@@ -161,8 +162,9 @@ def _plain(model: nn.Module, compacts: Iterable[str]) -> dict[str, nn.Parameter]
     return {n: p for n, p in surgery.trainable(model).items() if not n.startswith(inside)}
 
 
-def _mask(path: Path, content: Tensor, shape: list[int]) -> Tensor:
+def _masks(path: Path, content: Tensor) -> dict[str, Tensor]:
     try:
-        return torch.from_numpy(codec.decode(content.numpy().tobytes())).view(shape)
-    except (ValueError, RuntimeError) as error:
+        masks = codec.decode_all(content.numpy().tobytes())
+    except ValueError as error:
         raise UserError(f"{path} is not a readable delta: {error}") from error
+    return {name: torch.from_numpy(mask) for name, mask in masks.items()}

@@ -11,6 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -113,20 +114,27 @@ def _fits(
     method: TuningMethod, encoded: dict[str, Encoded], base: backbone.Backbone, config: RunConfig
 ) -> None:
     """Refuse texts that leave no room for the positions that a method takes."""
+    if not method.positions:
+        return
     longest = max(int(rows.lengths.max()) for rows in encoded.values())
-    limit = int(getattr(base.model.config, "max_position_embeddings", longest + method.positions))
+    room = base.sites.positions - method.positions
     require(
-        longest + method.positions <= limit,
+        longest <= room,
         f"the longest text has {longest} tokens and the method adds {method.positions}, but "
-        f"{config.model.name} has {limit} positions; "
-        f"set model.max_length={limit - method.positions}",
+        f"{config.model.name} has {base.sites.positions} positions; "
+        + (f"set model.max_length={room}" if room > 2 else "use a shorter prompt"),
     )
 
 
 def build_method(cfg: DictConfig) -> TuningMethod:
     """Instantiate the method that a config names; only finegrid's own classes are allowed."""
     plain: Any = OmegaConf.to_container(cfg.method, resolve=True)
-    method: TuningMethod = instantiate(_arguments(plain, "method"), _convert_="all")
+    try:
+        method: TuningMethod = instantiate(_arguments(plain, "method"), _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        raise
     return method
 
 

@@ -214,6 +214,14 @@ class Sites:
         ]
 
     @property
+    def positions(self) -> int:
+        """How many tokens the backbone can read: RoBERTa counts from behind its padding id."""
+        embeddings = self._sites.get("embeddings", [])
+        table = getattr(embeddings[0].module, "position_embeddings", None) if embeddings else None
+        padding = getattr(table, "padding_idx", None)
+        return int(self._config.max_position_embeddings) - (0 if padding is None else padding + 1)
+
+    @property
     def hidden_size(self) -> int:
         """H, the width of the residual stream."""
         return int(self._config.hidden_size)

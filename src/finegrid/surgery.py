@@ -4,12 +4,14 @@
 is a child module of that site; `injected` finds them all again.
 """
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from fnmatch import fnmatchcase
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from finegrid.errors import UserError, nearest
@@ -123,6 +125,8 @@ def claims() -> Iterator[set[tuple[int, str]]]:
         yield claimed
     finally:
         _claims.reset(token)
+        for key in claimed:
+            _claim(key)  # what a composition claims, a composition of it claims too
 
 
 def _claim(key: tuple[int, str]) -> None:
@@ -144,3 +148,53 @@ def _adopt(site: nn.Module, name: str, module: nn.Module) -> bool:
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
     """Name -> parameter for everything that trains; tied parameters appear once."""
     return {name: value for name, value in module.named_parameters() if value.requires_grad}
+
+
+def unmergeable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """(path, child) of every injected child that no change of its site's tensors could replace."""
+    for path, site, name in injected(model):
+        child = site.get_submodule(name)
+        if name not in _reparametrizing(site) and not hasattr(child, "fold"):
+            yield f"{path}.{name}", child
+
+
+@torch.no_grad()
+def merge(model: nn.Module) -> None:
+    """Put what was injected into the sites' own tensors and take it out; eval outputs stay.
+
+    Raises:
+        UserError: before anything changes, if a child cannot be replaced by other tensors.
+    """
+    for path, child in unmergeable(model):
+        raise UserError(f"{path} ({type(child).__name__}) cannot be merged into weights")
+    for site in {id(site): site for _, site, _ in injected(model)}.values():
+        _merge(site)
+
+
+def _merge(site: Any) -> None:
+    """Reparametrized tensors first: a fold then changes what the site really computes with."""
+    tensors = _reparametrizing(site)
+    effective = {tensor: getattr(site, tensor).clone() for tensor in tensors.values()}
+    site.__class__ = next(cls for cls in type(site).__mro__ if cls.__module__ != __name__)
+    for tensor, value in effective.items():
+        site._parameters[tensor].copy_(value)
+    for name in site.injected:
+        if name not in tensors:
+            site.get_submodule(name).fold(site)
+        del site._modules[name]
+    del site.injected
+    for hooks in (site._forward_hooks, site._forward_pre_hooks):
+        for key, hook in list(hooks.items()):
+            if hook.__module__.startswith("finegrid."):
+                del hooks[key]
+
+
+def _reparametrizing(site: nn.Module) -> dict[str, str]:
+    """Child's name -> the tensor that is read through it."""
+    return {
+        inspect.getclosurevars(value.fget).nonlocals["name"]: tensor
+        for cls in type(site).__mro__
+        if cls.__module__ == __name__
+        for tensor, value in vars(cls).items()
+        if isinstance(value, property) and value.fget
+    }

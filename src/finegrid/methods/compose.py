@@ -37,16 +37,16 @@ class Compose(TuningMethod):
             UserError: naming both members, if two claim one parameter or one place.
         """
         names = _names(backbone)
-        owners: dict[tuple[int, str], str] = {}
+        owners: dict[str, str] = {}
         for name, member in self.members.items():
             with surgery.claims() as claimed:
                 member.apply(backbone, sites)
-            for key in claimed:
-                first = owners.setdefault(key, name)
+            for place in sorted(f"{names[key]}{child and '.' + child}" for key, child in claimed):
+                first = owners.setdefault(place, name)
                 require(
                     first == name,
-                    f"methods {first} and {name} both claim {names.get(key[0], 'a parameter')}"
-                    f"{key[1] and '.' + key[1]}; compose methods that do not overlap",
+                    f"methods {first} and {name} both claim {place}; "
+                    "compose methods that do not overlap",
                 )
 
     def choose(self, backbone: nn.Module, losses: Losses) -> None:

@@ -50,6 +50,7 @@ class MaskThreshold(TuningMethod):
         layers: Sequence[int] | str | None,
     ) -> None:
         one_of("method.start", start, ("uniform", "magnitude"))
+        zeros(sparsity, 1)  # refuses a sparsity out of range
         require(
             start == "magnitude" or sparsity > 0,
             "method.sparsity=0 has no uniform start; use a small one, or method.start=magnitude",
@@ -66,6 +67,5 @@ class MaskThreshold(TuningMethod):
     def _scores(self, weight: Tensor) -> Tensor:
         if self.start == "magnitude":
             return torch.where(smallest(weight, self.sparsity), 0.0, 2 * THRESHOLD)
-        zeros(self.sparsity, weight.numel())  # refuses a sparsity out of range
         high = (SCALE + THRESHOLD) / self.sparsity - SCALE
         return torch.empty_like(weight).uniform_(-SCALE, high)

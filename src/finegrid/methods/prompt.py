@@ -117,7 +117,7 @@ class Prompt(TuningMethod):
                 would average over the prompt, or `deep` finds a single layer.
         """
         config: Any = backbone.config
-        limit = _positions(config, sites)
+        limit = sites.positions
         self._check(config, sites, limit)
         start, filler = PLACES[self.place], 1 if config.pad_token_id == 0 else 0
         room = Room(start=start, length=self.length, limit=limit, filler=filler)
@@ -147,13 +147,6 @@ class Prompt(TuningMethod):
                 f"method.deep=true needs layers with weights of their own; {sites.architecture} "
                 "has one; use method.deep=false"
             )
-
-
-def _positions(config: Any, sites: Sites) -> int:
-    """How many tokens the backbone can read: RoBERTa counts from behind its padding id."""
-    table = getattr(sites["embeddings"][0].module, "position_embeddings", None)
-    padding = getattr(table, "padding_idx", None)
-    return int(config.max_position_embeddings) - (0 if padding is None else padding + 1)
 
 
 def _some_words(embedding: Any, count: int) -> Tensor:

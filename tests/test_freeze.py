@@ -1,0 +1,266 @@
+"""Methods that choose which weights train: layers, halves, sparse differences, compositions."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import composed, run_cell
+from test_methods import OPTIM, TASK, encoded, fresh, method_of, steps  # noqa: F401
+
+from finegrid import surgery
+from finegrid.backbone import Backbone
+from finegrid.data import Encoded
+from finegrid.errors import UserError
+from finegrid.methods.base import TuningMethod
+from finegrid.methods.compose import Compose
+from finegrid.methods.sparse import Sparse
+from finegrid.module import FineTuner
+from finegrid.run import build_method
+from finegrid.sparse import SparseDifference, top
+
+
+def applied(*overrides: str) -> tuple[Backbone, TuningMethod]:
+    """The builtin model after a method with overrides."""
+    base, method = fresh(), build_method(composed(*overrides))
+    method.tune(base, seed=0)
+    return base, method
+
+
+def trains(*overrides: str) -> set[str]:
+    """Names of what trains below the head."""
+    base, _ = applied(*overrides)
+    return set(surgery.trainable(base.model.base_model))
+
+
+# --- layers and roles ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("layers", "numbers"),
+    [("[0,2]", "02"), ("[-1]", "2"), ("top-2", "12"), ("bottom-1", "0"), ("null", "012")],
+)
+def test_layers_by_number_and_end(layers: str, numbers: str) -> None:
+    names = trains("method=layers", f"method.layers={layers}")
+    every = {name for name, _ in fresh().model.base_model.named_parameters()}
+    assert names == {n for n in every if any(n.startswith(f"encoder.layer.{i}.") for i in numbers)}
+
+
+def test_layers_by_role_within_layers() -> None:
+    names = trains("method=layers", "method.layers=[1]", "method.roles=[query,layernorm]")
+    layer = "encoder.layer.1"
+    # the embeddings' LayerNorm lies in no layer, so the choice of layers does not exclude it
+    assert {name for name in names if name.startswith("encoder")} == {
+        f"{layer}.{site}.{kind}"
+        for site in ("attention.self.query", "attention.output.LayerNorm", "output.LayerNorm")
+        for kind in ("weight", "bias")
+    }
+    assert {name for name in names if not name.startswith("encoder")} == {
+        "embeddings.LayerNorm.weight", "embeddings.LayerNorm.bias",
+    }  # fmt: skip
+
+
+def test_everything_except() -> None:
+    every = {name for name, _ in fresh().model.base_model.named_parameters()}
+    chosen = trains("method=layers", "method.roles=[embeddings]", "method.layers=null")
+    rest = trains("method=layers", "method.roles=[embeddings]", "method.layers=null",
+                  "method.invert=true")  # fmt: skip
+    assert chosen
+    assert rest == every - chosen
+
+
+@pytest.mark.parametrize("layers", ["[3]", "[-4]", "top-0", "top-4", "middle-1", "[]"])
+def test_layers_that_are_not_there(layers: str) -> None:
+    with pytest.raises(UserError, match="is no choice among the 3 layers"):
+        applied("method=layers", f"method.layers={layers}")
+
+
+# --- half fine-tuning ----------------------------------------------------------------------------
+
+
+def test_half_of_every_category() -> None:
+    names = trains("method=hft")
+    for layer in range(3):
+        inside = {n for n in names if n.startswith(f"encoder.layer.{layer}.")}
+        attention = [n for n in inside if "attention" in n and n.endswith("e.weight")]
+        attention += [n for n in inside if n.endswith(("query.weight", "key.weight"))]
+        matrices = {n for n in inside if n.endswith(".weight") and "LayerNorm" not in n}
+        assert sum("attention" in n for n in matrices) == 2
+        assert sum("attention" not in n for n in matrices) == 1
+        assert {n.replace(".weight", ".bias") for n in matrices} <= inside
+    assert sum("LayerNorm.weight" in n for n in names if n.startswith("encoder")) == 3
+    assert "embeddings.word_embeddings.weight" in names
+    assert not any("pooler" in n for n in names)
+
+
+def test_another_seed_draws_another_half() -> None:
+    halves = []
+    for seed in (0, 1):
+        base = fresh()
+        method_of("hft").tune(base, seed=seed)
+        halves.append(frozenset(surgery.trainable(base.model)))
+    assert halves[0] != halves[1]
+
+
+def test_a_round_moves_only_its_own_half(encoded: Encoded) -> None:  # noqa: F811
+    base, method = applied("method=hft", "method.rounds=2", "method.embeddings=false")
+    module = FineTuner(base, TASK, OPTIM, seed=0)
+    optimizer = module.configure_optimizers()
+    moved = []
+    for progress in (0.0, 0.4, 0.5, 0.9):
+        before = {
+            n: p.detach().clone() for n, p in surgery.trainable(base.model.base_model).items()
+        }
+        optimizer.zero_grad()
+        module.loss(encoded.batch(range(16))).backward()
+        method.after_backward(base.model.base_model, progress)
+        optimizer.step()
+        now = surgery.trainable(base.model.base_model)
+        moved.append({name for name in before if not torch.equal(before[name], now[name])})
+    first, second = moved[0], moved[2]
+    assert moved == [first, first, second, second]
+    assert first != second
+    assert first | second == surgery.trainable(base.model.base_model).keys()
+
+
+# --- sparse differences --------------------------------------------------------------------------
+
+
+def differences(base: Backbone) -> dict[str, SparseDifference]:
+    """Path -> sparse difference."""
+    named = base.model.base_model.named_modules()
+    return {name: module for name, module in named if isinstance(module, SparseDifference)}
+
+
+@pytest.mark.parametrize("rule", ["random", "magnitude", "fisher", "sam"])
+def test_density_per_tensor(rule: str) -> None:
+    base, _ = applied("method=sparse", f"method.rule={rule}", "method.density=0.01")
+    for module in differences(base).values():
+        assert len(module.values) == int(0.01 * module.shape[0] * module.shape[1])
+        assert len(module.places.unique()) == len(module.places)
+
+
+def test_magnitude_takes_the_largest_weights() -> None:
+    base, _ = applied("method=sparse_magnitude", "method.roles=[query]", "method.layers=[0]")
+    (module,) = differences(base).values()
+    weight = surgery.own(base.sites["query"][0].module, "weight").abs().flatten()
+    assert weight[module.places].min() >= weight.sort().values[-len(module.places)]
+
+
+def test_global_scope_compares_all_tensors() -> None:
+    first, second = top([torch.tensor([1.0, 9.0]), torch.tensor([8.0, 7.0])], 0.5, together=True)
+    assert (first.tolist(), sorted(second.tolist())) == ([1], [0])
+
+
+@pytest.mark.parametrize("rule", ["fisher", "sam"])
+def test_gradient_rules_choose_by_the_gradients(rule: str, encoded: Encoded) -> None:  # noqa: F811
+    overrides = ("method=sparse", f"method.rule={rule}", "method.samples=8", "method.roles=[value]")
+    base, method = applied(*overrides)
+    module = FineTuner(base, TASK, OPTIM, seed=0, train=encoded)
+    plain = FineTuner(fresh(), TASK, OPTIM, seed=0, train=encoded)
+    weights = [site.module.weight.requires_grad_(True) for site in plain.backbone.sites["value"]]
+    totals = [torch.zeros_like(weight) for weight in weights]
+    for loss in plain.losses(8, 1):
+        for total, gradient in zip(totals, torch.autograd.grad(loss, weights), strict=True):
+            total += gradient**2 if rule == "fisher" else gradient
+    before = {name: m.places.clone() for name, m in differences(base).items()}
+    method.choose(base.model.base_model, module.losses)
+    for (name, chosen), total in zip(differences(base).items(), totals, strict=True):
+        score = total.abs().flatten()
+        worst, count = score[chosen.places].min(), len(chosen.places)
+        assert worst >= score.sort().values[-count] * (1 - 1e-4)
+        assert not torch.equal(chosen.places, before[name])
+    assert all(not site.module._parameters["weight"].requires_grad for site in base.sites["value"])
+
+
+def test_weight_decay_moves_no_other_entry(encoded: Encoded) -> None:  # noqa: F811
+    base, _ = applied("method=sparse_random", "method.density=0.01")
+    site = base.sites["query"][0].module
+    before = site.weight.detach().clone()
+    for _ in steps(base, encoded, count=5):
+        pass
+    changed = (site.weight != before).flatten().nonzero().squeeze(-1)
+    (module,) = [
+        m for name, m in differences(base).items() if "layer.0.attention.self.query" in name
+    ]
+    assert set(changed.tolist()) <= set(module.places.tolist())
+    assert len(changed) > 0
+
+
+@pytest.mark.parametrize("density", ["0", "-0.1", "1.5"])
+def test_density_out_of_range(density: str) -> None:
+    with pytest.raises(UserError, match=r"density=.* must lie in \(0, 1\]"):
+        applied("method=sparse", f"method.density={density}")
+
+
+def test_unknown_rule_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UserError, match="did you mean 'fisher'"):
+        applied("method=sparse", "method.rule=fischer")
+
+
+def test_a_run_chooses_by_gradients_before_it_trains(tmp_path: Path) -> None:
+    record = run_cell(tmp_path, "method=sparse", "experiment=smoke", "method.samples=4")
+    assert record.status == "ok"
+    assert record.params_delta == 1950
+    assert record.delta_bytes / record.delta_bound_bytes < 2
+
+
+# --- compositions --------------------------------------------------------------------------------
+
+
+def composition(*names: str) -> Compose:
+    """A composition of methods as their YAML files say."""
+    return Compose(members={name: method_of(name) for name in names})
+
+
+def test_a_composition_trains_what_its_members_train() -> None:
+    both, one, other = (
+        trains(f"method={name}") for name in ("bitfit_lora", "bitfit", "lora")
+    )  # fmt: skip
+    assert both == one | other
+
+
+@pytest.mark.parametrize(
+    ("names", "where"),
+    [
+        (("bitfit", "layernorm"), "embeddings.LayerNorm.bias"),
+        (("full", "bitfit"), "bias"),
+        (("lora", "dsee"), "lora"),
+        (("sparse", "supermask"), "layer.0.attention.output.dense.weight"),
+        (("houlsby", "houlsby_layernorm"), "houlsby"),
+        (("layers", "sparse"), "layer.1"),
+    ],
+)
+def test_members_that_claim_the_same_are_both_named(names: tuple[str, str], where: str) -> None:
+    method = composition(*names)
+    message = f"methods {names[0]} and {names[1]} both claim .*{where}"
+    with pytest.raises(UserError, match=message):
+        method.tune(fresh(), seed=0)
+
+
+def test_compositions_that_do_not_overlap_are_allowed() -> None:
+    for names in (("bitfit", "houlsby"), ("lora", "prefix", "layernorm"), ("prompt", "ia3")):
+        base = fresh()
+        composition(*names).tune(base, seed=0)
+        assert surgery.trainable(base.model.base_model)
+
+
+def test_a_composition_passes_everything_on() -> None:
+    method = composition("prompt", "diff_pruning")
+    assert (method.positions, method.starts_pretrained) == (10, False)
+    base = fresh()
+    method.tune(base, seed=0)
+    assert not method.after_step(base.model.base_model, 0.1)
+    assert not method.settled
+    assert method.after_step(base.model.base_model, 1.0)
+    assert method.settled
+
+
+def test_sparse_members_choose_in_a_composition(encoded: Encoded) -> None:  # noqa: F811
+    member = build_method(composed("method=sparse", "method.samples=4"))
+    assert isinstance(member, Sparse)
+    base, method = fresh(), Compose(members={"lora": method_of("lora"), "sparse": member})
+    method.tune(base, seed=0)
+    before = next(iter(differences(base).values())).places.clone()
+    module = FineTuner(base, TASK, OPTIM, seed=0, train=encoded)
+    method.choose(base.model.base_model, module.losses)
+    assert not torch.equal(before, next(iter(differences(base).values())).places)

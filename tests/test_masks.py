@@ -1,0 +1,243 @@
+"""Methods that zero weights, diff pruning, and what their deltas take on disk."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import composed, run_cell
+from test_methods import encoded, fresh, method_of, settle, steps  # noqa: F401
+from torch import nn
+
+from finegrid import delta, surgery
+from finegrid.backbone import Backbone
+from finegrid.data import Encoded
+from finegrid.errors import UserError
+from finegrid.masks import LearnedMask, Mask
+from finegrid.methods.diff_pruning import GatedDifference
+from finegrid.methods.mask_threshold import ThresholdMask
+from finegrid.methods.supermask import BernoulliMask
+from finegrid.module import predict
+from finegrid.run import build_method
+from finegrid.sparse import SparseDifference
+
+LEARNED = ["supermask", "mask_threshold", "mask_threshold_magnitude"]
+FIXED = ["mask_random", "mask_magnitude"]
+
+
+def applied(*overrides: str) -> Backbone:
+    """The builtin model after a method with overrides."""
+    base = fresh()
+    build_method(composed(*overrides)).tune(base, seed=0)
+    return base
+
+
+def masked(base: Backbone) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """(pre-trained weight, mask) of every masked matrix."""
+    return [
+        (surgery.own(site, "weight").detach(), site.get_submodule(name).compact()["mask"])
+        for _, site, name in surgery.injected(base.model.base_model)
+    ]
+
+
+@pytest.mark.parametrize("name", [*LEARNED, *FIXED])
+def test_initial_sparsity_of_each_matrix(name: str) -> None:
+    pairs = masked(applied(f"method={name}", "method.sparsity=0.2"))
+    assert len(pairs) == 18  # six matrices in each of three layers
+    for _, mask in pairs:
+        zeros = 1 - mask.float().mean().item()
+        # uniform scores are drawn, so their share is a sample's
+        assert zeros == pytest.approx(0.2, abs=0.015 if name == "mask_threshold" else 1e-4)
+
+
+@pytest.mark.parametrize("name", ["supermask", "mask_threshold_magnitude", "mask_magnitude"])
+def test_magnitude_zeroes_the_smallest(name: str) -> None:
+    for weight, mask in masked(applied(f"method={name}", "method.sparsity=0.3")):
+        assert weight[~mask].abs().max() <= weight[mask].abs().min()
+
+
+def test_no_sparsity_is_the_pretrained_model(encoded: Encoded) -> None:  # noqa: F811
+    expected = predict(fresh().model, encoded, batch_size=8)
+    for name in ("supermask", "mask_threshold_magnitude", *FIXED):
+        found = predict(applied(f"method={name}", "method.sparsity=0").model, encoded, batch_size=8)
+        assert torch.equal(found, expected), name
+
+
+def test_masks_only_the_chosen_matrices() -> None:
+    base = applied("method=supermask", "method.roles=[value]", "method.layers=top-1")
+    sites = [path for path, _, _ in surgery.injected(base.model)]
+    assert sites == ["bert.encoder.layer.2.attention.self.value"]
+
+
+# --- supermask -----------------------------------------------------------------------------------
+
+
+def test_training_draws_with_the_scores_probability() -> None:
+    torch.manual_seed(0)
+    for score, kept in ((-5.0, 0.0067), (0.0, 0.5), (5.0, 0.9933)):
+        mask = BernoulliMask(torch.full((200, 100), score), evaluate="mode").train()
+        assert mask(torch.ones(200, 100)).mean().item() == pytest.approx(kept, abs=0.012)
+
+
+def test_the_gradient_goes_straight_through_the_draw() -> None:
+    weight, upstream = torch.randn(4, 5), torch.randn(4, 5)
+    mask = BernoulliMask(torch.randn(4, 5), evaluate="mode").train()
+    (mask(weight) * upstream).sum().backward()
+    p = torch.sigmoid(mask.scores.detach())
+    expected = (upstream * weight).flatten() * p * (1 - p)
+    torch.testing.assert_close(mask.scores.grad, expected)
+
+
+def test_both_rules_of_evaluation_are_masks_and_repeat() -> None:
+    scores = torch.randn(60, 50)
+    mode = BernoulliMask(scores, evaluate="mode").eval()
+    draw = BernoulliMask(scores, evaluate="draw").eval()
+    weight = torch.ones(60, 50)
+    assert torch.equal(mode(weight), (scores > 0).float())
+    first = draw(weight)
+    assert set(first.unique().tolist()) == {0.0, 1.0}
+    torch.manual_seed(1)
+    assert torch.equal(draw(weight), first)
+    assert not torch.equal(first, mode(weight))
+    agreement = (first == mode(weight)).float().mean().item()
+    expected = torch.maximum(torch.sigmoid(scores), 1 - torch.sigmoid(scores)).mean().item()
+    assert agreement == pytest.approx(expected, abs=0.03)
+
+
+@pytest.mark.parametrize("rule", ["mode", "draw"])
+def test_either_rule_round_trips(rule: str, encoded: Encoded, tmp_path: Path) -> None:  # noqa: F811
+    base = applied("method=supermask", f"method.evaluate={rule}", "method.initial=0.5")
+    for _ in steps(base, encoded):
+        pass
+    facts = {"method": "supermask", "fingerprint": base.fingerprint}
+    delta.save(tmp_path / "delta", base.model, labels=[], **facts)
+    other = applied("method=supermask", f"method.evaluate={rule}")
+    delta.load(tmp_path / "delta", other.model, **facts)
+    found, expected = (predict(b.model, encoded, batch_size=8) for b in (other, base))
+    assert torch.equal(found, expected)
+
+
+def test_threshold_gradient_is_the_masks() -> None:
+    weight, upstream = torch.randn(4, 5), torch.randn(4, 5)
+    mask = ThresholdMask(torch.randn(4, 5)).train()
+    (mask(weight) * upstream).sum().backward()
+    torch.testing.assert_close(mask.scores.grad, (upstream * weight).flatten())
+
+
+def test_no_weight_decay_on_scores() -> None:
+    for name in (*LEARNED, "diff_pruning_structured"):
+        for module in applied(f"method={name}").model.modules():
+            if isinstance(module, LearnedMask | GatedDifference):
+                assert all(p.ndim == 1 for p in module.parameters()), "only matrices decay"
+
+
+@pytest.mark.parametrize("name", [*LEARNED, *FIXED])
+@pytest.mark.parametrize("sparsity", ["-0.1", "1", "2"])
+def test_sparsity_out_of_range(name: str, sparsity: str) -> None:
+    with pytest.raises(UserError, match=r"sparsity=.* must lie in \[0, 1\)"):
+        applied(f"method={name}", f"method.sparsity={sparsity}")
+
+
+def test_a_role_that_is_no_matrix() -> None:
+    with pytest.raises(UserError, match="'output_norm' is no weight matrix of bert; choose among"):
+        applied("method=supermask", "method.roles=[output_norm]")
+
+
+# --- diff pruning --------------------------------------------------------------------------------
+
+
+def gated(base: Backbone) -> list[GatedDifference]:
+    """The gated differences of a model."""
+    return [m for m in base.model.modules() if isinstance(m, GatedDifference)]
+
+
+def test_gates_follow_their_formula() -> None:
+    module = GatedDifference(torch.zeros(3, 4), structured=True)
+    nn.init.normal_(module.difference)
+    nn.init.uniform_(module.gates, -0.2, 0.1)  # times 50, plus 5: from shut to open
+    nn.init.constant_(module.group, -0.1)
+
+    def hard(gates: torch.Tensor) -> torch.Tensor:
+        return (torch.sigmoid(5 + 50 * gates) * 3 - 1.5).clamp(0, 1)
+
+    expected = module.difference * hard(module.gates) * hard(module.group)
+    torch.testing.assert_close(module.eval().gated(), expected)
+    penalty = torch.sigmoid(5 + 50 * module.gates).sum() * torch.sigmoid(5 + 50 * module.group)[0]
+    torch.testing.assert_close(module.expected(), penalty)
+    module.train()
+    assert not torch.equal(module.gated(), module.gated()), "drawn in training"
+
+
+def test_the_penalty_reaches_the_gates() -> None:
+    base = applied("method=diff_pruning")
+    build_method(composed("method=diff_pruning", "method.l0=1")).after_backward(base.model, 0.0)
+    for module in gated(base):
+        assert (module.gates.grad > 0).all()
+        assert module.difference.grad is None
+
+
+@pytest.mark.parametrize("name", ["diff_pruning", "diff_pruning_structured"])
+def test_projection_keeps_the_largest_of_all(name: str, encoded: Encoded) -> None:  # noqa: F811
+    base, method = fresh(), method_of(name)
+    method.tune(base, seed=0)
+    for _ in steps(base, encoded):
+        pass
+    base.model.eval()
+    dense = torch.cat([module.gated().detach() for module in gated(base)])
+    assert not method.after_step(base.model.base_model, 0.59)
+    settle(method, base)
+    kept = torch.cat([module(torch.zeros(module.shape)).flatten() for module in gated(base)])
+    count = int(0.005 * len(dense))
+    assert (kept != 0).sum() == count
+    assert torch.equal(kept[kept != 0], dense[kept != 0])
+    assert dense[kept != 0].abs().min() >= dense[kept == 0].abs().max()
+    trains = surgery.trainable(base.model.base_model)
+    assert sum(p.numel() for p in trains.values()) == count
+
+
+def test_a_run_of_diff_pruning_delivers_its_density(tmp_path: Path) -> None:
+    record = run_cell(tmp_path, "method=diff_pruning", "experiment=smoke", "budget.steps=4")
+    assert record.status == "ok"
+    entries = 3 * (4 * 128 * 128 + 2 * 128 * 256)
+    values = int(0.005 * entries)
+    assert record.delta_bound_bytes < 4 * (values + 258) + 9 * values / 8 * 1.3
+    assert record.delta_bytes < 20_000
+
+
+# --- what a task takes ---------------------------------------------------------------------------
+
+
+def bert_base_masks(zeros: float) -> nn.ModuleDict:
+    """A mask for each of BERT-base's 72 matrices, with random zeros."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(768, 768)] * 4 + [(3072, 768), (768, 3072)]
+    return nn.ModuleDict(
+        {
+            f"bert_encoder_layer_{layer}_matrix_{number}_supermask": Mask(
+                torch.rand(shape, generator=generator) >= zeros
+            )
+            for layer in range(12)
+            for number, shape in enumerate(shapes)
+        }
+    )
+
+
+@pytest.mark.parametrize("zeros", [0.5, 0.05, 0.01, 0.001])
+def test_bytes_of_a_supermask_over_bert_base(zeros: float, tmp_path: Path) -> None:
+    masks = bert_base_masks(zeros)
+    path = tmp_path / "delta.safetensors"
+    size = delta.save(path, masks, method="supermask", fingerprint="0", labels=[])
+    bound = delta.bound(delta.state(masks))
+    assert sum(module.mask.numel() for module in masks.values()) == 84_934_656
+    assert size <= 10.2 * 2**20
+    if zeros <= 0.05:
+        assert bound <= size <= 1.1 * bound
+    other = bert_base_masks(0.3)
+    delta.load(path, other, method="supermask", fingerprint="0")
+    assert all(torch.equal(other[name].mask, masks[name].mask) for name in masks)
+
+
+def test_bytes_of_a_sparse_difference() -> None:
+    shape, places = (3072, 768), torch.randperm(3072 * 768)[:11_796]
+    module = SparseDifference(shape, places)
+    bound = delta.bound(delta.state(nn.ModuleDict({"site": module})))
+    assert 4 * 11_796 < bound < 5.2 * 11_796  # the places of half a percent: 9 bits each
