@@ -54,6 +54,10 @@ LAYERS = {
     "report": {"errors", "record", "report"},
     "delta": {"codec", "errors", "record", "surgery"},
     "progress": set(),
+    "export": {
+        "backbone", "bottleneck", "config", "data", "errors", "export", "inference", "methods",
+        "module", "sources", "surgery",
+    },
 }
 # fmt: on
 

@@ -35,6 +35,7 @@ class FineTuner(pl.LightningModule):
         self.backbone = backbone
         self.task, self.optim, self.train_rows = task, optim, train
         self.progress = 0.0  # share of the budget that is spent
+        self.rate = 1.0  # times optim.lr, for the method's parameters
         self.settled = True  # whether a checkpoint taken now could be the run's result
         self.init_seed, self.dropout_seed = stream(seed, "init"), stream(seed, "dropout")
 
@@ -72,7 +73,8 @@ class FineTuner(pl.LightningModule):
         base = f"{self.model.base_model_prefix}."
         groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
         for name, parameter in surgery.trainable(self.model).items():
-            lr = self.optim.lr if name.startswith(base) else self.optim.head_lr or self.optim.lr
+            head_lr = self.optim.head_lr or self.optim.lr
+            lr = self.rate * self.optim.lr if name.startswith(base) else head_lr
             groups[lr, self.optim.weight_decay if parameter.ndim > 1 else 0.0].append(parameter)
         return torch.optim.AdamW(
             [

@@ -4,7 +4,6 @@
 is a child module of that site; `injected` finds them all again.
 """
 
-import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -95,7 +94,7 @@ def reparametrize(site: nn.Module, tensor: str, name: str, module: nn.Module) ->
     The tensor keeps its key and its bits; only reading it as an attribute, as the site's forward
     does, goes through the child module. Several children on one tensor apply in order.
     """
-    if not _adopt(site, name, module):
+    if not _adopt(site, name, module, tensor):
         return
     _claim((id(site._parameters[tensor]), ""))
     plain = type(site)
@@ -135,13 +134,13 @@ def _claim(key: tuple[int, str]) -> None:
         claimed.add(key)
 
 
-def _adopt(site: nn.Module, name: str, module: nn.Module) -> bool:
-    """Add a child to a site; False if it is there already."""
+def _adopt(site: Any, name: str, module: nn.Module, tensor: str | None = None) -> bool:
+    """Add a child to a site, noting the tensor that is read through it; False if it is there."""
     _claim((id(site), name))
     if name in site._modules:
         return False
     site.add_module(name, module)
-    site.injected = (*getattr(site, "injected", ()), name)  # type: ignore[assignment]
+    site.injected = {**getattr(site, "injected", {}), name: tensor}
     return True
 
 
@@ -152,9 +151,10 @@ def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
 
 def unmergeable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """(path, child) of every injected child that no change of its site's tensors could replace."""
-    for path, site, name in injected(model):
+    found: Iterable[tuple[str, Any, str]] = injected(model)
+    for path, site, name in found:
         child = site.get_submodule(name)
-        if name not in _reparametrizing(site) and not hasattr(child, "fold"):
+        if site.injected[name] is None and not hasattr(child, "fold"):
             yield f"{path}.{name}", child
 
 
@@ -173,13 +173,13 @@ def merge(model: nn.Module) -> None:
 
 def _merge(site: Any) -> None:
     """Reparametrized tensors first: a fold then changes what the site really computes with."""
-    tensors = _reparametrizing(site)
-    effective = {tensor: getattr(site, tensor).clone() for tensor in tensors.values()}
+    read = {tensor for tensor in site.injected.values() if tensor}
+    effective = {tensor: getattr(site, tensor).clone() for tensor in read}
     site.__class__ = next(cls for cls in type(site).__mro__ if cls.__module__ != __name__)
     for tensor, value in effective.items():
         site._parameters[tensor].copy_(value)
-    for name in site.injected:
-        if name not in tensors:
+    for name, tensor in site.injected.items():
+        if tensor is None:
             site.get_submodule(name).fold(site)
         del site._modules[name]
     del site.injected
@@ -187,14 +187,3 @@ def _merge(site: Any) -> None:
         for key, hook in list(hooks.items()):
             if hook.__module__.startswith("finegrid."):
                 del hooks[key]
-
-
-def _reparametrizing(site: nn.Module) -> dict[str, str]:
-    """Child's name -> the tensor that is read through it."""
-    return {
-        inspect.getclosurevars(value.fget).nonlocals["name"]: tensor
-        for cls in type(site).__mro__
-        if cls.__module__ == __name__
-        for tensor, value in vars(cls).items()
-        if isinstance(value, property) and value.fget
-    }

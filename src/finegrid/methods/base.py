@@ -24,6 +24,7 @@ class TuningMethod(pl.Callback):
 
     starts_pretrained = True  # whether the first forward pass is exactly the pre-trained model's
     positions = 0  # how many of the backbone's positions the method takes for itself
+    rate = 1.0  # times optim.lr, for what trains below the head now
     settled = True  # whether what trains now is what the run will deliver
 
     def apply(self, backbone: nn.Module, sites: Sites) -> None:
@@ -63,6 +64,7 @@ class TuningMethod(pl.Callback):
         """Let the method change what trains; the optimizer follows, from a fresh state."""
         module: Any = pl_module
         if self.after_step(module.model.base_model, module.progress):
+            module.rate = self.rate
             trainer.strategy.setup_optimizers(trainer)
         module.settled = self.settled
 

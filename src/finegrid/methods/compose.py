@@ -6,6 +6,7 @@ adapter and LoRA; Mao et al. 2021, arXiv 2110.07577) and DSEE (LoRA + sparse res
 2023, arXiv 2111.00160). No two members may claim the same parameter or the same place.
 """
 
+import math
 from collections.abc import Mapping
 
 from torch import nn
@@ -58,6 +59,7 @@ class Compose(TuningMethod):
         """Let every member change what trains."""
         changed = [member.after_step(backbone, progress) for member in self.each]
         self.settled = all(member.settled for member in self.each)
+        self.rate = math.prod(member.rate for member in self.each)
         return any(changed)
 
     def after_backward(self, backbone: nn.Module, progress: float) -> None:

@@ -10,10 +10,11 @@ per matrix g) and u ~ U(0, 1):
 After `search` of the budget the `density` largest |z * d| of all matrices together are kept as a
 sparse difference, and only those entries train for the rest.
 
-Where we differ: both stages share one budget and one learning-rate schedule; the optimizer starts
-afresh with the second. Adam moves a parameter by about the learning rate a step whatever it is, and
-gates must travel several units where differences move by thousandths, so a gate is PACE times a
-parameter of its own. Matrices of the layers only: no biases, no embeddings.
+Where we differ: both stages share one budget and one learning-rate schedule, the second at
+`refit_rate` times the rate and with a fresh optimizer. Adam moves a parameter by about the learning
+rate a step whatever it is, and gates must travel several units where differences move by
+thousandths, so a gate is PACE times a parameter of its own. Matrices of the layers only: no biases,
+no embeddings.
 """
 
 import torch
@@ -100,13 +101,17 @@ class GatedDifference(nn.Module):
 class DiffPruning(TuningMethod):
     """Search which entries of the matrices matter, then tune only those."""
 
-    def __init__(self, *, density: float, structured: bool, l0: float, search: float) -> None:
+    def __init__(
+        self, *, density: float, structured: bool, l0: float, search: float, refit_rate: float
+    ) -> None:
         count(density, 1)  # refuses a density out of range
         require(l0 >= 0, f"method.l0={l0:g} is negative")
         require(
             0 < search < 1, f"method.search={search:g} must lie in (0, 1), a share of the budget"
         )
-        self.density, self.structured, self.l0, self.search = density, structured, l0, search
+        require(refit_rate > 0, f"method.refit_rate={refit_rate:g} must be above 0")
+        self.density, self.structured, self.l0 = density, structured, l0
+        self.search, self.refit_rate = search, refit_rate
         self.settled = False
 
     def apply(self, backbone: nn.Module, sites: Sites) -> None:
@@ -126,7 +131,7 @@ class DiffPruning(TuningMethod):
         for module, places in zip(gated, chosen, strict=True):
             module.keep(places)
         backbone.train(training)
-        self.settled = True
+        self.settled, self.rate = True, self.refit_rate
         return True
 
     def after_backward(self, backbone: nn.Module, progress: float) -> None:

@@ -1,0 +1,79 @@
+"""A finished run as files that other projects read, given away only once they were loaded back."""
+
+import tempfile
+from pathlib import Path
+
+from finegrid.config import one_of, require
+from finegrid.errors import UserError
+from finegrid.export.adapters import Adapters
+from finegrid.export.merged import Merged
+from finegrid.export.parts import Layout, Unfit
+from finegrid.export.peft import Peft
+from finegrid.export.verify import difference, logits_from, probe
+from finegrid.inference import Restored, restore
+
+TARGETS = ("merged", "peft", "adapters")
+
+
+def export(
+    directory: Path,
+    to: str,
+    out: Path | None = None,
+    *,
+    model_path: str | None = None,
+    python: str | None = None,
+) -> str:
+    """Export a run directory; returns what to tell the user.
+
+    Raises:
+        UserError: if the run does not fit the target, the output exists, or the files that were
+            written do not give back the run's logits; nothing is left behind then.
+    """
+    one_of("--to", to, TARGETS)
+    require(python is None or to == "adapters", f"--python goes with --to adapters, not {to}")
+    out = out or directory / f"export-{to}"
+    require(not out.exists(), f"{out} exists; remove it or choose another --out")
+    run = restore(directory, model_path=model_path)
+    return export_run(run, to, out, python=python)
+
+
+def export_run(run: Restored, to: str, out: Path, *, python: str | None = None) -> str:
+    """Write, load back, compare and only then put the files at `out`; uses the run's model up."""
+    layouts = _layouts(python)
+    check(run, to)
+    inputs, texts = probe(run)
+    wanted = logits_from(run.model, inputs)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
+        folder = Path(temporary, "export")
+        folder.mkdir()
+        layouts[to].write(run, folder)
+        found, how = layouts[to].load_back(run, folder, inputs)
+        largest = difference(wanted, found)
+        folder.rename(out)
+    return f"{out}\nverified: {how}; logits of {texts} differ by at most {largest:.1e}"
+
+
+def check(run: Restored, to: str) -> None:
+    """Refuse a run that does not fit a target, in one line that names what does fit.
+
+    Raises:
+        UserError: naming the method, what of it does not fit and what to do instead.
+    """
+    why = _misfit(run, to)
+    if why:
+        fitting = [f"--to {name}" for name in TARGETS if name != to and not _misfit(run, name)]
+        instead = " or ".join(fitting) or "predict with scripts/predict.py"
+        raise UserError(f"--to {to}, method {run.record.method}: {why}; instead: {instead}")
+
+
+def _misfit(run: Restored, to: str) -> str:
+    try:
+        _layouts(None)[to].check(run)
+    except Unfit as error:
+        return str(error)
+    return ""
+
+
+def _layouts(python: str | None) -> dict[str, Layout]:
+    return dict(zip(TARGETS, (Merged(), Peft(), Adapters(python)), strict=True))

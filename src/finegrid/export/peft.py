@@ -1,0 +1,252 @@
+"""The peft library's files: adapter_config.json, adapter_model.safetensors and how to load them.
+
+peft counts a prefix as positions, so a text begins at position `length`; ours begins at 0. The
+export of a prefix therefore brings the encoder's position table along, moved by `length` rows, and
+texts may have `length` tokens less than the encoder has positions.
+"""
+
+import importlib
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification
+
+from finegrid import __version__, backbone
+from finegrid.errors import UserError
+from finegrid.export import parts
+from finegrid.export.parts import Inputs, Unfit, need
+from finegrid.export.verify import logits_from
+from finegrid.inference import Restored
+from finegrid.methods.ia3 import ScaleInput, ScaleOutput
+from finegrid.methods.lora import LowRank
+from finegrid.methods.prefix import Prefix, ReparametrizedPrefix
+from finegrid.methods.prompt import Room, Vectors
+
+VERSION = "0.21.2"  # the one that this was tried with
+README = """---
+base_model: {base}
+library_name: peft
+---
+
+{method} on {task}, trained with finegrid {version}. Outputs: {labels}.
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForSequenceClassification
+
+model = AutoModelForSequenceClassification.from_pretrained({base!r}, num_labels={outputs})
+model = PeftModel.from_pretrained(model, "this folder").eval()
+```
+{note}"""
+PREFIX_NOTE = """
+The prefix takes the first {length} positions: a text may have {length} tokens less than the encoder
+has positions. The encoder's position table is part of this export, moved by {length} rows.
+"""
+
+
+@dataclass(frozen=True)
+class Translation:
+    """A method in peft's words; the head comes on top."""
+
+    config: dict[str, Any]
+    tensors: dict[str, Tensor]
+    prefix: str = "base_model.model."  # of the names of whole modules
+    whole: dict[str, Tensor] = field(default_factory=dict)  # further modules, saved whole
+    note: str = ""
+
+
+class Peft:
+    """For lora, ia3, layernorm, prefix and prompt."""
+
+    def check(self, run: Restored) -> None:
+        """Refuse what peft has no type for."""
+        parts.need_plain_base(run)
+        _translate(run.model)
+
+    def write(self, run: Restored, folder: Path) -> None:
+        """Write config, tensors and a README.
+
+        Raises:
+            UserError: if the peft library is missing.
+        """
+        peft, found, head = _library(), _translate(run.model), parts.head(run.model)
+        whole = found.whole | head
+        modules = {name.split(".")[0] for name in head}  # such as classifier, pre_classifier
+        modules |= {name.rpartition(".")[0] for name in found.whole}
+        about: dict[str, Any] = {
+            "base_model_name_or_path": parts.base_path(run),
+            "revision": parts.revision(run),
+        }
+        about |= {"task_type": "SEQ_CLS", "inference_mode": True}
+        config = {"modules_to_save": sorted(modules)} | about | found.config
+        peft.get_peft_config(config).save_pretrained(folder)
+        tensors = found.tensors | {f"{found.prefix}{name}": x for name, x in whole.items()}
+        parts.write_tensors(folder / "adapter_model.safetensors", tensors)
+        text = README.format(
+            base=parts.base_path(run),
+            method=run.record.method,
+            task=run.task.name,
+            version=__version__,
+            labels=", ".join(parts.label_names(run).values()),
+            outputs=run.task.outputs,
+            note=found.note,
+        )
+        (folder / "README.md").write_text(text, encoding="utf-8")
+
+    def load_back(self, run: Restored, folder: Path, inputs: Inputs) -> tuple[Tensor, str]:
+        """Logits of the plain encoder with what peft makes of the files."""
+        peft = _library()
+        plain = AutoModelForSequenceClassification.from_pretrained(
+            backbone.locate(run.config.model), num_labels=run.task.outputs, dtype=torch.float32
+        )
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                logits = logits_from(peft.PeftModel.from_pretrained(plain, folder), inputs)
+        except Exception as error:  # whatever peft raises, the export is of no use
+            line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UserError(f"peft {peft.__version__} cannot use the export: {line}") from error
+        return logits, f"loaded back with peft {peft.__version__}"
+
+
+def _library() -> Any:
+    try:
+        return importlib.import_module("peft")
+    except ImportError as error:
+        raise UserError(
+            f"--to peft needs the peft library to check the export: pip install peft=={VERSION}"
+        ) from error
+
+
+def _translate(model: nn.Module) -> Translation:
+    """The method in peft's words.
+
+    Raises:
+        Unfit: naming what peft has no type for.
+    """
+    children = parts.injected(model)
+    if not children:
+        return _layernorm(model, parts.trained_in_place(model))
+    for types, translate in TYPES:
+        if all(type(child) in types for child in children.values()):
+            parts.need_frozen(model)
+            return translate(model, children)
+    strange = [path for path, child in children.items() if type(child) not in KNOWN]
+    path = (strange or list(children))[0]
+    raise Unfit(f"peft has no type for {path} ({type(children[path]).__name__})")
+
+
+def _layernorm(model: nn.Module, in_place: list[str]) -> Translation:
+    """peft keeps a copy of each tuned norm, gain and shift alike."""
+    need(bool(in_place), "nothing of the encoder trains, so there is no peft type for it")
+    names = sorted({name.rpartition(".")[0] for name in in_place})
+    for name in names:
+        norm = isinstance(model.get_submodule(name), nn.LayerNorm)
+        need(norm, f"{name} trains and is no LayerNorm, the only kind that peft tunes in place")
+    tensors: dict[str, Tensor] = {
+        f"base_model.model.{name}.ln_tuning_layers.{part}": value
+        for name in names
+        for part, value in model.get_submodule(name).named_parameters()
+    }
+    return Translation({"peft_type": "LN_TUNING", "target_modules": names}, tensors)
+
+
+def _lora(model: nn.Module, children: dict[str, Any]) -> Translation:
+    ranks = {path: len(child.a) for path, child in children.items()}
+    rank, alpha, dropout = _one(
+        (ranks[path], child.scale * ranks[path], getattr(child.dropout, "p", 0.0))
+        for path, child in children.items()
+    )
+    tensors: dict[str, Tensor] = {}
+    for path, child in children.items():
+        name = f"base_model.model.{path.removesuffix('.lora')}"
+        tensors |= {f"{name}.lora_A.weight": child.a, f"{name}.lora_B.weight": child.b}
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "lora_dropout": dropout}
+    return Translation(config | {"target_modules": _sites(children)}, tensors)
+
+
+def _ia3(model: nn.Module, children: dict[str, Any]) -> Translation:
+    """peft's vector is a row before a Linear and a column after it."""
+    before = {path: child for path, child in children.items() if type(child) is ScaleInput}
+    tensors = {
+        f"base_model.model.{path.removesuffix('.ia3')}.ia3_l": (
+            child.scale[None] if path in before else child.scale[:, None]
+        )
+        for path, child in children.items()
+    }
+    config = {"peft_type": "IA3", "target_modules": _sites(children)}
+    return Translation(config | {"feedforward_modules": _sites(before)}, tensors)
+
+
+def _prefix(model: Any, children: dict[str, Any]) -> Translation:
+    """peft keeps one row for each position: key and value of layer 0, of layer 1, and so on."""
+    layers = model.config.num_hidden_layers
+    need(len(children) == layers, "its layers share one prefix, which peft cannot say")
+    need(all(child.gate is None for child in children.values()), "peft's prefix has no gate")
+    pairs = [tensor for child in children.values() for tensor in child.pair()]
+    rows = torch.cat(pairs, dim=1)  # length, 2 H layers
+    length, width = pairs[0].shape
+    name = f"{parts.base_prefix(model)}embeddings.position_embeddings"
+    table = dict(model.named_modules()).get(name)
+    need(table is not None, f"{model.config.model_type} has no table of positions to move")
+    return Translation(
+        {"peft_type": "PREFIX_TUNING"} | _virtual(model, length, width),
+        {"prompt_embeddings": rows},
+        prefix="base_model.",
+        whole={f"{name}.weight": _moved(table, length)},
+        note=PREFIX_NOTE.format(length=length),
+    )
+
+
+def _moved(table: Any, rows: int) -> Tensor:
+    """The table of positions with every position so many rows further down."""
+    first = 0 if table.padding_idx is None else table.padding_idx + 1
+    moved: Tensor = table.weight.detach().clone()
+    moved[first + rows :] = table.weight[first : len(table.weight) - rows]
+    return moved
+
+
+def _prompt(model: Any, children: dict[str, Any]) -> Translation:
+    vectors = [child.vectors for child in children.values() if isinstance(child, Vectors)]
+    room = next(child for child in children.values() if isinstance(child, Room))
+    need(room.start == 0, "peft puts a prompt in front: only a run with method.place=front fits")
+    need(len(vectors) == 1, "peft has no prompt in deeper layers (method.deep=true)")
+    config = {"peft_type": "PROMPT_TUNING"} | _virtual(model, *vectors[0].shape)
+    return Translation(config, {"prompt_embeddings": vectors[0]}, prefix="base_model.")
+
+
+def _virtual(model: Any, length: int, width: int) -> dict[str, Any]:
+    """What peft asks of everything that counts as tokens."""
+    return {
+        "num_virtual_tokens": length,
+        "token_dim": width,
+        "num_transformer_submodules": 1,
+        "num_attention_heads": model.config.num_attention_heads,
+        "num_layers": model.config.num_hidden_layers,
+    }
+
+
+def _sites(children: Iterable[str]) -> list[str]:
+    """The modules that children hang at."""
+    return [path.rpartition(".")[0] for path in children]
+
+
+def _one(settings: Iterable[tuple[Any, ...]]) -> tuple[Any, ...]:
+    """The one setting that all share."""
+    different = set(settings)
+    need(len(different) == 1, f"its updates differ in rank, alpha or dropout: {different}")
+    return different.pop()
+
+
+TYPES: tuple[tuple[set[type], Callable[[nn.Module, dict[str, Any]], Translation]], ...] = (
+    ({LowRank}, _lora),
+    ({ScaleOutput, ScaleInput}, _ia3),
+    ({Prefix, ReparametrizedPrefix}, _prefix),
+    ({Room, Vectors}, _prompt),
+)
+KNOWN = set().union(*(types for types, _ in TYPES))

@@ -1,0 +1,202 @@
+"""Exports give back the run's numbers in the other project's hands, or are refused in one line."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from conftest import METHODS, ROOT, composed, run_cell
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from finegrid import backbone, surgery
+from finegrid.config import RunConfig, bind
+from finegrid.errors import UserError
+from finegrid.export import TARGETS, adapters, check, export, export_run, parts
+from finegrid.inference import Restored
+from finegrid.run import build_method
+from finegrid.tasks import Task
+
+FRONT = "prompt method.place=front"
+PEFT = ("lora", "ia3", "layernorm", "prefix", "prefix method.reparametrization=8", FRONT)
+ADAPTERS = ("houlsby", "pfeiffer", "parallel", "compacter")
+MERGED = ("full", "bitfit", "sparse", "supermask", "lora", "ia3", "dsee")
+Runs = Callable[[str], Path]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """Finished runs of two steps, each trained once."""
+    root = tmp_path_factory.mktemp("runs")
+
+    def finished(method: str) -> Path:
+        directory = root / method.replace(" ", "-")
+        if not directory.exists():
+            overrides = ("experiment=smoke", "model=tiny", "task=builtin_paraphrase")
+            run_cell(directory, *overrides, *f"method={method}".split(), "trainer.threads=1")
+        return directory
+
+    return finished
+
+
+def fresh(method: str, *overrides: str) -> Restored:
+    """A tuned tiny model, moved at random from where it starts, as if a run had ended there."""
+    settings = ("model=tiny", "task=builtin_paraphrase", *overrides)
+    cfg = composed(*f"method={method}".split(), *settings)
+    config, task = RunConfig.of(cfg), bind(Task, cfg.task, "task")
+    base = backbone.build(config.model, outputs=task.outputs, seed=0)
+    build_method(cfg).tune(base, seed=0)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in surgery.trainable(base.model).values():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    record: Any = SimpleNamespace(method=cfg.method.name, model_revision="")
+    return Restored(config, record, task, base.model.eval(), backbone.tokenizer(config.model))
+
+
+def verified(text: str) -> str:
+    """How an export was checked, from what the command says."""
+    return text.splitlines()[1].removeprefix("verified: ").partition(";")[0]
+
+
+@pytest.mark.parametrize("method", MERGED)
+def test_merged_is_a_plain_checkpoint(method: str, runs: Runs, tmp_path: Path) -> None:
+    text = export(runs(method), "merged", tmp_path / "out")
+    assert verified(text) == "loaded back with transformers"
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert model.config.id2label == {0: "not_equivalent", 1: "equivalent"}
+    assert AutoTokenizer.from_pretrained(tmp_path / "out")("the cat").input_ids
+
+
+@pytest.mark.parametrize("method", PEFT)
+def test_peft_loads_its_files(method: str, runs: Runs, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    text = export(runs(method), "peft", tmp_path / "out")
+    assert verified(text) == f"loaded back with peft {peft.__version__}"
+    config = json.loads((tmp_path / "out/adapter_config.json").read_text())
+    assert config["base_model_name_or_path"].endswith("finegrid/builtin/tiny")
+    assert "PeftModel.from_pretrained" in (tmp_path / "out/README.md").read_text()
+
+
+@pytest.mark.parametrize("method", ADAPTERS)
+def test_adapters_files_hold_the_run(method: str, runs: Runs, tmp_path: Path) -> None:
+    export(runs(method), "adapters", tmp_path / "out")
+    files = sorted(path.name for path in (tmp_path / "out").iterdir())
+    names = ["adapter.safetensors", "adapter_config.json", "head_config.json"]
+    assert files == [*names, "model_head.safetensors"]
+    assert list(load_file(tmp_path / "out/model_head.safetensors")) == [
+        "classifier.bias",
+        "classifier.weight",
+    ]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_exports_or_says_why_not(method: str, tmp_path: Path) -> None:
+    run, known = fresh(method), {"merged": MERGED, "peft": PEFT, "adapters": ADAPTERS}
+    for target in reversed(TARGETS):  # merging uses the model up
+        why = refusal(run, target)
+        if why:
+            assert re.fullmatch(f"--to {target}, method {method}: .*; instead: .*", why)
+            assert method not in known[target]
+        else:
+            export_run(run, target, tmp_path / target)
+
+
+def refusal(run: Restored, target: str) -> str:
+    """Why a run does not fit a target; empty if it does."""
+    try:
+        check(run, target)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "words"),
+    [
+        ("houlsby", "merged", "houlsby (Bottleneck) works on activations.*instead: --to adapters"),
+        ("mam", "merged", "prefix (Prefix).*instead: predict with scripts/predict.py"),
+        ("lora method.gated=true", "merged", "lora (GatedLowRank)"),
+        ("lora method.gated=true", "peft", "lora (GatedLowRank)"),
+        ("prompt", "peft", "only a run with method.place=front fits"),
+        (f"{FRONT} method.deep=true", "peft", "method.deep=true"),
+        ("prefix method.gated=true", "peft", "no gate"),
+        ("bitfit", "peft", "is no LayerNorm"),
+        ("bitfit_lora", "peft", "bias trains too.*instead: --to merged"),
+        ("houlsby_layernorm", "adapters", "LayerNorm.weight trains too"),
+        ("pfeiffer method.gated=true", "adapters", "pfeiffer (GatedBottleneck)"),
+        ("lora", "adapters", "instead: --to merged or --to peft"),
+        ("lora model.pretrained=false", "peft", "random weights.*instead: --to merged"),
+        ("lora ++model.config.num_hidden_layers=2", "peft", "model.config (num_hidden_layers)"),
+    ],
+)
+def test_refusals_name_what_does_not_fit(method: str, target: str, words: str) -> None:
+    with pytest.raises(UserError, match=words.replace("(", r"\(").replace(")", r"\)")):
+        check(fresh(method), target)
+
+
+@pytest.mark.parametrize(
+    ("method", "target"), [("full", "merged"), ("lora", "peft"), ("houlsby", "adapters")]
+)
+def test_a_spoilt_export_leaves_nothing(
+    method: str, target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if target == "peft":
+        pytest.importorskip("peft")
+
+    def spoil(model: torch.nn.Module) -> None:
+        with torch.no_grad():
+            next(iter(parts.head(model).values())).add_(1)
+
+    write = parts.write_tensors
+    monkeypatch.setattr(surgery, "merge", spoil)
+    monkeypatch.setattr(
+        parts, "write_tensors", lambda p, t: write(p, {k: v + 0.1 for k, v in t.items()})
+    )
+    with pytest.raises(UserError, match="logits differ from the run's by"):
+        export_run(fresh(method), target, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_incomplete_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = parts.write_tensors
+    monkeypatch.setattr(parts, "write_tensors", lambda p, t: write(p, dict(list(t.items())[1:])))
+    with pytest.raises(UserError, match="not readable"):
+        export_run(fresh("houlsby"), "adapters", tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_texts_are_made_up_where_the_data_are_gone(tmp_path: Path) -> None:
+    run = fresh("lora")
+    run = replace(run, task=replace(run.task, path="files", train=str(tmp_path / "gone.csv")))
+    assert "logits of 5 made-up texts" in export_run(run, "merged", tmp_path / "out")
+
+
+def test_an_interpreter_without_the_library_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="No module named 'adapters'"):
+        export_run(fresh("houlsby"), "adapters", tmp_path / "out", python=sys.executable)
+    with pytest.raises(UserError, match="does not run"):
+        export_run(fresh("houlsby"), "adapters", tmp_path / "out", python="/no/python")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("width", range(1, 33))
+def test_any_width_has_a_reduction_factor(width: int) -> None:
+    assert int(32 // adapters._factor(32, width)) == width
+
+
+def test_the_script(runs: Runs, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "scripts/export.py", runs("bitfit"), "--to", "merged", "--out", out]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"{out}\nverified: loaded back with transformers; logits of 16")
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert again.returncode == 1
+    assert again.stderr.strip() == f"finegrid: {out} exists; remove it or choose another --out"
