@@ -1,5 +1,6 @@
 """The command line as users meet it: help, clear errors, exit codes, sweeps, kills."""
 
+import json
 import os
 import signal
 import subprocess
@@ -51,6 +52,8 @@ BAD = {
     "group": ("metod=full", "unknown key metod; did you mean 'method'"),
     "added key": ("+optim.foo=1", "unknown key optim.foo"),
     "unit": ("budget.steps=3", "budget=steps budget.steps=<amount>"),
+    "two methods": ("method=[bitfit,lora]", "names several methods; compose them in a file"),
+    "store": ("store=float16", "store=float16 is unknown; did you mean 'bfloat16'"),
     "fraction": ("data.fraction=0", "data.fraction=0 must lie in (0, 1]"),
     "big fraction": ("data.fraction=1.1", "must lie in (0, 1]"),
     "budget": ("budget.epochs=0", "budget.epochs=0 must be above 0"),
@@ -73,6 +76,29 @@ def test_bad_input_is_one_line_before_any_work(tmp_path: Path, override: str, me
     assert len(errors(result)) == 1
     assert not list(tmp_path.rglob("record.json"))
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+BAD_METHODS = {  # what only the method and the model can tell
+    "prompt": ("method=prompt method.length=70", "70, but tiny has 64 positions; use a shorter"),
+    "density": ("method=sparse method.density=2", "method.density=2 must lie in (0, 1]"),
+    "rank": ("method=lora method.rank=0", "method.rank=0 must lie in [1, 128]"),
+    "role": ("method=lora method.roles=[querry]", "bert has no role 'querry' (roles found: "),
+    "layer": ("method=layers method.layers=[7]", "is no choice among the 3 layers of bert"),
+}
+
+
+@pytest.mark.parametrize(("override", "message"), BAD_METHODS.values(), ids=BAD_METHODS)
+def test_a_method_that_does_not_fit_is_one_line_before_training(
+    tmp_path: Path, override: str, message: str
+) -> None:
+    result = call(*override.split(" "), f"hydra.run.dir={tmp_path}")
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
+    assert (record["status"], record["steps"]) == ("failed", None)
+    assert message in record["error"]
+    assert "\n" not in record["error"]
 
 
 @pytest.fixture(scope="module")

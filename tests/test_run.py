@@ -98,7 +98,7 @@ class TestRecord:
         names = [n for n, p in restored.model.named_parameters() if p.requires_grad]
         assert all(name.endswith(".bias") or name.startswith("classifier.") for name in names)
         assert delta.metadata(directory / delta.FILE) == {
-            "format": "finegrid-1", "method": "bitfit", "fingerprint": record.fingerprint,
+            "format": "finegrid-2", "method": "bitfit", "fingerprint": record.fingerprint,
             "labels": ["not_equivalent", "equivalent"],
         }  # fmt: skip
 
@@ -152,6 +152,30 @@ class TestPrediction:
         assert found["prediction"] == [names[i] for i in own["prediction"]]
         scores = torch.tensor([found[f"score_{name}"] for name in names]).T
         assert torch.equal(scores, torch.tensor(own["scores"]))
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            ("method=hft",),
+            ("method=sparse", "method.samples=8"),
+            ("method=supermask",),
+            ("method=diff_pruning",),
+            ("method=prefix", "method.reparametrization=32"),
+            ("method=unipelt", "store=bfloat16"),
+            ("method=full", "store=bfloat16"),
+        ],
+        ids=lambda options: options[0].partition("=")[2],
+    )
+    def test_every_kind_of_delta_gives_the_recorded_predictions(
+        self, options: tuple[str, ...], tmp_path: Path
+    ) -> None:
+        record = run_cell(tmp_path, *SHORT, "seed=3", *options)
+        rows = builtin.load("builtin_paraphrase")["validation"]
+        texts = ([row["sentence1"] for row in rows], [row["sentence2"] for row in rows])
+        own = pq.read_table(tmp_path / "predictions.parquet").to_pydict()
+        assert torch.equal(restore(tmp_path).logits(texts), torch.tensor(own["scores"]))
+        assert record.delta_bytes == (tmp_path / delta.FILE).stat().st_size
+        assert record.delta_bound_bytes <= record.delta_bytes
 
     def test_another_backbone_is_refused(self, cell: tuple[Path, Record], tmp_path: Path) -> None:
         with altered_model(tmp_path) as weights:

@@ -19,6 +19,7 @@ Bytes = npt.NDArray[np.uint8]
 Bits = npt.NDArray[np.bool_]
 
 PACKED, GAPS = 0, 1
+WORTH = 0.97  # of the packed size: an entropy above it is not worth the coding time
 Masks = dict[str, npt.NDArray[np.bool_]]  # of any shape
 
 _HEADER = struct.Struct("<BBBQQ")  # codec, rarer value, low bits, entries, rarer entries
@@ -27,12 +28,14 @@ _ESCAPE = 255  # a byte that says: add 255 and read on
 
 def encode(bits: Bits) -> bytes:
     """The shorter of both codings of a flat boolean array."""
-    rare = int(2 * np.count_nonzero(bits) <= bits.size)
-    places = np.flatnonzero(bits == bool(rare))
-    low = _low_bits(bits.size, len(places))
-    gaps = np.diff(places, prepend=-1) - 1
-    head = (rare, low, bits.size, len(places))
+    ones = int(np.count_nonzero(bits))
+    rare, count = int(2 * ones <= bits.size), min(ones, bits.size - ones)
+    low = _low_bits(bits.size, count)
+    head = (rare, low, bits.size, count)
     packed = _HEADER.pack(PACKED, *head) + np.packbits(bits).tobytes()
+    if entropy_bits(bits.size, count) > WORTH * bits.size:
+        return packed
+    gaps = np.diff(np.flatnonzero(bits == bool(rare)), prepend=-1) - 1
     coded = _HEADER.pack(GAPS, *head) + _encode_gaps(gaps, low)
     return min(packed, coded, key=len)
 

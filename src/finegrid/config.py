@@ -88,6 +88,7 @@ class ModelConfig:
     path: str  # hub id, a local directory, or `builtin`
     revision: str
     max_length: int  # in tokens; longer texts are cut
+    head_lr: float  # of a fresh head on this model
     pretrained: bool  # false: the same architecture from random weights
     config: dict[str, Any]  # overrides of the architecture, such as num_hidden_layers
     architecture: dict[str, Any]  # model_type and the values that differ from its defaults
@@ -154,15 +155,12 @@ def bind(cls: type[T], node: DictConfig, where: str) -> T:
 
 
 def recipe(key: str, *, _root_: DictConfig) -> Any:
-    """Resolver `${recipe:lr}`: the method's own setting for this model, else its default.
-
-    A method without a `recipe.head_lr` trains the head at its own rate: null.
-    """
+    """Resolver `${recipe:lr}`: the method's own setting for this model, else its default."""
     method, model = _root_.method, _root_.model.name
     choices: Mapping[str, Any] = method.get("recipe", {}).get(key, {})
     value = choices.get(model, choices.get("default"))
     require(
-        value is not None or key == "head_lr",
+        value is not None,
         f"method {method.name} names no recipe.{key} for model {model}; give optim.{key}=",
     )
     return value

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 # Settings of the machine and of speed alone: they do not make another cell.
 VOLATILE = {
     "data": ("source", "root", "eval_batch_size"),
-    "model": ("path", "revision", "architecture", "parameters"),
+    "model": ("path", "revision", "architecture", "parameters", "head_lr"),
     "task": ("path", "train", "test"),
     "method": ("recipe",),
 }

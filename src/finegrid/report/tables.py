@@ -49,13 +49,15 @@ def score(cell: Cell | None, name: str = "test") -> str:
 def _costs(cells: dict[tuple[str, float], Cell]) -> str:
     """Costs at the largest fraction each method ran at."""
     names = ("params_delta", "params_pooler", "params_head", "delta_bytes", "train_seconds")
-    titles = ("delta params", "pooler params", "head params", "delta bytes", "train s")
+    titles = ("delta params", "pooler params", "head params", "delta bytes", "bits each", "train s")
     rows = []
     for method in _methods(cells):
         fraction = max(fraction for name, fraction in cells if name == method)
         cell = cells[method, fraction]
         counts = [f"{cell.mean(name) or 0:,.0f}" for name in names[:-1]]
-        rows.append([method, f"{fraction:g}", *counts, f"{cell.mean('train_seconds') or 0:.1f}"])
+        bits = f"{cell.mean('delta_bits_per_trainable') or 0:.3g}"
+        seconds = f"{cell.mean('train_seconds') or 0:.1f}"
+        rows.append([method, f"{fraction:g}", *counts, bits, seconds])
     return _grid(["method", "at fraction", *titles], rows)
 
 
