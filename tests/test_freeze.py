@@ -245,7 +245,8 @@ def test_compositions_that_do_not_overlap_are_allowed() -> None:
 
 
 def test_a_composition_passes_everything_on() -> None:
-    method = composition("prompt", "diff_pruning")
+    front = build_method(composed("method=prompt", "method.place=front"))
+    method = Compose(members={"prompt": front, "diff_pruning": method_of("diff_pruning")})
     assert (method.positions, method.starts_pretrained) == (10, False)
     base = fresh()
     method.tune(base, seed=0)
