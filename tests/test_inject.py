@@ -232,21 +232,7 @@ def test_a_prompt_starts_as_words() -> None:
     vectors = words.module.get_submodule("prompt").vectors
     equal = (vectors[:, None] == words.module.weight).all(dim=-1)  # vector, word
     assert equal.any(dim=1).all()
-    assert method.positions == 0
-    assert build_method(composed("method=prompt", "method.place=front")).positions == 10
-
-
-@pytest.mark.parametrize("model_type", ["bert", "roberta", "xlm-roberta", "electra", "albert"])
-def test_the_text_keeps_its_positions_behind_the_first_token(model_type: str) -> None:
-    plain, prompted = small(model_type), small(model_type)
-    tuned(prompted, "method=prompt", "method.length=3")
-    asked: list[list[int]] = []
-    for model in (plain, prompted):
-        table = Sites.of(model)["embeddings"][0].module.position_embeddings
-        table.register_forward_hook(lambda _, ids, out: asked.append(ids[0][0].tolist()))
-        model(input_ids=torch.arange(5, 10)[None])
-    (first, *rest), found = asked
-    assert found == [first, first, first, first, *rest]
+    assert method.positions == 10
 
 
 # --- every architecture, with and without padding ------------------------------------------------
@@ -435,7 +421,7 @@ def test_another_attention_is_refused() -> None:
 @pytest.mark.parametrize(("model_type", "limit"), [("bert", 64), ("roberta", 63)])
 def test_a_text_that_leaves_no_room_for_the_prompt(model_type: str, limit: int) -> None:
     model = small(model_type)
-    tuned(model, "method=prompt", "method.place=front")
+    tuned(model, "method=prompt")
     ids = torch.ones(1, limit - 9, dtype=torch.long)
     model(input_ids=ids[:, 1:])
     with pytest.raises(UserError, match=rf"=10 and {limit - 9} tokens .* than the {limit} posit"):

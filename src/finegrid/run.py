@@ -40,7 +40,6 @@ VOLATILE = {
     "data": ("source", "root", "eval_batch_size"),
     "model": ("path", "revision", "architecture", "parameters", "head_lr"),
     "task": ("path", "train", "test"),
-    "method": ("recipe",),
 }
 NOT_ARGUMENTS = ("name", "recipe")  # of a method's YAML, for people and for the optimizer
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -187,6 +186,7 @@ def _identify(record: Record, parts: Parts, cfg: DictConfig) -> None:
     record.train_rows, record.validation_rows = len(splits.train), len(splits.validation)
     record.test_rows, record.test_overlap = len(splits.test["test"]), splits.overlap
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    plain["method"] = {"name": record.method} | _arguments(plain["method"], "method")
     for group, keys in VOLATILE.items():
         plain[group] = {key: value for key, value in plain[group].items() if key not in keys}
     record.cell = cell_hash(

@@ -5,9 +5,7 @@ With E(x) the embeddings of the text x_0 .. x_T-1, the encoder reads
     [P; E(x)]                     place: front
     [E(x_0); P; E(x_1 ..)]        place: after_cls
 
-with P (length, E) trained, before positions and types are added. In front the prompt takes the
-first positions, as in peft; after the first token it shares that token's position, so that the text
-keeps its own and what was learned about them. It starts as copies of the
+with P (length, E) trained, before positions and types are added. It starts as copies of the
 embeddings of random words. With `deep` every later layer gets vectors of its own (length, H),
 drawn from N(0, 0.02), in place of what the layer before made of the prompt (VPT-deep, Jia et al.
 2022, arXiv 2203.12119).
@@ -37,23 +35,16 @@ PLACES = {"front": 0, "after_cls": 1}  # -> the prompt's first position
 class Room(nn.Module):
     """Makes room for a prompt in a batch of token ids, and takes it out of the encoder's output."""
 
-    def __init__(
-        self, *, start: int, length: int, limit: int, filler: int, first: int | None
-    ) -> None:
+    def __init__(self, *, start: int, length: int, limit: int, filler: int) -> None:
         super().__init__()
         self.start, self.length = start, length
-        self.first = first  # position of the first token, if the text is to keep its positions
         self.limit = limit  # positions that the backbone has
         self.filler = filler  # an id that is not padding; its embedding is never used
 
     def forward(self, named: dict[str, Any]) -> dict[str, Any]:
         """The encoder's named inputs with `length` visible tokens more."""
         tokens = named["input_ids"].shape[1]
-        if self.first is not None:
-            places = torch.arange(tokens, device=named["input_ids"].device) + self.first
-            room = places[:1].expand(self.length)
-            named = named | {"position_ids": torch.cat([places[:1], room, places[1:]])[None]}
-        elif tokens + self.length > self.limit:
+        if tokens + self.length > self.limit:
             raise UserError(
                 f"method.length={self.length} and {tokens} tokens of text make "
                 f"{tokens + self.length}, more than the {self.limit} positions of the backbone"
@@ -116,7 +107,7 @@ class Prompt(TuningMethod):
 
     def __init__(self, *, length: int, place: str, deep: bool) -> None:
         self.length, self.place, self.deep = length, place, deep
-        self.positions = length if place == "front" else 0
+        self.positions = length  # that the prompt takes of the backbone's
 
     def apply(self, backbone: nn.Module, sites: Sites) -> None:
         """Attach the prompt.
@@ -129,8 +120,7 @@ class Prompt(TuningMethod):
         limit = sites.positions
         self._check(config, sites, limit)
         start, filler = PLACES[self.place], 1 if config.pad_token_id == 0 else 0
-        first = _first_position(backbone, sites) if start else None
-        room = Room(start=start, length=self.length, limit=limit, filler=filler, first=first)
+        room = Room(start=start, length=self.length, limit=limit, filler=filler)
         surgery.attach_around(backbone, "prompt", room, _enter, _leave)
         (words,) = sites["word_embeddings"]
         vectors = Vectors(_some_words(words.module, self.length), start)
@@ -157,14 +147,6 @@ class Prompt(TuningMethod):
                 f"method.deep=true needs layers with weights of their own; {sites.architecture} "
                 "has one; use method.deep=false"
             )
-
-
-def _first_position(backbone: nn.Module, sites: Sites) -> int | None:
-    """Where texts begin in the backbone's table of positions, if it has one and can be told."""
-    table = getattr(sites["embeddings"][0].module, "position_embeddings", None)
-    if table is None or "position_ids" not in inspect.signature(backbone.forward).parameters:
-        return None
-    return 0 if table.padding_idx is None else int(table.padding_idx) + 1
 
 
 def _some_words(embedding: Any, count: int) -> Tensor:
