@@ -97,6 +97,16 @@ def settle(method: TuningMethod, base: Backbone) -> None:
     assert method.settled
 
 
+def delivered(name: str, encoded: Encoded) -> Backbone:
+    """The builtin model after some training steps, as a run would deliver it."""
+    base, method = fresh(), method_of(name)
+    method.tune(base, seed=0)
+    for _ in steps(base, encoded):
+        pass
+    settle(method, base)
+    return base
+
+
 def bits(model: nn.Module) -> dict[str, Tensor]:
     """A copy of every tensor of a model."""
     return {name: value.clone() for name, value in model.state_dict().items()}
@@ -212,12 +222,7 @@ class TestContract:
             assert torch.equal(value, again.model.state_dict()[key]), key
 
     def test_delta_round_trip(self, name: str, encoded: Encoded, tmp_path: Path) -> None:
-        base = fresh()
-        method = method_of(name)
-        method.tune(base, seed=0)
-        for _ in steps(base, encoded):
-            pass
-        settle(method, base)
+        base = delivered(name, encoded)
         path = tmp_path / "delta.safetensors"
         facts = {"method": name, "fingerprint": base.fingerprint}
         size = delta.save(path, base.model, labels=["no", "yes"], **facts)
@@ -235,12 +240,7 @@ class TestContract:
     def test_bfloat16_delta_scores_as_the_rounded_model(
         self, name: str, encoded: Encoded, tmp_path: Path
     ) -> None:
-        base = fresh()
-        method = method_of(name)
-        method.tune(base, seed=0)
-        for _ in steps(base, encoded):
-            pass
-        settle(method, base)
+        base = delivered(name, encoded)
         delta.round_to(base.model, torch.bfloat16)
         path = tmp_path / "delta.safetensors"
         facts = {"method": name, "fingerprint": base.fingerprint}

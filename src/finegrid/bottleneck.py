@@ -11,6 +11,23 @@ from finegrid.surgery import Hook
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "swish": nn.SiLU}
 
 
+def activation_of(name: str) -> nn.Module:
+    """The non-linearity of a bottleneck; raises `UserError` with the nearest names."""
+    if name not in ACTIVATIONS:
+        raise UserError(f"method.activation={name} is unknown; {nearest(name, ACTIVATIONS)}")
+    return ACTIVATIONS[name]()
+
+
+def width_of(hidden: int, reduction_factor: float) -> int:
+    """Units of a bottleneck; raises `UserError` for a reduction factor that leaves none."""
+    if not 0 < reduction_factor <= hidden:
+        raise UserError(
+            f"method.reduction_factor={reduction_factor:g} must lie in (0, {hidden}], "
+            f"{hidden} being the backbone's hidden size"
+        )
+    return int(hidden // reduction_factor)
+
+
 class Bottleneck(nn.Module):
     """x -> W_up act(W_down x + b_down) + b_up, without the residual; zero at the start.
 
@@ -23,18 +40,9 @@ class Bottleneck(nn.Module):
 
     def __init__(self, hidden: int, *, reduction_factor: float, activation: str) -> None:
         super().__init__()
-        if activation not in ACTIVATIONS:
-            raise UserError(
-                f"method.activation={activation} is unknown; {nearest(activation, ACTIVATIONS)}"
-            )
-        if not 0 < reduction_factor <= hidden:
-            raise UserError(
-                f"method.reduction_factor={reduction_factor:g} must lie in (0, {hidden}], "
-                f"{hidden} being the backbone's hidden size"
-            )
-        width = int(hidden // reduction_factor)
+        width = width_of(hidden, reduction_factor)
         self.down = nn.Linear(hidden, width)
-        self.activation = ACTIVATIONS[activation]()
+        self.activation = activation_of(activation)
         self.up = nn.Linear(width, hidden)
         nn.init.normal_(self.down.weight, std=0.02)
         for parameter in (self.down.bias, self.up.weight, self.up.bias):

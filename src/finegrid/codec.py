@@ -15,7 +15,6 @@ import zlib
 import numpy as np
 import numpy.typing as npt
 
-Bytes = npt.NDArray[np.uint8]
 Bits = npt.NDArray[np.bool_]
 
 PACKED, GAPS = 0, 1

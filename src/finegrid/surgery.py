@@ -58,19 +58,32 @@ def match(module: nn.Module, pattern: str) -> dict[str, nn.Parameter]:
     return found
 
 
+def adopt(site: Any, name: str, module: nn.Module, tensor: str | None = None) -> bool:
+    """Inject a child module that the site or others look up by themselves; False if it is there.
+
+    `tensor` names the site's tensor that is read through the child, if one is.
+    """
+    _claim((id(site), name))
+    if name in site._modules:
+        return False
+    site.add_module(name, module)
+    site.injected = {**getattr(site, "injected", {}), name: tensor}
+    return True
+
+
 def attach(site: nn.Module, name: str, module: nn.Module, hook: Hook) -> None:
     """Inject a child module at a site; the hook replaces the site's output.
 
     The backbone's own keys stay as they were. Attaching the same name again changes nothing.
     The hook must reach the child through the site it is given, so that copies stay independent.
     """
-    if _adopt(site, name, module):
+    if adopt(site, name, module):
         site.register_forward_hook(hook)
 
 
 def attach_before(site: nn.Module, name: str, module: nn.Module, hook: InputHook) -> None:
     """Inject a child module at a site; the hook replaces the site's input instead of its output."""
-    if _adopt(site, name, module):
+    if adopt(site, name, module):
         site.register_forward_pre_hook(hook)
 
 
@@ -78,7 +91,7 @@ def attach_around(
     site: nn.Module, name: str, module: nn.Module, before: NamedHook, after: Callable[..., Any]
 ) -> None:
     """Inject a child module at a site; one hook replaces all its inputs, the other its output."""
-    if _adopt(site, name, module):
+    if adopt(site, name, module):
         site.register_forward_pre_hook(before, with_kwargs=True)
         site.register_forward_hook(after)
 
@@ -94,7 +107,7 @@ def reparametrize(site: nn.Module, tensor: str, name: str, module: nn.Module) ->
     The tensor keeps its key and its bits; only reading it as an attribute, as the site's forward
     does, goes through the child module. Several children on one tensor apply in order.
     """
-    if not _adopt(site, name, module, tensor):
+    if not adopt(site, name, module, tensor):
         return
     _claim((id(site._parameters[tensor]), ""))
     plain = type(site)
@@ -132,16 +145,6 @@ def _claim(key: tuple[int, str]) -> None:
     claimed = _claims.get()
     if claimed is not None:
         claimed.add(key)
-
-
-def _adopt(site: Any, name: str, module: nn.Module, tensor: str | None = None) -> bool:
-    """Add a child to a site, noting the tensor that is read through it; False if it is there."""
-    _claim((id(site), name))
-    if name in site._modules:
-        return False
-    site.add_module(name, module)
-    site.injected = {**getattr(site, "injected", {}), name: tensor}
-    return True
 
 
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:

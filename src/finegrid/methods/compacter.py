@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from finegrid import surgery
-from finegrid.bottleneck import ACTIVATIONS, residual
-from finegrid.errors import UserError, nearest
+from finegrid.bottleneck import activation_of, residual, width_of
+from finegrid.errors import UserError
 from finegrid.methods.base import TuningMethod
 from finegrid.sites import Sites
 
@@ -58,12 +58,8 @@ class Compact(nn.Module):
 
     def __init__(self, rule: Rule, hidden: int, width: int, activation: str) -> None:
         super().__init__()
-        if activation not in ACTIVATIONS:
-            raise UserError(
-                f"method.activation={activation} is unknown; {nearest(activation, ACTIVATIONS)}"
-            )
         self.down = Phm(rule, hidden, width)
-        self.activation = ACTIVATIONS[activation]()
+        self.activation = activation_of(activation)
         self.up = Phm(rule, width, hidden)
         nn.init.zeros_(self.up.t)
 
@@ -71,10 +67,6 @@ class Compact(nn.Module):
         """Correction to add: same shape as `x`."""
         correction: Tensor = self.up(self.activation(self.down(x)))
         return correction
-
-
-def _unchanged(backbone: nn.Module, inputs: object) -> None:
-    """Leave the backbone's inputs alone: it only owns the rule."""
 
 
 class Compacter(TuningMethod):
@@ -92,19 +84,14 @@ class Compacter(TuningMethod):
         """
         hidden, width = sites.hidden_size, self._width(sites.hidden_size)
         rule = Rule(self.phm_dim)
-        surgery.attach_before(backbone, "compacter", rule, _unchanged)
+        surgery.adopt(backbone, "compacter", rule)
         for site in (*sites["attention_block"], *sites["output_block"]):
             module = Compact(rule, hidden, width, self.activation)
             surgery.attach(site.module, "compacter", module, residual("compacter"))
 
     def _width(self, hidden: int) -> int:
         """Units of the bottleneck."""
-        if not 0 < self.reduction_factor <= hidden:
-            raise UserError(
-                f"method.reduction_factor={self.reduction_factor:g} must lie in (0, {hidden}], "
-                f"{hidden} being the backbone's hidden size"
-            )
-        width = int(hidden // self.reduction_factor)
+        width = width_of(hidden, self.reduction_factor)
         if self.phm_dim < 1 or hidden % self.phm_dim or width % self.phm_dim:
             raise UserError(
                 f"method.phm_dim={self.phm_dim} must divide the backbone's hidden size {hidden} "

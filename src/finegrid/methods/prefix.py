@@ -94,10 +94,6 @@ class ReparametrizedPrefix(Prefix):
         self.key, self.value = nn.Parameter(own["key"]), nn.Parameter(own["value"])
 
 
-def _unchanged(attention: nn.Module, inputs: object) -> None:
-    """Leave the inputs alone: the attention function finds the prefix by itself."""
-
-
 class PrefixTuning(TuningMethod):
     """Inject a prefix in every layer's attention."""
 
@@ -121,8 +117,7 @@ class PrefixTuning(TuningMethod):
             )
         allow_prefixes(backbone)
         for site in attentions:
-            prefix = self._made_for(sites.hidden_size)
-            surgery.attach_before(site.module, "prefix", prefix, _unchanged)
+            surgery.adopt(site.module, "prefix", self._made_for(sites.hidden_size))
 
     def _made_for(self, hidden: int) -> Prefix:
         if self.width is None:
