@@ -29,9 +29,13 @@ LAYERS = {
     "tasks": {"config"},
     "hub": set(),
     "metrics": {"tasks"},
-    "sources": {"config", "errors", "tasks", "builtin", "hub"},
+    "places": set(),
+    "sources": {"config", "errors", "tasks", "builtin", "hub", "places"},
     "data": {"config", "errors", "sources", "tasks"},
-    "backbone": {"builtin", "config", "errors", "hub", "seeds", "sites", "sources", "surgery"},
+    "backbone": {
+        "builtin", "config", "errors", "hub", "places", "seeds", "sites", "sources", "surgery",
+    },
+    "identity": {"builtin", "config", "places", "record"},
     "codec": set(),
     "masks": {"config"},
     "sparse": {"config"},
@@ -53,7 +57,7 @@ LAYERS = {
     "budget": {"config"},
     "report": {"errors", "record", "report"},
     "delta": {"codec", "errors", "record", "surgery"},
-    "progress": set(),
+    "grid": {"builtin", "config", "errors", "grid", "identity", "methods", "record", "run"},
     "export": {
         "backbone", "bottleneck", "config", "data", "errors", "export", "inference", "methods",
         "module", "sources", "surgery",
@@ -104,7 +108,13 @@ def test_one_lightning_only() -> None:
         assert not any(name.split(".")[0] == "lightning" for name in imports(path)), path
 
 
-LIGHT = ["finegrid.cli", "finegrid.progress", "finegrid.record", "finegrid.report.tables"]
+LIGHT = [
+    "finegrid.cli",
+    "finegrid.grid.sweep",
+    "finegrid.record",
+    "finegrid.report.tables",
+    "finegrid.report.overlay",
+]
 
 
 @pytest.mark.parametrize("module", LIGHT)

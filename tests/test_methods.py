@@ -18,9 +18,10 @@ from finegrid.backbone import Backbone
 from finegrid.config import OptimConfig, RunConfig, bind
 from finegrid.data import Encoded, Rows
 from finegrid.errors import UserError
+from finegrid.identity import NOT_ARGUMENTS
 from finegrid.methods.base import TuningMethod
 from finegrid.module import FineTuner, predict
-from finegrid.run import NOT_ARGUMENTS, build_method
+from finegrid.run import build_method
 from finegrid.tasks import Task
 
 OPTIM = OptimConfig(

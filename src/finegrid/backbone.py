@@ -16,7 +16,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from finegrid import builtin, hub, surgery
+from finegrid import builtin, hub, places, surgery
 from finegrid.config import ModelConfig, require
 from finegrid.errors import UserError
 from finegrid.seeds import forked
@@ -38,18 +38,8 @@ class Backbone:
 
 
 def locate(model: ModelConfig) -> str:
-    """The builtin folder, a local directory, a copy below $FINEGRID_MODEL_DIR, or the hub id."""
-    if model.path == "builtin":
-        return str(builtin.MODEL_DIR)
-    if Path(model.path).is_dir():
-        return model.path
-    root = os.environ.get("FINEGRID_MODEL_DIR")
-    name = model.path.rpartition("/")[2].lower()
-    if root and Path(root).is_dir():
-        for folder in sorted(Path(root).iterdir()):
-            if folder.is_dir() and folder.name.lower() == name:
-                return str(folder)
-    return model.path
+    """The folder or hub id that a model loads from."""
+    return places.model(model.path, builtin=builtin.MODEL_DIR)
 
 
 def tokenizer(model: ModelConfig) -> Any:

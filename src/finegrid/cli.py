@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -17,7 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from finegrid.config import UNITS, RunConfig, recipe, require
-from finegrid.errors import UserError, nearest
+from finegrid.errors import UserError, causes, nearest
+from finegrid.grid import claims, store
+from finegrid.record import FILE
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 HELP = """finegrid: which way of fine-tuning is best for this model, task, data and time?
@@ -46,7 +48,8 @@ def options(group: str) -> dict[str, str]:
 
 def help_text() -> str:
     """The text of `--help`: every group, every option with its one line."""
-    groups = ("method", "task", "model", "budget", "trainer", "logger", "experiment")
+    groups = ["method", "task", "model", "budget", "trainer", "logger", "experiment"]
+    groups += ["tuned"] if options("tuned") else []
     return HELP.format(groups="\n".join(map(_describe, groups)), units=", ".join(UNITS))
 
 
@@ -68,11 +71,31 @@ def run(cfg: DictConfig) -> None:
     """Check the config, then import the heavy parts and run the cell."""
     _one_method()
     RunConfig.of(cfg)
+    if store.SINCE in os.environ:
+        _run_claimed(cfg, Path(HydraConfig.get().runtime.output_dir))
+        return
     from finegrid import run as runner
 
     record = runner.run(cfg)
     if HydraConfig.get().mode != RunMode.MULTIRUN:
         print(f"{record.summary()}\nrecord: {HydraConfig.get().runtime.output_dir}/record.json")
+
+
+def _run_claimed(cfg: DictConfig, directory: Path) -> None:
+    """Run a sweep's cell, unless another process holds it or has just ended it."""
+    claim = claims.take(
+        directory, sweep=os.environ[store.SWEEP], slot=os.environ.get("FINEGRID_SLOT", "")
+    )
+    if claim is None:
+        return
+    with claim:
+        found = store.outcome(directory)
+        if store.settled(found, retry=str(cfg.retry), since=int(os.environ[store.SINCE])):
+            return
+        (directory / FILE).unlink(missing_ok=True)  # of an earlier try
+        from finegrid import run as runner
+
+        runner.run(cfg, held=claim.held)
 
 
 def _one_method() -> None:
@@ -107,7 +130,7 @@ def explain(error: Exception) -> str:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         if group:
             return f"unknown {group}={option}; {nearest(option, error.options or options(group))}"
-    for cause in _causes(error):
+    for cause in causes(error):
         if isinstance(cause, UserError):
             return str(cause)
     line = str(error).strip().splitlines()[0]
@@ -144,11 +167,3 @@ def _siblings(key: str) -> list[str]:
     chosen = {"data": "default", "trainer": "auto", "budget": "epochs"}.get(group)
     node = OmegaConf.load(CONF / group / f"{chosen}.yaml") if chosen else top.get(group, {})
     return sorted(f"{group}.{name!s}" for name in node)
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The chain of exceptions behind an exception."""
-    cause = error.__cause__ or error.__context__
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__ or cause.__context__

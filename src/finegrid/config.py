@@ -3,14 +3,14 @@
 Values live in `conf/`, once; the classes here hold types and limits, no defaults.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from finegrid.errors import UserError, nearest
+from finegrid.errors import UserError, causes, nearest
 
 T = TypeVar("T")
 
@@ -151,12 +151,49 @@ def bind(cls: type[T], node: DictConfig, where: str) -> T:
     except MissingMandatoryValue as error:
         raise UserError(f"{where}: {error.msg}; give it on the command line") from error
     except OmegaConfBaseException as error:
+        for cause in causes(error):
+            if isinstance(cause, UserError):  # of a resolver
+                raise cause from None
         raise UserError(f"{where}.{error.key or ''}: {_first_line(error)}") from error
 
 
+RECIPE_READS = ("method", "model", "tuned", "trial", "tune")  # all that the resolver looks at
+
+
 def recipe(key: str, *, _root_: DictConfig) -> Any:
-    """Resolver `${recipe:lr}`: the method's own setting for this model, else its default."""
-    method, model = _root_.method, _root_.model.name
+    """Resolver `${recipe:lr}`: tuned, or else the method's own; in a trial times its factor."""
+    value = _tuned(key, _root_) if _root_.get("tuned") else _own(key, _root_)
+    trial = _root_.get("trial")
+    return value if trial is None else _scaled(value, trial, _root_.tune.factors)
+
+
+def _scaled(value: float, trial: int, factors: Sequence[float]) -> float:
+    """A trial's value, to three digits."""
+    good = isinstance(trial, int) and not isinstance(trial, bool) and 0 <= trial < len(factors)
+    require(good, f"trial={trial} must be one of 0 to {len(factors) - 1}: see tune.factors")
+    return float(f"{value * factors[trial]:.3g}")
+
+
+def _tuned(key: str, root: DictConfig) -> Any:
+    """The setting that `tuned=` holds for the method; to mix tuned and untuned would be unfair."""
+    tuned, method, model = root.tuned, root.method.name, root.model.name
+    require(
+        tuned.model == model,
+        f"tuned={tuned.name} was tuned for model {tuned.model}, not for {model}; drop it, or see "
+        "experiment=tune",
+    )
+    found = tuned.get(key, {})
+    require(
+        method in found,
+        f"tuned={tuned.name} has no {key} for method {method} (it has: {', '.join(found)}); tune "
+        f"it alike with experiment=tune, or give optim.{key}=",
+    )
+    return found[method]
+
+
+def _own(key: str, root: DictConfig) -> Any:
+    """The method's own setting for this model, else its default."""
+    method, model = root.method, root.model.name
     choices: Mapping[str, Any] = method.get("recipe", {}).get(key, {})
     value = choices.get(model, choices.get("default"))
     require(
@@ -183,6 +220,7 @@ class RunConfig:
     select: str
     store: str
     evaluations: int
+    trial: int | None  # of a search for the learning rate; such a run is not scored on test
 
     @classmethod
     def of(cls, cfg: DictConfig) -> "RunConfig":
@@ -197,6 +235,11 @@ class RunConfig:
             value = cfg[key]
             good = isinstance(value, int) and not isinstance(value, bool) and value >= least
             require(good, f"{key}={value} must be an integer of at least {least}")
+        trial = cfg.get("trial")
+        require(
+            trial is None or OmegaConf.is_interpolation(cfg.optim, "lr"),
+            f"trial={trial} chooses the learning rate; leave out either it or optim.lr",
+        )
         return cls(
             data=bind(DataConfig, cfg.data, "data"),
             optim=bind(OptimConfig, cfg.optim, "optim"),
@@ -207,4 +250,5 @@ class RunConfig:
             select=str(cfg.select),
             store=str(cfg.store),
             evaluations=int(cfg.evaluations),
+            trial=trial,
         )

@@ -1,6 +1,6 @@
 """What a user can mend: one clear line, no traceback."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 
 
@@ -12,9 +12,17 @@ class Diverged(UserError):
     """Training produced a non-finite loss; the run keeps a record with status `diverged`."""
 
 
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The chain of exceptions behind an exception."""
+    cause = error.__cause__ or error.__context__
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
 def nearest(word: str, names: Iterable[str]) -> str:
     """`did you mean ...? (available: ...)` for a word that is none of `names`."""
     names = sorted(names)
     close = get_close_matches(word, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(repr(name) for name in close)}? " if close else ""
-    return f"{hint}(available: {', '.join(names)})"
+    return f"{hint}(available: {', '.join(names) or 'none'})"

@@ -57,7 +57,7 @@ def count_flops(module: FineTuner, encoded: Encoded, batch_size: int) -> float:
     tokens: int = batch.pop("real_tokens")
     batch = {name: value.to(module.device) for name, value in batch.items()}
     with forked(0), FlopCounterMode(display=False) as counter:
-        module.loss(batch).backward()  # type: ignore[no-untyped-call]
+        module.training_step(batch, 0).backward()  # type: ignore[no-untyped-call]
     module.zero_grad(set_to_none=True)
     return float(counter.get_total_flops()) / tokens
 

@@ -36,6 +36,7 @@ class FineTuner(pl.LightningModule):
         self.task, self.optim, self.train_rows = task, optim, train
         self.progress = 0.0  # share of the budget that is spent
         self.rate = 1.0  # times optim.lr, for the method's parameters
+        self.micro_batch_size: int | None = None  # rows of one pass; None: those of the batch
         self.settled = True  # whether a checkpoint taken now could be the run's result
         self.init_seed, self.dropout_seed = stream(seed, "init"), stream(seed, "dropout")
 
@@ -46,7 +47,28 @@ class FineTuner(pl.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Loss of a batch: cross-entropy, or squared error for regression."""
-        return self.loss(batch)
+        return self.loss(batch) if self.micro_batch_size is None else self._in_chunks(batch)
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        """Clear the gradients, unless this batch's first chunks have added theirs already."""
+        if self.micro_batch_size is None:
+            super().optimizer_zero_grad(epoch, batch_idx, optimizer)
+
+    def _in_chunks(self, batch: dict[str, Any]) -> Tensor:
+        """The loss of the whole batch, with the graph of its last chunk alone.
+
+        The other chunks have run backward by then, so that one graph is held at a time; Lightning
+        runs the last one's, and whatever follows sees the gradient of the whole batch.
+        """
+        self.zero_grad()
+        rows = len(batch["labels"])
+        total = torch.zeros((), device=self.device)
+        for chunk in _chunks(batch, self.micro_batch_size or rows):
+            if total.requires_grad:
+                with torch.autocast(self.device.type, enabled=False):  # for forward passes alone
+                    total.backward()  # type: ignore[no-untyped-call]
+            total = total.detach() + self.loss(chunk) * (len(chunk["labels"]) / rows)
+        return total
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         """Mean loss over the batch's rows, in fp32."""
@@ -94,6 +116,13 @@ class FineTuner(pl.LightningModule):
         if gradient_clip_val:
             parameters = surgery.trainable(self.model).values()
             torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+
+
+def _chunks(batch: dict[str, Any], size: int) -> Iterator[dict[str, Tensor]]:
+    """A batch's tensors, so many rows at a time."""
+    tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+    for start in range(0, len(batch["labels"]), size):
+        yield {name: value[start : start + size] for name, value in tensors.items()}
 
 
 def logits_of(model: nn.Module, batch: dict[str, Any]) -> Tensor:

@@ -2,7 +2,6 @@
 
 import platform
 import subprocess
-import sys
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -13,6 +12,7 @@ import torch
 
 from finegrid import __version__
 from finegrid.config import TrainerConfig, require
+from finegrid.record import command_line
 
 PACKAGES = ("torch", "pytorch-lightning", "transformers", "datasets", "torchmetrics", "hydra-core")
 
@@ -30,7 +30,7 @@ def facts() -> dict[str, Any]:
         "versions": {"finegrid": __version__, "python": platform.python_version(), **versions},
         "git_commit": commit,
         "git_dirty": dirty,
-        "command": " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command_line(),
     }
 
 

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import shlex
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -30,6 +32,8 @@ class Record:
     overrides: list[str]
     pretrained: bool = True
     select: str = "best"
+    lr: float | None = None  # peak learning rate of what the method trains
+    trial: int | None = None  # of a search for that rate: validation alone is scored
     schema: int = SCHEMA
     cell: str | None = None
     fingerprint: str | None = None  # of the backbone's weights as loaded
@@ -67,6 +71,7 @@ class Record:
     tokens_per_second: float | None = None
     train_flops: float | None = None
     peak_memory_bytes: int | None = None
+    micro_batch_size: int | None = None  # rows of one pass; below data.batch_size: memory ran out
     device: str | None = None
     precision: str | None = None
     threads: int | None = None
@@ -82,13 +87,14 @@ class Record:
 
     def summary(self) -> str:
         """One line for people."""
-        scores = self.metrics.get("test", {})
+        split = "test" if self.trial is None else "validation"
+        scores = self.metrics.get(split, {})
         every = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
         trains = sum(filter(None, (self.params_delta, self.params_pooler, self.params_head)))
         share = 100 * trains / self.params_total if self.params_total else 0.0
         return (
             f"{self.method} on {self.task} ({self.model}, fraction {self.fraction:g}, seed "
-            f"{self.seed}): test {every}; trainable params: {trains:,} || all params: "
+            f"{self.seed}): {split} {every}; trainable params: {trains:,} || all params: "
             f"{self.params_total:,} || trainable%: {share:.4f}; "
             f"{self.train_seconds:.1f} s of training"
         )
@@ -121,6 +127,11 @@ def read(directory: Path) -> Record:
         return Record(**{key: value for key, value in values.items() if key in known})
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not a readable record: {error}") from error
+
+
+def command_line() -> str:
+    """The command that this process was started with, whatever the machine."""
+    return shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def write_atomic(path: Path, content: bytes) -> None:

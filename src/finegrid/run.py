@@ -1,10 +1,13 @@
 """One run from config to record: the only file that knows all the parts."""
 
+import gc
 import logging
 import time
 import traceback
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from finegrid import __version__, backbone, delta, metrics, provenance
+from finegrid import backbone, delta, identity, metrics, provenance
 from finegrid.bar import BudgetBar
 from finegrid.budget import Clock
 from finegrid.config import RunConfig, bind, require
@@ -27,7 +30,7 @@ from finegrid.meter import Meter, peak_memory
 from finegrid.methods.base import TuningMethod
 from finegrid.module import FineTuner, predict
 from finegrid.predictions import write_predictions
-from finegrid.record import SCHEMA, Record, cell_hash
+from finegrid.record import Record
 from finegrid.seeds import stream
 from finegrid.selection import Selection
 from finegrid.sources import load
@@ -35,13 +38,6 @@ from finegrid.tasks import Task
 from finegrid.tracking import Guarded, RunInfo
 
 log = logging.getLogger(__name__)
-# Settings of the machine and of speed alone: they do not make another cell.
-VOLATILE = {
-    "data": ("source", "root", "eval_batch_size"),
-    "model": ("path", "revision", "architecture", "parameters", "head_lr"),
-    "task": ("path", "train", "test"),
-}
-NOT_ARGUMENTS = ("name", "recipe")  # of a method's YAML, for people and for the optimizer
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -57,8 +53,10 @@ class Parts:
     method: TuningMethod
 
 
-def run(cfg: DictConfig) -> Record:
+def run(cfg: DictConfig, *, held: Callable[[], bool] = lambda: True) -> Record:
     """Train and score one cell in Hydra's output directory; it leaves a record whatever happens.
+
+    Unless, by then, the cell is not `held` any more: another process has taken it over.
 
     Raises:
         UserError: for what the user can mend, `Diverged` for a non-finite loss; the record then
@@ -72,10 +70,20 @@ def run(cfg: DictConfig) -> Record:
     tracker: Guarded | None = None
     try:
         parts = prepare(cfg, config)
-        _identify(record, parts, cfg)
+        _identify(record, parts)
         tracker = _tracker(cfg, record, directory)
         alone = hydra_config.mode != RunMode.MULTIRUN
-        _fit_and_score(parts, record, directory, tracker, started=started, bar=alone)
+        fit_and_score = partial(
+            _fit_and_score,
+            record=record,
+            directory=directory,
+            tracker=tracker,
+            started=started,
+            bar=alone,
+        )
+        if not fit_and_score(parts):
+            del parts  # what it holds must go before the second try takes memory
+            _start_over(cfg, config, fit_and_score)
         record.status = "ok"
     except Exception as error:
         record.status = "diverged" if isinstance(error, Diverged) else "failed"
@@ -83,7 +91,7 @@ def run(cfg: DictConfig) -> Record:
         log.info("%s: %s", record.status, record.error)  # for run.log; the raise tells the user
         raise
     finally:
-        if record.status != "running":  # an interrupt leaves no record
+        if record.status != "running" and held():  # an interrupt leaves no record
             record.finished = provenance.now()
             record.write(directory)
         if tracker is not None:
@@ -129,7 +137,7 @@ def build_method(cfg: DictConfig) -> TuningMethod:
     """Instantiate the method that a config names; only finegrid's own classes are allowed."""
     plain: Any = OmegaConf.to_container(cfg.method, resolve=True)
     try:
-        method: TuningMethod = instantiate(_arguments(plain, "method"), _convert_="all")
+        method: TuningMethod = instantiate(identity.arguments(plain), _convert_="all")
     except InstantiationException as error:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None
@@ -137,35 +145,13 @@ def build_method(cfg: DictConfig) -> TuningMethod:
     return method
 
 
-def _arguments(node: dict[str, Any], where: str) -> dict[str, Any]:
-    """A method's node without what is no argument of its class; a composition's members alike."""
-    target = str(node.get("_target_", ""))
-    require(
-        target.startswith("finegrid.methods."),
-        f"{where}._target_={target!r} must be a class in finegrid.methods",
-    )
-    arguments = {key: value for key, value in node.items() if key not in NOT_ARGUMENTS}
-    if "members" in arguments:
-        members = arguments["members"].items()
-        arguments["members"] = {k: _arguments(v, f"{where}.members.{k}") for k, v in members}
-    return arguments
-
-
 def _begin(cfg: DictConfig, config: RunConfig, overrides: list[str]) -> Record:
     """The record of a run that has just begun: what was asked for, and where."""
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
     return Record(
-        method=str(cfg.method.name),
-        task=str(cfg.task.name),
-        model=config.model.name,
-        pretrained=config.model.pretrained,
-        fraction=config.data.fraction,
-        budget_unit=config.budget.unit,
-        budget=config.budget.amount,
-        seed=config.seed,
-        protocol=config.data.protocol,
-        select=config.select,
+        **identity.description(plain),
         overrides=overrides,
         threads=torch.get_num_threads(),
         device=provenance.device(config.trainer),
@@ -175,8 +161,8 @@ def _begin(cfg: DictConfig, config: RunConfig, overrides: list[str]) -> Record:
     )
 
 
-def _identify(record: Record, parts: Parts, cfg: DictConfig) -> None:
-    """Fill in what the data and the weights turned out to be, and the hash of it all."""
+def _identify(record: Record, parts: Parts) -> None:
+    """Fill in what the data and the weights turned out to be."""
     splits, base = parts.splits, parts.module.backbone
     record.data_source, record.model_revision = splits.source, base.revision
     record.fingerprint = base.fingerprint
@@ -185,17 +171,6 @@ def _identify(record: Record, parts: Parts, cfg: DictConfig) -> None:
     record.test_hash = splits.test["test"].digest()
     record.train_rows, record.validation_rows = len(splits.train), len(splits.validation)
     record.test_rows, record.test_overlap = len(splits.test["test"]), splits.overlap
-    plain: Any = OmegaConf.to_container(cfg, resolve=True)
-    plain["method"] = {"name": record.method} | _arguments(plain["method"], "method")
-    for group, keys in VOLATILE.items():
-        plain[group] = {key: value for key, value in plain[group].items() if key not in keys}
-    record.cell = cell_hash(
-        {name: plain[name] for name in ("method", "task", "model", "data", "optim", "budget")}
-        | {name: plain[name] for name in ("seed", "select", "evaluations", "store")}
-        | {name: getattr(record, name) for name in ("train_hash", "validation_hash", "test_hash")}
-        | {"fingerprint": base.fingerprint, "precision": record.precision}
-        | {"schema": SCHEMA, "code": __version__}
-    )
 
 
 def _tracker(cfg: DictConfig, record: Record, directory: Path) -> Guarded | None:
@@ -215,14 +190,16 @@ def _tracker(cfg: DictConfig, record: Record, directory: Path) -> Guarded | None
 
 def _fit_and_score(
     parts: Parts,
+    *,
     record: Record,
     directory: Path,
     tracker: Guarded | None,
-    *,
     started: float,
     bar: bool,
-) -> None:
+) -> bool:
+    """False if training ran out of memory; on return nothing holds on to that memory but parts."""
     config = parts.config
+    record.micro_batch_size = parts.module.micro_batch_size or config.data.batch_size
     clock = Clock(config.budget, config.optim, rows=len(parts.splits.train))
     meter = Meter(parts.encoded["train"], config.data.batch_size)
     selection = Selection(
@@ -240,12 +217,40 @@ def _fit_and_score(
         batch_size=config.data.batch_size,
         seed=stream(config.seed, "order"),
     )
-    trainer.fit(parts.module, loader)
+    try:
+        trainer.fit(parts.module, loader)
+    except torch.OutOfMemoryError as error:
+        log.info("%s", error)
+        selection.curve.unlink(missing_ok=True)
+        return False
     _cost(record, clock, meter, setup=clock.started - started)
     began = time.perf_counter()
     _score(parts, record, selection, directory)
     record.eval_seconds = selection.seconds + time.perf_counter() - began
     record.peak_memory_bytes = peak_memory()
+    return True
+
+
+def _start_over(cfg: DictConfig, config: RunConfig, fit_and_score: Callable[[Parts], bool]) -> None:
+    """Run once more from the start, half of a batch's rows at a time.
+
+    Raises:
+        UserError: if that is out of memory too.
+    """
+    whole = config.data.batch_size
+    half = (whole + 1) // 2
+    log.warning("out of memory with %d rows in a pass; starting over with %d", whole, half)
+    gc.collect()  # Lightning's parts refer to one another
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    parts = prepare(cfg, config)
+    parts.module.micro_batch_size = half
+    require(
+        fit_and_score(parts),
+        f"out of memory with {whole} rows in a pass, and again with {half}; set a smaller "
+        "data.batch_size or data.eval_batch_size, a shorter model.max_length, or choose a smaller "
+        "model or another method",
+    )
 
 
 def _trainer(
@@ -284,7 +289,7 @@ def _score(parts: Parts, record: Record, selection: Selection, directory: Path) 
     task, headline = parts.task, parts.task.headline
     dtype = DTYPES[parts.config.store]
     logits = _predict_tests(parts)
-    record.test_last = _scores(parts, logits)["test"][headline]
+    record.test_last = _scores(parts, logits).get("test", {}).get(headline)
     chosen, record.best_step = selection.last, selection.best.step
     if parts.config.select == "best" and selection.best.step != selection.last.step:
         chosen = selection.best
@@ -293,11 +298,12 @@ def _score(parts: Parts, record: Record, selection: Selection, directory: Path) 
         delta.round_to(parts.module.model, dtype)
         logits = _predict_tests(parts)
     scores = _scores(parts, logits)
-    record.metric, record.test = headline, scores["test"][headline]
+    record.metric, record.test = headline, scores.get("test", {}).get(headline)
     record.validation = chosen.scores[headline]
     record.metrics = {"validation": chosen.scores, **scores}
-    record.degenerate = metrics.degenerate(task, logits["test"])
-    write_predictions(directory, task, parts.splits.test, logits)
+    if logits:
+        record.degenerate = metrics.degenerate(task, logits["test"])
+        write_predictions(directory, task, parts.splits.test, logits)
     record.delta_bytes = delta.save(
         directory / delta.FILE,
         parts.module.model,
@@ -312,6 +318,7 @@ def _score(parts: Parts, record: Record, selection: Selection, directory: Path) 
 
 
 def _predict_tests(parts: Parts) -> dict[str, Tensor]:
+    """Logits of every test split; of none in a trial, which must not know them."""
     return {
         name: predict(
             parts.module.model,
@@ -320,6 +327,7 @@ def _predict_tests(parts: Parts) -> dict[str, Tensor]:
             precision=provenance.precision(parts.config.trainer),
         )
         for name in parts.splits.test
+        if parts.config.trial is None
     }
 
 

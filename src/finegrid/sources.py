@@ -10,7 +10,7 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
-from finegrid import hub
+from finegrid import hub, places
 from finegrid.config import DataConfig, require
 from finegrid.errors import UserError, nearest
 from finegrid.tasks import Task
@@ -115,7 +115,7 @@ def _folder(folder: Path, task: Task) -> Tables:
 
 
 def _shards(folder: Path, name: str) -> pa.Table:
-    files = sorted(folder.glob(f"{name}-*.parquet")) or sorted(folder.glob(f"{name}.*"))
+    files = places.shards(folder, name)
     names = [file.name for file in folder.iterdir()]
     require(bool(files), f"{folder}: no file of the split {name!r}; {nearest(name, names)}")
     return pa.concat_tables([read_table(file) for file in files])

@@ -65,11 +65,18 @@ def records(directory: Path) -> list[Record]:
 
 
 def frame(runs: list[Record]) -> Frame:
-    """Group records into tables and cells; several tries of one seed count once, the last `ok`."""
+    """Group records into tables and cells; several tries of one seed count once, the last `ok`.
+
+    Raises:
+        UserError: if all are tuning trials, which have no test score and no place in these tables.
+    """
     grouped: dict[Table, dict[tuple[str, float], dict[int, Record]]] = defaultdict(
         lambda: defaultdict(dict)
     )
-    for run in sorted(runs, key=lambda run: (run.status == "ok", run.started)):
+    results = [run for run in runs if run.trial is None]
+    if runs and not results:
+        raise UserError("these runs are tuning trials; scripts/tune.py reads them")
+    for run in sorted(results, key=lambda run: (run.status == "ok", run.started)):
         grouped[_table(run)][run.method, run.fraction][run.seed] = run
     return {
         table: {key: Cell(tuple(seeds.values())) for key, seeds in cells.items()}

@@ -1,6 +1,6 @@
 """A frame as Markdown: scores by fraction, and what each method costs."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from finegrid.report.frame import Cell, Frame, Table
 
@@ -29,9 +29,9 @@ def _scores(cells: dict[tuple[str, float], Cell]) -> str:
     fractions = sorted({fraction for _, fraction in cells})
     rows = [
         [method, *(score(cells.get((method, fraction))) for fraction in fractions)]
-        for method in _methods(cells)
+        for method in ordered({method for method, _ in cells})
     ]
-    return _grid(["method", *(f"{fraction:g}" for fraction in fractions)], rows)
+    return aligned(["method", *(f"{fraction:g}" for fraction in fractions)], rows)
 
 
 def score(cell: Cell | None, name: str = "test") -> str:
@@ -51,22 +51,22 @@ def _costs(cells: dict[tuple[str, float], Cell]) -> str:
     names = ("params_delta", "params_pooler", "params_head", "delta_bytes", "train_seconds")
     titles = ("delta params", "pooler params", "head params", "delta bytes", "bits each", "train s")
     rows = []
-    for method in _methods(cells):
+    for method in ordered({method for method, _ in cells}):
         fraction = max(fraction for name, fraction in cells if name == method)
         cell = cells[method, fraction]
         counts = [f"{cell.mean(name) or 0:,.0f}" for name in names[:-1]]
         bits = f"{cell.mean('delta_bits_per_trainable') or 0:.3g}"
         seconds = f"{cell.mean('train_seconds') or 0:.1f}"
         rows.append([method, f"{fraction:g}", *counts, bits, seconds])
-    return _grid(["method", "at fraction", *titles], rows)
+    return aligned(["method", "at fraction", *titles], rows)
 
 
-def _methods(cells: dict[tuple[str, float], Cell]) -> list[str]:
-    found = {method for method, _ in cells}
-    return [m for m in ORDER if m in found] + sorted(found - set(ORDER))
+def ordered(methods: Collection[str]) -> list[str]:
+    """The baselines, then the other methods by name."""
+    return [name for name in ORDER if name in methods] + sorted(set(methods) - set(ORDER))
 
 
-def _grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table whose columns line up in a terminal too."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     lines = [head, ["-" * width for width in widths], *rows]

@@ -1,0 +1,164 @@
+"""Claims: whoever runs a cell holds a lock file with a heartbeat, on any number of machines.
+
+A claim is `.claim-<n>` in the cell's directory, made so that only one process can make it. The one
+with the highest number counts. Claims are never removed, only marked as released; a released or
+stale one is followed by the next number. So of several who find a cell free only one gets it, and
+a former holder that was paused can see that the cell is no longer its own.
+"""
+
+import json
+import os
+import socket
+import threading
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+BEAT = 5.0  # seconds between heartbeats
+STALE = 60.0  # seconds without one after which a claim may be taken over
+PREFIX = ".claim-"
+BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The process behind a claim, as far as its file tells."""
+
+    number: int
+    host: str = ""
+    pid: int = 0
+    birth: str = ""  # tells a process from a later one with the same number
+    slot: str = ""
+    sweep: str = ""
+    released: bool = False
+
+    @property
+    def local(self) -> bool:
+        """Whether the process was started on this host since it was booted."""
+        return self.host == _host()
+
+
+class Claim:
+    """A held claim: beats until it is released. Use it in a `with` statement."""
+
+    def __init__(self, directory: Path, number: int, facts: dict[str, Any]) -> None:
+        self.directory, self.number = directory, number
+        self.path = _path(directory, number)
+        self._facts = facts
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True, name="claim")
+
+    def __enter__(self) -> "Claim":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        if self.held():
+            _write(self.path, self._facts | {"released": True})
+
+    def held(self) -> bool:
+        """Whether nobody has taken the cell over: a paused holder that wakes up must ask."""
+        return _latest(self.directory) == self.number
+
+    def _beat(self) -> None:
+        while not self._stop.wait(BEAT):
+            try:
+                os.utime(self.path)  # the file system's clock, one for all hosts
+            except OSError:
+                return
+
+
+def take(directory: Path, *, sweep: str, slot: str) -> Claim | None:
+    """Claim a cell, or None while another process holds it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    number = _latest(directory) + 1
+    if alive(directory):
+        return None
+    pid = os.getpid()
+    facts = {"host": _host(), "pid": pid, "birth": _birth(pid), "slot": slot, "sweep": sweep}
+    draft = directory / f".draft.{socket.gethostname()}.{pid}"
+    _write(draft, facts)
+    try:
+        os.link(draft, _path(directory, number))  # atomic, on network file systems too
+    except FileExistsError:
+        return None
+    finally:
+        draft.unlink(missing_ok=True)
+    return Claim(directory, number, facts)
+
+
+def holder(directory: Path) -> Holder | None:
+    """Whoever holds the claim that counts, dead or alive."""
+    number = _latest(directory)
+    if not number:
+        return None
+    try:
+        facts = json.loads(_path(directory, number).read_text(encoding="utf-8"))
+        return Holder(number, **facts)
+    except (OSError, ValueError, TypeError):
+        return Holder(number)
+
+
+def alive(directory: Path) -> bool:
+    """Whether a cell is held: a process of this host is looked up, another's heartbeat is read.
+
+    Ages are taken from the file system's own clock, so that hosts need not agree on the time.
+    """
+    found = holder(directory)
+    if found is None or found.released:
+        return False
+    if found.local and found.birth:
+        return _birth(found.pid) == found.birth
+    probe = directory / f".now.{socket.gethostname()}.{os.getpid()}"
+    try:
+        probe.touch()
+        return probe.stat().st_mtime - _path(directory, found.number).stat().st_mtime < STALE
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _path(directory: Path, number: int) -> Path:
+    return directory / f"{PREFIX}{number}"
+
+
+def _latest(directory: Path) -> int:
+    try:
+        names = os.listdir(directory)
+    except FileNotFoundError:
+        return 0
+    numbers = (name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX))
+    return max((int(number) for number in numbers if number.isdigit()), default=0)
+
+
+def _write(path: Path, facts: dict[str, Any]) -> None:
+    temporary = path.with_name(f"{path.name}.new")
+    temporary.write_text(json.dumps(facts), encoding="utf-8")
+    temporary.replace(path)
+
+
+@cache
+def _host() -> str:
+    """This machine since its boot; containers with process numbers of their own count apart."""
+    try:
+        space = os.readlink("/proc/self/ns/pid")
+        return f"{socket.gethostname()} {BOOT.read_text().strip()} {space}"
+    except OSError:
+        return socket.gethostname()
+
+
+def _birth(pid: int) -> str:
+    """When a process was started, in the kernel's ticks; empty if there is none, or a zombie."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else fields[19]

@@ -1,0 +1,222 @@
+"""Slots of this machine: jobs run side by side, each in a fresh process on its own device.
+
+The processes are forked from a server that has imported everything, so a job starts in well under
+a second, and whatever happens to it (an exception, a signal, no memory, no end) happens to it
+alone.
+"""
+
+import logging
+import multiprocessing
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+from hydra.core.utils import JobReturn
+
+from finegrid.config import require
+from finegrid.errors import UserError
+from finegrid.grid import worker
+from finegrid.grid.worker import Job
+
+log = logging.getLogger(__name__)
+GRACE = 3.0  # seconds between asking a process to end and ending it
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+NVIDIA = Path("/proc/driver/nvidia/gpus")
+Ended = Callable[[Job, JobReturn], bool]  # tells whether the sweep goes on
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place where one job runs at a time, and what its process's environment says of it."""
+
+    name: str
+    threads: int
+    gpu: str | None = None  # None: as this process sees them
+
+    @property
+    def env(self) -> dict[str, str]:
+        """Variables of the job's process."""
+        threads = dict.fromkeys(THREADS, str(self.threads))
+        device = {} if self.gpu is None else {"CUDA_VISIBLE_DEVICES": self.gpu}
+        return {"FINEGRID_SLOT": self.name, **threads, **device}
+
+
+def slots(gpus: str | int | Sequence[int | str], *, per_gpu: int, on_cpu: int | None) -> list[Slot]:
+    """The slots of this machine: so many on each GPU, else so many on the CPU.
+
+    `gpus` is `auto`, a number, or a list of ids; `on_cpu` null makes one slot a core. The cores'
+    threads are divided among the slots.
+    """
+    require(per_gpu > 0, f"hydra.launcher.slots_per_gpu={per_gpu} must be at least 1")
+    require(on_cpu is None or on_cpu > 0, f"hydra.launcher.cpu_slots={on_cpu} must be at least 1")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    ids = _gpus(gpus)
+    count = len(ids) * per_gpu or on_cpu or cores or 1
+    threads = max(1, (cores or 1) // count)
+    if not ids:
+        return [Slot(f"cpu{number}", threads) for number in range(count)]
+    names = [("" if per_gpu == 1 else f".{n}") for n in range(per_gpu)]
+    return [Slot(f"gpu{gpu}{name}", threads, gpu) for name in names for gpu in ids]
+
+
+def _gpus(wanted: str | int | Sequence[int | str]) -> list[str]:
+    """Ids of the GPUs to use; found without touching CUDA, which must not be forked."""
+    if isinstance(wanted, int):
+        return [str(number) for number in range(wanted)]
+    if not isinstance(wanted, str):
+        return [str(gpu) for gpu in wanted]
+    require(wanted == "auto", f"hydra.launcher.gpus={wanted} must be auto, a number or a list")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [gpu for gpu in visible.split(",") if gpu.strip() not in ("", "-1")]
+    return [str(number) for number in range(len(os.listdir(NVIDIA)) if NVIDIA.is_dir() else 0)]
+
+
+@dataclass
+class Running:
+    """A job in its slot."""
+
+    job: Job
+    slot: Slot
+    process: BaseProcess
+    pipe: Connection
+    deadline: float
+
+
+class Pool:
+    """Runs jobs on slots until all have ended or the caller has seen enough."""
+
+    def __init__(self, slots: Sequence[Slot], *, preload: str, limit: float | None) -> None:
+        self.slots, self.limit = list(slots), limit  # seconds that one job may take
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload([preload] if preload else [])
+        self._running: list[Running] = []
+
+    def run(self, jobs: Sequence[Job], shared: bytes, ended: Ended) -> None:
+        """Run the jobs in order; `ended` gets each one's return as it comes and may stop the rest.
+
+        On any exception, Ctrl-C among them, what still runs is ended before it is raised on.
+        """
+        queue, free = deque(jobs), list(reversed(self.slots))
+        try:
+            while queue or self._running:
+                while queue and free:
+                    self._start(queue.popleft(), free.pop(), shared)
+                for run, returned in self._wait():
+                    free.append(run.slot)
+                    if not ended(run.job, returned):
+                        queue.clear()
+        finally:
+            self._end_all()
+
+    def _start(self, job: Job, slot: Slot, shared: bytes) -> None:
+        ours, theirs = self._context.Pipe()
+        arguments = (theirs, shared, job, slot.env)
+        process = self._forked(arguments)
+        theirs.close()
+        deadline = time.monotonic() + (self.limit or float("inf"))
+        self._running.append(Running(job, slot, process, ours, deadline))
+
+    def _forked(self, arguments: tuple[Any, ...]) -> BaseProcess:
+        """A started process; where the fork server has just died, from a new one."""
+        for patience in (0.1, 0.3, 1.0, 3.0):
+            process = self._context.Process(target=worker.main, args=arguments)
+            try:
+                with _single_threaded():
+                    process.start()
+            except (ConnectionError, EOFError) as error:
+                log.warning("starting the fork server again: %s", error)
+                time.sleep(patience)
+            else:
+                return process
+        raise UserError("the fork server cannot be started; see the messages above")
+
+    def _wait(self) -> Iterator[tuple[Running, JobReturn]]:
+        """Wait for a job to end, and take the returns of those that have."""
+        soonest = min(run.deadline for run in self._running)
+        timeout = None if soonest == float("inf") else max(0.0, soonest - time.monotonic())
+        watched: list[Any] = [run.pipe for run in self._running]  # readable, or closed by a death
+        ready = wait([*watched, *(run.process.sentinel for run in self._running)], timeout)
+        for run in list(self._running):
+            if run.pipe in ready or run.process.sentinel in ready:
+                returned = _receive(run)
+            elif time.monotonic() >= run.deadline:
+                _end([run])
+                returned = worker.failed(run.job, f"took longer than the limit of {self.limit:g} s")
+            else:
+                continue
+            self._running.remove(run)
+            yield run, returned
+
+    def _end_all(self) -> None:
+        _end(self._running)
+        self._running.clear()
+
+
+def _receive(run: Running) -> JobReturn:
+    """What the job's process sent, or how it died; nothing that it started is left behind."""
+    sent = None
+    if run.pipe.poll():
+        with suppress(EOFError, OSError):
+            sent = run.pipe.recv_bytes()
+    run.process.join(GRACE)
+    _end([run])
+    run.pipe.close()
+    if sent is None:
+        return worker.failed(run.job, _cause(run.process.exitcode))
+    returned: JobReturn = cloudpickle.loads(sent)
+    return returned
+
+
+def _cause(code: int | None) -> str:
+    """Why a process ended without a result."""
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name
+        hint = "; out of memory, if nobody killed it" if name == "SIGKILL" else ""
+        return f"the process was killed by {name}{hint}"
+    return f"the process ended with exit code {code} and no result"
+
+
+def _end(running: Sequence[Running]) -> None:
+    """End processes with everything that they started: asked first, made to after a while."""
+    for run in running:
+        _signal(run.process, signal.SIGTERM)
+    until = time.monotonic() + GRACE
+    for run in running:
+        run.process.join(max(0.0, until - time.monotonic()))
+        _signal(run.process, signal.SIGKILL)
+        run.process.join()
+
+
+def _signal(process: BaseProcess, number: signal.Signals) -> None:
+    """Signal a job's process group, or the process alone while it has none yet."""
+    assert process.pid is not None
+    try:
+        os.killpg(process.pid, number)
+    except (ProcessLookupError, PermissionError):
+        if process.is_alive():
+            os.kill(process.pid, number)
+
+
+@contextmanager
+def _single_threaded() -> Iterator[None]:
+    """The fork server is started with the first process; it must not have threads to lose."""
+    before = {name: os.environ.get(name) for name in THREADS}
+    os.environ.update(dict.fromkeys(THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -1,0 +1,101 @@
+"""The cells' directories below a sweep's: what is done, what failed, what runs.
+
+The records are the truth. The index is made from the directories' names whenever it is needed.
+"""
+
+import json
+import os
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finegrid.grid import claims
+from finegrid.grid.cells import Cell
+from finegrid.record import FILE, SCHEMA
+
+PLANS = ".sweeps"  # directory with each sweep's command and cells
+SWEEP, SINCE = "FINEGRID_SWEEP", "FINEGRID_SINCE"  # variables of a sweep's jobs
+ENDED = ("ok", "failed", "diverged")
+AGAIN: dict[str, tuple[str, ...]] = {  # retry -> the ends that do not count as an end
+    "failed": ("failed", "diverged"),
+    "none": (),
+    "all": ENDED,
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a cell's directory says: `ok`, `failed`, `diverged`, `running` or `missing`."""
+
+    status: str
+    error: str = ""
+    version: int = 0  # when the record was written, in ns
+    seconds: float = 0.0  # the cell's whole time, if it is known
+
+
+class Store:
+    """A sweep's directory."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._places = {name.rpartition("-")[2]: name for name in _directories(root)}
+
+    def place(self, cell: Cell) -> str:
+        """The cell's directory below the root: where it already lies, else its own name."""
+        return self._places.get(cell.key, cell.directory)
+
+    def path(self, cell: Cell) -> Path:
+        """The cell's directory."""
+        return self.root / self.place(cell)
+
+    def outcome(self, cell: Cell) -> Outcome:
+        """What is known of a cell."""
+        return outcome(self.path(cell))
+
+
+def outcome(directory: Path) -> Outcome:
+    """What a run directory says; half a record counts as none."""
+    path = directory / FILE
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        version = path.stat().st_mtime_ns
+        status = values["status"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return Outcome("running" if claims.alive(directory) else "missing")
+    if values.get("schema") != SCHEMA or status not in ENDED:
+        return Outcome("missing")
+    parts = (values.get(f"{part}_seconds") for part in ("setup", "train", "eval"))
+    return Outcome(status, values.get("error") or "", version, sum(filter(None, parts)))
+
+
+def settled(found: Outcome, *, retry: str, since: int) -> bool:
+    """Whether a cell needs no run: it ended after `since` (ns), or as `retry` accepts."""
+    return found.status in ENDED and (found.version >= since or found.status not in AGAIN[retry])
+
+
+def now(directory: Path) -> int:
+    """The time by the clock of the directory's file system, in ns."""
+    directory.mkdir(parents=True, exist_ok=True)
+    probe = directory / f".now.{socket.gethostname()}.{os.getpid()}"
+    probe.touch()
+    try:
+        return probe.stat().st_mtime_ns
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _directories(root: Path, below: str = "", depth: int = 4) -> Iterable[str]:
+    """Relative names of the directories that may be cells: <task>/<model>/<method>/<name>-<key>."""
+    try:
+        entries = list(os.scandir(root / below))
+    except OSError:
+        return
+    for entry in entries:
+        name = f"{below}/{entry.name}" if below else entry.name
+        if depth > 1:
+            if entry.is_dir():
+                yield from _directories(root, name, depth - 1)
+        else:
+            yield name

@@ -1,0 +1,212 @@
+"""A sweep: only the cells that are not done run, and each of them ends in a record."""
+
+import json
+import logging
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Protocol, runtime_checkable
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+
+from finegrid.config import one_of, require
+from finegrid.errors import UserError
+from finegrid.grid import claims
+from finegrid.grid.cells import Cell
+from finegrid.grid.store import AGAIN, PLANS, SINCE, SWEEP, Outcome, Store, now, settled
+from finegrid.grid.view import Progress, closing, last_line, shown
+from finegrid.record import Record, write_atomic
+
+log = logging.getLogger(__name__)
+PATIENCE = 1.0  # seconds between looks at cells that another sweep runs
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """A launcher that hands over each job's return as it comes; false ends the launch."""
+
+    ended: Callable[[int, JobReturn], bool] | None
+
+
+class Sweep:
+    """The cells of one command over one directory, and what has become of them."""
+
+    def __init__(
+        self, cells: Sequence[Cell], root: Path, *, retry: str, fail_fast: int | None
+    ) -> None:
+        one_of("retry", retry, tuple(AGAIN))
+        require(fail_fast is None or fail_fast > 0, f"fail_fast={fail_fast} must be at least 1")
+        self.cells, self.retry, self.fail_fast = cells, retry, fail_fast
+        self.since = now(root)
+        self.id = uuid.uuid4().hex[:12]
+        self.store = Store(root)
+        self.lost: dict[str, str] = {}  # key -> why, where not even a record could be written
+        self.alike: list[str] = []  # causes of the failures since the last cell that ended well
+
+    def conduct(self, launcher: Launcher, *, command: str) -> list[JobReturn]:
+        """Run the sweep in view of the user, and close it with a table, whatever ends it.
+
+        Raises:
+            UserError: if a cell failed or was never reached; the table says which.
+        """
+        plan = {"command": command, "cells": [self.store.place(cell) for cell in self.cells]}
+        path = self.store.root / PLANS / f"{self.id}.json"
+        path.parent.mkdir(exist_ok=True)
+        write_atomic(path, json.dumps(plan).encode())
+        progress = Progress(self.cells, self.store, self._ended)
+        try:
+            with _ending_cleanly(), shown(progress):
+                returns = self.run(launcher)
+        finally:
+            outcomes = [self.outcome(cell) for cell in self.cells]
+            print(closing(self.cells, outcomes, root=str(self.store.root)))
+        bad = sum(found.status != "ok" for found in outcomes)
+        gave_up = f"; stopped early, fail_fast={self.fail_fast}" if self._given_up() else ""
+        require(
+            not bad,
+            f"{bad} of {len(outcomes)} cells have no result{gave_up}; run the same command again "
+            "to fill the holes",
+        )
+        return returns
+
+    def run(self, launcher: Launcher) -> list[JobReturn]:
+        """Launch what is to be done until every cell is settled or `fail_fast` of them fail alike.
+
+        A launcher may lose jobs or raise: what counts is what the cells' directories say.
+
+        Raises:
+            UserError: if a launcher ends without having started anything.
+        """
+        returns: list[JobReturn] = []
+        while todo := self.unsettled():
+            free = [cell for cell in todo if not claims.alive(self.store.path(cell))]
+            if not free:
+                time.sleep(PATIENCE)  # another sweep runs them; a stale claim comes free
+                continue
+            returns += self._launch(launcher, free)
+            if self._given_up():
+                break
+        return returns
+
+    def unsettled(self) -> list[Cell]:
+        """The cells that still have to end."""
+        return [cell for cell in self.cells if not self._settled(cell)]
+
+    def outcome(self, cell: Cell) -> Outcome:
+        """What has become of a cell."""
+        if cell.key in self.lost:
+            return Outcome("failed", self.lost[cell.key])
+        return self.store.outcome(cell)
+
+    def _ended(self, cell: Cell) -> Outcome | None:
+        found = self.outcome(cell)
+        over = cell.key in self.lost or settled(found, retry=self.retry, since=self.since)
+        return found if over else None
+
+    def _settled(self, cell: Cell) -> bool:
+        return self._ended(cell) is not None
+
+    def _launch(self, launcher: Launcher, cells: Sequence[Cell]) -> list[JobReturn]:
+        """Launch cells once; those that a job took down with it get their record from here."""
+        streams = isinstance(launcher, Streaming)
+        if not streams and not self._any_ok():
+            cells = cells[
+                : self.fail_fast
+            ]  # as many as it takes to see that everything fails alike
+
+        def ended(index: int, returned: JobReturn) -> bool:
+            self._settle(cells[index], returned)
+            return not self._given_up()
+
+        if isinstance(launcher, Streaming):
+            launcher.ended = ended
+        jobs = [self._overrides(cell) for cell in cells]
+        returns: Sequence[JobReturn] = ()
+        broken: Exception | None = None
+        try:
+            returns = launcher.launch(jobs, initial_job_idx=0)
+        except Exception as error:  # some launchers raise one job's failure and drop the others'
+            broken = error
+            log.warning("the launcher ended early: %s", error)
+        if not streams:
+            known = {index: returned for index, returned in enumerate(returns)}
+            for index, cell in enumerate(cells):
+                self._settle(cell, known.get(index))
+        if broken and not any(map(self._settled, cells)):
+            raise UserError(f"the launcher started nothing: {broken}") from broken
+        return list(returns)
+
+    def _overrides(self, cell: Cell) -> list[str]:
+        own = {"hydra.sweep.subdir": f"'{self.store.place(cell)}'"}
+        own |= {f"+hydra.job.env_set.{SWEEP}": f"'{self.id}'"}
+        own |= {f"+hydra.job.env_set.{SINCE}": f"'{self.since}'"}
+        return [*cell.overrides, *(f"{key}={value}" for key, value in own.items())]
+
+    def _settle(self, cell: Cell, returned: JobReturn | None) -> None:
+        """Take note of how a job ended; write the failed record that it could not write itself."""
+        if not self._settled(cell):
+            cause = self._death(cell, returned)
+            if cause:
+                self._bury(cell, cause)
+        found = self.outcome(cell)
+        if found.status == "ok":
+            self.alike.clear()
+        elif self._settled(cell):
+            self.alike.append(last_line(found.error))
+
+    def _death(self, cell: Cell, returned: JobReturn | None) -> str:
+        """Why a job of this sweep left no record; empty if it never held the cell."""
+        if returned is not None and returned.status == JobStatus.FAILED:
+            return str(returned._return_value)
+        directory = self.store.path(cell)
+        holder = claims.holder(directory)
+        if holder is None:
+            return "the job left no trace" if returned is not None else ""
+        died = holder.sweep == self.id and not claims.alive(directory)
+        return "the run ended without a record: killed, or out of memory or disk" if died else ""
+
+    def _bury(self, cell: Cell, cause: str) -> None:
+        directory = self.store.path(cell)
+        stamp = datetime.now(UTC).isoformat(timespec="seconds")
+        record = Record(**cell.facts, overrides=list(cell.overrides), started=stamp, finished=stamp)
+        record.status, record.error = "failed", cause
+        try:
+            claim = claims.take(directory, sweep=self.id, slot="")
+            if claim is not None:
+                with claim:
+                    record.write(directory)
+        except OSError as error:
+            self.lost[cell.key] = f"{cause} ({error})"
+
+    def _any_ok(self) -> bool:
+        return any(self.outcome(cell).status == "ok" for cell in self.cells)
+
+    def _given_up(self) -> bool:
+        """Whether the last so many cells all failed alike."""
+        if self.fail_fast is None or len(self.alike) < self.fail_fast:
+            return False
+        return len(set(self.alike[-self.fail_fast :])) == 1
+
+
+@contextmanager
+def _ending_cleanly() -> Iterator[None]:
+    """End on SIGTERM as on Ctrl-C, with the jobs stopped and the table printed."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

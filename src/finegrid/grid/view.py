@@ -1,0 +1,147 @@
+"""What people see of a sweep: live lines while it runs, a table when it ends."""
+
+import shlex
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from finegrid.grid import claims
+from finegrid.grid.cells import Cell
+from finegrid.grid.store import ENDED, Outcome, Store
+
+LINE_EVERY = 10.0  # seconds between two lines where there is no terminal
+SHARE = 0.05  # of the time may go into looking
+
+
+@dataclass
+class Progress:
+    """How far a set of cells has come; `look` brings it up to date."""
+
+    cells: Sequence[Cell]
+    store: Store
+    settled: Callable[[Cell], Outcome | None]  # how a cell ended, or None
+    ends: dict[str, str] = field(default_factory=dict)  # key -> status
+    running: dict[str, str] = field(default_factory=dict)  # slot -> cell
+    fresh: int = 0  # cells that ended while we looked
+    began: float = field(default_factory=time.monotonic)
+
+    def look(self) -> None:
+        """Read what has changed since the last look."""
+        first = not self.ends and not self.fresh
+        running = {}
+        for cell in self.cells:
+            if cell.key in self.ends:
+                continue
+            if (found := self.settled(cell)) is not None:
+                self.ends[cell.key] = found.status
+                self.fresh += not first
+            elif holder := self._holder(cell):
+                running[holder.slot or f"process {holder.pid}"] = cell.name
+        self.running = running
+
+    def _holder(self, cell: Cell) -> claims.Holder | None:
+        directory = self.store.path(cell)
+        return claims.holder(directory) if claims.alive(directory) else None
+
+    def line(self) -> str:
+        """Counts and the time left, for one line."""
+        counts = Counter(self.ends.values())
+        ended = [f"{counts[status]} {status}" for status in ENDED if counts[status]]
+        parts = [f"{len(self.ends)}/{len(self.cells)} cells", *ended]
+        parts += [f"{len(self.running)} running"] if self.running else []
+        return ", ".join([*parts, *self._left()])
+
+    def _left(self) -> list[str]:
+        missing = len(self.cells) - len(self.ends)
+        if not self.fresh or not missing:
+            return []
+        return [f"about {duration((time.monotonic() - self.began) / self.fresh * missing)} left"]
+
+
+@contextmanager
+def shown(progress: Progress) -> Iterator[None]:
+    """Show a sweep's progress on stderr while the block runs, from a thread of its own."""
+    over = threading.Event()
+    console = Console(stderr=True)
+    show = _live if console.is_terminal else _plain
+    thread = threading.Thread(target=show, args=(progress, console, over), daemon=True, name="view")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _looks(progress: Progress, over: threading.Event, least: float) -> Iterator[None]:
+    """Look now, again and again, and once more at the end; seldom, where looking is slow."""
+    ending = False
+    while True:
+        began = time.monotonic()
+        progress.look()
+        yield
+        if ending:
+            return
+        ending = over.wait(max(least, (time.monotonic() - began) / SHARE))
+
+
+def _live(progress: Progress, console: Console, over: threading.Event) -> None:
+    with Live(console=console, auto_refresh=False) as live:
+        for _ in _looks(progress, over, 0.5):
+            live.update(_block(progress), refresh=True)
+
+
+def _block(progress: Progress) -> Group:
+    """A bar with counts, and below it what each slot is at."""
+    bar = Table.grid(padding=(0, 1))
+    total, done = len(progress.cells), len(progress.ends)
+    bar.add_row(ProgressBar(total=total, completed=done, width=30), progress.line())
+    slots = [Text(f"  {slot:<8} {cell}") for slot, cell in sorted(progress.running.items())]
+    return Group(bar, *slots)
+
+
+def _plain(progress: Progress, console: Console, over: threading.Event) -> None:
+    told, when = "", 0.0
+    for _ in _looks(progress, over, 1.0):
+        line = progress.line()
+        due = over.is_set() or time.monotonic() - when >= LINE_EVERY
+        if due and line != told:
+            print(line, file=sys.stderr, flush=True)
+            told, when = line, time.monotonic()
+
+
+def closing(cells: Sequence[Cell], outcomes: Sequence[Outcome], *, root: str) -> str:
+    """The table at a sweep's end: how many ended how, what failed, and how to run it again."""
+    counts = Counter(found.status for found in outcomes)
+    each = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    lines = [f"{len(outcomes)} cells in {root}: {each}"]
+    for cell, found in zip(cells, outcomes, strict=True):
+        if found.status in ("failed", "diverged"):
+            lines.append(f"  {found.status} {cell.directory}: {last_line(found.error)}")
+            again = ["python", "train.py", "-m", *cell.overrides, f"hydra.sweep.dir={root}"]
+            lines.append(f"    {shlex.join(again)}")
+    return "\n".join(lines)
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes or seconds, as people say them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def last_line(text: str) -> str:
+    """The last line of a message or traceback, which says what happened."""
+    return text.strip().rpartition("\n")[2]

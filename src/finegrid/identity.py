@@ -1,0 +1,135 @@
+"""What makes a cell: everything that decides its result, as one hash. Imports nothing heavy.
+
+A sweep computes it before anything runs, a run writes it into its record; both call `cell`.
+"""
+
+import subprocess
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from finegrid import __version__, builtin, places
+from finegrid.config import one_of, require
+from finegrid.record import SCHEMA, cell_hash
+
+# What decides a result. Devices, threads, loggers and the rules of a sweep are not among it.
+GROUPS = ("method", "task", "model", "data", "optim", "budget")
+VALUES = ("seed", "select", "evaluations", "store")
+# Where things lie is replaced by what they hold; the rest describes, or sets speed alone.
+VOLATILE = {
+    "data": ("source", "root", "eval_batch_size"),
+    "model": ("path", "revision", "architecture", "parameters", "head_lr"),
+    "task": ("path", "train", "test"),
+}
+NOT_ARGUMENTS = ("name", "recipe")  # of a method's YAML, for people and for the optimizer
+
+
+def cell(plain: Mapping[str, Any]) -> str:
+    """Twelve hex digits of a resolved config with what its data and model files hold.
+
+    Files on the hub count by name and revision, since nothing is downloaded to find out. The
+    precision counts as asked for: `auto` is another one on another device, the record says which.
+    """
+    groups = {
+        group: {key: value for key, value in plain[group].items() if key not in left_out}
+        for group in GROUPS
+        for left_out in [VOLATILE.get(group, ())]
+    }
+    groups["method"] = {"name": plain["method"]["name"]} | arguments(plain["method"])
+    return cell_hash(
+        _canonical(groups | {name: plain[name] for name in VALUES})
+        | {"precision": plain["trainer"]["precision"], "tuning": plain["trial"] is not None}
+        | {"rows": rows(plain["task"], plain["data"]), "weights": weights(plain["model"])}
+        | {"schema": SCHEMA, "code": _code(plain["code"])}
+    )
+
+
+def _canonical(node: Any) -> Any:
+    """The same values with every number a float: 1 and 1.0 make one cell."""
+    if isinstance(node, dict):
+        return {key: _canonical(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_canonical(value) for value in node]
+    return float(node) if isinstance(node, int) and not isinstance(node, bool) else node
+
+
+def description(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a record that say what was asked for."""
+    (unit, amount), *_ = ((k, v) for k, v in plain["budget"].items() if v is not None)
+    return {
+        "method": str(plain["method"]["name"]),
+        "task": str(plain["task"]["name"]),
+        "model": str(plain["model"]["name"]),
+        "pretrained": plain["model"]["pretrained"],
+        "fraction": float(plain["data"]["fraction"]),
+        "budget_unit": unit,
+        "budget": float(amount),
+        "seed": plain["seed"],
+        "protocol": plain["data"]["protocol"],
+        "select": plain["select"],
+        "lr": float(plain["optim"]["lr"]),
+        "trial": plain["trial"],
+        "cell": cell(plain),
+    }
+
+
+def arguments(node: Mapping[str, Any], where: str = "method") -> dict[str, Any]:
+    """A method's node without what is no argument of its class; a composition's members alike.
+
+    Raises:
+        UserError: if it names a class that is not one of the project's methods.
+    """
+    target = str(node.get("_target_", ""))
+    require(
+        target.startswith("finegrid.methods."),
+        f"{where}._target_={target!r} must be a class in finegrid.methods",
+    )
+    kept = {key: value for key, value in node.items() if key not in NOT_ARGUMENTS}
+    if "members" in kept:
+        members = kept["members"].items()
+        kept["members"] = {k: arguments(v, f"{where}.members.{k}") for k, v in members}
+    return kept
+
+
+def rows(task: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+    """Hash of a task's files, or the hub data set's name."""
+    if task["path"] == "builtin":
+        return _builtin_rows()
+    if task["path"] == "files":
+        files = [Path(task[split]) for split in ("train", "test") if task.get(split)]
+        return places.digest(file for file in files if file.is_file())
+    root = data["root"] if data["source"] == "auto" else data["source"]
+    folder = Path(root or "", task["subset"])
+    if root and folder.is_dir():
+        splits = ("train", *task.get("dev", ["validation"]))
+        return places.digest(file for split in splits for file in places.shards(folder, split))
+    return f"hub {task['path']}/{task['subset']}"
+
+
+def weights(model: Mapping[str, Any]) -> str:
+    """Hash of a model's files, or the hub repository's name and revision."""
+    folder = Path(places.model(model["path"], builtin=builtin.MODEL_DIR))
+    if folder.is_dir():
+        return places.digest(places.model_files(folder))
+    return f"hub {model['path']}@{model['revision']}"
+
+
+@cache
+def _builtin_rows() -> str:
+    return places.digest(sorted(builtin.MODEL_DIR.parent.glob("*.py")))
+
+
+@cache
+def _code(by: str) -> str:
+    """The code's version; with `commit` also its commit and the changes since."""
+    one_of("code", by, ("version", "commit"))
+    if by == "version":
+        return __version__
+    here = str(Path(__file__).parent)
+    told = [
+        subprocess.run(["git", "-C", here, *words], capture_output=True, text=True)
+        for words in (("rev-parse", "HEAD"), ("diff", "HEAD", "--", here))
+    ]
+    require(told[0].returncode == 0, "code=commit needs the code to be a git checkout")
+    return " ".join([__version__, *(answer.stdout for answer in told)])

@@ -1,0 +1,50 @@
+"""Where the files of a task and of a model lie, and what they hold; nothing is loaded."""
+
+import hashlib
+import os
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+MODEL_FILES = ("*.safetensors", "*.json", "*.txt")  # weights, architecture, vocabulary
+
+
+def shards(folder: Path, split: str) -> list[Path]:
+    """The files of a split in a task's folder: `train-*.parquet`, else `train.*`."""
+    return sorted(folder.glob(f"{split}-*.parquet")) or sorted(folder.glob(f"{split}.*"))
+
+
+def model(path: str, *, builtin: Path) -> str:
+    """The builtin folder, a local directory, a copy below $FINEGRID_MODEL_DIR, or the hub id."""
+    if path == "builtin":
+        return str(builtin)
+    if Path(path).is_dir():
+        return path
+    root = os.environ.get("FINEGRID_MODEL_DIR")
+    name = path.rpartition("/")[2].lower()
+    if root and Path(root).is_dir():
+        for folder in sorted(Path(root).iterdir()):
+            if folder.is_dir() and folder.name.lower() == name:
+                return str(folder)
+    return path
+
+
+def model_files(folder: Path) -> list[Path]:
+    """The files of a local model that decide what it computes."""
+    return sorted(file for pattern in MODEL_FILES for file in folder.glob(pattern))
+
+
+def digest(files: Iterable[Path]) -> str:
+    """Hash of the files' names and contents, their folders left out."""
+    total = hashlib.sha256()
+    for file in files:
+        facts = file.stat()
+        total.update(f"{file.name} {_content(file, facts.st_size, facts.st_mtime_ns)}".encode())
+    return total.hexdigest()[:16]
+
+
+@cache
+def _content(file: Path, size: int, changed: int) -> str:
+    """Hash of one file; size and time of change are there to read it once only."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

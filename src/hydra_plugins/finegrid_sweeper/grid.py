@@ -1,0 +1,57 @@
+"""Hydra sweeper `grid`: runs the cells that are not done yet, with any launcher."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from finegrid.grid.cells import cells
+from finegrid.grid.sweep import Sweep
+from finegrid.record import command_line
+
+
+@dataclass
+class GridConf:
+    """Options of the sweeper; the rules of a sweep are `retry` and `fail_fast` of the config."""
+
+    _target_: str = "hydra_plugins.finegrid_sweeper.grid.GridSweeper"
+    params: dict[str, Any] = field(
+        default_factory=dict
+    )  # axes: key -> values, as on a command line
+
+
+ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GridConf, provider="finegrid")
+
+
+class GridSweeper(Sweeper):
+    """Cells by their hash: what is done is skipped, the rest is launched."""
+
+    def __init__(self, *, params: Any) -> None:
+        self.params = params
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Take what Hydra gives a sweeper, and make the launcher."""
+        self.hydra_context, self.config = hydra_context, config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> list[JobReturn]:
+        """Run every cell that the arguments ask for and that has not ended yet."""
+        config, launcher, context = self.config, self.launcher, self.hydra_context
+        assert config is not None
+        assert launcher is not None
+        assert context is not None
+        found = cells(context.config_loader, config, arguments)
+        root = Path(str(config.hydra.sweep.dir))
+        sweep = Sweep(found, root, retry=str(config.retry), fail_fast=config.fail_fast)
+        OmegaConf.save(config, root / "multirun.yaml")
+        return sweep.conduct(launcher, command=command_line())

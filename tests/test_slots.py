@@ -1,0 +1,215 @@
+"""The launcher `slots`: Hydra's own contract for launchers, then isolation and devices."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.test_utils.launcher_common_tests import IntegrationTestSuite, LauncherTestSuite
+from omegaconf import DictConfig
+
+from finegrid.errors import UserError
+from finegrid.grid import slots
+
+LIGHT = ["hydra.launcher.preload=hydra"]  # what the jobs here need
+
+
+@pytest.mark.parametrize(("launcher_name", "overrides"), [("slots", LIGHT)])
+class TestContract(LauncherTestSuite):
+    """What Hydra asks of any launcher."""
+
+
+@pytest.mark.parametrize(
+    ("task_launcher_cfg", "extra_flags"),
+    [({}, ["-m", "hydra/launcher=slots", *LIGHT])],
+)
+class TestContractOfScripts(IntegrationTestSuite):
+    """What Hydra asks of any launcher, from scripts of their own."""
+
+
+Run = Callable[..., list[JobReturn]]
+
+
+@pytest.fixture
+def run(hydra_sweep_runner: Any, hydra_restore_singletons: Any, tmp_path: Path) -> Run:
+    """Run a function over `+x=0,1,...` on slots, and give the jobs' returns."""
+
+    def run(task: Callable[[DictConfig], Any], jobs: int, *options: str) -> list[JobReturn]:
+        values = ",".join(map(str, range(jobs)))
+        overrides = ["hydra/launcher=slots", *LIGHT, f"+x={values}", *options]
+        sweep = hydra_sweep_runner(
+            calling_file=None,
+            calling_module="hydra.test_utils.a_module",
+            task_function=task,
+            config_path="configs",
+            config_name="compose.yaml",
+            overrides=overrides,
+            temp_dir=tmp_path,
+        )
+        try:
+            with sweep:
+                return list(sweep.returns[0])
+        except RuntimeError as error:  # Hydra's sweeper raises the first failure
+            raise AssertionError(error) from error
+
+    return run
+
+
+def guarded(harm: Callable[[], None]) -> Callable[[DictConfig], Any]:
+    """A task that does harm in job 1 and tells its process in the others."""
+
+    def task(cfg: DictConfig) -> int:
+        if cfg.x == 1:
+            harm()
+        return os.getpid()
+
+    return task
+
+
+def killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def exits() -> None:
+    sys.exit(3)
+
+
+def raises() -> None:
+    class Odd(Exception):  # loads nowhere else
+        def __init__(self, one: int, two: int) -> None:
+            super().__init__("odd")
+
+    raise Odd(1, 2)
+
+
+def hangs() -> None:
+    time.sleep(600)
+
+
+@pytest.fixture
+def returns(monkeypatch: pytest.MonkeyPatch) -> list[JobReturn]:
+    """Collects the returns before Hydra's sweeper looks at them and raises."""
+    from hydra_plugins.finegrid_launcher.slots import SlotsLauncher
+
+    seen: list[JobReturn] = []
+    launch = SlotsLauncher.launch
+
+    def spy(self: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.extend(launch(self, *args, **kwargs))
+        return seen
+
+    monkeypatch.setattr(SlotsLauncher, "launch", spy)
+    return seen
+
+
+def gone(pid: int) -> bool:
+    """Whether a process ends within seconds; a zombie nobody has asked after has ended."""
+    until = time.monotonic() + 5
+    while time.monotonic() < until:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        (killed, "killed by SIGKILL"),
+        (exits, "exit code 3"),
+        (raises, "Odd: odd"),
+        (hangs, "longer than the limit of 4 s"),
+    ],
+)
+def test_a_job_takes_down_itself_alone(
+    run: Run, returns: list[JobReturn], harm: Callable[[], None], says: str
+) -> None:
+    with pytest.raises(AssertionError, match=says):
+        run(guarded(harm), 4, "hydra.launcher.cpu_slots=2", "hydra.launcher.timeout_s=4")
+    assert [one.status == JobStatus.COMPLETED for one in returns] == [True, False, True, True]
+    processes = {one.return_value for one in returns if one.status == JobStatus.COMPLETED}
+    assert len(processes) == 3  # each job in a process of its own
+    assert os.getpid() not in processes
+
+
+def test_what_a_job_starts_ends_with_it(run: Run, returns: list[JobReturn]) -> None:
+    def task(cfg: DictConfig) -> int:
+        return subprocess.Popen(["sleep", "600"]).pid
+
+    (one,) = run(task, 1)
+    assert gone(one.return_value)
+
+
+def test_a_dead_fork_server_is_replaced(run: Run, returns: list[JobReturn]) -> None:
+    def task(cfg: DictConfig) -> int:
+        if cfg.x == 1:
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(60)
+        return os.getpid()
+
+    with pytest.raises(AssertionError):
+        run(task, 4, "hydra.launcher.cpu_slots=1")
+    done = [one.status == JobStatus.COMPLETED for one in returns]
+    assert done == [True, False, True, True]
+
+
+@pytest.mark.parametrize("gpus", ["[4,7]", "2"])
+def test_each_job_sees_its_own_gpu(run: Run, returns: list[JobReturn], gpus: str) -> None:
+    def task(cfg: DictConfig) -> tuple[str, str, float, float]:
+        begun = time.time()
+        time.sleep(0.5)
+        env = os.environ
+        return env["CUDA_VISIBLE_DEVICES"], env["FINEGRID_SLOT"], begun, time.time()
+
+    run(task, 6, f"hydra.launcher.gpus={gpus}", "hydra.launcher.slots_per_gpu=2")
+    values = [one.return_value for one in returns]
+    assert {gpu for gpu, *_ in values} == ({"4", "7"} if gpus == "[4,7]" else {"0", "1"})
+    assert len({slot for _, slot, *_ in values}) == 4
+    for slot in {slot for _, slot, *_ in values}:  # one job at a time in each slot
+        times = sorted((begun, ended) for _, name, begun, ended in values if name == slot)
+        assert all(one[1] <= other[0] for one, other in pairwise(times))
+
+
+def test_slots_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    three = slots.slots(0, per_gpu=1, on_cpu=3)
+    assert [slot.threads for slot in three] == [2, 2, 2]
+    assert [slot.gpu for slot in three] == [None] * 3
+    assert len(slots.slots(0, per_gpu=1, on_cpu=None)) == 8
+    on_gpus = slots.slots([1, "GPU-a"], per_gpu=2, on_cpu=None)
+    assert [slot.gpu for slot in on_gpus] == ["1", "GPU-a", "1", "GPU-a"]
+    assert [slot.threads for slot in on_gpus] == [2] * 4
+
+
+def test_visible_gpus_are_found_without_cuda(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("0000:01", "0000:02"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(slots, "NVIDIA", tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert [slot.gpu for slot in slots.slots("auto", per_gpu=1, on_cpu=None)] == ["3", "5"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert [slot.gpu for slot in slots.slots("auto", per_gpu=1, on_cpu=None)] == ["0", "1"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"per_gpu": 0, "on_cpu": None}, {"per_gpu": 1, "on_cpu": 0}],
+)
+def test_bad_slots_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"must be at least 1"):
+        slots.slots("auto", **wrong)
+    with pytest.raises(UserError, match=r"hydra.launcher.gpus=all"):
+        slots.slots("all", per_gpu=1, on_cpu=None)
