@@ -10,8 +10,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -101,20 +100,23 @@ class Pool:
         self._context.set_forkserver_preload([preload] if preload else [])
         self._running: list[Running] = []
 
-    def run(self, jobs: Sequence[Job], shared: bytes, ended: Ended) -> None:
+    def run(self, jobs: Iterable[Job], shared: bytes, ended: Ended) -> None:
         """Run the jobs in order; `ended` gets each one's return as it comes and may stop the rest.
 
+        The next job is asked for when a slot is free, so that the caller may leave some out.
         On any exception, Ctrl-C among them, what still runs is ended before it is raised on.
         """
-        queue, free = deque(jobs), list(reversed(self.slots))
+        queue, free = iter(jobs), list(reversed(self.slots))
         try:
-            while queue or self._running:
-                while queue and free:
-                    self._start(queue.popleft(), free.pop(), shared)
+            while True:
+                while free and (job := next(queue, None)):
+                    self._start(job, free.pop(), shared)
+                if not self._running:
+                    return
                 for run, returned in self._wait():
                     free.append(run.slot)
                     if not ended(run.job, returned):
-                        queue.clear()
+                        queue = iter(())
         finally:
             self._end_all()
 

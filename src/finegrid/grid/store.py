@@ -72,7 +72,7 @@ def outcome(directory: Path) -> Outcome:
 
 def settled(found: Outcome, *, retry: str, since: int) -> bool:
     """Whether a cell needs no run: it ended after `since` (ns), or as `retry` accepts."""
-    return found.status in ENDED and (found.version >= since or found.status not in AGAIN[retry])
+    return found.status in ENDED and (found.version > since or found.status not in AGAIN[retry])
 
 
 def now(directory: Path) -> int:

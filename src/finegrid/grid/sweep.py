@@ -30,8 +30,9 @@ PATIENCE = 1.0  # seconds between looks at cells that another sweep runs
 
 @runtime_checkable
 class Streaming(Protocol):
-    """A launcher that hands over each job's return as it comes; false ends the launch."""
+    """A launcher that asks before each job and hands over its return as it comes."""
 
+    wanted: Callable[[int], bool] | None
     ended: Callable[[int, JobReturn], bool] | None
 
 
@@ -86,7 +87,7 @@ class Sweep:
         """
         returns: list[JobReturn] = []
         while todo := self.unsettled():
-            free = [cell for cell in todo if not claims.alive(self.store.path(cell))]
+            free = [cell for cell in todo if self._free(cell)]
             if not free:
                 time.sleep(PATIENCE)  # another sweep runs them; a stale claim comes free
                 continue
@@ -110,22 +111,25 @@ class Sweep:
         over = cell.key in self.lost or settled(found, retry=self.retry, since=self.since)
         return found if over else None
 
+    def _free(self, cell: Cell) -> bool:
+        """Whether a cell is still to be run, and nobody runs it."""
+        return not self._settled(cell) and not claims.alive(self.store.path(cell))
+
     def _settled(self, cell: Cell) -> bool:
         return self._ended(cell) is not None
 
     def _launch(self, launcher: Launcher, cells: Sequence[Cell]) -> list[JobReturn]:
         """Launch cells once; those that a job took down with it get their record from here."""
         streams = isinstance(launcher, Streaming)
-        if not streams and not self._any_ok():
-            cells = cells[
-                : self.fail_fast
-            ]  # as many as it takes to see that everything fails alike
+        if not streams and not self._any_ok():  # no more than show that everything fails alike
+            cells = cells[: self.fail_fast]
 
         def ended(index: int, returned: JobReturn) -> bool:
             self._settle(cells[index], returned)
             return not self._given_up()
 
         if isinstance(launcher, Streaming):
+            launcher.wanted = lambda index: self._free(cells[index])
             launcher.ended = ended
         jobs = [self._overrides(cell) for cell in cells]
         returns: Sequence[JobReturn] = ()

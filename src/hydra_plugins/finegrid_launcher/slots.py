@@ -49,6 +49,7 @@ class SlotsLauncher(Launcher):
         listed = OmegaConf.to_container(gpus) if OmegaConf.is_list(gpus) else gpus
         self.slots = slots(listed, per_gpu=slots_per_gpu, on_cpu=cpu_slots)  # type: ignore[arg-type]
         self.pool = Pool(self.slots, preload=preload, limit=timeout_s)
+        self.wanted: Callable[[int], bool] | None = None
         self.ended: Callable[[int, JobReturn], bool] | None = None
 
     def setup(
@@ -62,8 +63,8 @@ class SlotsLauncher(Launcher):
     ) -> Sequence[JobReturn]:
         """Run the jobs; one that failed comes back as a failed return, in its place.
 
-        With `ended` set, each return goes there as it comes and none is kept: Hydra's returns hold
-        two whole configs each.
+        With `wanted` set, it is asked before each job starts. With `ended` set, each return goes
+        there as it comes and none is kept: Hydra's returns hold two whole configs each.
         """
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
@@ -81,5 +82,6 @@ class SlotsLauncher(Launcher):
             returned[job.number] = one
             return True
 
-        self.pool.run(jobs, bytes(cloudpickle.dumps(shared)), ended)
+        wanted = (j for j in jobs if not self.wanted or self.wanted(j.number - initial_job_idx))
+        self.pool.run(wanted, bytes(cloudpickle.dumps(shared)), ended)
         return [returned[job.number] for job in jobs if job.number in returned]

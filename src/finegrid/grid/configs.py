@@ -1,0 +1,206 @@
+"""The configs of a sweep's cells: each as Hydra would compose it, but few of them composed by it.
+
+Composing a config takes Hydra about a tenth of a second. So every value of an axis is composed
+once, beside the others' first ones. If it changes nothing but its own place in the config, then the
+product's configs are put together from such parts, and resolved; and where nothing else in the
+config refers to that place, cells that differ in it alone share the rest as it was resolved.
+"""
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from finegrid.config import RECIPE_READS, RunConfig
+
+REFERENCE = re.compile(r"\$\{([^{}]*)\}")
+Plain = dict[str, Any]
+Chosen = tuple[Override, ...]  # one value of each axis
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One override and the values that it takes over the sweep, each as `key=value`."""
+
+    key: str
+    choices: Chosen
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """Its place in a config, if it has one."""
+        return tuple(self.key.split("."))
+
+
+class Configs:
+    """The resolved config of any combination of the axes' values."""
+
+    def __init__(self, loader: ConfigLoader, config: DictConfig, axes: Sequence[Axis]) -> None:
+        self._loader, self._config, self._axes = loader, config, axes
+        self._groups = set(loader.list_groups(""))
+        self._composed: dict[tuple[str, ...], Plain] = {}
+        self._resolved: dict[tuple[str, ...], Plain] = {}
+        self._lead = tuple(axis.choices[0] for axis in axes)
+        self._values = self._own_values()  # axis -> the values of its choices, by line
+        self._alone = self._unread()
+        last = tuple(axis.choices[-1] for axis in axes)
+        if _resolve(self._compose(last)) != self(last):  # values that interact in some other way
+            self._values, self._alone = {}, set()
+            self._resolved.clear()
+
+    def __call__(self, chosen: Chosen) -> Plain:
+        """The resolved config; it shares parts with others and must not be changed."""
+        shared = self._replaced(chosen, self._alone)
+        lines = _lines(shared)
+        if lines not in self._resolved:
+            base = self._compose(self._replaced(chosen, self._values))
+            mixed = self._values.keys() - self._alone
+            self._resolved[lines] = _resolve(self._patched(base, chosen, mixed))
+        return self._patched(self._resolved[lines], chosen, self._alone)
+
+    def _replaced(self, chosen: Chosen, axes: Iterable[int]) -> Chosen:
+        """The same values with the first one for some axes."""
+        leave = set(axes)
+        both = enumerate(zip(chosen, self._lead, strict=True))
+        return tuple(first if number in leave else own for number, (own, first) in both)
+
+    def _patched(self, plain: Plain, chosen: Chosen, axes: Iterable[int]) -> Plain:
+        """A config with the values of some axes in their places, a group's before those in it."""
+        for number in sorted(axes, key=lambda number: len(self._axes[number].path)):
+            value = self._values[number][str(chosen[number].input_line)]
+            plain = _with(plain, self._axes[number].path, value)
+        return plain
+
+    def _compose(self, chosen: Chosen) -> Plain:
+        """What Hydra composes, checked, unresolved and without Hydra's own part."""
+        lines = _lines(chosen)
+        if lines not in self._composed:
+            composed = self._loader.load_sweep_config(self._config, list(lines))
+            RunConfig.of(composed)
+            with open_dict(composed):
+                del composed["hydra"]
+            plain: Any = OmegaConf.to_container(composed, resolve=False)
+            self._composed[lines] = plain
+        return self._composed[lines]
+
+    def _own_values(self) -> dict[int, dict[str, Any]]:
+        """For each axis whose choices change their own place alone: what they put there."""
+        swept = [number for number, axis in enumerate(self._axes) if len(axis.choices) > 1]
+        found = {number: values for number in swept if (values := self._of_axis(number))}
+        if len(found) == len(swept):
+            return found
+        # what a group's option holds may depend on the choices of the others
+        return {n: values for n, values in found.items() if self._axes[n].key not in self._groups}
+
+    def _of_axis(self, number: int) -> dict[str, Any]:
+        """What the choices of an axis put in its place, by line; empty if they change others."""
+        axis, start = self._axes[number], self._compose(self._lead)
+        if "/" in axis.key or any(choice.package for choice in axis.choices):
+            return {}
+        if not _has(start, axis.path):
+            return {}
+        values = {}
+        for choice in axis.choices:
+            beside = (*self._lead[:number], choice, *self._lead[number + 1 :])
+            if axis.key not in self._groups and _simple(choice.value()):
+                value = choice.value()
+                RunConfig.of(OmegaConf.create(_with(start, axis.path, value)))
+            elif not _has(self._compose(beside), axis.path):
+                return {}
+            else:
+                value = _at(self._compose(beside), axis.path)
+                merges = isinstance(value, dict) and axis.key not in self._groups
+                if merges or _with(start, axis.path, value) != self._compose(beside):
+                    return {}
+            values[str(choice.input_line)] = value
+        return values
+
+    def _unread(self) -> set[int]:
+        """The axes whose places nothing refers to, and whose values refer to nothing."""
+        fixed = self._replaced(self._lead, ())
+        pairs = zip(self._axes, fixed, strict=True)
+        bases = itertools.product(
+            *((first,) if number in self._values else axis.choices
+              for number, (axis, first) in enumerate(pairs))
+        )  # fmt: skip
+        texts = {text for base in bases for text in _references(self._compose(base))}
+        for values in self._values.values():
+            texts.update(_references(values))
+        read = {name for text in texts for name in _read(text)}
+        return {
+            number
+            for number, values in self._values.items()
+            if not any(_references(values))
+            and not any(_touches(self._axes[number].key, name) for name in read)
+        }
+
+
+def _lines(chosen: Chosen) -> tuple[str, ...]:
+    return tuple(str(item.input_line) for item in chosen)
+
+
+def _resolve(plain: Plain) -> Plain:
+    resolved: Any = OmegaConf.to_container(OmegaConf.create(plain), resolve=True)
+    return dict(resolved)
+
+
+def _simple(value: Any) -> bool:
+    """Whether an override with this value does nothing but put it in its place."""
+    if isinstance(value, str):
+        return not set(value) & set("$\\?")
+    return value is None or isinstance(value, int | float)
+
+
+def _references(node: Any) -> Iterator[str]:
+    """The texts of a config that refer to something."""
+    if isinstance(node, dict):
+        node = list(node.values())
+    if isinstance(node, list):
+        for item in node:
+            yield from _references(item)
+    elif isinstance(node, str) and "${" in node:
+        yield node
+
+
+def _read(text: str) -> Iterator[str]:
+    """The keys that a text refers to; empty where any may be meant."""
+    found = REFERENCE.findall(text)
+    if len(found) != text.count("${"):
+        yield ""
+    for name in found:
+        resolver, colon, _ = name.partition(":")
+        if not colon:
+            yield "" if name.startswith(".") else name.replace("[", ".").replace("]", "")
+        elif resolver == "recipe":
+            yield from RECIPE_READS
+        elif resolver != "oc.env":
+            yield ""
+
+
+def _touches(key: str, name: str) -> bool:
+    return not name or f"{key}.".startswith(f"{name}.") or f"{name}.".startswith(f"{key}.")
+
+
+def _has(plain: Any, path: Sequence[str]) -> bool:
+    head, *rest = path
+    if not isinstance(plain, dict) or head not in plain:
+        return False
+    return not rest or _has(plain[head], rest)
+
+
+def _at(plain: Plain, path: Sequence[str]) -> Any:
+    head, *rest = path
+    return _at(plain[head], rest) if rest else plain[head]
+
+
+def _with(plain: Plain, path: Sequence[str], value: Any) -> Plain:
+    """A copy of a nested dict with one value set; what is not on the path is shared."""
+    changed = copy(plain)
+    head, *rest = path
+    changed[head] = _with(changed.get(head) or {}, rest, value) if rest else value
+    return changed

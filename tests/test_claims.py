@@ -1,0 +1,125 @@
+"""Claims: one holder at a time, takeover of the dead and the silent, no clocks compared."""
+
+import json
+import multiprocessing
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from finegrid.grid import claims
+
+
+def take(directory: Path) -> claims.Claim | None:
+    return claims.take(directory, sweep="s", slot="cpu0")
+
+
+def of_another_host(directory: Path, *, age: float) -> None:
+    """Make the claim look as if another machine had made it and beaten `age` seconds ago."""
+    (path,) = directory.glob(".claim-*")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"host": "elsewhere"}))
+    os.utime(path, (time.time() - age, time.time() - age))
+
+
+def _compete(root: str, cells: int, barrier: object, won: object) -> None:
+    barrier.wait()  # type: ignore[attr-defined]
+    mine = [n for n in range(cells) if take(Path(root, str(n))) is not None]
+    won.put(mine)  # type: ignore[attr-defined]
+
+
+def test_of_many_processes_exactly_one_gets_a_cell(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    barrier, won = context.Barrier(4), context.Queue()
+    several = [
+        context.Process(target=_compete, args=(str(tmp_path), 100, barrier, won)) for _ in range(4)
+    ]
+    for process in several:
+        process.start()
+    taken = sorted(number for _ in several for number in won.get())
+    for process in several:
+        process.join()
+    assert len(taken) >= 100
+    # A process that has ended is no holder: a cell may then be claimed again, under a new number.
+    firsts = [len(list(Path(tmp_path, str(n)).glob(".claim-*"))) for n in range(100)]
+    assert sum(firsts) == len(taken)
+
+
+def test_a_held_cell_is_refused_and_a_released_one_given(tmp_path: Path) -> None:
+    first = take(tmp_path)
+    assert first is not None
+    with first:
+        assert claims.alive(tmp_path)
+        assert take(tmp_path) is None
+        holder = claims.holder(tmp_path)
+        assert holder is not None
+        assert (holder.pid, holder.slot, holder.sweep) == (os.getpid(), "cpu0", "s")
+    assert not claims.alive(tmp_path)
+    second = take(tmp_path)
+    assert second is not None
+    assert second.number == 2
+    assert not first.held()
+
+
+def test_a_dead_process_of_this_host_loses_its_claim_at_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    process = context.Process(target=take, args=(tmp_path,))
+    process.start()
+    process.join()
+    assert claims.holder(tmp_path) is not None
+    assert not claims.alive(tmp_path)
+    assert take(tmp_path) is not None
+
+
+def test_a_number_used_again_is_not_the_same_process(tmp_path: Path) -> None:
+    take(tmp_path)
+    (path,) = tmp_path.glob(".claim-*")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"birth": "1"}))
+    assert not claims.alive(tmp_path)
+
+
+def test_another_host_is_believed_while_its_heart_beats(tmp_path: Path) -> None:
+    take(tmp_path)
+    of_another_host(tmp_path, age=claims.STALE - 20)
+    assert claims.alive(tmp_path)
+    assert take(tmp_path) is None
+    of_another_host(tmp_path, age=claims.STALE + 1)
+    assert not claims.alive(tmp_path)
+    assert take(tmp_path) is not None
+    assert [path.name for path in sorted(tmp_path.glob(".claim-*"))] == [".claim-1", ".claim-2"]
+
+
+def test_the_heart_beats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "BEAT", 0.05)
+    claim = take(tmp_path)
+    assert claim is not None
+    with claim:
+        os.utime(claim.path, (1, 1))
+        time.sleep(0.5)
+        assert claim.path.stat().st_mtime > 1
+
+
+def test_a_holder_that_slept_through_its_takeover_knows(tmp_path: Path) -> None:
+    slept = take(tmp_path)
+    assert slept is not None
+    with slept:
+        of_another_host(tmp_path, age=claims.STALE + 1)
+        thief = take(tmp_path)
+        assert thief is not None
+        assert not slept.held()
+    assert thief.held()  # the first holder's end does not release the second's claim
+    assert claims.alive(tmp_path)
+
+
+def test_an_unreadable_claim_counts_until_it_is_stale(tmp_path: Path) -> None:
+    path = tmp_path / ".claim-1"
+    path.write_text("{")
+    assert claims.alive(tmp_path)
+    os.utime(path, (1, 1))
+    assert not claims.alive(tmp_path)
+
+
+def test_nothing_is_left_beside_the_claim(tmp_path: Path) -> None:
+    take(tmp_path)
+    claims.alive(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".claim-1"]
