@@ -15,7 +15,7 @@ demo: setup
 	@rm -rf multirun/demo
 	$(BIN)/python train.py experiment=demo
 	@$(BIN)/python scripts/report.py multirun/demo
-	@echo "Each run's files: multirun/demo/<task>/<model>/<method>/<fraction>-<seed>-<number>/"
+	@echo "Each run's files: multirun/demo/<task>/<model>/<method>/<fraction>-<seed>-<hash>/"
 
 check: setup
 	$(BIN)/ruff check .

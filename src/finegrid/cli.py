@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from finegrid.grid import claims, store
 from finegrid.record import FILE
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
+PLUGINS = {"submitit_slurm": "slurm", "joblib": "joblib"}  # launcher's config -> our extra
 HELP = """finegrid: which way of fine-tuning is best for this model, task, data and time?
 
   python train.py method=bitfit task=mrpc model=minilm data.fraction=0.3 seed=1
@@ -83,11 +85,12 @@ def run(cfg: DictConfig) -> None:
 
 def _run_claimed(cfg: DictConfig, directory: Path) -> None:
     """Run a sweep's cell, unless another process holds it or has just ended it."""
-    claim = claims.take(
-        directory, sweep=os.environ[store.SWEEP], slot=os.environ.get("FINEGRID_SLOT", "")
-    )
-    if claim is None:
-        return
+    sweep, slot = os.environ[store.SWEEP], os.environ.get("FINEGRID_SLOT", "")
+    while (claim := claims.take(directory, sweep=sweep, slot=slot)) is None:
+        holder = claims.holder(directory)
+        if holder is None or holder.sweep != sweep:
+            return
+        time.sleep(1.0)  # this very job, requeued elsewhere: its first try is not stale yet
     with claim:
         found = store.outcome(directory)
         if store.settled(found, retry=str(cfg.retry), since=int(os.environ[store.SINCE])):
@@ -128,6 +131,9 @@ def explain(error: Exception) -> str:
         return str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
+        if option in PLUGINS:
+            extra = PLUGINS[option]
+            return f"hydra/launcher={extra} needs a plugin: pip install 'finegrid[{extra}]'"
         if group:
             return f"unknown {group}={option}; {nearest(option, error.options or options(group))}"
     for cause in causes(error):
