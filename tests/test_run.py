@@ -46,7 +46,7 @@ class TestRecord:
 
     def test_every_field_is_measured(self, cell: tuple[Path, Record]) -> None:
         directory, record = cell
-        optional = {"error", "model_revision", "git_commit", "git_dirty"}
+        optional = {"error", "trial", "model_revision", "git_commit", "git_dirty"}
         unset = [f.name for f in fields(record) if getattr(record, f.name) is None]
         assert set(unset) <= optional
         assert record == read(directory)

@@ -10,7 +10,8 @@ import json
 import os
 import socket
 import threading
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +33,7 @@ class Holder:
     birth: str = ""  # tells a process from a later one with the same number
     slot: str = ""
     sweep: str = ""
+    since: float = 0.0  # by the host's own clock
     released: bool = False
 
     @property
@@ -85,6 +87,7 @@ def take(directory: Path, *, sweep: str, slot: str) -> Claim | None:
         return None
     pid = os.getpid()
     facts = {"host": _host(), "pid": pid, "birth": _birth(pid), "slot": slot, "sweep": sweep}
+    facts |= {"since": time.time()}
     draft = directory / f".draft.{socket.gethostname()}.{pid}"
     _write(draft, facts)
     try:
@@ -103,25 +106,32 @@ def holder(directory: Path) -> Holder | None:
         return None
     try:
         facts = json.loads(_path(directory, number).read_text(encoding="utf-8"))
-        return Holder(number, **facts)
+        known = {field.name for field in fields(Holder)} - {"number"}
+        return Holder(number, **{key: facts[key] for key in known & set(facts)})
     except (OSError, ValueError, TypeError):
         return Holder(number)
 
 
-def alive(directory: Path) -> bool:
+def alive(directory: Path, *, at: float | None = None) -> bool:
     """Whether a cell is held: a process of this host is looked up, another's heartbeat is read.
 
-    Ages are taken from the file system's own clock, so that hosts need not agree on the time.
+    Ages are taken from the file system's own clock, so that hosts need not agree on the time. Those
+    who only look on, and write nothing for it, give the time `at` which they do.
     """
     found = holder(directory)
     if found is None or found.released:
         return False
     if found.local and found.birth:
         return _birth(found.pid) == found.birth
+    at = _now(directory) if at is None else at
+    return at - _path(directory, found.number).stat().st_mtime < STALE
+
+
+def _now(directory: Path) -> float:
     probe = directory / f".now.{socket.gethostname()}.{os.getpid()}"
     try:
         probe.touch()
-        return probe.stat().st_mtime - _path(directory, found.number).stat().st_mtime < STALE
+        return probe.stat().st_mtime
     finally:
         probe.unlink(missing_ok=True)
 

@@ -1,11 +1,26 @@
-"""What the fork server imports once, so that no job has to."""
+"""What the fork server imports once, so that no job has to.
 
-import pyarrow.parquet
-import transformers.models.bert.modeling_bert
-import transformers.models.roberta.modeling_roberta
+Among it what the libraries import at first use only, such as pandas for rows of a table.
+"""
+
+import pkgutil
+from importlib import import_module
 
 import finegrid.builtin
-import finegrid.methods.full
+import finegrid.methods
 import finegrid.run
 
-__all__ = ["finegrid", "pyarrow", "transformers"]
+AT_FIRST_USE = (
+    "pyarrow.compute",
+    "pyarrow.pandas_compat",
+    "pandas",
+    "transformers.models.bert.modeling_bert",
+    "transformers.models.bert.tokenization_bert",
+    "transformers.models.roberta.modeling_roberta",
+    "transformers.models.roberta.tokenization_roberta",
+)
+
+for name in AT_FIRST_USE:
+    import_module(name)
+for module in pkgutil.iter_modules(finegrid.methods.__path__):
+    import_module(f"{finegrid.methods.__name__}.{module.name}")

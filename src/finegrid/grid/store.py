@@ -55,15 +55,15 @@ class Store:
         return outcome(self.path(cell))
 
 
-def outcome(directory: Path) -> Outcome:
-    """What a run directory says; half a record counts as none."""
+def outcome(directory: Path, *, at: float | None = None) -> Outcome:
+    """What a run directory says; half a record counts as none. `at` is that of `claims.alive`."""
     path = directory / FILE
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         version = path.stat().st_mtime_ns
         status = values["status"]
     except (OSError, ValueError, KeyError, TypeError):
-        return Outcome("running" if claims.alive(directory) else "missing")
+        return Outcome("running" if claims.alive(directory, at=at) else "missing")
     if values.get("schema") != SCHEMA or status not in ENDED:
         return Outcome("missing")
     parts = (values.get(f"{part}_seconds") for part in ("setup", "train", "eval"))

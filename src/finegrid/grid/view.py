@@ -128,9 +128,13 @@ def closing(cells: Sequence[Cell], outcomes: Sequence[Outcome], *, root: str) ->
     for cell, found in zip(cells, outcomes, strict=True):
         if found.status in ("failed", "diverged"):
             lines.append(f"  {found.status} {cell.directory}: {last_line(found.error)}")
-            again = ["python", "train.py", "-m", *cell.overrides, f"hydra.sweep.dir={root}"]
-            lines.append(f"    {shlex.join(again)}")
+            lines.append(f"    {again(cell.overrides, root=root)}")
     return "\n".join(lines)
+
+
+def again(overrides: Sequence[str], *, root: str) -> str:
+    """The command that runs a cell again."""
+    return shlex.join(["python", "train.py", "-m", *overrides, f"hydra.sweep.dir={root}"])
 
 
 def duration(seconds: float) -> str:
