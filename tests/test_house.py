@@ -110,6 +110,7 @@ def test_one_lightning_only() -> None:
 
 LIGHT = [
     "finegrid.cli",
+    "finegrid.grid.survey",
     "finegrid.grid.sweep",
     "finegrid.record",
     "finegrid.report.tables",

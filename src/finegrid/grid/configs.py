@@ -42,7 +42,7 @@ class Configs:
 
     def __init__(self, loader: ConfigLoader, config: DictConfig, axes: Sequence[Axis]) -> None:
         self._loader, self._config, self._axes = loader, config, axes
-        self._groups = set(loader.list_groups(""))
+        self._groups: set[str] = set()
         self._composed: dict[tuple[str, ...], Plain] = {}
         self._resolved: dict[tuple[str, ...], Plain] = {}
         self._lead = tuple(axis.choices[0] for axis in axes)
@@ -82,6 +82,7 @@ class Configs:
         if lines not in self._composed:
             composed = self._loader.load_sweep_config(self._config, list(lines))
             RunConfig.of(composed)
+            self._groups.update(map(str, composed.hydra.runtime.choices))
             with open_dict(composed):
                 del composed["hydra"]
             plain: Any = OmegaConf.to_container(composed, resolve=False)
@@ -99,35 +100,33 @@ class Configs:
 
     def _of_axis(self, number: int) -> dict[str, Any]:
         """What the choices of an axis put in its place, by line; empty if they change others."""
-        axis, start = self._axes[number], self._compose(self._lead)
-        if "/" in axis.key or any(choice.package for choice in axis.choices):
+        axis = self._axes[number]
+        elsewhere = "/" in axis.key or any(choice.package for choice in axis.choices)
+        if elsewhere or not _has(self._compose(self._lead), axis.path):
             return {}
-        if not _has(start, axis.path):
-            return {}
-        values = {}
-        for choice in axis.choices:
-            beside = (*self._lead[:number], choice, *self._lead[number + 1 :])
-            if axis.key not in self._groups and _simple(choice.value()):
-                value = choice.value()
-                RunConfig.of(OmegaConf.create(_with(start, axis.path, value)))
-            elif not _has(self._compose(beside), axis.path):
-                return {}
-            else:
-                value = _at(self._compose(beside), axis.path)
-                merges = isinstance(value, dict) and axis.key not in self._groups
-                if merges or _with(start, axis.path, value) != self._compose(beside):
-                    return {}
-            values[str(choice.input_line)] = value
-        return values
+        found = {str(choice.input_line): self._value(number, choice) for choice in axis.choices}
+        return {line: value for line, (value,) in found.items()} if all(found.values()) else {}
+
+    def _value(self, number: int, choice: Override) -> list[Any]:
+        """What a choice puts in its axis's place, checked; nothing if it changes other places."""
+        path, start = self._axes[number].path, self._compose(self._lead)
+        group = self._axes[number].key in self._groups
+        value = choice.value()
+        if not group and _simple(value):
+            RunConfig.of(OmegaConf.create(_with(start, path, value)))
+            return [value]
+        beside = self._compose((*self._lead[:number], choice, *self._lead[number + 1 :]))
+        if not _has(beside, path):
+            return []
+        value = _at(beside, path)
+        merged = isinstance(value, dict) and not group  # with what another choice may change
+        return [] if merged or _with(start, path, value) != beside else [value]
 
     def _unread(self) -> set[int]:
         """The axes whose places nothing refers to, and whose values refer to nothing."""
-        fixed = self._replaced(self._lead, ())
-        pairs = zip(self._axes, fixed, strict=True)
-        bases = itertools.product(
-            *((first,) if number in self._values else axis.choices
-              for number, (axis, first) in enumerate(pairs))
-        )  # fmt: skip
+        axes = enumerate(self._axes)
+        free = [axis.choices[: 1 if number in self._values else None] for number, axis in axes]
+        bases = itertools.product(*free)
         texts = {text for base in bases for text in _references(self._compose(base))}
         for values in self._values.values():
             texts.update(_references(values))

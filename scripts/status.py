@@ -1,0 +1,150 @@
+"""What has become of a sweep, while it runs or later: `python scripts/status.py DIR [--watch]`.
+
+Reads DIR/.sweeps, the records and the claims; writes nothing. Ends with 0 if every cell is ok.
+"""
+
+import argparse
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from finegrid import cli
+from finegrid.errors import UserError
+from finegrid.grid import claims, survey
+from finegrid.grid.estimate import Evidence, Past, makespan, past_run
+from finegrid.grid.store import ENDED, Outcome, outcome
+from finegrid.grid.view import again, duration, last_line
+from finegrid.record import read
+
+EVERY = 2.0  # seconds between looks
+SHOWN = 20  # cells of each kind, unless all are asked for
+
+
+class Look:
+    """What is known of the cells of a directory; records that say `ok` are read once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._past: dict[str, Past] = {}
+        self.found: dict[str, Outcome] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Bring it up to date."""
+        at, before = time.time(), self.found
+        self.found = {place: before.get(place, Outcome("")) for place in survey.places(self.root)}
+        for place, found in self.found.items():
+            if found.status != "ok":
+                self.found[place] = outcome(self.root / place, at=at)
+                if self.found[place].status == "ok" and (run := past_run(self.root / place)):
+                    self._past[place] = run
+
+    def of(self, *statuses: str) -> list[str]:
+        """The cells with one of these statuses."""
+        return [place for place, found in self.found.items() if found.status in statuses]
+
+    def running(self) -> Mapping[str, claims.Holder]:
+        """Who runs which cell."""
+        holders = ((place, claims.holder(self.root / place)) for place in self.of("running"))
+        return {place: holder for place, holder in holders if holder}
+
+    def left(self) -> float | None:
+        """Seconds that the cells take which have not ended, with as many at a time as run now."""
+        runs = list(self._past.values())
+        if not runs:
+            return None
+        asked = Counter((run.asked.unit, run.asked.amount) for run in runs)
+        ((unit, amount), _), evidence, now = asked.most_common(1)[0], Evidence(runs), time.time()
+        running, seconds = self.running(), []
+        for place in self.of("running", "missing"):
+            wanted = survey.wanted(place, unit=unit, amount=amount)
+            estimate = evidence.estimate(wanted) if wanted else None
+            since = running[place].since or now if place in running else now
+            if estimate:
+                seconds.append(max(0.0, estimate.seconds - (now - since)))
+        return makespan(seconds, max(1, len(running)))
+
+
+def main() -> None:
+    """Look once, or until all cells have ended, and end with whether they are all ok."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("directory", type=Path, help="a sweep's directory")
+    parser.add_argument("--watch", action="store_true", help="until every cell has ended")
+    parser.add_argument("--all", action="store_true", help=f"name more than {SHOWN} cells a kind")
+    given = parser.parse_args()
+    most = sys.maxsize if given.all else SHOWN
+    look = Look(given.directory)
+    if given.watch:
+        _watch(look, most)
+    print("\n".join(_text(look, most)))
+    sys.exit(len(look.of("ok")) < len(look.found))
+
+
+def _watch(look: Look, most: int) -> None:
+    """Show the cells until they have ended; where there is no terminal, a line when they change."""
+    console, told = Console(), ""
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        while True:
+            if console.is_terminal:
+                live.update(Text("\n".join(_text(look, most))), refresh=True)
+            elif (line := survey.tally(found.status for found in look.found.values())) != told:
+                print(line, flush=True)
+                told = line
+            if not look.of("running", "missing"):
+                break
+            time.sleep(EVERY)
+            look.refresh()
+
+
+def _text(look: Look, most: int) -> Iterator[str]:
+    counts = survey.tally(found.status for found in look.found.values())
+    yield f"{look.root}: {len(look.found)} cells: {counts}{_left(look)}"
+    running, failed, missing = look.running(), look.of(*ENDED[1:]), look.of("missing")
+    if running:
+        yield from ["", "running", *_some([_at(*item) for item in running.items()], most)]
+    if failed:
+        yield from ["", "failed or diverged", *_some([_why(look, name) for name in failed], most)]
+    if missing:
+        yield from ["", "missing", *_some([f"  {name}" for name in missing], most)]
+
+
+def _left(look: Look) -> str:
+    seconds = look.left() if look.of("running", "missing") else None
+    if seconds is None:
+        return ""
+    many = len(look.of("running"))
+    return f"; about {duration(seconds)} left" + (f", {many} at a time" if many else " if started")
+
+
+def _some(items: Sequence[str], most: int) -> list[str]:
+    rest = len(items) - most
+    return [*items[:most], *([f"  and {rest} more (--all names them)"] if rest > 0 else [])]
+
+
+def _at(place: str, holder: claims.Holder) -> str:
+    host = holder.host.partition(" ")[0]
+    slot = holder.slot or f"process {holder.pid}"
+    since = time.strftime(" since %H:%M:%S", time.localtime(holder.since)) if holder.since else ""
+    return f"  {slot} on {host}{since}: {place}"
+
+
+def _why(look: Look, place: str) -> str:
+    """A cell that failed: its last words, and how to run it again."""
+    found, overrides = look.found[place], []
+    with suppress(UserError):
+        overrides = read(look.root / place).overrides
+    command = again(overrides, root=str(look.root))
+    return f"  {found.status} {place}: {last_line(found.error)}\n    {command}"
+
+
+if __name__ == "__main__":
+    cli.guard(main)

@@ -1,0 +1,109 @@
+"""What is planned and what has become of it, for those who only look: nothing is written."""
+
+import json
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from finegrid.config import one_of, require
+from finegrid.errors import UserError
+from finegrid.grid import slots
+from finegrid.grid.cells import Cell, cells
+from finegrid.grid.estimate import Wanted, directories
+from finegrid.grid.store import AGAIN, ENDED, PLANS, Outcome, Store, outcome, settled
+
+STATUSES = (*ENDED, "running", "missing")
+NAME = re.compile(r"([^/]+)/([^/]+)/([^/]+)/f([\d.e-]+?)-s\d+")  # of a cell's directory
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep that a command line would start."""
+
+    cells: list[Cell]
+    root: Path
+    retry: str
+    slots: dict[str, int]  # how many there are, or would be
+
+    def found(self) -> Iterator[tuple[Cell, str, Outcome]]:
+        """Each cell, its directory below the root, and what is known of it."""
+        store, at = Store(self.root), time.time()
+        for cell in self.cells:
+            place = store.place(cell)
+            yield cell, place, outcome(self.root / place, at=at)
+
+    def todo(self, found: Outcome) -> bool:
+        """Whether the sweep would run a cell of which this is known."""
+        settles = settled(found, retry=self.retry, since=sys.maxsize)
+        return not settles and found.status != "running"
+
+
+def planned(overrides: Sequence[str], *, conf: Path) -> Plan:
+    """The sweep that `train.py -m` would start with these overrides, composed as Hydra does there.
+
+    Raises:
+        UserError: if a cell's config is invalid; Hydra's own errors if it cannot be composed.
+    """
+    with initialize_config_dir(str(conf), job_name="train", version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        config = loader.load_configuration("train", list(overrides), RunMode.MULTIRUN)
+        found = cells(loader, config, list(config.hydra.overrides.task))
+    one_of("retry", str(config.retry), tuple(AGAIN))
+    return Plan(found, Path(str(config.hydra.sweep.dir)), str(config.retry), _slots(config))
+
+
+def _slots(config: DictConfig) -> dict[str, int]:
+    """How many slots this machine has, and how many the launcher's options make of it."""
+    counts = {"slots of this machine": len(slots.slots("auto", per_gpu=1, on_cpu=None))}
+    launcher = config.hydra.launcher
+    if "slots_per_gpu" in launcher:
+        plain: Any = OmegaConf.to_container(launcher, resolve=True)
+        made = slots.slots(plain["gpus"], per_gpu=plain["slots_per_gpu"], on_cpu=plain["cpu_slots"])
+        counts["slots as configured"] = len(made)
+    return counts
+
+
+def places(root: Path) -> list[str]:
+    """The cells' directories below a sweep's: those of its plans, else those with any trace.
+
+    Raises:
+        UserError: if there is no trace of a sweep.
+    """
+    require(root.is_dir(), f"no such directory: {root}")
+    plans = sorted((root / PLANS).glob("*.json"), key=lambda path: path.stat().st_mtime)
+    listed = dict.fromkeys(place for plan in plans for place in _cells_of(plan))
+    found = list(listed) or [str(path.relative_to(root)) for path in directories(root)]
+    require(bool(found), f"no plan, record or claim below {root}; run a sweep first")
+    return found
+
+
+def _cells_of(plan: Path) -> list[str]:
+    try:
+        return [str(place) for place in json.loads(plan.read_text(encoding="utf-8"))["cells"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{plan} is not a readable plan: {error}") from error
+
+
+def wanted(place: str, *, unit: str, amount: float) -> Wanted | None:
+    """What a cell's directory tells of the time that the cell takes."""
+    found = NAME.match(place)
+    if not found:
+        return None
+    task, model, method, fraction = found.groups()
+    return Wanted(task, model, method, float(fraction), unit, amount)
+
+
+def tally(statuses: Iterable[str]) -> str:
+    """How many there are of each status."""
+    counts = Counter(statuses)
+    return ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])

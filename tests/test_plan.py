@@ -1,0 +1,280 @@
+"""Looking at sweeps: what is planned, what has become of it, how long the rest will take."""
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+from hydra import initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from test_cli import ENV, call, errors
+from test_report import record
+
+from finegrid import cli, identity
+from finegrid.config import RunConfig
+from finegrid.grid import claims
+from finegrid.grid.cells import cells
+from finegrid.grid.estimate import FORK, IMPORTS, Evidence, Wanted, engines, makespan, past
+from finegrid.grid.store import outcome
+from finegrid.record import Record, read
+
+SWEEP = ["method=head", "budget=steps", "budget.steps=2", "seed=0,1", "evaluations=1"]
+
+
+@contextmanager
+def composed(*overrides: str, conf: Path = cli.CONF) -> Iterator[tuple[ConfigLoader, DictConfig]]:
+    """Hydra's loader and the config of a sweep."""
+    cli.register()
+    with initialize_config_dir(str(conf), job_name="train", version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        yield loader, loader.load_configuration("train", list(overrides), RunMode.MULTIRUN)
+
+
+def by_hydra(loader: ConfigLoader, config: DictConfig) -> dict[str, dict[str, Any]]:
+    """The cells of a sweep as Hydra's own sweeper splits it, each composed by itself."""
+    parameters = dict(config.hydra.sweeper.params)
+    lines = {key: f"{key}={value}" for key, value in parameters.items()}
+    lines |= {line.partition("=")[0]: line for line in config.hydra.overrides.task}
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(lines.values()))
+    (batch,) = BasicSweeper.split_arguments(parsed, None)
+    found = {}
+    for job in batch:
+        cell = loader.load_sweep_config(config, list(job))
+        RunConfig.of(cell)
+        with open_dict(cell):
+            del cell["hydra"]
+        facts = identity.description(dict(OmegaConf.to_container(cell, resolve=True)))
+        found[facts["cell"]] = facts
+    return found
+
+
+MIXED = {
+    "groups and values": ["method=head,lora", "model=tiny,minilm", "data.fraction=0.1,1"],
+    "a value of a group": ["task.subset=a,b", "task=mrpc,rte"],
+    "interpolated": ["optim.head_lr=${optim.lr},1e-3", "method=head,full", "optim.lr=1e-3,1e-4"],
+    "a value that others read": ["seed=1,2", "data.split_seed=${seed},5"],
+    "a new key": ["+model.config.num_hidden_layers=2,3", "method=head,full"],
+    "a dict": ["+model.config={num_hidden_layers: 2},{hidden_dropout_prob: 0.2}", "seed=0,1"],
+    "lists": ["method=lora", "method.roles=[query],[query,value]", "method.rank=2,4"],
+    "budgets": ["budget=steps,epochs", "store=float32,bfloat16"],
+    "trials": ["experiment=tune", "method=head,lora", "model=tiny,minilm", "trial=0,1"],
+    "experiments": ["experiment=smoke,demo", "method=head,full", "data.fraction=0.1,0.2"],
+    "parameters": ["experiment=builtin", "method=head,full", "data.fraction=0.3", "seed=0,1"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("overrides", MIXED.values(), ids=MIXED)
+def test_each_cell_is_what_hydra_composes(overrides: list[str]) -> None:
+    with composed(*overrides) as (loader, config):
+        found = cells(loader, config, list(config.hydra.overrides.task))
+        assert {cell.key: cell.facts for cell in found} == by_hydra(loader, config)
+    assert len({cell.directory for cell in found}) == len(found)
+
+
+def test_what_parts_do_not_tell_is_composed(tmp_path: Path) -> None:
+    """Two groups that choose a third one's file together: neither shows it by itself."""
+    (tmp_path / "both").mkdir()
+    (tmp_path / "both/cpu_none.yaml").write_text("# @package _global_\nevaluations: 5\n")
+    (tmp_path / "both/gpu_csv.yaml").write_text("# @package _global_\nevaluations: 2\n")
+    main = (ROOT / "conf/train.yaml").read_text(encoding="utf-8")
+    main = main.replace("  - _self_\n", "  - _self_\n  - optional both: ${trainer}_${logger}\n")
+    (tmp_path / "train.yaml").write_text(main, encoding="utf-8")
+    overrides = [f"hydra.searchpath=[file://{ROOT}/conf]", "trainer=cpu,gpu", "logger=none,csv"]
+    with composed(*overrides, conf=tmp_path) as (loader, config):
+        found = cells(loader, config, list(config.hydra.overrides.task))
+        assert {cell.key for cell in found} == set(by_hydra(loader, config))
+    assert len(found) == 3, "a CPU makes one cell with either logger"
+
+
+@pytest.mark.slow
+def test_plan_before_and_after_a_sweep(tmp_path: Path) -> None:
+    sweep = [*SWEEP, f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    before = json.loads(call(*sweep, "--json", script="scripts/plan.py").stdout)
+    assert not any(tmp_path.iterdir()), "a plan writes nothing"
+    assert (before["total"], before["todo"], before["counts"]["missing"]) == (2, 2, 2)
+    assert call("-m", *sweep).returncode == 0
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    after = json.loads(call(*sweep, "-m", "--json", script="scripts/plan.py").stdout)
+    assert (after["total"], after["todo"], after["counts"]["ok"]) == (2, 0, 2)
+    wider = call(*sweep[:3], sweep[-1], "evaluations=1", "seed=0,1,2", script="scripts/plan.py")
+    assert "3 cells: 2 ok, 1 missing" in wider.stdout
+    assert "runs alike for 1" in wider.stdout
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == written
+    done = {read(path.parent).cell: path.parent for path in tmp_path.rglob("record.json")}
+    assert {cell["cell"] for cell in before["cells"]} == set(done)
+    for cell in before["cells"]:
+        assert tmp_path / "sweep" / cell["directory"] == done[cell["cell"]]
+    status = call(str(tmp_path / "sweep"), script="scripts/status.py")
+    assert status.returncode == 0
+    assert "2 cells: 2 ok" in status.stdout
+
+
+def test_plan_of_an_experiment_is_light() -> None:
+    code = (
+        "import runpy, sys; sys.argv = ['scripts/plan.py', 'experiment=demo', 'seed=0'];"
+        "runpy.run_path('scripts/plan.py', run_name='__main__');"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=ENV, cwd=ROOT, check=True
+    )
+    assert "multirun/demo: 12 cells" in result.stdout
+    assert not {"torch", "pyarrow", "pytorch_lightning"} & set(result.stderr.split())
+
+
+BAD = {
+    "method": (["method=bitfti,full"], "unknown method=bitfti; did you mean 'bitfit'"),
+    "key": (["optim.lrr=1,2"], "unknown key optim.lrr"),
+    "value": (["data.fraction=0.1,2"], "data.fraction=2 must lie in (0, 1]"),
+    "interval": (["data.fraction=interval(0,1)"], "give values, not an interval"),
+    "retry": (["retry=never"], "retry=never is unknown"),
+    "trial": (["trial=0,9"], "trial=9 must be one of 0 to 4"),
+    "slots": (["hydra.launcher.cpu_slots=0"], "hydra.launcher.cpu_slots=0 must be at least 1"),
+}
+
+
+@pytest.mark.parametrize(("overrides", "message"), BAD.values(), ids=BAD)
+def test_a_mistake_in_a_plan_is_one_line(overrides: list[str], message: str) -> None:
+    result = call(*overrides, script="scripts/plan.py")
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert len(errors(result)) == 1
+    assert not result.stdout
+
+
+def ended(directory: Path, **changes: Any) -> Record:
+    """Write the record of a run that took 7 seconds, 4 of them for training on 1000 rows."""
+    told = {"train_rows": 1000, "epochs": 1.0, "steps": 40, "setup_seconds": 1.0, "device": "cpu"}
+    told |= {"train_seconds": 4.0, "eval_seconds": 2.0, "budget": 1.0, "fraction": 1.0}
+    told |= {"task": "builtin_paraphrase"}
+    made = record("head", 0, 0.5, **(told | changes))
+    directory.mkdir(parents=True, exist_ok=True)
+    made.write(directory)
+    return made
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Iterator[Path]:
+    """A sweep of five cells: two ok, one failed, one that this process runs, one missing."""
+    names = [f"builtin_paraphrase/tiny/head/f1-s{seed}-{seed}" for seed in range(5)]
+    (tmp_path / ".sweeps").mkdir()
+    plan = {"command": "python train.py -m seed=range(5)", "cells": names}
+    (tmp_path / ".sweeps/1.json").write_text(json.dumps(plan), encoding="utf-8")
+    for name in names[:2]:
+        ended(tmp_path / name)
+    error = "Traceback ...\nValueError: no luck"
+    ended(tmp_path / names[2], status="failed", error=error, overrides=["method=head", "seed=2"])
+    claim = claims.take(tmp_path / names[3], sweep="1", slot="cpu1")
+    assert claim is not None
+    with claim:
+        yield tmp_path
+
+
+def test_status_tells_what_runs_what_failed_and_what_is_missing(sweep: Path) -> None:
+    result = call(str(sweep), script="scripts/status.py")
+    assert result.returncode == 1, result.stderr
+    lines = [line.strip() for line in result.stdout.splitlines()]
+    assert "5 cells: 2 ok, 1 failed, 1 running, 1 missing; about 1" in lines[0]
+    assert "1 at a time" in lines[0]
+    (running,) = [line for line in lines if line.startswith("cpu1")]
+    assert running.startswith(f"cpu1 on {socket.gethostname()} since ")
+    assert running.endswith(": builtin_paraphrase/tiny/head/f1-s3-3")
+    at = lines.index("failed builtin_paraphrase/tiny/head/f1-s2-2: ValueError: no luck")
+    assert lines[at + 1] == f"python train.py -m method=head seed=2 hydra.sweep.dir={sweep}"
+    assert lines[-2:] == ["missing", "builtin_paraphrase/tiny/head/f1-s4-4"]
+
+
+def test_status_of_a_directory_without_plans_counts_what_lies_there(sweep: Path) -> None:
+    (sweep / ".sweeps/1.json").unlink()
+    result = call(str(sweep), script="scripts/status.py")
+    assert "4 cells: 2 ok, 1 failed, 1 running" in result.stdout
+    assert "missing" not in result.stdout
+
+
+def test_status_watches_until_all_have_ended(sweep: Path) -> None:
+    command = [sys.executable, str(ROOT / "scripts/status.py"), str(sweep), "--watch"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENV) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "2 ok, 1 failed, 1 running, 1 missing\n"
+        for seed in (2, 3, 4):
+            ended(sweep / f"builtin_paraphrase/tiny/head/f1-s{seed}-{seed}")
+        rest = process.stdout.read()
+    assert process.returncode == 0
+    assert rest.splitlines() == ["5 ok", f"{sweep}: 5 cells: 5 ok"]
+
+
+def test_status_of_nothing_is_one_line(tmp_path: Path) -> None:
+    for directory, message in ((tmp_path, "no plan, record or claim"), (tmp_path / "x", "no such")):
+        result = call(str(directory), script="scripts/status.py")
+        assert result.returncode == 1
+        assert message in result.stderr
+        assert len(errors(result)) == 1
+
+
+def test_looking_at_another_hosts_claim_writes_nothing(tmp_path: Path) -> None:
+    facts = {"host": "elsewhere 1 2", "pid": 1, "birth": "1", "slot": "gpu0", "sweep": "1"}
+    (tmp_path / ".claim-1").write_text(json.dumps(facts), encoding="utf-8")
+    before = tmp_path.stat().st_mtime_ns
+    assert outcome(tmp_path, at=time.time()).status == "running"
+    assert outcome(tmp_path, at=time.time() + claims.STALE).status == "missing"
+    assert tmp_path.stat().st_mtime_ns == before
+
+
+def seconds(evidence: Evidence, *, kind: str, **changes: Any) -> float:
+    """The estimate for the cell of `ended` with changes, if it is of this kind."""
+    facts = {"task": "builtin_paraphrase", "model": "tiny", "method": "head", "fraction": 1.0}
+    facts |= {"unit": "epochs", "amount": 1.0}
+    found = evidence.estimate(Wanted(**(facts | changes)))
+    assert found is not None
+    assert found.kind == kind
+    return found.seconds
+
+
+def test_estimates_rest_on_the_runs_most_alike(tmp_path: Path) -> None:
+    ended(tmp_path / "a")
+    ended(tmp_path / "b", train_seconds=8.0, train_rows=2000, task="mrpc", device="gpu")
+    ended(tmp_path / "c", status="failed", train_seconds=800.0)
+    evidence = Evidence(past(tmp_path))
+    assert evidence.devices == {"cpu": 1, "gpu": 1}
+    assert seconds(evidence, kind="runs alike") == 7
+    other = "another fraction or budget"
+    assert seconds(evidence, kind=other, fraction=0.5) == pytest.approx(2 + 3)
+    assert seconds(evidence, kind=other, amount=3.0) == pytest.approx(12 + 3)
+    assert seconds(evidence, kind=other, unit="steps", amount=10.0) == pytest.approx(1 + 3)
+    assert seconds(evidence, kind=other, unit="examples", amount=500.0) == pytest.approx(2 + 3)
+    assert seconds(evidence, kind=other, unit="seconds", amount=60.0) == 60 + 3
+    assert seconds(evidence, kind="another method", method="full") == pytest.approx(4 + 3)
+    assert seconds(evidence, kind="another method", method="lora", task="mrpc") == 8 + 3
+    assert seconds(evidence, kind="another task", task="rte") == pytest.approx(6 + 3)
+    assert seconds(evidence, kind="another task and method", task="rte", method="full") == 9
+    assert seconds(evidence, kind="the budget alone", unit="seconds", model="x", amount=9.0) == 9
+    assert evidence.estimate(Wanted("mrpc", "x", "head", 1.0, "epochs", 1.0)) is None
+
+
+def test_the_sweeps_own_records_come_first(tmp_path: Path) -> None:
+    ended(tmp_path / "own/a")
+    ended(tmp_path / "other/b", train_seconds=400.0)
+    own, other = past(tmp_path / "own"), past(tmp_path, but=[tmp_path / "own"])
+    assert [run.training for run in other] == [400.0]
+    assert seconds(Evidence(own, other), kind="runs alike") == 7
+    assert seconds(Evidence([], other), kind="runs alike") == 403
+
+
+def test_engines() -> None:
+    assert makespan([3, 3, 4, 1], 2) == 7
+    times = engines([10.0] * 4, {"slots": 2})
+    assert times["slots"] == IMPORTS + 2 * (10 + FORK)
+    assert times["a fresh process for each cell"] == 4 * (10 + IMPORTS)
+    assert engines([], {"slots": 2}) == {}
