@@ -33,7 +33,7 @@ OPTIONS = {
     "basic": [],
     "joblib": [f"hydra.launcher.n_jobs={SLOTS}"],
     "ray": ["hydra.launcher.num_cpus=1", f"hydra.launcher.local_cpus={SLOTS}"],
-    "slurm": [],
+    "slurm": [f"hydra.launcher.{option}" for option in ("cpus_per_task=1", "mem_gb=2")],
 }
 PR_SET_CHILD_SUBREAPER = 36  # of prctl(2): orphans among the descendants become our children
 
@@ -71,9 +71,9 @@ def measured(engine: str, python: str, directory: Path) -> str:
     assert len(cells) == len(commands()), f"{engine}: {len(cells)} cells are ok"
     useful = sum(record["train_seconds"] + record["eval_seconds"] for record in cells)
     at_once = 1 if engine == "basic" else SLOTS
-    numbers = (wall, cpu, useful, wall - useful / at_once, cpu - useful)
-    spread = [f"{n:.1f}" for n in numbers[:3]] + [f"{n / len(cells):.2f}" for n in numbers[3:]]
-    return f"| {engine} | {' | '.join(spread)} |"
+    beyond = ((wall - useful / at_once) / len(cells), (cpu - useful) / len(cells))
+    used = ("?", "?") if engine == "slurm" else (f"{cpu:.1f}", f"{beyond[1]:.2f}")
+    return f"| {engine} | {wall:.1f} | {used[0]} | {useful:.1f} | {beyond[0]:.2f} | {used[1]} |"
 
 
 def sweep(engine: str, python: str, directory: Path) -> None:

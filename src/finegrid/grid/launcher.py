@@ -1,4 +1,4 @@
-"""What our Hydra launchers share: jobs as Hydra numbers them, each return handed over as it comes."""
+"""What our Hydra launchers share: each job's return is handed over as it comes."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence

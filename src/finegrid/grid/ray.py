@@ -24,7 +24,6 @@ from finegrid.grid.slots import Ended, Pool, Slot
 from finegrid.grid.worker import Job
 
 log = logging.getLogger(__name__)
-AHEAD = 1  # jobs that wait in ray's own queue: a worker with one waiting is not given back
 BEAT = 1.0  # seconds that Ctrl-C may have to wait
 
 
@@ -52,9 +51,10 @@ class RayPool:
         limit: float | None,
     ) -> None:
         require(cpus > 0, f"hydra.launcher.num_cpus={cpus:g} must be above 0")
-        whole = gpus is None or 0 <= gpus <= 1 or gpus == int(gpus)
-        require(whole, f"hydra.launcher.num_gpus={gpus} must be a fraction of one, or whole")
+        share = gpus is None or 0 <= gpus <= 1 or (gpus > 1 and gpus == int(gpus))
+        require(share, f"hydra.launcher.num_gpus={gpus} must be a share of one, or a whole number")
         self.init, self.cpus, self.gpus = dict(init), cpus, gpus  # gpus null: one, if there is any
+        self.local: bool = init["address"] == "local"
         self.setting = Setting(
             os.getcwd(), os.path.abspath(sys.argv[0]), max(1, int(cpus)), preload, limit
         )
@@ -91,13 +91,13 @@ class RayPool:
             asked = (
                 f"no machine of ray's has num_cpus={self.cpus:g} and num_gpus={gpus:g} for a job"
             )
-            require(self.init["address"] != "local", f"{asked}; see hydra.launcher.local_cpus")
+            require(not self.local, f"{asked}; see hydra.launcher.local_cpus")
             log.warning("%s; waiting for one", asked)
         return ray.remote(num_cpus=self.cpus, num_gpus=gpus, max_retries=0, max_calls=0)(run_here)
 
     def _room(self, ray: Any) -> int:
-        """How many jobs may be with ray at a time; a cluster may grow and shrink."""
-        return _fitting(ray, self.share) + AHEAD
+        """How many jobs may be with ray now: one more than a cluster holds, for it may grow."""
+        return _fitting(ray, self.share) + (not self.local)
 
 
 def _fitting(ray: Any, share: Mapping[str, float]) -> int:
@@ -121,6 +121,7 @@ def _connected(init: Mapping[str, Any]) -> Iterator[Any]:
     """Ray, connected or started; on leaving, what was started is ended."""
     import ray
 
+    require(not ray.is_initialized(), "hydra/launcher=ray needs a process that has no ray yet")
     own = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
     try:
