@@ -22,8 +22,8 @@ GRID = (
     "data.fraction=0.3,1.0",
     "seed=0,1,2,3",
     "budget=steps",
-    "budget.steps=8",
-    "evaluations=2",
+    "budget.steps=4",
+    "evaluations=1",
     "trainer.threads=1",
 )
 CELLS = 24

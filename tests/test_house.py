@@ -33,13 +33,15 @@ LAYERS = {
     "sources": {"config", "errors", "tasks", "builtin", "hub", "places"},
     "data": {"config", "errors", "sources", "tasks"},
     "backbone": {
-        "builtin", "config", "errors", "hub", "places", "seeds", "sites", "sources", "surgery",
+        "attention", "builtin", "config", "dropout", "errors", "hub", "places", "seeds", "sites",
+        "sources", "surgery",
     },
     "identity": {"builtin", "config", "places", "record"},
     "codec": set(),
     "masks": {"config"},
     "sparse": {"config"},
-    "attention": {"errors"},
+    "dropout": set(),
+    "attention": {"dropout", "errors"},
     "methods": {
         "attention",
         "backbone",

@@ -11,12 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra import version
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.test_utils.launcher_common_tests import IntegrationTestSuite, LauncherTestSuite
 from omegaconf import DictConfig
 
 from finegrid.errors import UserError
 from finegrid.grid import slots
+
+
+@pytest.fixture(autouse=True)
+def hydras_own_defaults(hydra_restore_singletons: Any) -> None:
+    """Hydra's suite expects the defaults of its own test scripts, whatever ran before it."""
+    version.setbase("1.1")
+
 
 LIGHT = ["hydra.launcher.preload=hydra"]  # what the jobs here need
 

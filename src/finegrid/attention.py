@@ -1,4 +1,4 @@
-"""Attention over more keys than there are tokens, through transformers' attention interface.
+"""Attention of our own, through transformers' attention interface: quick dropout, and prefixes.
 
 An attention module that has a child `prefix` sees that child's keys and values in front of its
 own; one without attends as before. Each text sees the whole prefix, whatever its mask says of the
@@ -13,25 +13,26 @@ from torch.nn import functional
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from finegrid.dropout import dropout as drop
 from finegrid.errors import UserError
 
-PREFIXED = {"eager": "finegrid_eager", "sdpa": "finegrid_sdpa"}
+OWN = {"eager": "finegrid_eager", "sdpa": "finegrid_sdpa"}
 
 
-def allow_prefixes(backbone: Any) -> None:
-    """Let every attention module of a backbone look for a prefix.
+def take_over(backbone: Any) -> None:
+    """Let every attention module of a backbone attend by the functions of this file.
 
     Raises:
         UserError: for an attention implementation other than eager and sdpa.
     """
     current = backbone.config._attn_implementation
-    if current not in PREFIXED.values():
-        if current not in PREFIXED:
+    if current not in OWN.values():
+        if current not in OWN:
             raise UserError(
                 f"attention {current!r} takes no prefix; load the model with one of: "
-                + ", ".join(PREFIXED)
+                + ", ".join(OWN)
             )
-        backbone.config._attn_implementation = PREFIXED[current]
+        backbone.config._attn_implementation = OWN[current]
 
 
 def _eager(
@@ -48,9 +49,8 @@ def _eager(
     """Softmax attention, B heads T d -> B T heads d, and its weights."""
     scores = query @ key.transpose(2, 3) * (scaling or query.shape[-1] ** -0.5)
     if mask is not None:
-        scores = scores + mask
-    weights = functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-    weights = functional.dropout(weights, dropout, module.training)
+        scores = scores + mask.to(scores.dtype)  # or bf16 scores would become fp32 from here on
+    weights = drop(functional.softmax(scores, dim=-1), dropout, training=module.training)
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
@@ -84,5 +84,5 @@ def _widened(mask: Tensor | None, columns: int) -> Tensor | None:
 
 
 for _name, _attend in (("eager", _eager), ("sdpa", _sdpa)):
-    ALL_ATTENTION_FUNCTIONS.register(PREFIXED[_name], _prefixed(_attend))
-    ALL_MASK_ATTENTION_FUNCTIONS.register(PREFIXED[_name], ALL_MASK_ATTENTION_FUNCTIONS[_name])
+    ALL_ATTENTION_FUNCTIONS.register(OWN[_name], _prefixed(_attend))
+    ALL_MASK_ATTENTION_FUNCTIONS.register(OWN[_name], ALL_MASK_ATTENTION_FUNCTIONS[_name])

@@ -17,7 +17,9 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from finegrid import builtin, hub, places, surgery
+from finegrid.attention import take_over
 from finegrid.config import ModelConfig, require
+from finegrid.dropout import quicken
 from finegrid.errors import UserError
 from finegrid.seeds import forked
 from finegrid.sites import Sites
@@ -74,6 +76,9 @@ def build(model: ModelConfig, *, outputs: int, seed: int) -> Backbone:
     surgery.freeze(network.base_model)
     own = Sites(network, model.sites, network.base_model_prefix) if model.sites else None
     sites = own or Sites.of(network)
+    quicken(network)
+    if "attention" in sites:  # that is, it goes through transformers' attention interface
+        take_over(network.base_model)
     return Backbone(network, sites, fingerprint(network.base_model), revision)
 
 

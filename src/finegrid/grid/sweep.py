@@ -67,7 +67,7 @@ class Sweep:
                 returns = self.run(launcher)
         finally:
             outcomes = [self.outcome(cell) for cell in self.cells]
-            print(closing(self.cells, outcomes, root=str(self.store.root)))
+            print(closing(self.store, self.cells, outcomes))
         bad = sum(found.status != "ok" for found in outcomes)
         gave_up = f"; stopped early, fail_fast={self.fail_fast}" if self._given_up() else ""
         require(

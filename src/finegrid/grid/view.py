@@ -20,6 +20,7 @@ from finegrid.grid.cells import Cell
 from finegrid.grid.store import ENDED, Outcome, Store
 
 LINE_EVERY = 10.0  # seconds between two lines where there is no terminal
+FAILURES = ("failed", "diverged")
 SHARE = 0.05  # of the time may go into looking
 
 
@@ -32,22 +33,37 @@ class Progress:
     settled: Callable[[Cell], Outcome | None]  # how a cell ended, or None
     ends: dict[str, str] = field(default_factory=dict)  # key -> status
     running: dict[str, str] = field(default_factory=dict)  # slot -> cell
+    news: list[str] = field(default_factory=list)  # failures not told yet
+    looked: bool = False
     fresh: int = 0  # cells that ended while we looked
     began: float = field(default_factory=time.monotonic)
 
     def look(self) -> None:
         """Read what has changed since the last look."""
-        first = not self.ends and not self.fresh
         running = {}
         for cell in self.cells:
             if cell.key in self.ends:
                 continue
             if (found := self.settled(cell)) is not None:
                 self.ends[cell.key] = found.status
-                self.fresh += not first
+                if self.looked:
+                    self.fresh += 1
+                    self._tell(cell, found)
             elif holder := self._holder(cell):
                 running[holder.slot or f"process {holder.pid}"] = cell.name
-        self.running = running
+        self.running, self.looked = running, True
+
+    def _tell(self, cell: Cell, found: Outcome) -> None:
+        if found.status not in FAILURES:
+            return
+        bad = sum(status in FAILURES for status in self.ends.values())
+        cause = last_line(found.error)
+        self.news.append(f"{found.status}: {self.store.place(cell)}: {cause} ({bad} so far)")
+
+    def told(self) -> Iterator[str]:
+        """The failures since the last call, a line each."""
+        while self.news:
+            yield self.news.pop(0)
 
     def _holder(self, cell: Cell) -> claims.Holder | None:
         directory = self.store.path(cell)
@@ -98,6 +114,8 @@ def _looks(progress: Progress, over: threading.Event, least: float) -> Iterator[
 def _live(progress: Progress, console: Console, over: threading.Event) -> None:
     with Live(console=console, auto_refresh=False) as live:
         for _ in _looks(progress, over, 0.5):
+            for line in progress.told():
+                console.print(line, markup=False, highlight=False)
             live.update(_block(progress), refresh=True)
 
 
@@ -113,6 +131,8 @@ def _block(progress: Progress) -> Group:
 def _plain(progress: Progress, console: Console, over: threading.Event) -> None:
     told, when = "", 0.0
     for _ in _looks(progress, over, 1.0):
+        for failure in progress.told():
+            print(failure, file=sys.stderr, flush=True)
         line = progress.line()
         due = over.is_set() or time.monotonic() - when >= LINE_EVERY
         if due and line != told:
@@ -120,15 +140,15 @@ def _plain(progress: Progress, console: Console, over: threading.Event) -> None:
             told, when = line, time.monotonic()
 
 
-def closing(cells: Sequence[Cell], outcomes: Sequence[Outcome], *, root: str) -> str:
+def closing(store: Store, cells: Sequence[Cell], outcomes: Sequence[Outcome]) -> str:
     """The table at a sweep's end: how many ended how, what failed, and how to run it again."""
     counts = Counter(found.status for found in outcomes)
     each = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
-    lines = [f"{len(outcomes)} cells in {root}: {each}"]
+    lines = [f"{len(outcomes)} cells in {store.root}: {each}"]
     for cell, found in zip(cells, outcomes, strict=True):
-        if found.status in ("failed", "diverged"):
-            lines.append(f"  {found.status} {cell.directory}: {last_line(found.error)}")
-            lines.append(f"    {again(cell.overrides, root=root)}")
+        if found.status in FAILURES:
+            lines.append(f"  {found.status} {store.place(cell)}: {last_line(found.error)}")
+            lines.append(f"    {again(cell.overrides, root=str(store.root))}")
     return "\n".join(lines)
 
 

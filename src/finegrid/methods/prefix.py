@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from finegrid import surgery
-from finegrid.attention import allow_prefixes
+from finegrid.attention import take_over
 from finegrid.bottleneck import Gate
 from finegrid.errors import UserError
 from finegrid.methods.base import TuningMethod
@@ -115,7 +115,7 @@ class PrefixTuning(TuningMethod):
             raise UserError(
                 f"method.reparametrization={self.width} must be null or lie in [1, ...)"
             )
-        allow_prefixes(backbone)
+        take_over(backbone)
         for site in attentions:
             surgery.adopt(site.module, "prefix", self._made_for(sites.hidden_size))
 
