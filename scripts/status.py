@@ -24,6 +24,7 @@ from finegrid.grid.view import again, duration, last_line
 from finegrid.record import read
 
 EVERY = 2.0  # seconds between looks
+QUIET = 120.0  # seconds in which nothing runs after which a sweep is taken to have ended
 SHOWN = 20  # cells of each kind, unless all are asked for
 
 
@@ -78,7 +79,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("directory", type=Path, help="a sweep's directory")
-    parser.add_argument("--watch", action="store_true", help="until every cell has ended")
+    parser.add_argument("--watch", action="store_true", help="until every cell has ended, or the sweep has")
     parser.add_argument("--all", action="store_true", help=f"name more than {SHOWN} cells a kind")
     given = parser.parse_args()
     most = sys.maxsize if given.all else SHOWN
@@ -90,8 +91,11 @@ def main() -> None:
 
 
 def _watch(look: Look, most: int) -> None:
-    """Show the cells until they have ended; where there is no terminal, a line when they change."""
-    console, told = Console(), ""
+    """Show the cells until they have ended, or nothing has run for a while.
+
+    Where there is no terminal, a line is printed when something changes.
+    """
+    console, told, busy = Console(), "", time.monotonic()
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while True:
             if console.is_terminal:
@@ -99,7 +103,9 @@ def _watch(look: Look, most: int) -> None:
             elif (line := survey.tally(found.status for found in look.found.values())) != told:
                 print(line, flush=True)
                 told = line
-            if not look.of("running", "missing"):
+            if look.of("running"):
+                busy = time.monotonic()
+            if not look.of("running", "missing") or time.monotonic() - busy > QUIET:
                 break
             time.sleep(EVERY)
             look.refresh()
