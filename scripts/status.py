@@ -79,7 +79,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("directory", type=Path, help="a sweep's directory")
-    parser.add_argument("--watch", action="store_true", help="until every cell has ended, or the sweep has")
+    parser.add_argument(
+        "--watch", action="store_true", help="until every cell has ended, or the sweep has"
+    )
     parser.add_argument("--all", action="store_true", help=f"name more than {SHOWN} cells a kind")
     given = parser.parse_args()
     most = sys.maxsize if given.all else SHOWN
