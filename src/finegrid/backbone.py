@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -74,12 +74,30 @@ def build(model: ModelConfig, *, outputs: int, seed: int) -> Backbone:
         make = _pretrained if model.pretrained else _random
         network, revision = make(model, outputs)
     surgery.freeze(network.base_model)
+    _keep_fp32(network)
     own = Sites(network, model.sites, network.base_model_prefix) if model.sites else None
     sites = own or Sites.of(network)
     quicken(network)
     if "attention" in sites:  # that is, it goes through transformers' attention interface
         take_over(network.base_model)
     return Backbone(network, sites, fingerprint(network.base_model), revision)
+
+
+class _Fp32Linear(nn.Linear):
+    """A linear layer that autocast leaves in fp32."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """x W^T + b, in fp32."""
+        with torch.autocast(input.device.type, enabled=False):
+            return super().forward(input.float())
+
+
+def _keep_fp32(network: PreTrainedModel) -> None:
+    """Let the head's matrices work in fp32: rounded to bf16, a label of 3 has steps of 0.016."""
+    inside = set(map(id, network.base_model.modules()))
+    for module in network.modules():
+        if id(module) not in inside and type(module) is nn.Linear:
+            module.__class__ = _Fp32Linear
 
 
 def fingerprint(module: nn.Module) -> str:

@@ -16,8 +16,6 @@ from finegrid.record import command_line
 
 PACKAGES = ("torch", "pytorch-lightning", "transformers", "datasets", "torchmetrics", "hydra-core")
 
-CPU = Path("/proc/cpuinfo")
-
 
 def now() -> str:
     """The time in UTC, ISO 8601."""
@@ -55,14 +53,8 @@ def precision(trainer: TrainerConfig) -> str:
     """`32`, or `bf16-mixed`: bf16 arithmetic with fp32 weights for all that trains."""
     if trainer.precision != "auto":
         return trainer.precision
-    return "bf16-mixed" if _fast_bf16(accelerator(trainer)) else "32"
-
-
-def _fast_bf16(accelerator: str) -> bool:
-    """Whether the device multiplies bf16 matrices much faster than fp32 ones."""
-    if accelerator == "gpu":
-        return bool(torch.cuda.is_bf16_supported())
-    return CPU.exists() and " amx_bf16" in CPU.read_text(encoding="utf-8", errors="replace")
+    fast = accelerator(trainer) == "gpu" and torch.cuda.is_bf16_supported()
+    return "bf16-mixed" if fast else "32"
 
 
 def device(trainer: TrainerConfig) -> str:
