@@ -176,7 +176,7 @@ def test_kills_at_random_moments_lose_nothing(
     undisturbed: Results, tmp_path: Path, started: list[subprocess.Popen[str]]
 ) -> None:
     draw = random.Random(20)
-    harms: list[Harm] = [kill_worker] * 22 + [kill_launcher] * 4 + [kill_tree] * 4
+    harms: list[Harm] = [kill_worker] * 24 + [kill_launcher] * 3 + [kill_tree] * 3
     draw.shuffle(harms)
     kills = 0
     finished: dict[Path, bytes] = {}  # records that say ok
