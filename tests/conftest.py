@@ -1,6 +1,7 @@
 """Shared ground: compose a config as the command line would, run a cell in this process."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from finegrid import cli
 from finegrid.record import Record
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # As in a shell's background job. Processes started by tests would inherit it and not be
+    # stopped by the Ctrl-C that some tests are about.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parents[1]
 METHODS = sorted(path.stem for path in (ROOT / "conf/method").glob("*.yaml"))
