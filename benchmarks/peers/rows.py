@@ -1,0 +1,76 @@
+"""The rows that both sides train on, in one file for both."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from finegrid import cli, data, places, sources
+from finegrid.builtin import MODEL_DIR
+from finegrid.config import RunConfig, bind
+from finegrid.tasks import Task
+from peers.processes import ROOT
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What a peer must know of a task and a model; `folder` holds the rows as parquet."""
+
+    folder: str
+    text: list[str]
+    outputs: int
+    metrics: list[str]
+    path: str  # of the encoder: a folder or a hub id
+
+    def spec(self, **others: Any) -> dict[str, Any]:
+        """The same as a request's values, with others."""
+        return asdict(self) | others
+
+
+def composed(*overrides: str, hydra: bool = False) -> DictConfig:
+    """The config of a train.py command line."""
+    cli.register()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose("train", list(overrides), return_hydra_config=hydra)
+
+
+def first(root: Path, *, task: str, model: str, count: int) -> Shared:
+    """So many training rows after one shuffle."""
+    cfg, found, splits = _loaded(f"task={task}", f"model={model}", "data.protocol=dev")
+    order = np.random.Generator(np.random.PCG64(0)).permutation(len(splits.train))
+    return _written(root, cfg, found, splits.train.take(order[:count]), splits.test["test"])
+
+
+def fraction(root: Path, *, task: str, model: str, share: str) -> Shared:
+    """The training rows that finegrid's own protocol gives a cell of that fraction."""
+    cfg, found, splits = _loaded(f"task={task}", f"model={model}", f"data.fraction={share}")
+    return _written(root, cfg, found, splits.train, splits.test["test"])
+
+
+def rate(method: str, model: str) -> float:
+    """The learning rate that finegrid gives a method."""
+    return float(composed(f"method={method}", f"model={model}").optim.lr)
+
+
+def _loaded(*overrides: str) -> tuple[DictConfig, Task, data.Splits]:
+    cfg = composed(*overrides)
+    config = RunConfig.of(cfg)
+    task, tables = sources.load(bind(Task, cfg.task, "task"), config.data)
+    return cfg, task, data.split(tables, task, config.data)
+
+
+def _written(root: Path, cfg: DictConfig, task: Task, train: data.Rows, dev: data.Rows) -> Shared:
+    """Two parquet files below `root`, which also serves as finegrid's `data.source`."""
+    folder = root / task.subset
+    folder.mkdir(parents=True)
+    for split, rows in (("train", train), ("validation", dev)):
+        columns = dict(zip(task.text, rows.texts, strict=True))
+        table = pa.table({**columns, task.label: rows.labels, "idx": rows.idx})
+        pq.write_table(table, folder / f"{split}-0.parquet")
+    path = places.model(str(cfg.model.path), builtin=MODEL_DIR)
+    return Shared(str(folder), task.text, task.outputs, task.metrics, path)
