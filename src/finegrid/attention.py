@@ -14,6 +14,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from finegrid.dropout import dropout as drop
+from finegrid.dropout import stream_of
 from finegrid.errors import UserError
 
 OWN = {"eager": "finegrid_eager", "sdpa": "finegrid_sdpa"}
@@ -50,7 +51,9 @@ def _eager(
     scores = query @ key.transpose(2, 3) * (scaling or query.shape[-1] ** -0.5)
     if mask is not None:
         scores = scores + mask.to(scores.dtype)  # or bf16 scores would become fp32 from here on
-    weights = drop(functional.softmax(scores, dim=-1), dropout, training=module.training)
+    weights = functional.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)
+    streams = [stream_of(module, weights)]
+    weights = drop(weights, dropout, training=module.training, streams=streams)
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 

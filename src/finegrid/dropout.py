@@ -1,18 +1,24 @@
-"""Dropout at a quarter of its usual price on a CPU, with the same distribution.
+"""Dropout at a quarter of its usual price on a CPU, with the same distribution, from own streams.
 
 PyTorch draws one number an element, which in bf16 costs more than the matrix products. Here each
 64 random bits serve four elements: one is kept where its 16 bits, as a number, reach p 2^16. The
 probability is thereby rounded to 1 in 65,536, and the scale 1 / (1 - p) is that of the rounded p,
-so that the mean stays exact. On a GPU PyTorch's own kernel is used.
+so that the mean stays exact.
+
+A model's dropout draws from a generator of its own, so that several models in one process do not
+feel one another; where none was set, from the global one. On a GPU PyTorch's own kernel is used,
+which knows the global one alone.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 STEPS = 1 << 16  # values of 16 bits
+Stream = tuple[Generator | None, int]  # a generator and how many elements it decides
 
 
 class Dropout(nn.Dropout):
@@ -20,16 +26,22 @@ class Dropout(nn.Dropout):
 
     def forward(self, input: Tensor) -> Tensor:
         """The input with a share `p` of its elements zero and the others scaled up."""
-        return dropout(input, self.p, training=self.training)
+        return dropout(input, self.p, training=self.training, streams=[stream_of(self, input)])
 
 
-def dropout(x: Tensor, p: float, *, training: bool) -> Tensor:
-    """x with each element zero with probability p, and scaled by 1 / (1 - p) otherwise."""
+def dropout(
+    x: Tensor, p: float, *, training: bool, streams: Sequence[Stream] | None = None
+) -> Tensor:
+    """x with each element zero with probability p, and scaled by 1 / (1 - p) otherwise.
+
+    The streams decide one after the other, in the order of the elements.
+    """
     if not training or p == 0:
         return x
     if x.device.type != "cpu":
         return functional.dropout(x, p)
-    dropped: Tensor = _Dropped.apply(x, round(p * STEPS))  # type: ignore[no-untyped-call]
+    streams = streams or [(None, x.numel())]
+    dropped: Tensor = _Dropped.apply(x, round(p * STEPS), streams)  # type: ignore[no-untyped-call]
     return dropped
 
 
@@ -40,20 +52,37 @@ def quicken(model: nn.Module) -> None:
             module.__class__ = Dropout
 
 
+def draw_from(model: nn.Module, generator: Generator) -> None:
+    """Let everything that drops in a model draw from one generator."""
+    for module in model.modules():
+        module.__dict__["dropout_stream"] = generator
+
+
+def stream_of(module: nn.Module, x: Tensor) -> Stream:
+    """The generator that a module draws from, for all elements of x."""
+    return module.__dict__.get("dropout_stream"), x.numel()
+
+
 class _Dropped(torch.autograd.Function):
-    """x times a mask of zeros and scales; the mask is drawn from the global generator."""
+    """x times a mask of zeros and scales."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, threshold: int) -> Tensor:  # of STEPS
-        bits = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    def forward(ctx: Any, x: Tensor, threshold: int, streams: Sequence[Stream]) -> Tensor:
+        drawn = [_bits(generator, count) for generator, count in streams]
+        bits = (drawn[0] if len(drawn) == 1 else torch.cat(drawn)).view(x.shape)
         mask = torch.empty_like(x)
-        drawn = bits.view(torch.int16)[: x.numel()].view(x.shape)
-        torch.ge(drawn, threshold - STEPS // 2, out=mask)
+        torch.ge(bits, threshold - STEPS // 2, out=mask)  # `threshold` of STEPS values drop
         mask.mul_(STEPS / (STEPS - threshold) if threshold < STEPS else 0.0)
         ctx.save_for_backward(mask)
         return x * mask
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (mask,) = ctx.saved_tensors
-        return gradients[0] * mask, None
+        return gradients[0] * mask, None, None
+
+
+def _bits(generator: Generator | None, count: int) -> Tensor:
+    """So many numbers of 16 random bits."""
+    words = torch.empty((count + 3) // 4, dtype=torch.int64)
+    return words.random_(-(2**63), None, generator=generator).view(torch.int16)[:count]

@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from finegrid import surgery
 from finegrid.bottleneck import Gate
+from finegrid.dropout import Dropout
 from finegrid.errors import UserError
 from finegrid.methods.base import TuningMethod
 from finegrid.sites import Sites
@@ -37,7 +38,7 @@ class Update(nn.Module):
         self.b = nn.Parameter(torch.zeros(outputs, rank))
         nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
         self.scale = alpha / rank
-        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.dropout = Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """The update to add to the site's output."""
