@@ -9,8 +9,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
-from finegrid import surgery
+from finegrid import provenance, surgery
+from finegrid.config import TrainerConfig
 from finegrid.data import Encoded
+from finegrid.floor import floor_flops, matmul_rate
 from finegrid.module import FineTuner
 from finegrid.seeds import forked
 from finegrid.sites import Sites
@@ -21,10 +23,11 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 class Meter(pl.Callback):
     """Counts what trains and what a token costs, before the clock starts; watches peak memory."""
 
-    def __init__(self, encoded: Encoded, batch_size: int) -> None:
+    def __init__(self, encoded: Encoded, batch_size: int, trainer: TrainerConfig) -> None:
         self.encoded, self.batch_size = encoded, batch_size
         self.parameters: dict[str, int] = {}
-        self.flops_per_token = 0.0
+        self.flops_per_token = self.floor_per_token = 0.0
+        self.matmul_rate = machine_rate(trainer)  # first: its matrices are no memory of the run
         reset_peak_memory()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -32,6 +35,20 @@ class Meter(pl.Callback):
         assert isinstance(pl_module, FineTuner)
         self.parameters = count_parameters(pl_module.model, pl_module.backbone.sites)
         self.flops_per_token = count_flops(pl_module, self.encoded, self.batch_size)
+        self.floor_per_token = floor_flops(pl_module.model, pl_module.backbone.sites)
+
+    def mfu(self, tokens: int, seconds: float) -> float | None:
+        """The seconds that so many tokens need at least, as a share of those that they took."""
+        floor = self.floor_per_token * tokens / self.matmul_rate
+        return floor / seconds if floor and seconds else None
+
+
+def machine_rate(trainer: TrainerConfig) -> float:
+    """FLOP/s of matrix products on a run's device, in its precision, with its threads."""
+    device = "cuda" if provenance.accelerator(trainer) == "gpu" else "cpu"
+    mixed = provenance.precision(trainer) == "bf16-mixed"
+    dtype = torch.bfloat16 if mixed else torch.float32
+    return matmul_rate(device, dtype, torch.get_num_threads())
 
 
 def count_parameters(model: PreTrainedModel, sites: Sites) -> dict[str, int]:
