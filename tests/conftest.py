@@ -1,7 +1,9 @@
 """Shared ground: compose a config as the command line would, run a cell in this process."""
 
 import os
+import shutil
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,16 @@ BUILTIN = [name for name in TASKS if name.startswith("builtin_")]
 
 torch.set_num_threads(1)
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def pytest_configure() -> None:
+    """Keep the user's cache out, before a test file takes a copy of the environment."""
+    os.environ["FINEGRID_CACHE_DIR"] = tempfile.mkdtemp(prefix="finegrid-cache-")
+
+
+def pytest_unconfigure() -> None:
+    """Remove the tests' cache."""
+    shutil.rmtree(os.environ["FINEGRID_CACHE_DIR"], ignore_errors=True)
 
 
 def composed(*overrides: str, hydra: bool = False) -> DictConfig:

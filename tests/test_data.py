@@ -15,6 +15,7 @@ from finegrid.data import BucketSampler, Encoded, Rows, Splits, split, stratifie
 from finegrid.errors import UserError
 from finegrid.sources import load, read_table
 from finegrid.tasks import Task
+from finegrid.tokens import encode
 
 
 def splits_of(*overrides: str) -> tuple[Task, Splits]:
@@ -98,7 +99,7 @@ def test_sampler_is_seeded_complete_and_bucketed() -> None:
 def test_batches_are_padded_to_their_own_longest_row() -> None:
     tokenizer = backbone.tokenizer(RunConfig.of(composed()).model)
     texts = (["a man sees the dog .", "the dog ."], ["the dog sees a man .", "a man ."])
-    encoded = Encoded(Rows(texts, np.asarray([0, 1]), [0, 1]), tokenizer, 64)
+    encoded = Encoded(Rows(texts, np.asarray([0, 1]), [0, 1]), encode(texts, tokenizer, 64))
     batch = encoded.batch([1, 0])
     expected = tokenizer(
         *[[column[1], column[0]] for column in texts], padding=True, return_tensors="pt"

@@ -14,6 +14,7 @@ from finegrid.config import DataConfig
 from finegrid.errors import UserError
 from finegrid.sources import Tables
 from finegrid.tasks import Task
+from finegrid.tokens import Tokens
 
 QUANTILES = 10  # strata of a regression task
 POOL = 50  # batches sorted by length together: little padding, yet well mixed
@@ -191,29 +192,25 @@ def _class(value: object, task: Task) -> int | None:
 class Encoded:
     """Tokenised rows; `batch` pads any of them to their own longest row, never further."""
 
-    def __init__(self, rows: Rows, tokenizer: Any, max_length: int) -> None:
-        encoded = tokenizer(*rows.texts, truncation=True, max_length=max_length)
-        self.fields = {
-            name: [np.asarray(row, dtype=np.int64) for row in encoded[name]]
-            for name in ("input_ids", "token_type_ids")
-            if name in encoded
-        }
+    def __init__(self, rows: Rows, tokens: Tokens) -> None:
+        self.tokens = tokens
         self.labels = torch.from_numpy(rows.labels)
-        self.lengths = np.asarray([len(row) for row in self.fields["input_ids"]])
-        self.padding = {"input_ids": int(tokenizer.pad_token_id or 0), "token_type_ids": 0}
+        self.lengths = np.diff(tokens.offsets)
+        self.padding = {"input_ids": tokens.padding, "token_type_ids": 0}
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def batch(self, index: Sequence[int]) -> dict[str, Any]:
         """input_ids, attention_mask (token_type_ids): B T; labels: B; real_tokens: their number."""
-        lengths = self.lengths[index]
-        width = int(lengths.max())
-        mask = np.arange(width) < lengths[:, None]
+        lengths, starts = self.lengths[index], self.tokens.offsets[index]
+        columns = np.arange(int(lengths.max()))
+        mask = columns < lengths[:, None]
+        places = (starts[:, None] + columns)[mask]
         batch: dict[str, Any] = {"attention_mask": torch.from_numpy(mask.astype(np.int64))}
-        for name, rows in self.fields.items():
+        for name, flat in self.tokens.fields.items():
             padded = np.full(mask.shape, self.padding[name], dtype=np.int64)
-            padded[mask] = np.concatenate([rows[i] for i in index])
+            padded[mask] = flat[places]
             batch[name] = torch.from_numpy(padded)
         labels = self.labels[torch.as_tensor(index)]
         return batch | {"labels": labels, "real_tokens": int(lengths.sum())}
@@ -253,9 +250,17 @@ def train_loader(encoded: Encoded, *, batch_size: int, seed: int) -> DataLoader[
     return DataLoader(range(len(encoded)), batch_sampler=sampler, collate_fn=encoded.batch)  # type: ignore[arg-type]
 
 
-def sorted_batches(encoded: Encoded, batch_size: int) -> Iterator[tuple[list[int], Any]]:
-    """(row numbers, batch) from the longest rows to the shortest, for evaluation."""
-    order = np.argsort(-encoded.lengths, kind="stable")
-    for start in range(0, len(order), batch_size):
-        index = order[start : start + batch_size].tolist()
+def sorted_batches(
+    encoded: Encoded, batch_size: int, *, tokens: int
+) -> Iterator[tuple[list[int], Any]]:
+    """(row numbers, batch) from the longest rows to the shortest, for evaluation.
+
+    A batch has at most so many rows, and so many tokens unless a single row has more.
+    """
+    order, start = np.argsort(-encoded.lengths, kind="stable"), 0
+    while start < len(order):
+        longest = int(encoded.lengths[order[start]])
+        stop = start + min(batch_size, max(1, tokens // longest))
+        index = order[start:stop].tolist()
         yield index, encoded.batch(index)
+        start = stop

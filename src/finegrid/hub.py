@@ -4,6 +4,7 @@ import logging
 import os
 import socket
 from functools import cache
+from pathlib import Path
 from urllib.parse import urlsplit
 
 PROXIES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
@@ -26,3 +27,14 @@ def settle() -> None:
         socket.create_connection((str(address.hostname), port), timeout=5).close()
     except OSError:
         constants.HF_HUB_OFFLINE = True
+
+
+def commit(repository: str, revision: str) -> str | None:
+    """The commit that a revision stands for in the hub client's cache; None if it is not there."""
+    from huggingface_hub import errors, try_to_load_from_cache
+
+    try:
+        found = try_to_load_from_cache(repository, "config.json", revision=revision)
+    except errors.HFValidationError:  # a path, where nothing lies
+        return None
+    return Path(found).parent.name if isinstance(found, str) else None

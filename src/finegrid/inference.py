@@ -16,11 +16,12 @@ from finegrid.config import RunConfig, bind, require
 from finegrid.data import Encoded, Rows, column_texts
 from finegrid.errors import UserError
 from finegrid.module import predict
+from finegrid.parts import build_method
 from finegrid.record import Record, read
-from finegrid.run import build_method
 from finegrid.seeds import stream
 from finegrid.sources import read_table
 from finegrid.tasks import Task
+from finegrid.tokens import encode
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Restored:
         """fp32 logits (N, outputs) for texts, one list a column."""
         unknown = np.zeros(len(texts[0]), dtype=np.int64)
         rows = Rows(texts, unknown, list(range(len(unknown))))
-        encoded = Encoded(rows, self.tokenizer, self.config.model.max_length)
+        tokens = encode(texts, self.tokenizer, self.config.model.max_length)
+        encoded = Encoded(rows, tokens)
         size = self.config.data.eval_batch_size
         return predict(self.model, encoded, batch_size=size, precision=str(self.record.precision))
 

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 MODEL_FILES = ("*.safetensors", "*.json", "*.txt")  # weights, architecture, vocabulary
+TOKENIZER_FILES = ("*.json", "*.txt", "*.model")  # settings and vocabulary, whichever kind it is
 
 
 def shards(folder: Path, split: str) -> list[Path]:
@@ -32,6 +33,16 @@ def model(path: str, *, builtin: Path) -> str:
 def model_files(folder: Path) -> list[Path]:
     """The files of a local model that decide what it computes."""
     return sorted(file for pattern in MODEL_FILES for file in folder.glob(pattern))
+
+
+def tokenizer_files(folder: Path) -> list[Path]:
+    """The files of a local model that decide how it tokenises, and a few more."""
+    return sorted(file for pattern in TOKENIZER_FILES for file in folder.glob(pattern))
+
+
+def code(folder: Path) -> list[Path]:
+    """The Python files of a folder, which decide what is made there."""
+    return sorted(folder.glob("*.py"))
 
 
 def digest(files: Iterable[Path]) -> str:

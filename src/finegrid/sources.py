@@ -5,12 +5,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
-from finegrid import hub, places
+from finegrid import cache, hub, places
 from finegrid.config import DataConfig, require
 from finegrid.errors import UserError, nearest
 from finegrid.tasks import Task
@@ -69,10 +70,26 @@ def _read_delimited(path: Path, *, delimiter: str) -> pa.Table:
 
 
 def _builtin(task: Task) -> Tables:
+    """The rows of the builtin grammar; kept, since making them takes longer than tokenising them."""
     from finegrid import builtin
 
-    splits = {name: pa.Table.from_pylist(rows) for name, rows in builtin.load(task.name).items()}
+    code = places.digest(places.code(builtin.MODEL_DIR.parent))
+    path = cache.place(f"rows/{task.name}-{code}")
+    if kept := cache.read(path):
+        splits = {name: pa.ipc.open_stream(pa.py_buffer(kept[name])).read_all() for name in kept}
+    else:
+        rows = builtin.load(task.name)
+        splits = {name: pa.Table.from_pylist(part) for name, part in rows.items()}
+        cache.keep(path, {name: _streamed(table) for name, table in splits.items()})
     return Tables(splits.pop("train"), splits, f"builtin {task.name}")
+
+
+def _streamed(table: pa.Table) -> cache.Array:
+    """A table as the bytes of Arrow's stream format."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    return np.frombuffer(sink.getvalue(), dtype=np.uint8)
 
 
 def _files(task: Task) -> Tables:

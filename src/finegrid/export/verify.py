@@ -14,6 +14,7 @@ from finegrid.export.parts import Inputs, injected
 from finegrid.inference import Restored
 from finegrid.module import logits_of
 from finegrid.sources import load
+from finegrid.tokens import encode
 
 ROWS = 16
 LENGTHS = (4, 7, 12, 20, 33)  # of the made-up texts, where the run's own are not at hand
@@ -56,7 +57,8 @@ def difference(ours: Tensor, theirs: Tensor) -> float:
 
 
 def _batch(rows: Rows, tokenizer: Any, longest: int) -> Inputs:
-    batch = Encoded(rows, tokenizer, longest).batch(range(len(rows)))
+    tokens = encode(rows.texts, tokenizer, longest)
+    batch = Encoded(rows, tokens).batch(range(len(rows)))
     return {name: value for name, value in batch.items() if name not in ("labels", "real_tokens")}
 
 
