@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from finegrid import surgery
 from finegrid.errors import UserError
 from finegrid.meter import count_parameters
-from finegrid.run import build_method
+from finegrid.parts import build_method
 from finegrid.sites import Sites
 
 H, LAYERS, FF = 768, 12, 3072  # BERT-base

@@ -21,7 +21,7 @@ from finegrid.config import RunConfig, bind
 from finegrid.errors import UserError
 from finegrid.export import TARGETS, adapters, check, export, export_run, parts
 from finegrid.inference import Restored
-from finegrid.run import build_method
+from finegrid.parts import build_method
 from finegrid.tasks import Task
 
 FRONT = "prompt method.place=front"

@@ -15,7 +15,7 @@ from finegrid.methods.base import TuningMethod
 from finegrid.methods.compose import Compose
 from finegrid.methods.sparse import Sparse
 from finegrid.module import FineTuner
-from finegrid.run import build_method
+from finegrid.parts import build_method
 from finegrid.sparse import SparseDifference, top
 
 

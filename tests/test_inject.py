@@ -14,7 +14,7 @@ from transformers.models.modernbert.modeling_modernbert import apply_rotary_pos_
 from finegrid import backbone, surgery
 from finegrid.config import RunConfig
 from finegrid.errors import UserError
-from finegrid.run import build_method
+from finegrid.parts import build_method
 from finegrid.sites import ANATOMY, Sites
 
 B, T = 3, 7

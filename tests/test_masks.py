@@ -17,7 +17,7 @@ from finegrid.methods.diff_pruning import GatedDifference
 from finegrid.methods.mask_threshold import ThresholdMask
 from finegrid.methods.supermask import BernoulliMask
 from finegrid.module import predict
-from finegrid.run import build_method
+from finegrid.parts import build_method
 from finegrid.sparse import SparseDifference
 
 LEARNED = ["supermask", "mask_threshold", "mask_threshold_magnitude"]

@@ -21,8 +21,9 @@ from finegrid.errors import UserError
 from finegrid.identity import NOT_ARGUMENTS
 from finegrid.methods.base import TuningMethod
 from finegrid.module import FineTuner, predict
-from finegrid.run import build_method
+from finegrid.parts import build_method
 from finegrid.tasks import Task
+from finegrid.tokens import encode
 
 OPTIM = OptimConfig(
     lr=1e-2, head_lr=None, weight_decay=0.1, warmup=0.0, schedule="constant", clip=1.0
@@ -66,7 +67,7 @@ def encoded() -> Encoded:
     texts = ([str(row["sentence1"]) for row in rows], [str(row["sentence2"]) for row in rows])
     labels = torch.tensor([int(row["label"]) for row in rows]).numpy()
     tokenizer = backbone.tokenizer(RunConfig.of(composed()).model)
-    return Encoded(Rows(texts, labels, list(range(16))), tokenizer, 64)
+    return Encoded(Rows(texts, labels, list(range(16))), encode(texts, tokenizer, 64))
 
 
 def steps(

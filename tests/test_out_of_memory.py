@@ -12,7 +12,7 @@ from conftest import METHODS, composed, run_cell
 from test_methods import OPTIM, TASK, encoded, tuned  # noqa: F401
 from torch import Tensor
 
-from finegrid import backbone, run, surgery
+from finegrid import attempt, backbone, surgery
 from finegrid.backbone import Backbone
 from finegrid.config import RunConfig
 from finegrid.data import Encoded
@@ -20,6 +20,7 @@ from finegrid.errors import UserError
 from finegrid.methods.compose import Compose
 from finegrid.methods.diff_pruning import DiffPruning
 from finegrid.module import FineTuner
+from finegrid.parts import Parts
 from finegrid.record import Record, read
 from finegrid.tasks import Task
 
@@ -159,15 +160,15 @@ def test_a_method_acts_once_a_batch(
 def test_the_first_try_is_gone_before_the_second(
     limit: Limit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, made = run.prepare, []
+    plain, made = attempt.prepare, []
 
-    def prepare(*args: Any) -> run.Parts:
+    def prepare(*args: Any, **named: Any) -> Parts:
         assert [module() for module in made] == [None] * len(made)
-        parts = plain(*args)
+        parts = plain(*args, **named)
         made.append(weakref.ref(parts.module))
         return parts
 
-    monkeypatch.setattr(run, "prepare", prepare)
+    monkeypatch.setattr(attempt, "prepare", prepare)
     limit(16, passes=3)
     assert run_cell(tmp_path, "method=lora", *SHORT).status == "ok"
     assert len(made) == 2

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from finegrid import surgery
-from finegrid.run import build_method
+from finegrid.parts import build_method
 from finegrid.sites import Sites
 
 Tensors = dict[str, Tensor]

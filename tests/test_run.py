@@ -73,6 +73,18 @@ class TestRecord:
         tokens = record.tokens_per_second * record.train_seconds
         assert 3.5 * weights < record.train_flops / tokens < 6.5 * weights
 
+    def test_mfu_is_the_share_of_the_clock_that_the_floor_takes(
+        self, cell: tuple[Path, Record]
+    ) -> None:
+        """BitFit: 2 FLOPs forward and 2 back per entry of the layers' matrices and real token."""
+        record = cell[1]
+        weights = 3 * (4 * 128**2 + 2 * 128 * 256)
+        tokens = record.tokens_per_second * record.train_seconds
+        floor = 4 * weights * tokens
+        assert floor < record.train_flops
+        assert record.mfu == pytest.approx(floor / record.matmul_rate / record.train_seconds)
+        assert 0 < record.mfu <= 1.5
+
     def test_predictions_give_the_recorded_scores(self, cell: tuple[Path, Record]) -> None:
         directory, record = cell
         rows = pq.read_table(directory / "predictions.parquet").to_pydict()

@@ -32,7 +32,7 @@ FACTS = {
 def cell(number: int) -> Cell:
     key = f"{number:012x}"
     facts = FACTS | {"seed": number, "cell": key}
-    return Cell(key, (f"seed={number}",), f"t/tiny/m/f1-s{number}", facts)
+    return Cell(key, (f"seed={number}",), f"t/tiny/m/f1-s{number}", facts, {"method": {}})
 
 
 def write(path: Path, one: Cell, status: str, error: str | None = None) -> None:

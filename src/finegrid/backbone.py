@@ -1,8 +1,10 @@
 """The pre-trained encoder with a fresh head: found, loaded, frozen, fingerprinted."""
 
+import copy
 import hashlib
 import os
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from finegrid.attention import take_over
 from finegrid.config import ModelConfig, require
 from finegrid.dropout import quicken
 from finegrid.errors import UserError
+from finegrid.lean import slim
 from finegrid.seeds import forked
 from finegrid.sites import Sites
 from finegrid.sources import WAYS_OUT
@@ -37,6 +40,27 @@ class Backbone:
     sites: Sites
     fingerprint: str  # of the base model's weights as loaded
     revision: str  # commit of the hub repository, or empty for local files
+
+    def sharing(self, *, seed: int | None = None) -> "Backbone":
+        """A copy whose base's parameters lie in the same memory; its head is drawn from the seed.
+
+        The base must be frozen still. What of the copy is to train must `own` its memory first.
+        """
+        base = self.model.base_model
+        memo: dict[int, Any] = {
+            id(parameter): nn.Parameter(parameter.detach(), requires_grad=False)
+            for parameter in base.parameters()
+        }
+        memo |= {id(buffer): buffer for buffer in base.buffers()}
+        network, sites = copy.deepcopy((self.model, self.sites), memo)
+        if seed is not None:
+            draw_head(network, seed)
+        return replace(self, model=network, sites=sites)
+
+    def own(self) -> None:
+        """Give what trains in the base memory of its own."""
+        for parameter in surgery.trainable(self.model.base_model).values():
+            parameter.data = parameter.data.clone()
 
 
 def locate(model: ModelConfig) -> str:
@@ -74,10 +98,12 @@ def build(model: ModelConfig, *, outputs: int, seed: int) -> Backbone:
         make = _pretrained if model.pretrained else _random
         network, revision = make(model, outputs)
     surgery.freeze(network.base_model)
+    draw_head(network, seed)
     _keep_fp32(network)
     own = Sites(network, model.sites, network.base_model_prefix) if model.sites else None
     sites = own or Sites.of(network)
     quicken(network)
+    slim(network.base_model)
     if "attention" in sites:  # that is, it goes through transformers' attention interface
         take_over(network.base_model)
     return Backbone(network, sites, fingerprint(network.base_model), revision)
@@ -92,12 +118,26 @@ class _Fp32Linear(nn.Linear):
             return super().forward(input.float())
 
 
+def draw_head(network: PreTrainedModel, seed: int) -> None:
+    """Draw the head anew, as the architecture begins it."""
+    with forked(seed), torch.no_grad():
+        for module in _head(network):
+            network._init_weights(module)
+
+
 def _keep_fp32(network: PreTrainedModel) -> None:
     """Let the head's matrices work in fp32: rounded to bf16, a label of 3 has steps of 0.016."""
+    for module in _head(network):
+        if type(module) is nn.Linear:
+            module.__class__ = _Fp32Linear
+
+
+def _head(network: PreTrainedModel) -> Iterator[nn.Module]:
+    """The leaves outside the base model."""
     inside = set(map(id, network.base_model.modules()))
     for module in network.modules():
-        if id(module) not in inside and type(module) is nn.Linear:
-            module.__class__ = _Fp32Linear
+        if id(module) not in inside and not any(module.children()):
+            yield module
 
 
 def fingerprint(module: nn.Module) -> str:

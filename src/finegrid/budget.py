@@ -20,10 +20,14 @@ class Clock(pl.Callback):
     `paused` (evaluation and saving). The learning rate follows the share of the budget that is
     spent by the middle of a step, in whichever unit the budget is given, so every run's schedule
     spans exactly its budget. A run overshoots its budget by less than one step.
+
+    The clock of a run that is not `alone` in its process stands still but for what it is credited.
     """
 
-    def __init__(self, budget: Budget, optim: OptimConfig, *, rows: int) -> None:
-        self.budget, self.optim, self.rows = budget, optim, rows
+    def __init__(
+        self, budget: Budget, optim: OptimConfig, *, rows: int, alone: bool = True
+    ) -> None:
+        self.budget, self.optim, self.rows, self.alone = budget, optim, rows, alone
         self.steps = self.examples = self.tokens = 0
         self.started = 0.0  # time.perf_counter() at the first step
         self._seconds, self._since = 0.0, 0.0
@@ -43,6 +47,10 @@ class Clock(pl.Callback):
         """Share of the budget that is spent; 1 or a little more at the end."""
         return float(getattr(self, self.budget.unit)) / self.budget.amount
 
+    def credit(self, seconds: float) -> None:
+        """Add a run's share of a step that it did not take alone."""
+        self._seconds += seconds
+
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Stop the clock inside, once queued device work is done."""
@@ -52,8 +60,8 @@ class Clock(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock, after set-up."""
+        self.started = time.perf_counter()
         self._resume()
-        self.started = self._since
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -100,7 +108,7 @@ class Clock(pl.Callback):
         self._seconds, self._since = self.seconds, 0.0
 
     def _resume(self) -> None:
-        self._since = time.perf_counter()
+        self._since = time.perf_counter() if self.alone else 0.0
 
 
 def schedule(progress: float, *, warmup: float, shape: str) -> float:

@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -19,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from finegrid.config import UNITS, RunConfig, recipe, require
 from finegrid.errors import UserError, causes, nearest
-from finegrid.grid import claims, store
+from finegrid.grid import claims, groups, store
 from finegrid.record import FILE
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -74,7 +75,7 @@ def run(cfg: DictConfig) -> None:
     _one_method()
     RunConfig.of(cfg)
     if store.SINCE in os.environ:
-        _run_claimed(cfg, Path(HydraConfig.get().runtime.output_dir))
+        _run_claimed(cfg)
         return
     from finegrid import run as runner
 
@@ -83,22 +84,44 @@ def run(cfg: DictConfig) -> None:
         print(f"{record.summary()}\nrecord: {HydraConfig.get().runtime.output_dir}/record.json")
 
 
-def _run_claimed(cfg: DictConfig, directory: Path) -> None:
-    """Run a sweep's cell, unless another process holds it or has just ended it."""
+def _run_claimed(cfg: DictConfig) -> None:
+    """Run the cells of a sweep's job, but for those that another process holds or has ended."""
+    group = os.environ.get(store.GROUP)
+    if group is None:
+        directory = Path(HydraConfig.get().runtime.output_dir)
+        if (claim := _claimed(cfg, directory)) is not None:
+            with claim:
+                from finegrid import run as runner
+
+                runner.run(cfg, held=claim.held)
+        return
+    with ExitStack() as held:
+        found = []
+        for directory, overrides, config in groups.read(Path(group)):
+            directory.mkdir(parents=True, exist_ok=True)
+            if (claim := _claimed(cfg, directory)) is not None:
+                held.enter_context(claim)
+                found.append((OmegaConf.create(config), directory, overrides, claim.held))
+        if found:
+            from finegrid import together
+
+            together.run_group(found, most=None if cfg.fuse == "auto" else cfg.fuse)
+
+
+def _claimed(cfg: DictConfig, directory: Path) -> claims.Claim | None:
+    """The claim to a cell that is still to be run; none if another has it or has ended it."""
     sweep, slot = os.environ[store.SWEEP], os.environ.get("FINEGRID_SLOT", "")
     while (claim := claims.take(directory, sweep=sweep, slot=slot)) is None:
         holder = claims.holder(directory)
         if holder is None or holder.sweep != sweep:
-            return
+            return None
         time.sleep(1.0)  # this very job, requeued elsewhere: its first try is not stale yet
-    with claim:
-        found = store.outcome(directory)
-        if store.settled(found, retry=str(cfg.retry), since=int(os.environ[store.SINCE])):
-            return
-        (directory / FILE).unlink(missing_ok=True)  # of an earlier try
-        from finegrid import run as runner
-
-        runner.run(cfg, held=claim.held)
+    found = store.outcome(directory)
+    if store.settled(found, retry=str(cfg.retry), since=int(os.environ[store.SINCE])):
+        claim.release()
+        return None
+    (directory / FILE).unlink(missing_ok=True)  # of an earlier try
+    return claim
 
 
 def _one_method() -> None:

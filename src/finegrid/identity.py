@@ -22,7 +22,7 @@ VOLATILE = {
     "model": ("path", "revision", "architecture", "parameters", "head_lr"),
     "task": ("path", "train", "test"),
 }
-NOT_ARGUMENTS = ("name", "recipe")  # of a method's YAML, for people and for the optimizer
+NOT_ARGUMENTS = ("name", "recipe", "fuses")  # of a method's YAML, for people, optimizer and sweep
 
 
 def cell(plain: Mapping[str, Any]) -> str:
@@ -117,7 +117,7 @@ def weights(model: Mapping[str, Any]) -> str:
 
 @cache
 def _builtin_rows() -> str:
-    return places.digest(sorted(builtin.MODEL_DIR.parent.glob("*.py")))
+    return places.digest(places.code(builtin.MODEL_DIR.parent))
 
 
 @cache

@@ -1,7 +1,7 @@
 """The LightningModule: one step, one optimizer, and prediction over a full set."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -14,8 +14,12 @@ from finegrid import surgery
 from finegrid.backbone import Backbone
 from finegrid.config import OptimConfig
 from finegrid.data import Encoded, sorted_batches
+from finegrid.dropout import draw_from
 from finegrid.seeds import stream
 from finegrid.tasks import Task
+
+# Of an evaluation's batch: attention's intermediate results should fit a CPU core's cache.
+EVAL_TOKENS = {"cpu": 2048, "cuda": 65536}
 
 
 class FineTuner(pl.LightningModule):
@@ -43,7 +47,8 @@ class FineTuner(pl.LightningModule):
     def on_train_start(self) -> None:
         """Switch dropout on (weights load in eval mode and stay so) and fix its stream."""
         self.model.train()
-        torch.manual_seed(self.dropout_seed)
+        torch.manual_seed(self.dropout_seed)  # for what draws from the global stream
+        draw_from(self.model, torch.Generator().manual_seed(self.dropout_seed))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Loss of a batch: cross-entropy, or squared error for regression."""
@@ -72,7 +77,11 @@ class FineTuner(pl.LightningModule):
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         """Mean loss over the batch's rows, in fp32."""
-        logits = logits_of(self.model, batch).float()
+        return self.loss_of(logits_of(self.model, batch), batch)
+
+    def loss_of(self, logits: Tensor, batch: Mapping[str, Any]) -> Tensor:
+        """Mean loss of a batch's logits, in fp32."""
+        logits = logits.float()
         if self.task.kind == "regression":
             return functional.mse_loss(logits.squeeze(-1), batch["labels"])
         return functional.cross_entropy(logits, batch["labels"])
@@ -113,9 +122,13 @@ class FineTuner(pl.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip the global norm; Lightning refuses a fused optimizer here, for fp16's sake alone."""
-        if gradient_clip_val:
-            parameters = surgery.trainable(self.model).values()
-            torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+        clip(self.model, gradient_clip_val)
+
+
+def clip(model: nn.Module, limit: float | None) -> None:
+    """Scale the gradients of what trains down to a global norm; none or 0 leaves them."""
+    if limit:
+        nn.utils.clip_grad_norm_(surgery.trainable(model).values(), limit)
 
 
 def _chunks(batch: dict[str, Any], size: int) -> Iterator[dict[str, Tensor]]:
@@ -125,7 +138,7 @@ def _chunks(batch: dict[str, Any], size: int) -> Iterator[dict[str, Tensor]]:
         yield {name: value[start : start + size] for name, value in tensors.items()}
 
 
-def logits_of(model: nn.Module, batch: dict[str, Any]) -> Tensor:
+def logits_of(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
     """Logits (B, outputs) of a padded batch."""
     names = ("input_ids", "attention_mask", "token_type_ids")
     logits: Tensor = model(**{name: batch[name] for name in names if name in batch}).logits
@@ -145,7 +158,7 @@ def predict(
     parts, order = [], []
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed")
     with torch.inference_mode(), autocast:
-        for index, batch in sorted_batches(encoded, batch_size):
+        for index, batch in sorted_batches(encoded, batch_size, tokens=EVAL_TOKENS[device.type]):
             moved = {
                 name: value.to(device) for name, value in batch.items() if name != "real_tokens"
             }

@@ -26,6 +26,7 @@ class Cell:
     overrides: tuple[str, ...]
     name: str  # below the sweep's directory, without the key
     facts: dict[str, Any]  # the fields of its record that say what was asked for
+    config: dict[str, Any]  # resolved; it shares parts with others' and must not be changed
 
     @property
     def directory(self) -> str:
@@ -73,7 +74,7 @@ def _cell(plain: dict[str, Any], overrides: Sequence[Override], *, extra: set[st
     labels = (_label(item) for item in overrides if item.key_or_group in extra)
     parts = [f"f{facts['fraction']:g}", f"s{facts['seed']}", *labels]
     lines = tuple(str(item.input_line) for item in overrides)
-    return Cell(facts["cell"], lines, f"{name}/{'-'.join(parts)}", facts)
+    return Cell(facts["cell"], lines, f"{name}/{'-'.join(parts)}", facts, plain)
 
 
 def _label(item: Override) -> str:

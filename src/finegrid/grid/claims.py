@@ -64,6 +64,10 @@ class Claim:
     ) -> None:
         self._stop.set()
         self._thread.join()
+        self.release()
+
+    def release(self) -> None:
+        """Give the cell up."""
         if self.held():
             _write(self.path, self._facts | {"released": True})
 

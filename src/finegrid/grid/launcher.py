@@ -18,6 +18,7 @@ from finegrid.grid.worker import Job, Shared
 class StreamingLauncher(Launcher):
     """Runs each job in a fresh process; where is a subclass's business."""
 
+    width: int | None = None  # jobs that run side by side, if that is known
     wanted: Callable[[int], bool] | None = None
     ended: Callable[[int, JobReturn], bool] | None = None
 

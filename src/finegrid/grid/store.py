@@ -16,7 +16,9 @@ from finegrid.grid.cells import Cell
 from finegrid.record import FILE, SCHEMA
 
 PLANS = ".sweeps"  # directory with each sweep's command and cells
-SWEEP, SINCE = "FINEGRID_SWEEP", "FINEGRID_SINCE"  # variables of a sweep's jobs
+GROUPS = ".groups"  # directory with the cells of each job that has several
+# variables of a sweep's jobs
+SWEEP, SINCE, GROUP = "FINEGRID_SWEEP", "FINEGRID_SINCE", "FINEGRID_GROUP"
 ENDED = ("ok", "failed", "diverged")
 AGAIN: dict[str, tuple[str, ...]] = {  # retry -> the ends that do not count as an end
     "failed": ("failed", "diverged"),

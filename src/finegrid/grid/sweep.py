@@ -18,9 +18,20 @@ from hydra.plugins.launcher import Launcher
 
 from finegrid.config import one_of, require
 from finegrid.errors import UserError
-from finegrid.grid import claims
+from finegrid.grid import claims, groups
 from finegrid.grid.cells import Cell
-from finegrid.grid.store import AGAIN, PLANS, SINCE, SWEEP, Outcome, Store, now, settled
+from finegrid.grid.store import (
+    AGAIN,
+    GROUP,
+    GROUPS,
+    PLANS,
+    SINCE,
+    SWEEP,
+    Outcome,
+    Store,
+    now,
+    settled,
+)
 from finegrid.grid.view import Progress, closing, last_line, shown
 from finegrid.record import Record, write_atomic
 
@@ -40,15 +51,23 @@ class Sweep:
     """The cells of one command over one directory, and what has become of them."""
 
     def __init__(
-        self, cells: Sequence[Cell], root: Path, *, retry: str, fail_fast: int | None
+        self,
+        cells: Sequence[Cell],
+        root: Path,
+        *,
+        retry: str,
+        fail_fast: int | None,
+        fuse: str | int = 1,
     ) -> None:
         one_of("retry", retry, tuple(AGAIN))
         require(fail_fast is None or fail_fast > 0, f"fail_fast={fail_fast} must be at least 1")
-        self.cells, self.retry, self.fail_fast = cells, retry, fail_fast
+        groups.size_of(fuse, cells=1, slots=1)
+        self.cells, self.retry, self.fail_fast, self.fuse = cells, retry, fail_fast, fuse
         self.since = now(root)
         self.id = uuid.uuid4().hex[:12]
         self.store = Store(root)
         self.lost: dict[str, str] = {}  # key -> why, where not even a record could be written
+        self.apart: set[str] = set()  # keys of cells that went down with others' job
         self.alike: list[str] = []  # causes of the failures since the last cell that ended well
 
     def conduct(self, launcher: Launcher, *, command: str) -> list[JobReturn]:
@@ -123,15 +142,16 @@ class Sweep:
         streams = isinstance(launcher, Streaming)
         if not streams and not self._any_ok():  # no more than show that everything fails alike
             cells = cells[: self.fail_fast]
+        members = self._grouped(cells, launcher)
 
         def ended(index: int, returned: JobReturn) -> bool:
-            self._settle(cells[index], returned)
+            self._settle(members[index], returned)
             return not self._given_up()
 
         if isinstance(launcher, Streaming):
-            launcher.wanted = lambda index: self._free(cells[index])
+            launcher.wanted = lambda index: any(map(self._free, members[index]))
             launcher.ended = ended
-        jobs = [self._overrides(cell) for cell in cells]
+        jobs = [self._overrides(group) for group in members]
         returns: Sequence[JobReturn] = ()
         broken: Exception | None = None
         try:
@@ -141,29 +161,48 @@ class Sweep:
             log.warning("the launcher ended early: %s", error)
         if not streams:
             known = {index: returned for index, returned in enumerate(returns)}
-            for index, cell in enumerate(cells):
-                self._settle(cell, known.get(index))
+            for index, group in enumerate(members):
+                self._settle(group, known.get(index))
         if broken and not any(map(self._settled, cells)):
             raise UserError(f"the launcher started nothing: {broken}") from broken
         return list(returns)
 
-    def _overrides(self, cell: Cell) -> list[str]:
-        own = {"hydra.sweep.subdir": f"'{self.store.place(cell)}'"}
+    def _grouped(self, cells: Sequence[Cell], launcher: Launcher) -> list[list[Cell]]:
+        """The cells by job; a launcher that does not tell its slots gets one a job by itself."""
+        fresh = [cell for cell in cells if cell.key not in self.apart]
+        slots = getattr(launcher, "width", None)
+        again = [[cell] for cell in cells if cell.key in self.apart]
+        return groups.grouped(fresh, fuse=self.fuse, slots=slots) + again
+
+    def _overrides(self, group: Sequence[Cell]) -> list[str]:
+        """What a job is told: its first cell, and where the others are written down."""
+        first = group[0]
+        own = {"hydra.sweep.subdir": f"'{self.store.place(first)}'"}
         own |= {f"+hydra.job.env_set.{SWEEP}": f"'{self.id}'"}
         own |= {f"+hydra.job.env_set.{SINCE}": f"'{self.since}'"}
-        return [*cell.overrides, *(f"{key}={value}" for key, value in own.items())]
+        if len(group) > 1:
+            path = self.store.root / GROUPS / self.id / f"{first.key}.json"
+            groups.write(path, group, self.store)
+            own |= {f"+hydra.job.env_set.{GROUP}": f"'{path}'"}
+        return [*first.overrides, *(f"{key}={value}" for key, value in own.items())]
 
-    def _settle(self, cell: Cell, returned: JobReturn | None) -> None:
-        """Take note of how a job ended; write the failed record that it could not write itself."""
-        if not self._settled(cell):
-            cause = self._death(cell, returned)
-            if cause:
-                self._bury(cell, cause)
-        found = self.outcome(cell)
-        if found.status == "ok":
-            self.alike.clear()
-        elif self._settled(cell):
-            self.alike.append(last_line(found.error))
+    def _settle(self, group: Sequence[Cell], returned: JobReturn | None) -> None:
+        """Take note of how a job ended; write the failed record that it could not write itself.
+
+        What several cells in one job did not survive, each of them tries again alone.
+        """
+        for cell in group:
+            if not self._settled(cell):
+                cause = self._death(cell, returned)
+                if cause and len(group) > 1:
+                    self.apart.add(cell.key)
+                elif cause:
+                    self._bury(cell, cause)
+            found = self.outcome(cell)
+            if found.status == "ok":
+                self.alike.clear()
+            elif self._settled(cell):
+                self.alike.append(last_line(found.error))
 
     def _death(self, cell: Cell, returned: JobReturn | None) -> str:
         """Why a job of this sweep left no record; empty if it never held the cell."""

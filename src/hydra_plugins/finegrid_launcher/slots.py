@@ -43,6 +43,7 @@ class SlotsLauncher(StreamingLauncher):
     ) -> None:
         listed = OmegaConf.to_container(gpus) if OmegaConf.is_list(gpus) else gpus
         self.slots = slots(listed, per_gpu=slots_per_gpu, on_cpu=cpu_slots)  # type: ignore[arg-type]
+        self.width = len(self.slots)
         self.pool = Pool(self.slots, preload=preload, limit=timeout_s)
 
     def run(self, jobs: Iterable[Job], shared: bytes, ended: Ended) -> None:

@@ -52,6 +52,13 @@ class GridSweeper(Sweeper):
         assert context is not None
         found = cells(context.config_loader, config, arguments)
         root = Path(str(config.hydra.sweep.dir))
-        sweep = Sweep(found, root, retry=str(config.retry), fail_fast=config.fail_fast)
+        rules = {"fail_fast": config.fail_fast, "fuse": self._fuse()}
+        sweep = Sweep(found, root, retry=str(config.retry), **rules)
         OmegaConf.save(config, root / "multirun.yaml")
         return sweep.conduct(launcher, command=command_line())
+
+    def _fuse(self) -> Any:
+        """How many runs may share a pass: where each job has a limit of its own, none by itself."""
+        assert self.config is not None
+        limited = self.config.hydra.launcher.get("timeout_s") is not None
+        return 1 if limited and self.config.fuse == "auto" else self.config.fuse

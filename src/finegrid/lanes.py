@@ -1,0 +1,299 @@
+"""Several runs in one pass through the frozen backbone that they share.
+
+The runs' padded batches, which differ in rows and width, are laid one after the other in one row of
+tokens, 1 T H, which goes through the backbone's own code once. Where the runs differ, each of them
+sees its own part, as B T H: its embeddings, biases, norms, injected modules, its attention and its
+head. Where they do not, one matrix product serves all. Nothing mixes rows of different runs.
+
+Prior art: horizontally fused training arrays (Wang et al. 2021, arXiv 2102.02344) stack all
+parameters of K like models; here the frozen ones exist once and the runs' methods may differ.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from finegrid import lean
+from finegrid.backbone import Backbone
+from finegrid.dropout import Dropout, dropout, stream_of
+from finegrid.errors import UserError
+from finegrid.module import logits_of
+
+ATTENTION = "finegrid_lanes"
+# Others make positions or masks, or pool, outside the modules that a run can have for itself.
+ARCHITECTURES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
+
+
+class UnfusableError(UserError):
+    """Runs that cannot share a pass."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One run's batch in the row of tokens."""
+
+    run: int
+    start: int
+    batch: Mapping[str, Any]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and width of the batch."""
+        rows, width = self.batch["input_ids"].shape
+        return rows, width
+
+    @property
+    def stop(self) -> int:
+        """Where the next run's tokens begin."""
+        rows, width = self.shape
+        return self.start + rows * width
+
+
+class Row:
+    """The row of tokens of the pass under way."""
+
+    def __init__(self) -> None:
+        self.segments: list[Segment] = []
+
+    def lay(self, batches: Mapping[int, Mapping[str, Any]]) -> None:
+        """Lay out each run's batch."""
+        self.segments, start = [], 0
+        for run, batch in batches.items():
+            self.segments.append(Segment(run, start, batch))
+            start = self.segments[-1].stop
+
+    @property
+    def sizes(self) -> list[int]:
+        """Tokens of each run, padding included."""
+        return [segment.stop - segment.start for segment in self.segments]
+
+    def split(self, x: Tensor) -> list[Tensor]:
+        """1 T ... -> B T ... of each run."""
+        parts = torch.split(x[0], self.sizes)
+        pairs = zip(self.segments, parts, strict=True)
+        return [part.reshape(*segment.shape, *part.shape[1:]) for segment, part in pairs]
+
+    def join(self, parts: Sequence[Tensor]) -> Tensor:
+        """B T ... of each run -> 1 T ..."""
+        return torch.cat([part.flatten(0, 1) for part in parts])[None]
+
+
+class Trunk:
+    """The shared backbone with K runs' own parts in it: batches -> logits, by run.
+
+    Raises:
+        UnfusableError: if the runs' backbones are not the same, or their architecture or a method
+            of theirs does not fit.
+    """
+
+    def __init__(self, base: Backbone, runs: Sequence[Backbone]) -> None:
+        if base.sites.architecture not in ARCHITECTURES:
+            raise UnfusableError(f"{base.sites.architecture} cannot be shared among runs")
+        self.runs, self.row = [run.model for run in runs], Row()
+        shared = base.sharing()
+        self.base: Any = shared.model.base_model
+        if getattr(self.base, "pooler", None) is not None:
+            self.base.pooler = None  # each run has its own
+        _check(self.base, [model.base_model for model in self.runs])
+        self._give(shared)
+
+    def _give(self, shared: Backbone) -> None:
+        """Put the runs' own modules where the backbone's leaves are."""
+        named = {id(module): name for name, module in self.base.named_modules()}
+        attentions = [named[id(site.module)] for site in shared.sites["attention"]]
+        (embeddings,) = (named[id(site.module)] for site in shared.sites["embeddings"])
+        kept = [f"{embeddings}.", *(f"{name}.dropout" for name in attentions)]  # read, never called
+        leaves = [name for name, module in self.base.named_modules() if not any(module.children())]
+        for name in leaves:
+            if not name.startswith(tuple(kept)):
+                self._replace(name, Lanes)
+        self._replace(embeddings, Embeddings)
+        plain = self.base.config._attn_implementation
+        self.base.config._attn_implementation = ATTENTION
+        for name in attentions:
+            attention: Any = self.base.get_submodule(name)
+            attention.lanes = (self.row, self._lanes(name), plain)
+
+    def _lanes(self, name: str) -> tuple[nn.Module, ...]:
+        return tuple(model.base_model.get_submodule(name) for model in self.runs)
+
+    def _replace(self, name: str, kind: Callable[[Row, tuple[nn.Module, ...]], nn.Module]) -> None:
+        path, _, child = name.rpartition(".")
+        setattr(self.base.get_submodule(path), child, kind(self.row, self._lanes(name)))
+
+    def __call__(self, batches: Mapping[int, Mapping[str, Any]]) -> dict[int, Tensor]:
+        """Logits (B, outputs) of each run's batch; the runs' modes decide on dropout."""
+        self.row.lay(batches)
+        first = next(iter(batches))
+        self.base.train(self.runs[first].training)
+        ids = batches[first]["input_ids"].new_zeros(1, sum(self.row.sizes))  # only its shape counts
+        hidden = self.row.split(self.base(input_ids=ids).last_hidden_state)
+        return {
+            segment.run: _head(self.runs[segment.run], h, segment.batch)
+            for segment, h in zip(self.row.segments, hidden, strict=True)
+        }
+
+
+def _check(base: nn.Module, runs: Sequence[nn.Module]) -> None:
+    """Refuse what a run hooks to modules that are no leaves: the trunk would pass it by."""
+    inner = [name for name, module in base.named_modules() if any(module.children())]
+    for run in runs:
+        for name in inner:
+            module = run.get_submodule(name)
+            if name != "embeddings" and (module._forward_hooks or module._forward_pre_hooks):
+                raise UnfusableError(f"the method changes {name or 'the backbone'} as a whole")
+
+
+def _head(model: Any, h: Tensor, batch: Mapping[str, Any]) -> Tensor:
+    """A model's logits, given what its layers make of the batch."""
+    base = model.base_model
+    pooler = getattr(base, "pooler", None)
+    pooled = None if pooler is None else pooler(h)
+    output = BaseModelOutputWithPooling(last_hidden_state=h, pooler_output=pooled)
+    base.forward = lambda *_, **__: output
+    try:
+        return logits_of(model, batch)
+    finally:
+        del base.forward
+
+
+class Embeddings(nn.Module):
+    """Each run's own embeddings of its own batch, whatever is asked for: ids -> 1 T H."""
+
+    def __init__(self, row: Row, lanes: tuple[nn.Module, ...]) -> None:
+        super().__init__()
+        self.row, self.lanes = row, lanes
+
+    def forward(self, *_: Any, **__: Any) -> Tensor:
+        """The hidden states that enter the first layer."""
+        return self.row.join([self._of(segment) for segment in self.row.segments])
+
+    def _of(self, segment: Segment) -> Tensor:
+        names = ("input_ids", "token_type_ids")
+        given = {name: segment.batch[name] for name in names if name in segment.batch}
+        embedded: Tensor = self.lanes[segment.run](**given)
+        return embedded
+
+
+class Lanes(nn.Module):
+    """The runs' modules at one place of the backbone, hooks included: 1 T H -> 1 T H'."""
+
+    def __init__(self, row: Row, lanes: tuple[nn.Module, ...]) -> None:
+        super().__init__()
+        self.row, self.lanes = row, lanes  # a tuple: they belong to the runs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """One computation for all where the modules are alike, each run's own where not."""
+        modules = [self.lanes[segment.run] for segment in self.row.segments]
+        if any(module._forward_pre_hooks for module in modules):
+            pairs = zip(modules, self.row.split(x), strict=True)
+            x = self.row.join([_before(module, part) for module, part in pairs])
+        y = self._shared(modules, x)
+        if any(module._forward_hooks for module in modules):
+            parts = zip(modules, self.row.split(x), self.row.split(y), strict=True)
+            y = self.row.join([_after(*three) for three in parts])
+        return y
+
+    def _shared(self, modules: list[Any], x: Tensor) -> Tensor:
+        first = modules[0]
+        if isinstance(first, Dropout):
+            sizes = [size * x.shape[-1] for size in self.row.sizes]
+            streams = [(stream_of(m, x)[0], size) for m, size in zip(modules, sizes, strict=True)]
+            return dropout(x, first.p, training=first.training, streams=streams)
+        if all(_alike(first, module, *module._parameters) for module in modules):
+            return first.forward(x)  # type: ignore[no-any-return]
+        if isinstance(first, lean.Linear) and all(_alike(first, m, "weight") for m in modules):
+            return _linear(modules, x, self.row.sizes)
+        pairs = zip(modules, self.row.split(x), strict=True)
+        return self.row.join([module.forward(part) for module, part in pairs])
+
+
+def _alike(one: Any, other: Any, *names: str) -> bool:
+    """Whether two modules compute with the same frozen tensors of these names."""
+    return all(
+        (a := getattr(one, name)) is (b := getattr(other, name))
+        or (a.data_ptr() == b.data_ptr() and not (a.requires_grad or b.requires_grad))
+        for name in names
+    )
+
+
+def _before(module: nn.Module, x: Tensor) -> Tensor:
+    for hook in module._forward_pre_hooks.values():
+        given: Any = hook(module, (x,))
+        if given is not None:
+            x = given[0] if isinstance(given, tuple) else given
+    return x
+
+
+def _after(module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    for hook in module._forward_hooks.values():
+        given: Any = hook(module, (x,), y)
+        y = y if given is None else given
+    return y
+
+
+def _linear(modules: Sequence[lean.Linear], x: Tensor, sizes: list[int]) -> Tensor:
+    """One frozen matrix, each run's own bias."""
+    dtype = lean.autocast_dtype(x)
+    weight = modules[0].weight if dtype is None else modules[0].cast(dtype)
+    biases = [module.bias.to(weight.dtype) for module in modules]
+    with torch.autocast(x.device.type, enabled=False):
+        y: Tensor = _Linear.apply(x.to(weight.dtype), weight, sizes, *biases)  # type: ignore[no-untyped-call]
+    return y
+
+
+class _Linear(torch.autograd.Function):
+    """x W^T + b with W frozen and b that of each run's tokens: 1 T H -> 1 T H'."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, sizes: list[int], *biases: Tensor) -> Tensor:
+        y = x.new_empty(*x.shape[:-1], len(weight))
+        parts = zip(biases, torch.split(x[0], sizes), torch.split(y[0], sizes), strict=True)
+        for bias, mine, out in parts:
+            torch.addmm(bias, mine, weight.T, out=out)
+        ctx.save_for_backward(weight)
+        ctx.sizes = sizes
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (weight,), (gradient,) = ctx.saved_tensors, gradients
+        dx = gradient @ weight if ctx.needs_input_grad[0] else None
+        return dx, None, None, *(part.sum(0) for part in torch.split(gradient[0], ctx.sizes))
+
+
+def _attend(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: None, **named: Any
+) -> tuple[Tensor, None]:
+    """Each run's attention over its own batch: 1 heads T d -> 1 T heads d."""
+    row, lanes, plain = module.lanes  # type: ignore[misc]
+    attend = ALL_ATTENTION_FUNCTIONS[plain]
+    parts = zip(*(row.split(x.transpose(1, 2)) for x in (query, key, value)), strict=True)
+    seen = [
+        attend(
+            lanes[segment.run],
+            *(x.transpose(1, 2) for x in part),
+            _mask(segment.batch["attention_mask"], boolean=plain.endswith("sdpa")),
+            **named,
+        )[0]
+        for segment, part in zip(row.segments, parts, strict=True)
+    ]
+    return row.join(seen), None
+
+
+def _mask(seen: Tensor, *, boolean: bool) -> Tensor | None:
+    """The mask B 1 1 T that an attention function wants; none if there is no padding."""
+    if seen.all():
+        return None
+    kept = seen.bool()[:, None, None]
+    return kept if boolean else torch.where(kept, 0.0, torch.finfo(torch.float32).min)
+
+
+ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _attend)
+ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION, lambda *_, **__: None)

@@ -1,0 +1,93 @@
+"""Everything a run is made of, from its config, built and checked before the first step."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from finegrid import backbone, identity
+from finegrid.backbone import Backbone
+from finegrid.config import RunConfig, bind, require
+from finegrid.data import Encoded, Splits, split
+from finegrid.errors import UserError
+from finegrid.methods.base import TuningMethod
+from finegrid.module import FineTuner
+from finegrid.seeds import stream
+from finegrid.sources import load
+from finegrid.tasks import Task
+from finegrid.tokens import Tokeniser
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything a run is made of."""
+
+    config: RunConfig
+    task: Task
+    splits: Splits
+    encoded: dict[str, Encoded]  # train, validation, test and further test splits
+    module: FineTuner
+    method: TuningMethod
+
+
+def prepare(cfg: DictConfig, config: RunConfig, *, base: Backbone | None = None) -> Parts:
+    """Build every part of a run, data first, so that bad input fails before weights load.
+
+    With a `base`, which must be what the config would load, the run shares its frozen memory.
+    """
+    method = build_method(cfg)
+    task, splits, encoded = rows_of(cfg, config)
+    seed = stream(config.seed, "init")
+    if base is None:
+        base = backbone.build(config.model, outputs=task.outputs, seed=seed)
+    else:
+        base = base.sharing(seed=seed)
+    _fits(method, encoded, base, config)
+    module = FineTuner(base, task, config.optim, seed=config.seed, train=encoded["train"])
+    return Parts(config, task, splits, encoded, module, method)
+
+
+def rows_of(cfg: DictConfig, config: RunConfig) -> tuple[Task, Splits, dict[str, Encoded]]:
+    """The task, its splits, and each of them tokenised."""
+    task, tables = load(bind(Task, cfg.task, "task"), config.data)
+    splits = split(tables, task, config.data)
+    tokenise = Tokeniser(
+        backbone.locate(config.model),
+        config.model.revision,
+        max_length=config.model.max_length,
+        load=partial(backbone.tokenizer, config.model),
+    )
+    named = {"train": splits.train, "validation": splits.validation, **splits.test}
+    return task, splits, {k: Encoded(rows, tokenise(rows.texts)) for k, rows in named.items()}
+
+
+def build_method(cfg: DictConfig) -> TuningMethod:
+    """Instantiate the method that a config names; only finegrid's own classes are allowed."""
+    plain: Any = OmegaConf.to_container(cfg.method, resolve=True)
+    try:
+        method: TuningMethod = instantiate(identity.arguments(plain), _convert_="all")
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        raise
+    return method
+
+
+def _fits(
+    method: TuningMethod, encoded: Mapping[str, Encoded], base: Backbone, config: RunConfig
+) -> None:
+    """Refuse texts that leave no room for the positions that a method takes."""
+    if not method.positions:
+        return
+    longest = max(int(rows.lengths.max()) for rows in encoded.values())
+    room = base.sites.positions - method.positions
+    require(
+        longest <= room,
+        f"the longest text has {longest} tokens and the method adds {method.positions}, but "
+        f"{config.model.name} has {base.sites.positions} positions; "
+        + (f"set model.max_length={room}" if room > 2 else "use a shorter prompt"),
+    )

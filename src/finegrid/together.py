@@ -1,0 +1,317 @@
+"""Several runs of one task and backbone, trained side by side: one pass a step serves them all.
+
+Each run keeps what it has on its own: seeds and batch order, head, loss, clipping, schedule,
+budget, validation, checkpoint, record. What they share must be divided for the records:
+
+- A step's seconds are divided by the tokens, padding included, that each run has in it. Seconds
+  of validation and scoring are a run's own.
+- Set-up is a run's own, plus an equal part of what was made for all.
+- The peak of memory is the process's, divided by the number of runs.
+
+A budget of seconds would therefore depend on a run's company; such runs train alone.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from finegrid import backbone, provenance
+from finegrid.attempt import Attempt, Request, Watch
+from finegrid.backbone import Backbone
+from finegrid.config import RunConfig, bind
+from finegrid.lanes import Trunk
+from finegrid.module import clip
+from finegrid.parts import Parts, rows_of
+from finegrid.run import run_alone, trainer_of
+from finegrid.tasks import Task
+
+log = logging.getLogger(__name__)
+TOKENS = {"cpu": 2048, "gpu": 32768}  # of a pass: what keeps the device busy, and fits its caches
+
+
+@dataclass
+class Solo:
+    """What a run's callbacks see of the trainer."""
+
+    precision: str
+    loggers: list[Any]
+    should_stop: bool = False
+    optimizers: list[Any] = field(default_factory=list)
+
+
+class Lane:
+    """One run among those that train together."""
+
+    def __init__(self, attempt: Attempt, parts: Parts, watch: Watch) -> None:
+        self.attempt, self.parts, self.watch = attempt, parts, watch
+        self.module = parts.module
+        self.prepared = time.perf_counter() - attempt.started  # seconds
+        loggers = [attempt.tracker] if attempt.tracker else []
+        self.solo = Solo(str(attempt.record.precision), loggers)
+        self.callbacks: tuple[pl.Callback, ...] = (
+            watch.meter,
+            watch.clock,
+            parts.method,
+            watch.selection,
+        )
+        self.over = False
+
+    def tell(self, hook: str, *given: Any) -> None:
+        """Call a hook of the run's callbacks; a failure ends this run alone."""
+        if self.over:
+            return
+        try:
+            for callback in self.callbacks:
+                getattr(callback, hook)(self.solo, self.module, *given)
+        except Exception as error:
+            self.end(error)
+
+    def end(self, error: BaseException | None) -> None:
+        """Close the run's record."""
+        self.over = True
+        self.attempt.end(error)
+
+
+class Together(pl.LightningModule):
+    """K runs as one module: the loss is the sum of theirs, so that each gets its own gradient."""
+
+    def __init__(self, trunk: Trunk, lanes: Sequence[Lane]) -> None:
+        super().__init__()
+        self.trunk, self.lanes = trunk, lanes
+        self.modules_of_runs = nn.ModuleList(lane.module for lane in lanes)
+        self.losses: dict[int, Tensor] = {}
+
+    def training_step(self, batches: dict[int, dict[str, Any]], batch_idx: int) -> Tensor:
+        """The losses' sum over the runs that still train."""
+        live = {run: batch for run, batch in batches.items() if not self.lanes[run].over}
+        logits = self.trunk(live)
+        losses = {run: self.lanes[run].module.loss_of(logits[run], live[run]) for run in live}
+        self.losses = {run: loss.detach() for run, loss in losses.items()}
+        return torch.stack(list(losses.values())).sum()
+
+    def configure_optimizers(self) -> Optimizer:
+        """One AdamW over the runs' own groups: it acts on each number by itself."""
+        own = [lane.module.configure_optimizers().param_groups for lane in self.lanes]
+        kept = ("params", "lr", "initial_lr", "weight_decay")
+        groups = [{key: group[key] for key in kept} for groups in own for group in groups]
+        optimizer = torch.optim.AdamW(groups, fused=True)
+        start = 0
+        for lane, groups_of_run in zip(self.lanes, own, strict=True):
+            stop = start + len(groups_of_run)
+            mine = SimpleNamespace(param_groups=optimizer.param_groups[start:stop])
+            lane.solo.optimizers, start = [mine], stop
+        return optimizer
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip each run's own norm."""
+        for lane in self.lanes:
+            if not lane.over:
+                clip(lane.module.model, gradient_clip_val)
+
+
+class Conductor(pl.Callback):
+    """Tells every run's callbacks what happens, and closes a run when its budget is spent."""
+
+    def __init__(self, lanes: Sequence[Lane]) -> None:
+        self.lanes = lanes
+        self.began = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin every run."""
+        for lane in self.lanes:
+            lane.tell("on_train_start")
+            lane.module.on_train_start()
+        self.began = time.perf_counter()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Let each run set its learning rate."""
+        self.began = time.perf_counter()
+        for run, own in batch.items():
+            self.lanes[run].tell("on_train_batch_start", own, batch_idx)
+
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Let each method change its gradients."""
+        for lane in self.lanes:
+            lane.tell("on_after_backward")
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: dict[int, dict[str, Any]],
+        batch_idx: int,
+    ) -> None:
+        """Share out the step's seconds, and let each run count, validate and end."""
+        module: Any = pl_module
+        _share(time.perf_counter() - self.began, self.lanes, {k: batch[k] for k in module.losses})
+        for run, loss in module.losses.items():
+            lane = self.lanes[run]
+            lane.tell("on_train_batch_end", {"loss": loss}, batch[run], batch_idx)
+            if lane.solo.should_stop:
+                _finish(lane, self.lanes)
+        trainer.should_stop = all(lane.over for lane in self.lanes)
+
+
+def _share(seconds: float, lanes: Sequence[Lane], batches: Mapping[int, Any]) -> None:
+    tokens = {run: batch["input_ids"].numel() for run, batch in batches.items()}
+    for run, count in tokens.items():
+        lanes[run].watch.clock.credit(seconds * count / sum(tokens.values()))
+
+
+def _finish(lane: Lane, lanes: Sequence[Lane]) -> None:
+    """Score a run and write its record, while others may still train."""
+    lane.tell("on_train_end")
+    if lane.over:
+        return
+    runs, record = len(lanes), lane.attempt.record
+    whole = lane.watch.clock.started - lanes[0].attempt.started
+    common = whole - sum(other.prepared for other in lanes)
+    try:
+        lane.attempt.score(lane.parts, lane.watch, setup=lane.prepared + common / runs)
+        record.fused = runs
+        record.peak_memory_bytes = (record.peak_memory_bytes or 0) // runs
+    except Exception as error:
+        lane.end(error)
+    else:
+        lane.end(None)
+
+
+class Batches:
+    """The runs' batches, step by step, as long as any of them trains."""
+
+    def __init__(self, lanes: Sequence[Lane]) -> None:
+        self.lanes = lanes
+
+    def __iter__(self) -> Iterator[dict[int, Any]]:
+        each = [_endless(lane.attempt.loader(lane.parts)) for lane in self.lanes]
+        while live := [run for run, lane in enumerate(self.lanes) if not lane.over]:
+            yield {run: next(each[run]) for run in live}
+
+
+def _endless(loader: Any) -> Iterator[Any]:
+    while True:
+        yield from loader
+
+
+def run_group(
+    cells: Sequence[tuple[DictConfig, Path, list[str], Callable[[], bool]]], *, most: int | None
+) -> None:
+    """Run the (config, directory, overrides, held) of a sweep's job, each as if it were one."""
+    sweep = Path(str(HydraConfig.get().sweep.dir)).name
+    requests = [Request(cfg, place, lines, sweep, held) for cfg, place, lines, held in cells]
+    with ExitStack() as logs:
+        for request in requests:
+            logs.enter_context(_hydras_files(request))
+        run_together(requests, most=most)
+
+
+@contextmanager
+def _hydras_files(request: Request) -> Iterator[None]:
+    """What Hydra leaves beside a job of its own: the config, the overrides and the log."""
+    folder = request.directory / ".hydra"
+    if (folder / "config.yaml").exists():
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(request.cfg, folder / "config.yaml")
+    OmegaConf.save(OmegaConf.create(request.overrides), folder / "overrides.yaml")
+    root = logging.getLogger()
+    handler = logging.FileHandler(request.directory / "run.log")
+    handler.setFormatter(root.handlers[0].formatter if root.handlers else None)
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        handler.close()
+
+
+def run_together(requests: Sequence[Request], *, most: int | None) -> None:
+    """Run cells of one task and model, so many at a time; each leaves its record.
+
+    `most` null fills a pass with as many tokens as keep the device busy. What cannot share a pass,
+    by its nature or because sharing failed, runs alone, one after the other.
+    """
+    size = most or _runs_of_a_pass(requests[0])
+    base: Backbone | None = None
+    for start in range(0, len(requests), size):
+        now = list(requests[start : start + size])
+        if len(now) > 1:
+            base = base or _base(now[0])
+            now = _train_together(now, base)
+        for request in now:
+            try:
+                run_alone(request)
+            except Exception as error:  # its record says why; the others are to run
+                log.info("%s: %s", request.directory, error)
+
+
+def _runs_of_a_pass(request: Request) -> int:
+    """How many runs like this one fill a pass."""
+    config = RunConfig.of(request.cfg)
+    _, _, encoded = rows_of(request.cfg, config)
+    tokens = float(encoded["train"].lengths.mean()) * config.data.batch_size
+    return max(1, round(TOKENS[provenance.accelerator(config.trainer)] / tokens))
+
+
+def _base(request: Request) -> Backbone:
+    """The backbone that the runs share, where they run."""
+    config = RunConfig.of(request.cfg)
+    task = bind(Task, request.cfg.task, "task")
+    base = backbone.build(config.model, outputs=task.outputs, seed=0)
+    if provenance.accelerator(config.trainer) == "gpu":
+        base.model.cuda()
+    return base
+
+
+def _train_together(requests: Sequence[Request], base: Backbone) -> list[Request]:
+    """Train runs in one pass; returns those that have to run alone after all."""
+    made = [_prepared(request, base) for request in requests]
+    lanes = [lane for lane in made if lane is not None]
+    try:
+        trunk = Trunk(base, [lane.module.backbone for lane in lanes])
+        first = lanes[0].attempt
+        trainer = trainer_of(first.config, [Conductor(lanes)], None, first.directory)
+        trainer.fit(Together(trunk, lanes), Batches(lanes))
+    except Exception as error:  # of the pass itself, which is nobody's alone
+        log.info("running alone what is left: %s", error)
+    except BaseException as error:
+        for lane in lanes:
+            if not lane.over:
+                lane.end(error)
+        raise
+    return [lane.attempt.request for lane in lanes if not lane.over]
+
+
+def _prepared(request: Request, base: Backbone) -> Lane | None:
+    """A run that is ready to train, or none if its record says already why it is not."""
+    attempt = Attempt(request)
+    try:
+        parts = attempt.prepare(base=base)
+        parts.method.tune(parts.module.backbone, seed=parts.module.init_seed)
+        parts.module.backbone.own()
+        watch = attempt.watch(parts, alone=False)
+    except Exception as error:
+        attempt.end(error)
+        return None
+    return Lane(attempt, parts, watch)

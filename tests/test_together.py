@@ -1,0 +1,247 @@
+"""Runs that share passes through one backbone: each as if it were alone."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import METHODS, composed, run_cell
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional
+
+from finegrid import backbone, delta, together
+from finegrid.attempt import Request
+from finegrid.backbone import Backbone
+from finegrid.config import RunConfig
+from finegrid.dropout import draw_from
+from finegrid.lanes import ARCHITECTURES, Trunk, UnfusableError
+from finegrid.methods.base import TuningMethod
+from finegrid.module import logits_of
+from finegrid.parts import build_method
+from finegrid.record import Record, read
+from finegrid.together import run_together
+
+FUSING = [name for name in METHODS if composed(f"method={name}").method.get("fuses")]
+SHORT = ("data.fraction=0.05", "budget.epochs=2", "evaluations=2")
+
+
+@pytest.fixture(scope="module")
+def base() -> Backbone:
+    return backbone.build(RunConfig.of(composed("model=tiny")).model, outputs=2, seed=0)
+
+
+def tuned(base: Backbone, name: str, seed: int) -> Backbone:
+    """A run's backbone, moved off its start so that everything in it matters."""
+    run = base.sharing(seed=seed)
+    build_method(composed(f"method={name}")).tune(run, seed=seed)
+    run.own()
+    run.model.eval()
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in run.model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05 * torch.randn(parameter.shape))
+    return run
+
+
+def batch(rows: int, width: int, *, ids: int = 600) -> dict[str, Tensor]:
+    """Random texts of which some are shorter than the others."""
+    tokens = torch.randint(5, ids, (rows, width))
+    seen = torch.ones_like(tokens)
+    seen[0, width // 2 :] = 0
+    seen[-1, -1] = 0
+    labels = torch.randint(0, 2, (rows,))
+    return {"input_ids": tokens * seen, "attention_mask": seen, "labels": labels}
+
+
+def gradients(
+    run: Backbone, logits: Tensor, batch: Mapping[str, Tensor]
+) -> dict[str, Tensor | None]:
+    run.model.zero_grad(set_to_none=True)
+    functional.cross_entropy(logits, batch["labels"]).backward()
+    return grads_of(run)
+
+
+def grads_of(run: Backbone) -> dict[str, Tensor | None]:
+    named = run.model.named_parameters()
+    return {name: p.grad for name, p in named if p.requires_grad}
+
+
+def close(one: Mapping[str, Tensor | None], other: Mapping[str, Tensor | None]) -> None:
+    """Gradients equal to 1e-5 of the largest one's norm."""
+    assert one.keys() == other.keys()
+    scale = max(float(g.norm()) for g in other.values() if g is not None)
+    for name, grad in other.items():
+        mine = one[name]
+        if grad is None or mine is None:
+            assert (grad is None) == (mine is None), name
+        else:
+            assert float((mine - grad).norm()) <= 1e-5 * max(float(grad.norm()), 1e-3 * scale), name
+
+
+@pytest.mark.parametrize("name", FUSING)
+def test_gradients_are_those_of_separate_runs(base: Backbone, name: str) -> None:
+    runs = [tuned(base, name, 1), tuned(base, "bitfit", 2), tuned(base, name, 3)]
+    batches = {0: batch(3, 7), 1: batch(5, 11), 2: batch(2, 9)}
+    logits = Trunk(base, runs)(batches)
+    losses = [functional.cross_entropy(logits[k], batches[k]["labels"]) for k in batches]
+    torch.stack(losses).sum().backward()
+    for number, run in enumerate(runs):
+        fused = {k: None if g is None else g.clone() for k, g in grads_of(run).items()}
+        alone = logits_of(run.model, batches[number])
+        torch.testing.assert_close(logits[number], alone, rtol=1e-5, atol=1e-6)
+        close(fused, gradients(run, alone, batches[number]))
+
+
+def test_a_run_may_be_missing_from_a_pass(base: Backbone) -> None:
+    runs = [tuned(base, "lora", seed) for seed in range(3)]
+    own = batch(4, 6)
+    logits = Trunk(base, runs)({2: own})
+    assert logits.keys() == {2}
+    torch.testing.assert_close(logits[2], logits_of(runs[2].model, own))
+
+
+@pytest.mark.parametrize("name", ["bitfit", "houlsby", "lora"])
+def test_dropout_is_a_runs_own(base: Backbone, name: str) -> None:
+    runs = [tuned(base, name, seed) for seed in range(2)]
+    batches = {0: batch(3, 7), 1: batch(5, 12)}
+
+    def begin() -> None:
+        for number, run in enumerate(runs):
+            run.model.train()
+            draw_from(run.model, torch.Generator().manual_seed(number))
+
+    begin()
+    fused = Trunk(base, runs)(batches)
+    begin()
+    for number, run in enumerate(runs):
+        alone = logits_of(run.model, batches[number])
+        torch.testing.assert_close(fused[number], alone, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_named_can_be_shared(architecture: str) -> None:
+    small = {"vocab_size": 50, "max_position_embeddings": 40}
+    if architecture == "distilbert":
+        sizes = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
+    else:
+        names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+        sizes = dict(zip(names, (32, 2, 4, 64), strict=True))
+    cfg = composed("model=tiny", "model.pretrained=false", "model.path=none")
+    cfg.model.architecture = {"model_type": architecture, **small, **sizes}
+    made = backbone.build(RunConfig.of(cfg).model, outputs=2, seed=0)
+    runs = [tuned(made, "bitfit", 1), tuned(made, "lora", 2)]
+    batches = {0: batch(3, 7, ids=50), 1: batch(4, 5, ids=50)}
+    logits = Trunk(made, runs)(batches)
+    for number, run in enumerate(runs):
+        torch.testing.assert_close(
+            logits[number], logits_of(run.model, batches[number]), rtol=1e-5, atol=1e-6
+        )
+
+
+def test_what_changes_the_backbone_as_a_whole_is_refused(base: Backbone) -> None:
+    with pytest.raises(UnfusableError, match="changes the backbone as a whole"):
+        Trunk(base, [tuned(base, "prompt", 1), tuned(base, "bitfit", 2)])
+
+
+def test_only_what_trains_has_memory_of_its_own(base: Backbone) -> None:
+    run = tuned(base, "bitfit", 1)
+    before = {name: p.data_ptr() for name, p in base.model.base_model.named_parameters()}
+    for name, parameter in run.model.base_model.named_parameters():
+        assert (parameter.data_ptr() == before[name]) != parameter.requires_grad, name
+
+
+@pytest.mark.parametrize("name", FUSING)
+def test_what_fuses_neither_chooses_nor_changes_on_the_way(name: str, base: Backbone) -> None:
+    method = build_method(composed(f"method={name}"))
+    members = getattr(method, "each", (method,))
+    for member in members:
+        for hook in ("choose", "after_step", "after_backward"):
+            assert getattr(type(member), hook) is getattr(TuningMethod, hook)
+        assert member.positions == 0
+    run = tuned(base, name, 1)
+    inside = dict(base.model.base_model.named_parameters())
+    trained = {n for n, p in run.model.base_model.named_parameters() if p.requires_grad}
+    assert all(inside[n].ndim == 1 for n in trained & inside.keys())
+
+
+def request(directory: Path, *overrides: str) -> Request:
+    directory.mkdir(parents=True, exist_ok=True)
+    return Request(composed(*overrides), directory, list(overrides), "sweep")
+
+
+LINES = [
+    ("method=bitfit", "seed=0", *SHORT),
+    ("method=bitfit", "seed=1", *SHORT),
+    ("method=lora", "method.dropout=0.1", "seed=1", *SHORT),
+    ("method=houlsby", "seed=0", "data.fraction=0.03", "budget.epochs=1", "evaluations=2"),
+]
+OWN = ("seconds", "per_second", "memory_bytes", "mfu", "rate", "started", "finished", "fused")
+
+
+def result(record: Record) -> dict[str, Any]:
+    """What of a record must not depend on the company."""
+    return {key: value for key, value in vars(record).items() if not key.endswith(OWN)}
+
+
+def test_a_run_does_not_feel_its_neighbours(tmp_path: Path) -> None:
+    run_together([request(tmp_path / str(n), *line) for n, line in enumerate(LINES)], most=4)
+    for number, line in enumerate(LINES):
+        fused = read(tmp_path / str(number))
+        alone = run_cell(tmp_path / f"alone{number}", *line)
+        assert (fused.status, fused.fused, alone.fused) == ("ok", 4, 1)
+        expected = result(alone) | {"command": fused.command, "overrides": fused.overrides}
+        for key, value in result(fused).items():
+            near = isinstance(value, float)
+            assert value == (pytest.approx(expected[key], rel=1e-4) if near else expected[key]), key
+        ours, theirs = (
+            load_file(tmp_path / d / delta.FILE) for d in (str(number), f"alone{number}")
+        )
+        assert ours.keys() == theirs.keys()
+        for name, tensor in theirs.items():
+            torch.testing.assert_close(ours[name], tensor, rtol=1e-3, atol=1e-5)
+        names = {path.name for path in (tmp_path / str(number)).iterdir()}
+        assert names == {path.name for path in (tmp_path / f"alone{number}").iterdir()} - {".hydra"}
+
+
+def test_costs_are_shared_out(tmp_path: Path) -> None:
+    run_together([request(tmp_path / str(n), *line) for n, line in enumerate(LINES)], most=4)
+    records = [read(tmp_path / str(n)) for n in range(4)]
+    assert all(r.train_seconds > 0 and r.setup_seconds > 0 and r.mfu for r in records)
+    assert records[3].train_seconds < records[0].train_seconds  # it trained on less, and less long
+
+
+def test_a_diverging_run_ends_alone(tmp_path: Path) -> None:
+    lines = [LINES[0], (*LINES[1], "optim.lr=1e30", "optim.clip=0", "optim.warmup=0"), LINES[2]]
+    run_together([request(tmp_path / str(n), *line) for n, line in enumerate(lines)], most=3)
+    assert [read(tmp_path / str(n)).status for n in range(3)] == ["ok", "diverged", "ok"]
+    alone = run_cell(tmp_path / "alone", *LINES[0])
+    assert read(tmp_path / "0").test == pytest.approx(alone.test)
+
+
+def test_a_run_that_cannot_begin_leaves_the_others(tmp_path: Path) -> None:
+    lines = [LINES[0], ("method=lora", "method.rank=9999", *SHORT), LINES[1]]
+    run_together([request(tmp_path / str(n), *line) for n, line in enumerate(lines)], most=3)
+    records = [read(tmp_path / str(n)) for n in range(3)]
+    assert [(r.status, r.fused) for r in records] == [("ok", 2), ("failed", 1), ("ok", 2)]
+    assert "method.rank" in str(records[1].error)
+
+
+def test_when_a_pass_fails_the_runs_go_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def broken(self: Trunk, batches: Any) -> Any:
+        calls.append(len(batches))
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(together.Trunk, "__call__", broken)
+    run_together([request(tmp_path / str(n), *line) for n, line in enumerate(LINES[:2])], most=2)
+    assert calls == [2]
+    assert [(read(tmp_path / str(n)).status, read(tmp_path / str(n)).fused) for n in range(2)] == [
+        ("ok", 1),
+        ("ok", 1),
+    ]
