@@ -76,6 +76,12 @@ def _no_local_copies(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
 
 
 @pytest.fixture(autouse=True)
+def _fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test computes does not depend on what its CPU is good at."""
+    monkeypatch.setattr("finegrid.provenance.fast_bf16", lambda accelerator: False)
+
+
+@pytest.fixture(autouse=True)
 def _needs(request: pytest.FixtureRequest) -> None:
     """Skip what this machine cannot run, and say why."""
     if "realdata" in request.keywords:

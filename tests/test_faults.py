@@ -25,6 +25,7 @@ GRID = (
     "budget.steps=4",
     "evaluations=1",
     "trainer.threads=1",
+    "fuse=1",  # results are compared bit by bit
 )
 CELLS = 24
 KILLS = 30
@@ -201,6 +202,24 @@ def test_kills_at_random_moments_lose_nothing(
     completed(tmp_path)
     assert kills >= KILLS
     assert results(tmp_path) == undisturbed
+
+
+def test_kills_of_jobs_of_several_cells_lose_nothing(
+    undisturbed: Results, tmp_path: Path, started: list[subprocess.Popen[str]]
+) -> None:
+    draw, kills = random.Random(0), 0
+    process = sweep(tmp_path, "fuse=6")
+    started.append(process)
+    while kills < 2 and process.poll() is None:
+        time.sleep(0.3)
+        kills += kill_worker(process, draw)
+    output, _ = process.communicate(timeout=280)
+    assert (process.returncode, kills) == (0, 2), output
+    found = results(tmp_path)
+    assert found.keys() == undisturbed.keys()
+    for key, cell in found.items():
+        assert cell["steps"] == undisturbed[key]["steps"]
+        assert cell["test"] == pytest.approx(undisturbed[key]["test"], abs=0.01)
 
 
 def _finished(directory: Path) -> dict[Path, bytes]:

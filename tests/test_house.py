@@ -33,7 +33,7 @@ LAYERS = {
     "cache": set(),
     "tokens": {"cache", "hub", "places"},
     "sources": {"builtin", "cache", "config", "errors", "hub", "places", "tasks"},
-    "data": {"config", "errors", "sources", "tasks", "tokens"},
+    "data": {"cache", "config", "errors", "sources", "tasks", "tokens"},
     "backbone": {
         "attention", "builtin", "config", "dropout", "errors", "hub", "lean", "places", "seeds",
         "sites", "sources", "surgery",
@@ -60,11 +60,15 @@ LAYERS = {
         "sparse",
         "surgery",
     },
-    "module": {"backbone", "config", "data", "dropout", "seeds", "surgery", "tasks"},
+    "stages": {"backbone"},
+    "module": {"backbone", "config", "data", "dropout", "seeds", "stages", "surgery", "tasks"},
     "lanes": {"backbone", "dropout", "errors", "lean", "module"},
     "parts": {
         "backbone", "config", "data", "errors", "identity", "methods", "module", "seeds", "sources",
         "tasks", "tokens",
+    },
+    "frozen": {
+        "backbone", "cache", "config", "data", "dropout", "lanes", "methods", "module", "stages",
     },
     "budget": {"config"},
     "report": {"errors", "record", "report"},

@@ -1,10 +1,16 @@
 """Mixed precision: what stays in fp32."""
 
+from typing import Any
+
+import pytest
 import torch
 from conftest import composed
+from torch import nn
+from torch.nn import functional
 
-from finegrid import backbone
-from finegrid.config import RunConfig
+from finegrid import backbone, provenance, surgery
+from finegrid.config import RunConfig, TrainerConfig
+from finegrid.lean import slim
 
 
 def test_the_heads_outputs_are_not_rounded_to_bf16() -> None:
@@ -15,3 +21,101 @@ def test_the_heads_outputs_are_not_rounded_to_bf16() -> None:
         logits = built.model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
     assert logits.dtype == torch.float32
     assert not torch.equal(logits, logits.bfloat16().float())
+
+
+@pytest.mark.parametrize(
+    ("asked", "fast", "expected"),
+    [("auto", True, "bf16-mixed"), ("auto", False, "32"), ("32", True, "32")],
+)
+def test_auto_is_bf16_where_that_is_fast(
+    monkeypatch: pytest.MonkeyPatch, asked: str, fast: bool, expected: str
+) -> None:
+    monkeypatch.setattr(provenance, "fast_bf16", lambda accelerator: fast)
+    trainer = TrainerConfig(device="cpu", precision=asked, threads=None)
+    assert provenance.precision(trainer) == expected
+
+
+def small(kind: type[nn.Module], *sizes: int) -> nn.Module:
+    torch.manual_seed(0)
+    return kind(*sizes)
+
+
+@pytest.mark.parametrize("made", [(nn.Linear, 8, 6), (nn.LayerNorm, 8)], ids=str)
+def test_without_autocast_nothing_differs(made: tuple[type[nn.Module], int]) -> None:
+    plain, lean = nn.Sequential(small(*made)), nn.Sequential(small(*made))
+    slim(lean)
+    x = torch.randn(3, 5, 8)
+    assert torch.equal(plain(x), lean(x))
+
+
+def test_a_frozen_matrix_is_cast_once_and_again_after_a_change() -> None:
+    linear = nn.Sequential(small(nn.Linear, 8, 6))
+    slim(linear)
+    layer: Any = linear[0]
+    layer.requires_grad_(False)
+    x = torch.randn(3, 8)
+
+    def outputs() -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.autocast("cpu", torch.bfloat16):
+            return layer(x), functional.linear(x, layer.weight, layer.bias)
+
+    mine, plain = outputs()
+    assert torch.equal(mine, plain)
+    assert mine.dtype == torch.bfloat16
+    assert layer.cast(torch.bfloat16) is layer.cast(torch.bfloat16)
+    with torch.no_grad():
+        layer.weight.mul_(2)
+    mine, plain = outputs()
+    assert torch.equal(mine, plain)
+    layer.weight.data = layer.weight.data + 1  # a change that no version tells
+    mine, plain = outputs()
+    assert torch.equal(mine, plain)
+
+
+def test_what_was_cast_in_evaluation_serves_training() -> None:
+    linear = nn.Sequential(small(nn.Linear, 8, 6))
+    slim(linear)
+    layer: Any = linear[0]
+    layer.weight.requires_grad_(False)
+    x = torch.randn(3, 8, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        with torch.inference_mode():
+            layer(x.detach())
+        layer(x).float().sum().backward()
+    assert x.grad is not None
+    assert layer.bias.grad is not None
+    assert layer.weight.grad is None
+
+
+def test_what_trains_or_is_computed_is_read_anew() -> None:
+    linear = nn.Sequential(small(nn.Linear, 8, 6))
+    slim(linear)
+    layer: Any = linear[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        layer(torch.randn(3, 8)).float().sum().backward()
+    assert layer.weight.grad.dtype == torch.float32
+    layer.weight.requires_grad_(False)
+    surgery.reparametrize(layer, "weight", "twofold", Double())
+    with torch.autocast("cpu", torch.bfloat16):
+        x = torch.randn(3, 8)
+        assert torch.equal(
+            layer(x), functional.linear(x, 2 * layer._parameters["weight"], layer.bias)
+        )
+
+
+class Double(nn.Module):
+    """Twice a tensor."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * x
+
+
+def test_a_layernorm_gives_bf16_and_computes_in_fp32() -> None:
+    norm = nn.Sequential(small(nn.LayerNorm, 64))
+    slim(norm)
+    x = (100 + torch.randn(7, 64)).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = norm(x)
+    assert out.dtype == torch.bfloat16
+    exact = functional.layer_norm(x.float(), (64,)).bfloat16()
+    assert torch.equal(out, exact)

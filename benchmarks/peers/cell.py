@@ -27,7 +27,7 @@ def table(given: Namespace) -> str:
         }
         for options in given.ours:
             runs[ours(options)] = partial(_ours, given, options, work, env)
-        return _table(given, _take_turns(given, runs))
+        return _table(given, *_take_turns(given, runs))
 
 
 def stand_in(given: Namespace, method: str) -> str:
@@ -80,11 +80,13 @@ def _ours(given: Namespace, options: str, work: Path, env: dict[str, str]) -> st
         line = ["train.py", *own, *common(given, options), f"hydra.run.dir={directory}"]
         output([sys.executable, *line], env)
         record = json.loads(Path(directory, "record.json").read_text(encoding="utf-8"))
-    return json.dumps({"parameters": trained(record), "scores": record["metrics"]["test"]})
+    facts = {"parameters": trained(record), "memory": record["peak_memory_bytes"]}
+    return json.dumps(facts | {"scores": record["metrics"]["test"]})
 
 
-def _take_turns(given: Namespace, runs: Runs) -> dict[str, list[Cost]]:
-    """Run every contender once a round, each round from another one on."""
+def _take_turns(given: Namespace, runs: Runs) -> tuple[dict[str, list[Cost]], dict[str, float]]:
+    """Run every contender once a round, each round from another one on; costs and peak bytes."""
+    memory: dict[str, float] = {}
     costs: dict[str, list[Cost]] = {name: [] for name in runs}
     found: dict[str, int] = {}
     names = list(runs)
@@ -94,13 +96,14 @@ def _take_turns(given: Namespace, runs: Runs) -> dict[str, list[Cost]]:
                 answer = runs[name]().strip().splitlines()[-1]
             costs[name].append(cost)
             found[name] = json.loads(answer)["parameters"]
+            memory[name] = json.loads(answer)["memory"]
             note(f"round {number + 1} {name}: {cost.wall:.1f} s, {cost.cpu:.1f} CPU-s, {answer}")
     same = stand_in(given, given.method) == given.method
     assert not same or len(set(found.values())) == 1, f"trainable parameters differ: {found}"
-    return costs
+    return costs, memory
 
 
-def _table(given: Namespace, costs: dict[str, list[Cost]]) -> str:
+def _table(given: Namespace, costs: dict[str, list[Cost]], memory: dict[str, float]) -> str:
     variants = [ours(options) for options in given.ours]
     ratio = [f"{name} over it, {unit}" for name in variants for unit in ("wall", "CPU")]
     lines = []
@@ -111,7 +114,8 @@ def _table(given: Namespace, costs: dict[str, list[Cost]]) -> str:
             for variant in variants
             for theirs, mine in zip(_seconds(spent), _seconds(costs[variant]), strict=True)
         ]
-        lines.append([name, *seconds, *(over if name in given.peers else ["" for _ in over])])
+        peak = f"{memory[name] / 2**20:.0f}"
+        lines.append([name, *seconds, peak, *(over if name in given.peers else ["" for _ in over])])
     peer = stand_in(given, given.method)
     lacking = "" if peer == given.method else f" (peers: {peer}, adapters not given)"
     about = f"{given.task} {given.fraction}, {given.method}{lacking}, {given.epochs} epochs"
@@ -119,6 +123,7 @@ def _table(given: Namespace, costs: dict[str, list[Cost]]) -> str:
         "contender",
         "wall s",
         "CPU s",
+        "peak MB",
         *(title.replace("over it", "faster") for title in ratio),
     ]
     return f"{about}, {given.threads} threads:\n\n{page.table(titles, lines)}"

@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from finegrid import run, selection
+from finegrid import attempt, run, selection
 from peers.rows import composed
 
 
@@ -62,13 +62,13 @@ def measure(spec: dict[str, Any], work: Path) -> dict[str, Any]:
         hydra=True,
     )
     watch = Watch()
-    plain = (run.predict, selection.predict)
-    run.predict, selection.predict = (watch.watched(predict) for predict in plain)
+    plain = (attempt.predict, selection.predict)
+    attempt.predict, selection.predict = (watch.watched(predict) for predict in plain)
     pl.LightningModule.configure_callbacks = lambda module: [watch]  # after the run's own
     try:
         record = run.run(_entered(cfg, work))
     finally:
-        run.predict, selection.predict = plain
+        attempt.predict, selection.predict = plain
     loss = _loss(work / "curve.csv")
     assert math.isfinite(loss), f"loss {loss}"
     rows = round(record.epochs * record.train_rows)

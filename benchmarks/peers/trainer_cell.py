@@ -6,6 +6,7 @@ Prints the last epoch's scores of the dev set. It saves nothing.
 
 import json
 import math
+import resource
 import sys
 import tempfile
 from pathlib import Path
@@ -25,7 +26,9 @@ def main() -> None:
     evaluations = [entry for entry in made.state.log_history if "eval_loss" in entry]
     assert len(evaluations) == spec["epochs"]
     found = {name: evaluations[-1][f"eval_{name}"] for name in spec["metrics"]}
-    print(json.dumps({"parameters": trainer.trainable(made), "scores": found}))
+    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    facts = {"parameters": trainer.trainable(made), "memory": peak, "scores": found}
+    print(json.dumps(facts))
 
 
 if __name__ == "__main__":

@@ -220,6 +220,7 @@ class RunConfig:
     select: str
     store: str
     evaluations: int
+    frozen_dropout: bool
     trial: int | None  # of a search for the learning rate; such a run is not scored on test
 
     @classmethod
@@ -235,6 +236,8 @@ class RunConfig:
             value = cfg[key]
             good = isinstance(value, int) and not isinstance(value, bool) and value >= least
             require(good, f"{key}={value} must be an integer of at least {least}")
+        dropout = cfg.get("frozen_dropout", True)  # older runs do not name it
+        require(isinstance(dropout, bool), f"frozen_dropout={dropout} must be true or false")
         trial = cfg.get("trial")
         require(
             trial is None or OmegaConf.is_interpolation(cfg.optim, "lr"),
@@ -250,5 +253,6 @@ class RunConfig:
             select=str(cfg.select),
             store=str(cfg.store),
             evaluations=int(cfg.evaluations),
+            frozen_dropout=dropout,
             trial=trial,
         )

@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from torch import Tensor
+from torch.nn import functional
 from torch.utils.data import DataLoader, Sampler
 
+from finegrid.cache import Array
 from finegrid.config import DataConfig
 from finegrid.errors import UserError
 from finegrid.sources import Tables
@@ -189,6 +192,21 @@ def _class(value: object, task: Task) -> int | None:
     return None
 
 
+@dataclass(frozen=True)
+class Features:
+    """Hidden states of rows, end to end; row i lies from `offsets[i]` to the next offset."""
+
+    states: Tensor
+    offsets: Array
+
+    def batch(self, index: Sequence[int]) -> Tensor:
+        """B T H; what pads a row repeats its last state, since attention does not see it."""
+        starts, stops = (self.offsets[np.asarray(index) + more][:, None] for more in (0, 1))
+        columns = np.arange(int((stops - starts).max()))
+        places = torch.from_numpy(np.minimum(starts + columns, stops - 1))
+        return functional.embedding(places, self.states)
+
+
 class Encoded:
     """Tokenised rows; `batch` pads any of them to their own longest row, never further."""
 
@@ -197,12 +215,16 @@ class Encoded:
         self.labels = torch.from_numpy(rows.labels)
         self.lengths = np.diff(tokens.offsets)
         self.padding = {"input_ids": tokens.padding, "token_type_ids": 0}
+        self.features: Features | None = None  # for a model that was cut
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def batch(self, index: Sequence[int]) -> dict[str, Any]:
-        """input_ids, attention_mask (token_type_ids): B T; labels: B; real_tokens: their number."""
+        """input_ids, attention_mask (token_type_ids): B T; labels: B; real_tokens: their number.
+
+        And the rows' features where they are known.
+        """
         lengths, starts = self.lengths[index], self.tokens.offsets[index]
         columns = np.arange(int(lengths.max()))
         mask = columns < lengths[:, None]
@@ -212,6 +234,8 @@ class Encoded:
             padded = np.full(mask.shape, self.padding[name], dtype=np.int64)
             padded[mask] = flat[places]
             batch[name] = torch.from_numpy(padded)
+        if self.features is not None:
+            batch["features"] = self.features.batch(index)
         labels = self.labels[torch.as_tensor(index)]
         return batch | {"labels": labels, "real_tokens": int(lengths.sum())}
 

@@ -52,6 +52,12 @@ def quicken(model: nn.Module) -> None:
             module.__class__ = Dropout
 
 
+def switch_off(module: nn.Module) -> None:
+    """Keep a module in eval mode, where nothing drops, whatever the model around it is in."""
+    module.eval()
+    module.__dict__["train"] = lambda mode=True: module
+
+
 def draw_from(model: nn.Module, generator: Generator) -> None:
     """Let everything that drops in a model draw from one generator."""
     for module in model.modules():

@@ -15,7 +15,7 @@ from finegrid.record import SCHEMA, cell_hash
 
 # What decides a result. Devices, threads, loggers and the rules of a sweep are not among it.
 GROUPS = ("method", "task", "model", "data", "optim", "budget")
-VALUES = ("seed", "select", "evaluations", "store")
+VALUES = ("seed", "select", "evaluations", "store", "frozen_dropout")
 # Where things lie is replaced by what they hold; the rest describes, or sets speed alone.
 VOLATILE = {
     "data": ("source", "root", "eval_batch_size"),
@@ -68,6 +68,7 @@ def description(plain: Mapping[str, Any]) -> dict[str, Any]:
         "seed": plain["seed"],
         "protocol": plain["data"]["protocol"],
         "select": plain["select"],
+        "frozen_dropout": plain["frozen_dropout"],
         "lr": float(plain["optim"]["lr"]),
         "trial": plain["trial"],
         "cell": cell(plain),

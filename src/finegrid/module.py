@@ -16,10 +16,12 @@ from finegrid.config import OptimConfig
 from finegrid.data import Encoded, sorted_batches
 from finegrid.dropout import draw_from
 from finegrid.seeds import stream
+from finegrid.stages import resumed
 from finegrid.tasks import Task
 
 # Of an evaluation's batch: attention's intermediate results should fit a CPU core's cache.
 EVAL_TOKENS = {"cpu": 2048, "cuda": 65536}
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # of a backbone
 
 
 class FineTuner(pl.LightningModule):
@@ -139,9 +141,12 @@ def _chunks(batch: dict[str, Any], size: int) -> Iterator[dict[str, Tensor]]:
 
 
 def logits_of(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-    """Logits (B, outputs) of a padded batch."""
-    names = ("input_ids", "attention_mask", "token_type_ids")
-    logits: Tensor = model(**{name: batch[name] for name in names if name in batch}).logits
+    """Logits (B, outputs) of a padded batch; a cut model goes on from the batch's features."""
+    features = batch.get("features")
+    width = None if features is None else features.shape[1]  # 1 where only the head follows
+    inputs = {name: batch[name][:, :width] for name in INPUTS if name in batch}
+    with resumed(model, features):
+        logits: Tensor = model(**inputs).logits
     return logits
 
 

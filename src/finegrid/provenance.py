@@ -53,8 +53,14 @@ def precision(trainer: TrainerConfig) -> str:
     """`32`, or `bf16-mixed`: bf16 arithmetic with fp32 weights for all that trains."""
     if trainer.precision != "auto":
         return trainer.precision
-    fast = accelerator(trainer) == "gpu" and torch.cuda.is_bf16_supported()
-    return "bf16-mixed" if fast else "32"
+    return "bf16-mixed" if fast_bf16(accelerator(trainer)) else "32"
+
+
+def fast_bf16(accelerator: str) -> bool:
+    """Whether the device multiplies bf16 matrices in hardware made for it: tensor cores, or AMX."""
+    if accelerator == "gpu":
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
 
 
 def device(trainer: TrainerConfig) -> str:

@@ -32,6 +32,7 @@ class Record:
     overrides: list[str]
     pretrained: bool = True
     select: str = "best"
+    frozen_dropout: bool = True  # false: none below what trains
     lr: float | None = None  # peak learning rate of what the method trains
     trial: int | None = None  # of a search for that rate: validation alone is scored
     schema: int = SCHEMA

@@ -14,6 +14,7 @@ from finegrid import provenance
 from finegrid.attempt import Attempt, Request
 from finegrid.bar import BudgetBar
 from finegrid.config import RunConfig, require
+from finegrid.frozen import Frozen
 from finegrid.parts import Parts
 from finegrid.record import Record
 from finegrid.tracking import Guarded
@@ -70,6 +71,8 @@ def _fit(attempt: Attempt, parts: Parts) -> bool:
     watch = attempt.watch(parts)
     # The clock counts a step before the method acts on it and the selection looks at the outcome.
     callbacks = [watch.meter, watch.clock, parts.method, watch.selection]
+    if not attempt.config.frozen_dropout:
+        callbacks.append(Frozen(parts.method, parts.encoded, attempt.config))
     if attempt.request.sweep is None:
         callbacks.append(BudgetBar(watch.clock, watch.selection))
     trainer = trainer_of(attempt.config, callbacks, attempt.tracker, attempt.directory)

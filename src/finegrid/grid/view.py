@@ -32,7 +32,7 @@ class Progress:
     store: Store
     settled: Callable[[Cell], Outcome | None]  # how a cell ended, or None
     ends: dict[str, str] = field(default_factory=dict)  # key -> status
-    running: dict[str, str] = field(default_factory=dict)  # slot -> cell
+    running: dict[str, list[str]] = field(default_factory=dict)  # slot -> cells
     news: list[str] = field(default_factory=list)  # failures not told yet
     looked: bool = False
     fresh: int = 0  # cells that ended while we looked
@@ -40,7 +40,7 @@ class Progress:
 
     def look(self) -> None:
         """Read what has changed since the last look."""
-        running = {}
+        running: dict[str, list[str]] = {}
         for cell in self.cells:
             if cell.key in self.ends:
                 continue
@@ -50,7 +50,7 @@ class Progress:
                     self.fresh += 1
                     self._tell(cell, found)
             elif holder := self._holder(cell):
-                running[holder.slot or f"process {holder.pid}"] = cell.name
+                running.setdefault(holder.slot or f"process {holder.pid}", []).append(cell.name)
         self.running, self.looked = running, True
 
     def _tell(self, cell: Cell, found: Outcome) -> None:
@@ -74,7 +74,8 @@ class Progress:
         counts = Counter(self.ends.values())
         ended = [f"{counts[status]} {status}" for status in ENDED if counts[status]]
         parts = [f"{len(self.ends)}/{len(self.cells)} cells", *ended]
-        parts += [f"{len(self.running)} running"] if self.running else []
+        count = sum(map(len, self.running.values()))
+        parts += [f"{count} running"] if count else []
         return ", ".join([*parts, *self._left()])
 
     def _left(self) -> list[str]:
@@ -124,8 +125,15 @@ def _block(progress: Progress) -> Group:
     bar = Table.grid(padding=(0, 1))
     total, done = len(progress.cells), len(progress.ends)
     bar.add_row(ProgressBar(total=total, completed=done, width=30), progress.line())
-    slots = [Text(f"  {slot:<8} {cell}") for slot, cell in sorted(progress.running.items())]
+    slots = [
+        Text(f"  {slot:<8} {_names(cells)}") for slot, cells in sorted(progress.running.items())
+    ]
     return Group(bar, *slots)
+
+
+def _names(cells: Sequence[str]) -> str:
+    """The first of a slot's cells, and how many share its passes."""
+    return cells[0] + (f" and {len(cells) - 1} more" if len(cells) > 1 else "")
 
 
 def _plain(progress: Progress, console: Console, over: threading.Event) -> None:

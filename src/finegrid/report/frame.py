@@ -18,6 +18,7 @@ class Table:
     pretrained: bool
     protocol: str
     select: str
+    frozen_dropout: bool
     budget_unit: str
     budget: float
     precision: str
@@ -91,6 +92,7 @@ def _table(run: Record) -> Table:
         pretrained=run.pretrained,
         protocol=run.protocol,
         select=run.select,
+        frozen_dropout=run.frozen_dropout,
         budget_unit=run.budget_unit,
         budget=run.budget,
         precision=run.precision or "",

@@ -16,10 +16,11 @@ def _section(table: Table, cells: dict[tuple[str, float], Cell]) -> str:
     runs = [run for cell in cells.values() for run in cell.ok]
     metric = runs[0].metric if runs else "no finished run"
     weights = "" if table.pretrained else ", random weights"
+    dropout = "" if table.frozen_dropout else ", no dropout below what trains"
     head = (
         f"### {table.task}, {table.model}{weights}: {metric}\n\n"
         f"Protocol {table.protocol}, budget {table.budget:g} {table.budget_unit}, "
-        f"{table.select} checkpoint, precision {table.precision or 'unknown'}. "
+        f"{table.select} checkpoint, precision {table.precision or 'unknown'}{dropout}. "
         "Mean ± standard deviation over seeds (their number).\n"
     )
     return "\n".join([head, _scores(cells), "", _costs(cells), ""])

@@ -1,0 +1,203 @@
+"""The frozen prefix without dropout (`frozen_dropout=false`), computed once for each split.
+
+The prefix is all that lies below what trains: the embeddings, and the layers below the first in
+which a parameter trains or a module was injected; every layer where there is no such one. Without
+dropout it makes the same of a row in each epoch and evaluation. So that is computed before the
+clock starts and kept in memory. Heads read one state a row: where no layer trains that one alone is
+kept, and on disk too, for all runs on the same rows and weights.
+
+Prior art: linear probes on stored features; AutoFreeze (Liu et al. 2021, arXiv 2102.01386) stores
+what frozen layers give.
+"""
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+import transformers
+from torch import Tensor
+
+from finegrid import __version__, cache, stages
+from finegrid.backbone import Backbone
+from finegrid.cache import Array
+from finegrid.config import Budget, RunConfig
+from finegrid.data import Encoded, Features, sorted_batches
+from finegrid.dropout import switch_off
+from finegrid.lanes import ARCHITECTURES
+from finegrid.methods.base import TuningMethod
+from finegrid.module import EVAL_TOKENS, INPUTS
+
+log = logging.getLogger(__name__)
+LIMIT = 2 << 30  # bytes of hidden states that a run keeps
+FORMAT = 1  # of an entry on disk
+
+
+class Frozen(pl.Callback):
+    """Takes the dropout out of a run's prefix, and keeps what the prefix makes of its rows.
+
+    It comes after the method, which decides what trains.
+    """
+
+    def __init__(
+        self, method: TuningMethod, encoded: Mapping[str, Encoded], config: RunConfig
+    ) -> None:
+        self.method, self.config = method, config
+        seen = encoded if config.trial is None else ("train", "validation")  # a trial is not tested
+        self.encoded = {name: encoded[name] for name in seen}
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Act between the method's set-up and the first step."""
+        module: Any = pl_module
+        backbone: Backbone = module.backbone
+        depth = stages.depth(backbone)
+        if obstacle := _obstacle(self.method, backbone, depth):
+            log.info("frozen_dropout=false changes nothing: %s", obstacle)
+            return
+        _quiet(backbone, depth)
+        told = f"no dropout in the embeddings and {depth} of {backbone.sites.n_layers} layers"
+        prefix = Prefix(backbone, depth, str(trainer.precision), self.config.data.eval_batch_size)
+        if reason := self._reason(prefix):
+            log.info("%s, which run in every pass: %s", told, reason)
+            return
+        stages.cut(backbone, depth)
+        for name, encoded in self.encoded.items():
+            enough = name != "train" or repeats(self.config.budget, encoded, self._batch_size)
+            encoded.features = prefix.features(encoded, compute=enough)
+        log.info("%s, which ran once", told)
+
+    @property
+    def _batch_size(self) -> int:
+        return self.config.data.batch_size
+
+    def _reason(self, prefix: "Prefix") -> str | None:
+        """Why what comes out of the prefix is not kept, if it is not."""
+        architecture = prefix.backbone.sites.architecture
+        if prefix.depth == 0:
+            return "embeddings are as quick as memory"
+        if architecture not in ARCHITECTURES:
+            return f"{architecture} cannot go on from hidden states"
+        size = sum(map(prefix.size, self.encoded.values()))
+        return f"what they give takes {size:,} bytes" if size > LIMIT else None
+
+
+def _obstacle(method: TuningMethod, backbone: Backbone, depth: int) -> str | None:
+    """Why there is no prefix, if there is none."""
+    model: Any = backbone.model
+    if not steady(method):
+        return "the method changes what trains on the way"
+    if depth < 0:
+        return "something trains in the embeddings, or the layers are not known"
+    if depth < backbone.sites.n_layers < model.config.num_hidden_layers:
+        return "all layers are one, in which something trains"
+    return None
+
+
+def steady(method: TuningMethod) -> bool:
+    """Whether what trains at the first step trains until the last; what is chosen is by then."""
+    if (members := getattr(method, "each", None)) is not None:
+        return all(map(steady, members))
+    return type(method).after_step is TuningMethod.after_step
+
+
+def _quiet(backbone: Backbone, depth: int) -> None:
+    """Switch the prefix's dropout off; poolers, which may lie beside all layers, have none."""
+    sites = backbone.sites
+    if depth == sites.n_layers:
+        switch_off(backbone.model.base_model)
+    else:
+        for site in (*sites["embeddings"], *sites["layer"][:depth]):
+            switch_off(site.module)
+
+
+def repeats(budget: Budget, rows: Encoded, batch_size: int) -> bool:
+    """Whether training meets each row at least once, as far as its budget tells."""
+    epoch = {
+        "epochs": 1,
+        "steps": math.ceil(len(rows) / batch_size),
+        "examples": len(rows),
+        "tokens": int(rows.lengths.sum()),
+        "seconds": 0,
+    }
+    return budget.amount >= epoch[budget.unit]
+
+
+class Prefix:
+    """A backbone's embeddings and lowest layers: rows to the hidden states that leave them."""
+
+    def __init__(self, backbone: Backbone, depth: int, precision: str, batch_size: int) -> None:
+        self.backbone, self.depth = backbone, depth
+        self.precision, self.batch_size = precision, batch_size
+        self.whole = depth == backbone.sites.n_layers
+        self.dtype = torch.bfloat16 if precision == "bf16-mixed" else torch.float32
+
+    def size(self, encoded: Encoded) -> int:
+        """Bytes of the states that are kept of a split."""
+        return int(self._offsets(encoded)[-1]) * self._width * self.dtype.itemsize
+
+    def features(self, encoded: Encoded, *, compute: bool) -> Features | None:
+        """The states of a split: from disk, or else computed if they shall be."""
+        path = self._place(encoded) if self.whole else None
+        kept = path and cache.read(path)
+        if kept:
+            return Features(self._unpacked(kept["states"]), self._offsets(encoded))
+        if not compute:
+            return None
+        found = self._computed(encoded)
+        if path:
+            cache.keep(path, {"states": _packed(found.states)})
+        return found
+
+    def _computed(self, encoded: Encoded) -> Features:
+        model, offsets = self.backbone.model.eval(), self._offsets(encoded)
+        found = torch.empty(int(offsets[-1]), self._width, dtype=self.dtype)
+        kind = model.device.type
+        batches = sorted_batches(encoded, self.batch_size, tokens=EVAL_TOKENS[kind])
+        mixed = torch.autocast(kind, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+        with torch.inference_mode(), mixed:
+            for index, batch in batches:
+                inputs = {name: batch[name].to(model.device) for name in INPUTS if name in batch}
+                for row, h in zip(index, stages.states(model, inputs).cpu(), strict=True):
+                    start, stop = offsets[row], offsets[row + 1]
+                    found[start:stop] = h[: stop - start]
+        return Features(found, offsets)
+
+    def _offsets(self, encoded: Encoded) -> Array:
+        """Where each row's states begin; it has one, or as many as tokens."""
+        return np.arange(len(encoded) + 1) if self.whole else encoded.tokens.offsets
+
+    @property
+    def _width(self) -> int:
+        return self.backbone.sites.hidden_size
+
+    def _place(self, encoded: Encoded) -> Path:
+        """Where on disk a split's states lie: by all that decides them."""
+        model: Any = self.backbone.model
+        about = {
+            "config": model.config.to_dict() | {"_name_or_path": ""},
+            "weights": self.backbone.fingerprint,
+            "arithmetic": [self.precision, model.device.type, self.depth],
+            "versions": [__version__, torch.__version__, transformers.__version__, FORMAT],
+            "padding": encoded.tokens.padding,
+        }
+        text = json.dumps(about, sort_keys=True, default=str)
+        digest = hashlib.blake2b(text.encode(), digest_size=16)
+        tokens = encoded.tokens
+        for name, array in sorted({**tokens.fields, "offsets": tokens.offsets}.items()):
+            digest.update(f"{name} {array.dtype} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return cache.place(f"features/{digest.hexdigest()}")
+
+    def _unpacked(self, states: Array) -> Tensor:
+        return torch.from_numpy(states).view(self.dtype)
+
+
+def _packed(states: Tensor) -> Array:
+    """Hidden states as numpy has them, which knows no bf16."""
+    return states.view(torch.int16 if states.dtype == torch.bfloat16 else states.dtype).numpy()
