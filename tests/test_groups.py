@@ -19,6 +19,7 @@ from finegrid.grid.cells import Cell
 from finegrid.grid.groups import grouped, size_of
 from finegrid.grid.store import GROUP, Store
 from finegrid.grid.sweep import Sweep
+from finegrid.grid.view import _names
 from finegrid.record import Record
 
 
@@ -160,3 +161,8 @@ def test_cells_that_went_down_together_are_run_apart(tmp_path: Path, lost: bool)
     sweep.run(fake)  # type: ignore[arg-type]
     assert fake.jobs == ([4, 1, 1, 1, 1] if lost else [4])
     assert [sweep.outcome(one).status for one in cells] == ["ok"] * 4
+
+
+def test_the_view_tells_how_many_cells_a_slot_is_at() -> None:
+    assert _names(["a"]) == "a"
+    assert _names(["a", "b", "c"]) == "a and 2 more"

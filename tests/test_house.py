@@ -60,7 +60,7 @@ LAYERS = {
         "sparse",
         "surgery",
     },
-    "stages": {"backbone"},
+    "stages": {"backbone", "lean"},
     "module": {"backbone", "config", "data", "dropout", "seeds", "stages", "surgery", "tasks"},
     "lanes": {"backbone", "dropout", "errors", "lean", "module"},
     "parts": {

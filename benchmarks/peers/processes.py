@@ -34,6 +34,7 @@ def environment(threads: int, caches: Path) -> dict[str, str]:
         "OMP_NUM_THREADS": str(threads),
         "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT / 'benchmarks'}",
         "HF_DATASETS_CACHE": str(caches),
+        "FINEGRID_CACHE_DIR": str(caches / "finegrid"),
         "TOKENIZERS_PARALLELISM": "false" if threads == 1 else "true",
     }
 

@@ -59,7 +59,7 @@ def precision(trainer: TrainerConfig) -> str:
 def fast_bf16(accelerator: str) -> bool:
     """Whether the device multiplies bf16 matrices in hardware made for it: tensor cores, or AMX."""
     if accelerator == "gpu":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
 
 

@@ -70,7 +70,7 @@ def _read_delimited(path: Path, *, delimiter: str) -> pa.Table:
 
 
 def _builtin(task: Task) -> Tables:
-    """The rows of the builtin grammar; kept, since making them takes longer than tokenising them."""
+    """The rows of the builtin grammar; kept, since making them takes a while."""
     from finegrid import builtin
 
     code = places.digest(places.code(builtin.MODEL_DIR.parent))

@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from finegrid.backbone import Backbone
+from finegrid.lean import autocast_dtype
 
 BETWEEN = "embeddings_project"  # ELECTRA's, from embeddings that are narrower than its layers
 
@@ -22,8 +24,8 @@ class Given(nn.Module):
     states: Tensor
 
     def forward(self, *_: Any, **__: Any) -> Tensor:
-        """The hidden states of the pass under way."""
-        return self.states
+        """The hidden states of the pass under way, in its precision."""
+        return self.states.to(autocast_dtype(self.states) or torch.float32)
 
 
 @dataclass(frozen=True)
