@@ -1,10 +1,10 @@
-"""K runs in one pass against the same K runs one after the other: rows a second, and memory.
+"""K runs in one pass against the same K runs one after the other: rows a second.
 
 python benchmarks/fused.py --task mrpc,cola --method bitfit,lora,houlsby --runs 2,4,8 --rounds 10
 
 Whole training steps, with dropout, clipping and AdamW, each run with rows, seeds and weights of its
 own. Both ways alternate, step by step. Seconds are the process's CPU-seconds, on a GPU those
-between two events. The memory is what a step needs at its peak beyond the models.
+between two events.
 """
 
 import argparse
@@ -26,7 +26,6 @@ from finegrid.config import RunConfig, TrainerConfig
 from finegrid.data import BucketSampler, Encoded
 from finegrid.dropout import draw_from
 from finegrid.lanes import Trunk
-from finegrid.meter import peak_memory, reset_peak_memory
 from finegrid.module import FineTuner, clip, logits_of
 from finegrid.parts import build_method, rows_of
 from finegrid.tasks import Task
@@ -47,8 +46,8 @@ def main() -> None:
     """Measure and print a Markdown table."""
     given = parsed()
     torch.set_num_threads(given.threads)
-    print("| task | method | runs | rows/s apart | together | ratio | MB apart | MB together |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| task | method | runs | rows/s apart | together | ratio (quartiles) |")
+    print("|---|---|---|---|---|---|")
     for task, method, count in itertools.product(given.task, given.method, given.runs):
         print(line(given, task, method, int(count)), flush=True)
 
@@ -89,34 +88,23 @@ def line(given: argparse.Namespace, task: str, method: str, count: int) -> str:
         "together": partial(fused, runs, trunk, autocast),
     }
     seconds: dict[str, list[float]] = {way: [] for way in ways}
-    memory = dict.fromkeys(ways, 0)
     for number in range(given.rounds + 2):
         batches = drawn(runs, encoded["train"], number, device)
         for way in sorted(ways, reverse=number % 2 == 0):
-            before = resting(device)
             took = timed(partial(step, runs, ways[way], batches), device)
             if number > 1:  # the first two warm up
                 seconds[way].append(took)
-                memory[way] = max(memory[way], peak_memory() - before)
-    return row(task, method, count, seconds, memory, config.data.batch_size)
+    return row(task, method, count, seconds, config.data.batch_size)
 
 
-def row(
-    task: str,
-    method: str,
-    count: int,
-    seconds: dict[str, list[float]],
-    memory: dict[str, int],
-    rows: int,
-) -> str:
+def row(task: str, method: str, count: int, seconds: dict[str, list[float]], rows: int) -> str:
     """The medians, and the median of the ratios with the quartiles around it."""
     rate = {way: count * rows / statistics.median(each) for way, each in seconds.items()}
     pairs = zip(seconds["apart"], seconds["together"], strict=True)
     low, middle, high = statistics.quantiles([a / b for a, b in pairs], n=4)
-    size = {way: used / 2**20 for way, used in memory.items()}
     return (
         f"| {task} | {method} | {count} | {rate['apart']:.0f} | {rate['together']:.0f} "
-        f"| {middle:.2f} ({low:.2f} to {high:.2f}) | {size['apart']:.0f} | {size['together']:.0f} |"
+        f"| **{middle:.2f}** ({low:.2f}..{high:.2f}) |"
     )
 
 
@@ -188,14 +176,6 @@ def step(runs: list[Run], way: Callable[..., None], batches: Batches) -> None:
         runs[index].optimizer.zero_grad()
 
     way(batches, update)
-
-
-def resting(device: torch.device) -> int:
-    """Bytes in use before a step; the peak is forgotten."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    reset_peak_memory()
-    return peak_memory()
 
 
 def timed(work: Callable[[], None], device: torch.device) -> float:

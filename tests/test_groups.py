@@ -81,6 +81,7 @@ def test_what_makes_another_pass_goes_into_another_job(other: tuple[str, ...]) -
         ("method=supermask",),
         ("method=dsee",),
         ("model.pretrained=false",),
+        ("frozen_dropout=false",),
         ("budget=seconds", "budget.seconds=5"),
         ("logger=wandb",),
     ],

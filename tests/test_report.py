@@ -31,8 +31,9 @@ def test_mean_spread_and_failures() -> None:
 def test_protocols_budgets_and_weights_are_never_mixed() -> None:
     runs = [record("full", 0, 0.8), record("full", 1, 0.9, protocol="dev"),
             record("full", 2, 0.7, budget=5.0),
-            record("full", 3, 0.6, pretrained=False)]  # fmt: skip
-    assert len(frame(runs)) == 4
+            record("full", 3, 0.6, pretrained=False),
+            record("full", 4, 0.5, frozen_dropout=False)]  # fmt: skip
+    assert len(frame(runs)) == 5
 
 
 def test_a_retry_replaces_a_failure() -> None:

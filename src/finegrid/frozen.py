@@ -64,17 +64,18 @@ class Frozen(pl.Callback):
         told = f"no dropout in the embeddings and {depth} of {backbone.sites.n_layers} layers"
         prefix = Prefix(backbone, depth, str(trainer.precision), self.config.data.eval_batch_size)
         if reason := self._reason(prefix):
-            log.info("%s, which run in every pass: %s", told, reason)
+            log.info("%s; they run in every pass: %s", told, reason)
             return
         stages.cut(backbone, depth)
         for name, encoded in self.encoded.items():
-            enough = name != "train" or repeats(self.config.budget, encoded, self._batch_size)
-            encoded.features = prefix.features(encoded, compute=enough)
-        log.info("%s, which ran once", told)
+            encoded.features = prefix.features(encoded, compute=self._worth(name, encoded))
+        kept = ", ".join(name for name, encoded in self.encoded.items() if encoded.features)
+        log.info("%s; what they give is kept: %s", told, kept)
 
-    @property
-    def _batch_size(self) -> int:
-        return self.config.data.batch_size
+    def _worth(self, name: str, encoded: Encoded) -> bool:
+        """Whether a split's rows meet the model often enough for a pass over all of them."""
+        config = self.config
+        return name != "train" or repeats(config.budget, encoded, config.data.batch_size)
 
     def _reason(self, prefix: "Prefix") -> str | None:
         """Why what comes out of the prefix is not kept, if it is not."""

@@ -47,8 +47,18 @@ def depth(backbone: Backbone) -> int:
         return -1
     stack = [site for role in ("layer", "pooler") if role in sites for site in sites[role]]
     place = {id(part): n for n, site in enumerate(stack) for part in site.module.modules()}
-    changed = (place.get(id(m), -1) for m in backbone.model.base_model.modules() if _changed(m))
+    base = backbone.model.base_model
+    place |= dict.fromkeys(map(id, _idle(base)), sites.n_layers)
+    changed = (place.get(id(module), -1) for module in base.modules() if _changed(module))
     return min(changed, default=sites.n_layers)
+
+
+def _idle(base: Any) -> Iterator[nn.Module]:
+    """A base model and what was injected in itself, if it serves what was injected elsewhere."""
+    if not (base._forward_hooks or base._forward_pre_hooks):
+        yield base
+        for name in getattr(base, "injected", ()):
+            yield from base.get_submodule(name).modules()
 
 
 def _changed(module: nn.Module) -> bool:

@@ -11,6 +11,7 @@ budget, validation, checkpoint, record. What they share must be divided for the 
 A budget of seconds would therefore depend on a run's company; such runs train alone.
 """
 
+import gc
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -256,6 +257,7 @@ def run_together(requests: Sequence[Request], *, most: int | None) -> None:
     base: Backbone | None = None
     for start in range(0, len(requests), size):
         now = list(requests[start : start + size])
+        gc.collect()  # Lightning's parts refer to one another, and the next runs need the room
         if len(now) > 1:
             base = base or _base(now[0])
             now = _train_together(now, base)

@@ -1,0 +1,382 @@
+"""frozen_dropout=false: the prefix is deterministic, runs once, and nothing else changes."""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from conftest import composed, run_cell
+from safetensors.torch import load_file
+from test_methods import encoded  # noqa: F401
+from torch import Tensor
+from torch.nn import functional
+from transformers.models.bert.modeling_bert import BertLayer
+
+from finegrid import backbone, builtin, delta, frozen, stages
+from finegrid.backbone import Backbone
+from finegrid.config import Budget, RunConfig
+from finegrid.data import Encoded, Features
+from finegrid.frozen import Frozen, Prefix, repeats, steady
+from finegrid.inference import restore
+from finegrid.lanes import ARCHITECTURES
+from finegrid.module import _chunks, logits_of
+from finegrid.parts import build_method
+from finegrid.record import Record, read
+from finegrid.sites import ANATOMY
+
+SHORT = ("data.fraction=0.1", "budget.epochs=2", "evaluations=2")
+NO_DROPOUT = (
+    "+model.config.hidden_dropout_prob=0", "+model.config.attention_probs_dropout_prob=0",
+)  # fmt: skip
+HEAD = ("method=head",)
+TOP = ("method=layers", "method.layers=top-1")
+SPARSE = ("method=sparse", "method.layers=top-1", "method.samples=8")  # it chooses by gradients
+MIXED = "trainer.precision=bf16-mixed"
+B, T = 4, 9
+
+
+@pytest.fixture(autouse=True)
+def _empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FINEGRID_CACHE_DIR", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def rows(encoded: Encoded) -> Encoded:  # noqa: F811
+    """Sixteen rows of builtin text, without features yet."""
+    return copy.copy(encoded)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The rows of every pass through a layer of a BERT."""
+    plain, rows = BertLayer.forward, []
+
+    def forward(self: BertLayer, hidden_states: Tensor, *args: Any, **named: Any) -> Tensor:
+        rows.append(len(hidden_states))
+        return plain(self, hidden_states, *args, **named)
+
+    monkeypatch.setattr(BertLayer, "forward", forward)
+    return rows
+
+
+def applied(*overrides: str) -> Backbone:
+    """The tiny model with a method's changes."""
+    cfg = composed(*overrides)
+    base = backbone.build(RunConfig.of(cfg).model, outputs=2, seed=0)
+    build_method(cfg).tune(base, seed=0)
+    return base
+
+
+def small(architecture: str, *overrides: str) -> Backbone:
+    """An architecture of two layers with random weights."""
+    sizes: dict[str, Any] = {
+        "vocab_size": 50, "max_position_embeddings": 40, "hidden_size": 32, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "intermediate_size": 64, "embedding_size": 16, "hidden_dim": 64,
+        "hidden_dropout_prob": 0.3, "dropout": 0.3, "attention_dropout": 0.3, "pad_token_id": 0,
+    }  # fmt: skip
+    if architecture == "distilbert":
+        sizes |= {"dim": 32, "n_layers": 2, "n_heads": 4}
+    cfg = composed("model=tiny", "model.pretrained=false", "model.path=none", *overrides)
+    cfg.model.architecture = {"model_type": architecture, **sizes}
+    base = backbone.build(RunConfig.of(cfg).model, outputs=2, seed=0)
+    build_method(cfg).tune(base, seed=0)
+    return base
+
+
+def batch() -> dict[str, Tensor]:
+    """Random texts, two of them shorter than the others."""
+    tokens = torch.randint(5, 50, (B, T), generator=torch.Generator().manual_seed(0))
+    seen = torch.ones_like(tokens)
+    seen[0, T // 2 :] = seen[-1, -1] = 0
+    return {"input_ids": tokens * seen, "attention_mask": seen, "labels": torch.arange(B) % 2}
+
+
+def callback(split: Encoded, *overrides: str) -> Frozen:
+    cfg = composed(*overrides)
+    splits = {"train": split, "validation": split, "test": split}
+    return Frozen(build_method(cfg), splits, RunConfig.of(cfg))
+
+
+class Trainer:
+    """What the callback sees of one."""
+
+    precision = "32-true"
+
+
+class Module:
+    """What the callback sees of one."""
+
+    def __init__(self, base: Backbone) -> None:
+        self.backbone = base
+
+
+def frozen_up(base: Backbone, split: Encoded, *overrides: str) -> None:
+    """Do to a model and its rows what a run does."""
+    callback(split, *overrides).setup(Trainer(), Module(base), "fit")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "depth"),
+    [
+        (HEAD, 3),
+        (TOP, 2),
+        (("method=layers", "method.layers=[1]"), 1),
+        (("method=layers", "method.roles=[pooler]", "method.layers=null"), 3),
+        (("method=layers", "method.roles=[embeddings]"), -1),
+        (SPARSE, 2),
+        (("method=supermask", "method.layers=top-1"), 2),
+        (("method=mask_magnitude",), 0),
+        (("method=lora",), 0),
+        (("method=prefix",), 0),
+        (("method=compacter",), 0),
+        (("method=bitfit",), -1),
+        (("method=layernorm",), -1),
+        (("method=full",), -1),
+        (("method=prompt",), -1),
+    ],
+    ids=str,
+)
+def test_the_prefix_ends_below_what_trains(overrides: tuple[str, ...], depth: int) -> None:
+    assert stages.depth(applied(*overrides)) == depth
+
+
+def test_methods_that_change_what_trains_have_no_prefix() -> None:
+    for name, expected in {"head": True, "hft": True, "dsee": True, "diff_pruning": False}.items():
+        assert steady(build_method(composed(f"method={name}"))) == expected, name
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_cut_model_goes_on_where_it_stopped(architecture: str, depth: int) -> None:
+    base, given = small(architecture, *(TOP if depth == 1 else HEAD)), batch()
+    base.model.eval()
+    before = [name for name, _ in base.model.named_modules()]
+    expected = logits_of(base.model, given)
+    wanted = gradients(base, expected, given)
+    stages.cut(base, depth)
+    inputs = {name: given[name] for name in ("input_ids", "attention_mask")}
+    states = stages.states(base.model, inputs).detach()
+    if depth == 2:
+        states = states[:, :1]
+    found = logits_of(base.model, given | {"features": states})
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    for name, gradient in gradients(base, found, given).items():
+        torch.testing.assert_close(gradient, wanted[name], rtol=1e-5, atol=1e-7)
+    parts = [logits_of(base.model, part) for part in _chunks(given | {"features": states}, 3)]
+    torch.testing.assert_close(torch.cat(parts), expected, rtol=1e-5, atol=1e-6)
+    assert [name for name, _ in base.model.named_modules()] == before
+
+
+def gradients(base: Backbone, logits: Tensor, given: dict[str, Tensor]) -> dict[str, Tensor]:
+    base.model.zero_grad()
+    functional.cross_entropy(logits, given["labels"]).backward()
+    return {n: p.grad.clone() for n, p in base.model.named_parameters() if p.grad is not None}
+
+
+def test_a_model_is_whole_again_after_a_failure() -> None:
+    base, given = small("bert", *TOP), batch()
+    stages.cut(base, 1)
+    before = [name for name, _ in base.model.named_modules()]
+    with pytest.raises(RuntimeError):
+        logits_of(base.model, given | {"features": torch.zeros(B, T, 5)})
+    assert [name for name, _ in base.model.named_modules()] == before
+
+
+def test_rows_are_padded_to_their_longest() -> None:
+    states = torch.arange(6.0)[:, None].expand(6, 2)
+    found = Features(states, np.asarray([0, 3, 4, 6])).batch([2, 1])
+    assert found[..., 0].tolist() == [[4, 5], [3, 3]]
+    single = Features(states, np.arange(7)).batch([5, 0])
+    assert single[..., 0].tolist() == [[5], [0]]
+
+
+@pytest.mark.parametrize("architecture", sorted(ANATOMY))
+def test_only_the_prefix_loses_its_dropout(architecture: str, rows: Encoded) -> None:
+    known = rows.tokens.fields["input_ids"] % 40 + 5  # the vocabulary is small
+    rows.tokens = replace(rows.tokens, fields={"input_ids": known})
+    base = small(architecture, *HEAD)
+    frozen_up(base, rows, *HEAD)
+    assert (rows.features is not None) == (architecture in ARCHITECTURES)
+    base.model.eval()
+    base.model.train()  # as between evaluations
+    inputs = {k: v for k, v in batch().items() if k != "labels"}
+    first, second = (base.model.base_model(**inputs).last_hidden_state for _ in range(2))
+    assert torch.equal(first, second)
+    assert any(module.training for module in base.model.modules())
+    if architecture != "modernbert":  # its head drops nothing by default
+        assert not torch.equal(logits_of(base.model, inputs), logits_of(base.model, inputs))
+
+
+def test_layers_above_the_prefix_keep_their_dropout(rows: Encoded) -> None:
+    base = applied(*TOP)
+    frozen_up(base, rows, *TOP)
+    base.model.train()
+    layers = [site.module for site in base.sites["layer"]]
+    modes = [{m.training for m in layer.modules()} for layer in layers]
+    assert modes == [{False}, {False}, {True}]
+
+
+def test_features_are_what_every_epoch_would_compute(rows: Encoded) -> None:
+    base = applied(*TOP)
+    frozen_up(base, rows, *TOP)
+    base.model.train()
+    index = [3, 9, 0]
+    first, second = (rows.batch(index) for _ in range(2))
+    assert torch.equal(first["features"], second["features"])
+    inputs = {name: first[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
+    seen = first["attention_mask"].bool()
+    with torch.no_grad():
+        computed = stages.states(base.model, inputs)
+    torch.testing.assert_close(first["features"][seen], computed[seen], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("overrides", [HEAD, TOP, SPARSE], ids=lambda o: o[0])
+def test_without_dropout_nothing_changes(overrides: tuple[str, ...], tmp_path: Path) -> None:
+    lines = (*overrides, *SHORT, *NO_DROPOUT)
+    usual = run_cell(tmp_path / "usual", *lines)
+    ours = run_cell(tmp_path / "ours", *lines, "frozen_dropout=false")
+    assert same(ours, usual)
+    assert near(tmp_path / "ours", tmp_path / "usual")
+    assert ours.train_flops < 0.7 * usual.train_flops
+
+
+def same(one: Record, other: Record) -> bool:
+    """Whether two runs have the same scores."""
+    names = ("test", "test_last", "validation", "best_step", "steps", "params_delta", "params_head")
+    return all(getattr(one, n) == pytest.approx(getattr(other, n), abs=1e-5) for n in names)
+
+
+def near(one: Path, other: Path) -> bool:
+    """Whether two runs' deltas agree; but for key biases, whose gradients are noise around zero."""
+    ours, theirs = (load_file(path / delta.FILE) for path in (one, other))
+    assert ours.keys() == theirs.keys()
+    names = [name for name in theirs if not name.endswith("key.bias")]
+    return all(torch.allclose(ours[n], theirs[n], rtol=0, atol=1e-5) for n in names)
+
+
+@pytest.mark.parametrize("overrides", [HEAD, TOP], ids=["head", "layers"])
+def test_what_is_kept_is_what_would_be_computed(
+    overrides: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """With dropout above the prefix, which draws the same numbers either way."""
+    caplog.set_level("INFO")
+    lines = (*overrides, *SHORT, "frozen_dropout=false")
+    kept = run_cell(tmp_path / "kept", *lines)
+    assert "what they give is kept: train, validation, test" in caplog.text
+    monkeypatch.setattr(frozen, "LIMIT", 0)
+    computed = run_cell(tmp_path / "computed", *lines)
+    assert "they run in every pass: what they give takes" in caplog.text
+    assert same(kept, computed)
+    assert near(tmp_path / "kept", tmp_path / "computed")
+    assert kept.mfu is None
+    assert computed.mfu
+    run_cell(tmp_path / "usual", *overrides, *SHORT)
+    assert not near(tmp_path / "kept", tmp_path / "usual")
+
+
+def test_runs_share_one_pass_through_disk(tmp_path: Path, calls: list[int]) -> None:
+    first = run_cell(tmp_path / "first", *HEAD, *SHORT, "frozen_dropout=false")
+    rows = first.train_rows + first.validation_rows + first.test_rows
+    assert sum(calls) == 3 * rows  # each row once through three layers
+    calls.clear()
+    again = run_cell(tmp_path / "again", *HEAD, *SHORT, "frozen_dropout=false", "optim.lr=0.1")
+    assert calls == []
+    same_again = run_cell(tmp_path / "same", *HEAD, *SHORT, "frozen_dropout=false")
+    assert (same_again.test, same_again.validation) == (first.test, first.validation)
+    assert again.status == "ok"
+    run_cell(tmp_path / "mixed", *HEAD, *SHORT, "frozen_dropout=false", MIXED)
+    assert sum(calls) == 3 * rows  # another arithmetic
+    calls.clear()
+    run_cell(tmp_path / "mixed again", *HEAD, *SHORT, "frozen_dropout=false", MIXED)
+    assert calls == []
+
+
+def test_larger_states_stay_in_memory(tmp_path: Path, calls: list[int]) -> None:
+    record = run_cell(tmp_path / "run", *TOP, *SHORT, "frozen_dropout=false")
+    assert not list((tmp_path / "cache").rglob("features/*"))
+    once = record.train_rows + record.validation_rows + record.test_rows
+    trained = 2 * record.train_rows + 32  # two epochs, and one batch to count FLOPs
+    validated = 2 * record.validation_rows + record.test_rows * (
+        1 + (record.best_step != record.steps)
+    )
+    assert sum(calls) == 2 * once + trained + validated
+
+
+def test_what_lies_on_disk_is_found_by_all_that_decides_it(rows: Encoded) -> None:
+    def place(overrides: tuple[str, ...] = (), precision: str = "32-true", size: int = 64) -> Path:
+        return Prefix(applied(*HEAD, *overrides), 3, precision, size)._place(rows)
+
+    assert place() == place(size=8)
+    assert place() == place(("seed=3",))
+    others = [("+model.config.num_hidden_layers=2",), ("+model.config.hidden_act=relu",)]
+    places = {place(), place(precision="bf16-mixed"), *map(place, others)}
+    assert len(places) == 4
+
+
+@pytest.mark.parametrize("precision", ["trainer.precision=32", MIXED])
+@pytest.mark.parametrize("overrides", [HEAD, TOP], ids=["head", "layers"])
+def test_inference_gives_the_runs_own_predictions(
+    overrides: tuple[str, ...], precision: str, tmp_path: Path
+) -> None:
+    run_cell(tmp_path / "run", *overrides, *SHORT, precision, "frozen_dropout=false")
+    rows = builtin.load("builtin_paraphrase")["validation"]
+    texts = ([str(row["sentence1"]) for row in rows], [str(row["sentence2"]) for row in rows])
+    own = pq.read_table(tmp_path / "run" / "predictions.parquet").to_pydict()
+    assert torch.equal(restore(tmp_path / "run").logits(texts), torch.tensor(own["scores"]))
+
+
+def test_it_is_another_cell_and_the_record_says_so(tmp_path: Path) -> None:
+    usual = run_cell(tmp_path / "usual", *HEAD, *SHORT)
+    ours = run_cell(tmp_path / "ours", *HEAD, *SHORT, "frozen_dropout=false")
+    assert (usual.frozen_dropout, ours.frozen_dropout) == (True, False)
+    assert usual.cell != ours.cell
+    assert ours == read(tmp_path / "ours")
+
+
+def test_without_a_prefix_nothing_changes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    usual = run_cell(tmp_path / "usual", "method=bitfit", *SHORT)
+    ours = run_cell(tmp_path / "ours", "method=bitfit", *SHORT, "frozen_dropout=false")
+    told = [line for line in caplog.messages if "frozen_dropout=false changes nothing" in line]
+    assert len(told) == 1
+    assert same(ours, usual)
+    assert near(tmp_path / "ours", tmp_path / "usual")
+    assert ours.mfu
+
+
+def test_albert_has_a_prefix_only_as_a_whole(
+    rows: Encoded,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    base = small("albert", "method=lora")
+    frozen_up(base, rows, "method=lora")
+    assert "all layers are one" in caplog.text
+    base.model.train()
+    assert all(module.training for module in base.model.modules())
+
+
+def test_the_training_rows_are_worth_a_pass_from_an_epoch_on(rows: Encoded) -> None:
+    tokens = float(rows.lengths.sum())
+    least = {"epochs": 1.0, "steps": 4.0, "examples": 16.0, "tokens": tokens}
+    for unit, amount in least.items():
+        assert repeats(Budget(unit, amount), rows, 5)
+        assert not repeats(Budget(unit, 0.9 * amount), rows, 5)
+    assert repeats(Budget("seconds", 0.1), rows, 5)
+
+
+def test_a_short_budget_leaves_the_training_rows_alone(tmp_path: Path, calls: list[int]) -> None:
+    lines = (*HEAD, "data.fraction=1", "budget=steps", "budget.steps=2", "evaluations=1")
+    record = run_cell(tmp_path / "run", *lines, "frozen_dropout=false")
+    rows = 2 * 32 + 32 + record.validation_rows + record.test_rows  # 32: to count FLOPs
+    assert sum(calls) == 3 * rows
+
+
+def test_a_trial_does_not_see_the_test_rows(rows: Encoded) -> None:
+    made = callback(rows, "experiment=tune_tiny", "trial=0", "method=head")
+    assert made.encoded.keys() == {"train", "validation"}
