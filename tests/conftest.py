@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -75,10 +76,12 @@ def _no_local_copies(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
         monkeypatch.delenv("FINEGRID_MODEL_DIR", raising=False)
 
 
-@pytest.fixture(autouse=True)
-def _fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="session")
+def _fp32() -> Iterator[None]:
     """What a test computes does not depend on what its CPU is good at."""
-    monkeypatch.setattr("finegrid.provenance.fast_bf16", lambda accelerator: False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("finegrid.provenance.fast_bf16", lambda accelerator: False)
+        yield
 
 
 @pytest.fixture(autouse=True)
