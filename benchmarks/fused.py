@@ -17,10 +17,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
+from peers.rows import composed  # the package beside this file
 
-from finegrid import backbone, cli, provenance
+from finegrid import backbone, provenance
 from finegrid.backbone import Backbone
 from finegrid.config import RunConfig, TrainerConfig
 from finegrid.data import BucketSampler, Encoded
@@ -106,13 +106,6 @@ def row(task: str, method: str, count: int, seconds: dict[str, list[float]], row
         f"| {task} | {method} | {count} | {rate['apart']:.0f} | {rate['together']:.0f} "
         f"| **{middle:.2f}** ({low:.2f}..{high:.2f}) |"
     )
-
-
-def composed(*overrides: str) -> DictConfig:
-    """The config of a command line."""
-    cli.register()
-    with initialize_config_dir(str(cli.CONF), version_base="1.3"):
-        return compose("train", list(overrides))
 
 
 def made(

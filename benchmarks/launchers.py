@@ -8,17 +8,15 @@ are no descendants of this process, so their CPU time is unknown.
 """
 
 import argparse
-import ctypes
 import itertools
 import json
-import os
-import resource
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
+
+from peers import processes  # the package beside this file
 
 ROOT = Path(__file__).resolve().parents[1]
 AXES = {
@@ -35,7 +33,6 @@ OPTIONS = {
     "ray": ["hydra.launcher.num_cpus=1", f"hydra.launcher.local_cpus={SLOTS}"],
     "slurm": [f"hydra.launcher.{option}" for option in ("cpus_per_task=1", "mem_gb=2")],
 }
-PR_SET_CHILD_SUBREAPER = 36  # of prctl(2): orphans among the descendants become our children
 
 
 def main() -> None:
@@ -45,7 +42,6 @@ def main() -> None:
     parser.add_argument("--python", default=sys.executable, help="interpreter that has the engine")
     parser.add_argument("--rounds", type=int, default=1)
     given = parser.parse_args()
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     print(
         "| engine | wall s | CPU s | train + eval s | wall s a cell beyond | CPU s a cell beyond |"
     )
@@ -57,15 +53,10 @@ def main() -> None:
 
 def measured(engine: str, python: str, directory: Path) -> str:
     """Run the grid with an engine; its row of the table."""
-    began, before = time.monotonic(), cpu_of_children()
     run = fresh if engine == "fresh" else sweep
-    run(engine, python, directory)
-    while True:  # what the launcher left to end by itself
-        try:
-            os.wait()
-        except ChildProcessError:
-            break
-    wall, cpu = time.monotonic() - began, cpu_of_children() - before
+    with processes.measured() as cost:
+        run(engine, python, directory)
+    wall, cpu = cost.wall, cost.cpu
     records = [json.loads(path.read_text()) for path in directory.rglob("record.json")]
     cells = [record for record in records if record["status"] == "ok"]
     assert len(cells) == len(commands()), f"{engine}: {len(cells)} cells are ok"
@@ -111,12 +102,6 @@ def call(python: str, arguments: Sequence[str]) -> None:
     )
     if ended.returncode:
         sys.exit(f"{ended.stdout}{ended.stderr}")
-
-
-def cpu_of_children() -> float:
-    """User and system seconds of all children that have ended, and of theirs."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 if __name__ == "__main__":

@@ -28,6 +28,17 @@ TASKS = sorted(path.stem for path in (ROOT / "conf/task").glob("*.yaml"))
 MODELS = sorted(path.stem for path in (ROOT / "conf/model").glob("*.yaml"))
 BUILTIN = [name for name in TASKS if name.startswith("builtin_")]
 
+# what the record of a made-up cell says, but for its seed and hash
+FACTS = {
+    "method": "m",
+    "task": "t",
+    "model": "tiny",
+    "fraction": 1.0,
+    "budget_unit": "steps",
+    "budget": 1.0,
+    "protocol": "holdout",
+}
+
 torch.set_num_threads(1)
 os.environ["HF_HUB_OFFLINE"] = "1"
 

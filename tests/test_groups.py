@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import composed
+from conftest import FACTS, composed
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
@@ -136,17 +136,6 @@ class Fake:
                     Record(**FACTS, **facts, overrides=[], status="ok").write(path)
             returns.append(returned)
         return returns
-
-
-FACTS = {
-    "method": "bitfit",
-    "task": "t",
-    "model": "tiny",
-    "fraction": 1.0,
-    "budget_unit": "steps",
-    "budget": 1.0,
-    "protocol": "holdout",
-}
 
 
 def _own(overrides: Sequence[str]) -> Path:

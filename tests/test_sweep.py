@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import FACTS, ROOT
 from hydra.core.utils import JobReturn, JobStatus
 
 from finegrid.errors import UserError
@@ -17,16 +17,6 @@ from finegrid.grid.cells import Cell
 from finegrid.grid.store import Store
 from finegrid.grid.sweep import Sweep
 from finegrid.record import FILE, Record
-
-FACTS = {
-    "method": "m",
-    "task": "t",
-    "model": "tiny",
-    "fraction": 1.0,
-    "budget_unit": "steps",
-    "budget": 1.0,
-    "protocol": "holdout",
-}
 
 
 def cell(number: int) -> Cell:

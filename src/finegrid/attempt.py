@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -22,6 +23,7 @@ from finegrid.config import RunConfig, require
 from finegrid.data import train_loader
 from finegrid.errors import Diverged, UserError
 from finegrid.meter import Meter, peak_memory
+from finegrid.methods.base import TuningMethod
 from finegrid.module import predict
 from finegrid.parts import Parts, prepare
 from finegrid.predictions import write_predictions
@@ -59,6 +61,13 @@ class Watch:
     clock: Clock
     meter: Meter
     selection: Selection
+
+    def with_method(self, method: TuningMethod) -> list[pl.Callback]:
+        """All of a run's callbacks in their order.
+
+        The clock counts a step before the method acts on it and the selection looks at the outcome.
+        """
+        return [self.meter, self.clock, method, self.selection]
 
 
 class Attempt:

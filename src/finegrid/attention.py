@@ -52,7 +52,7 @@ def _eager(
     if mask is not None:
         scores = scores + mask.to(scores.dtype)  # or bf16 scores would become fp32 from here on
     weights = functional.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)
-    streams = [stream_of(module, weights)]
+    streams = [(stream_of(module), weights.numel())]
     weights = drop(weights, dropout, training=module.training, streams=streams)
     return (weights @ value).transpose(1, 2).contiguous(), weights
 

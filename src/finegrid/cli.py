@@ -98,7 +98,6 @@ def _run_claimed(cfg: DictConfig) -> None:
     with ExitStack() as held:
         found = []
         for directory, overrides, config in groups.read(Path(group)):
-            directory.mkdir(parents=True, exist_ok=True)
             if (claim := _claimed(cfg, directory)) is not None:
                 held.enter_context(claim)
                 found.append((OmegaConf.create(config), directory, overrides, claim.held))

@@ -26,7 +26,8 @@ class Dropout(nn.Dropout):
 
     def forward(self, input: Tensor) -> Tensor:
         """The input with a share `p` of its elements zero and the others scaled up."""
-        return dropout(input, self.p, training=self.training, streams=[stream_of(self, input)])
+        streams = [(stream_of(self), input.numel())]
+        return dropout(input, self.p, training=self.training, streams=streams)
 
 
 def dropout(
@@ -64,9 +65,9 @@ def draw_from(model: nn.Module, generator: Generator) -> None:
         module.__dict__["dropout_stream"] = generator
 
 
-def stream_of(module: nn.Module, x: Tensor) -> Stream:
-    """The generator that a module draws from, for all elements of x."""
-    return module.__dict__.get("dropout_stream"), x.numel()
+def stream_of(module: nn.Module) -> Generator | None:
+    """The generator that a module draws from; none for the global one."""
+    return module.__dict__.get("dropout_stream")
 
 
 class _Dropped(torch.autograd.Function):

@@ -11,6 +11,7 @@ parameters of K like models; here the frozen ones exist once and the runs' metho
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -53,6 +54,18 @@ class Segment:
         """Where the next run's tokens begin."""
         rows, width = self.shape
         return self.start + rows * width
+
+    @cached_property
+    def kept(self) -> Tensor | None:
+        """Which tokens attention may see, B 1 1 T; none if there is no padding."""
+        seen: Tensor = self.batch["attention_mask"]
+        return None if seen.all() else seen.bool()[:, None, None]
+
+    @cached_property
+    def added(self) -> Tensor | None:
+        """The same as numbers to add to attention's scores."""
+        lowest = torch.finfo(torch.float32).min
+        return None if self.kept is None else torch.where(self.kept, 0.0, lowest)
 
 
 class Row:
@@ -204,7 +217,7 @@ class Lanes(nn.Module):
         first = modules[0]
         if isinstance(first, Dropout):
             sizes = [size * x.shape[-1] for size in self.row.sizes]
-            streams = [(stream_of(m, x)[0], size) for m, size in zip(modules, sizes, strict=True)]
+            streams = list(zip(map(stream_of, modules), sizes, strict=True))
             return dropout(x, first.p, training=first.training, streams=streams)
         if all(_alike(first, module, *module._parameters) for module in modules):
             return first.forward(x)  # type: ignore[no-any-return]
@@ -273,26 +286,18 @@ def _attend(
 ) -> tuple[Tensor, None]:
     """Each run's attention over its own batch: 1 heads T d -> 1 T heads d."""
     row, lanes, plain = module.lanes  # type: ignore[misc]
-    attend = ALL_ATTENTION_FUNCTIONS[plain]
+    attend, boolean = ALL_ATTENTION_FUNCTIONS[plain], plain.endswith("sdpa")
     parts = zip(*(row.split(x.transpose(1, 2)) for x in (query, key, value)), strict=True)
     seen = [
         attend(
             lanes[segment.run],
             *(x.transpose(1, 2) for x in part),
-            _mask(segment.batch["attention_mask"], boolean=plain.endswith("sdpa")),
+            segment.kept if boolean else segment.added,
             **named,
         )[0]
         for segment, part in zip(row.segments, parts, strict=True)
     ]
     return row.join(seen), None
-
-
-def _mask(seen: Tensor, *, boolean: bool) -> Tensor | None:
-    """The mask B 1 1 T that an attention function wants; none if there is no padding."""
-    if seen.all():
-        return None
-    kept = seen.bool()[:, None, None]
-    return kept if boolean else torch.where(kept, 0.0, torch.finfo(torch.float32).min)
 
 
 ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _attend)

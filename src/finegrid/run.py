@@ -69,8 +69,7 @@ def _train_and_score(attempt: Attempt) -> None:
 def _fit(attempt: Attempt, parts: Parts) -> bool:
     """False if training ran out of memory; on return nothing holds on to that memory but parts."""
     watch = attempt.watch(parts)
-    # The clock counts a step before the method acts on it and the selection looks at the outcome.
-    callbacks = [watch.meter, watch.clock, parts.method, watch.selection]
+    callbacks = watch.with_method(parts.method)
     if not attempt.config.frozen_dropout:
         callbacks.append(Frozen(parts.method, parts.encoded, attempt.config))
     if attempt.request.sweep is None:

@@ -61,12 +61,7 @@ class Lane:
         self.prepared = time.perf_counter() - attempt.started  # seconds
         loggers = [attempt.tracker] if attempt.tracker else []
         self.solo = Solo(str(attempt.record.precision), loggers)
-        self.callbacks: tuple[pl.Callback, ...] = (
-            watch.meter,
-            watch.clock,
-            parts.method,
-            watch.selection,
-        )
+        self.callbacks = watch.with_method(parts.method)
         self.over = False
 
     def tell(self, hook: str, *given: Any) -> None:
@@ -139,7 +134,6 @@ class Conductor(pl.Callback):
         for lane in self.lanes:
             lane.tell("on_train_start")
             lane.module.on_train_start()
-        self.began = time.perf_counter()
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
