@@ -1,19 +1,91 @@
-"""Print the comparison tables of a sweep: `python scripts/report.py DIRECTORY`."""
+"""Compare the runs of a sweep: `python scripts/report.py DIRECTORY [--out REPORT]`.
+
+Without --out the tables go to the terminal. With it a report is written: a page, tables, figures,
+and runs.parquet, which later stands for the directories (without their predictions).
+"""
 
 import argparse
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from finegrid import cli
-from finegrid.report import frame, tables
+from finegrid.errors import UserError, nearest
+from finegrid.report import compare, frame, output, tables
+
+MANY = 1000  # runs from which on a terminal is told how far the reading is
 
 
 def main() -> None:
-    """Read the records below the directories and print Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("directories", type=Path, nargs="+", help="sweep or run directories")
-    given = parser.parse_args()
-    runs = [run for directory in given.directories for run in frame.records(directory)]
-    print(tables.markdown(frame.frame(runs)))
+    """Read the records below the directories, compare, and print or write."""
+    given = _parser().parse_args()
+    formats = _names(given.format, output.FORMATS, "--format")
+    if given.format and not given.out:
+        raise UserError(f"--format {given.format} says what to write; name a directory with --out")
+    if not 0.5 < given.level < 1:
+        raise UserError(f"--level {given.level:g} must lie between 0.5 and 1, such as 0.95")
+    mix = _names(given.mix, frame.FIELDS, "--mix")
+    runs = frame.load(given.directories, tell=_progress("reading"))
+    results = frame.gather(runs, mix=mix)
+    known = compare.evidence(results, tell=_progress("comparing"))
+    results = replace(results, notes=(*results.notes, *known.notes))
+    made = output.Made(
+        runs=runs,
+        results=results,
+        known=known,
+        cells=compare.cells(results, level=given.level),
+        best=compare.against_best(results, known, level=given.level),
+        level=given.level,
+    )
+    if given.out is None:
+        print(tables.markdown(results, made.cells, made.best, level=given.level))
+        return
+    written = list(output.write(made, given.out, formats or list(output.FORMATS)))
+    first = max(written, key=lambda path: path.name == "report.html")
+    print(f"wrote {first} and {len(written) - 1} other files")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "directories", type=Path, nargs="+", help="sweep or run directories, or a runs.parquet"
+    )
+    parser.add_argument("--out", type=Path, help="directory of the report")
+    parser.add_argument(
+        "--format", default="", help=f"of {','.join(output.FORMATS)}; all unless told otherwise"
+    )
+    parser.add_argument(
+        "--mix",
+        default="",
+        help=f"what may differ within a comparison, of {','.join(frame.FIELDS)}",
+    )
+    parser.add_argument("--level", type=float, default=0.95, help="of intervals and of ties")
+    return parser
+
+
+def _names(text: str, known: object, flag: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in known:  # type: ignore[operator]
+            raise UserError(f"unknown {flag} {name}; {nearest(name, known)}")  # type: ignore[arg-type]
+    return names
+
+
+def _progress(doing: str) -> Callable[[int], None]:
+    """Tells a terminal how many runs are done, if there are many."""
+    last = time.monotonic()
+
+    def tell(done: int) -> None:
+        nonlocal last
+        if done > MANY and sys.stderr.isatty() and time.monotonic() - last > 0.2:
+            last = time.monotonic()
+            print(f"\r{doing}: {done:,} runs", end="\033[K\r", file=sys.stderr, flush=True)
+
+    return tell
 
 
 if __name__ == "__main__":

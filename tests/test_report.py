@@ -1,10 +1,26 @@
-"""Records to tables: grouping, spread, failures."""
+"""Records to rankings: what is compared with what, what is refused, and the script around it."""
 
-from statistics import stdev
+import re
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import ROOT
+from test_cli import call, errors
+
+from finegrid.errors import UserError
 from finegrid.record import Record
-from finegrid.report.frame import frame
-from finegrid.report.tables import markdown
+from finegrid.report import compare, frame, tables
+from finegrid.report.frame import Results, gather, load
+
+HASHES = {"train_hash": "t", "validation_hash": "v", "test_hash": "e", "fingerprint": "f"}
 
 
 def record(method: str, seed: int, test: float | None, **changes: object) -> Record:
@@ -19,24 +35,328 @@ def record(method: str, seed: int, test: float | None, **changes: object) -> Rec
     return Record(**(values | changes))  # type: ignore[arg-type]
 
 
+def results(*runs: Record, mix: tuple[str, ...] = ()) -> Results:
+    """Rankings of records that were never written."""
+    rows = [
+        asdict(run) | {"overrides": " ".join(run.overrides), "directory": "",
+                       "version": run.versions.get("finegrid")}
+        for run in runs
+    ]  # fmt: skip
+    return gather(pd.DataFrame(rows).drop(columns=["metrics", "versions"]), mix=mix)
+
+
+def saved(directory: Path, *runs: Record) -> Path:
+    """Write records, each into a directory of its own."""
+    for number, run in enumerate(runs):
+        own = (
+            directory
+            / f"{run.task}/{run.model}/{run.method}/f{run.fraction:g}-s{run.seed}-{number}"
+        )
+        own.mkdir(parents=True)
+        run.write(own)
+    return directory
+
+
+def shown(found: Results) -> str:
+    """As the terminal shows them."""
+    return tables.markdown(found, compare.cells(found), compare.against_best(found))
+
+
+def cell(found: Results, method: str, fraction: float = 0.3) -> Any:
+    """One row of the cells."""
+    cells = compare.cells(found)
+    (row,) = (
+        row for _, row in cells.iterrows() if (row.method, row.fraction) == (method, fraction)
+    )
+    return row
+
+
+def test_a_row_holds_all_that_a_record_says(tmp_path: Path) -> None:
+    run = record("lora", 1, 0.8, overrides=["a=1", "b=2"], versions={"finegrid": "0.4.0"},
+                 metrics={"test": {"f1": 0.8}, "validation": {"f1": 0.7}}, degenerate=False,
+                 peak_memory_bytes=10**9, git_commit="abc")  # fmt: skip
+    runs = load([saved(tmp_path, run)])
+    (row,) = runs.to_dict("records")
+    assert (row["overrides"], row["version"], row["test/f1"]) == ("a=1 b=2", "0.4.0", 0.8)
+    assert (row["validation/f1"], row["peak_memory_bytes"]) == (0.7, 1e9)
+    assert row["directory"].endswith("mrpc/tiny/lora/f0.3-s1-0")
+    nested = {"overrides", "metrics", "versions"}
+    assert {name for name in asdict(run) if name not in nested} <= set(runs)
+
+
 def test_mean_spread_and_failures() -> None:
-    runs = [record("bitfit", 0, 0.8), record("bitfit", 1, 0.9), record("bitfit", 2, None),
-            record("full", 0, 0.85)]  # fmt: skip
-    text = markdown(frame(runs))
-    assert f"0.8500 ± {stdev([0.8, 0.9]):.4f} (2, 1 failed)" in text
-    assert "0.8500 ± ? (1)" in text
+    runs = [record("bitfit", 0, 0.8), record("bitfit", 1, 0.9),
+            record("bitfit", 2, None, error="no luck"), record("full", 0, 0.85)]  # fmt: skip
+    text = shown(results(*runs))
+    assert "0.8500 ± 0.0707 (2, 1 failed)" in text
+    assert "0.8500 ± ? (1, 2 missing)" in text
     assert text.index("| full") < text.index("| bitfit"), "baselines come first"
+    assert "1 run failed: bitfit on mrpc at 0.3 (1: no luck)." in text
+    assert "2 runs missing: full on mrpc at 0.3 (seed 1, 2)." in text
 
 
-def test_protocols_budgets_and_weights_are_never_mixed() -> None:
-    runs = [record("full", 0, 0.8), record("full", 1, 0.9, protocol="dev"),
-            record("full", 2, 0.7, budget=5.0),
-            record("full", 3, 0.6, pretrained=False),
-            record("full", 4, 0.5, frozen_dropout=False)]  # fmt: skip
-    assert len(frame(runs)) == 5
+def test_diverged_constant_and_wholly_missing_cells_show() -> None:
+    found = results(
+        record("full", 0, 0.9), record("full", 0, 0.95, fraction=1.0),
+        record("lora", 0, None, status="diverged", error="the loss became nan"),
+        record("ia3", 0, 0.1, degenerate=True), record("ia3", 0, 0.1, fraction=1.0),
+    )  # fmt: skip
+    text = shown(found)
+    assert "none (0, 1 diverged)" in text
+    assert "0.1000 ± ? (1, 1 constant)" in text
+    gone = cell(found, "lora", 1.0)
+    assert (gone.ok, gone.failed, gone.missing, gone.metric) == (0, 0, 1, "f1")
+    assert "none (0, 1 missing)" in text
+    assert cell(found, "ia3").degenerate == 1.0
 
 
-def test_a_retry_replaces_a_failure() -> None:
-    runs = [record("full", 0, None, started="2026-02-01"), record("full", 0, 0.8)]
-    (cells,) = frame(runs).values()
-    assert [run.test for run in cells["full", 0.3].runs] == [0.8]
+def test_an_unreadable_record_shows_where_its_place_tells_what_it_was(tmp_path: Path) -> None:
+    saved(tmp_path, record("full", 0, 0.9), record("full", 1, 0.8), record("lora", 0, 0.7))
+    broken = [tmp_path / "mrpc/tiny/lora/f0.3-s1-x", tmp_path / "elsewhere"]
+    for directory, content in zip(broken, ['{"schema": 1, "meth', '{"schema": 9}'], strict=True):
+        directory.mkdir()
+        (directory / "record.json").write_text(content, encoding="utf-8")
+    found = gather(load([tmp_path]))
+    assert "(1, 1 unreadable)" in shown(found)
+    (lost,) = [note for note in found.notes if "in no table" in note]
+    assert "elsewhere (schema 9, this version reads 1)" in lost
+    assert list(found.runs["status"]).count("unreadable") == 1
+
+
+APART = {
+    "protocol": {"protocol": "dev"}, "version": {"versions": {"finegrid": "0.1"}},
+    "precision": {"precision": "32"}, "pretrained": {"pretrained": False},
+    "fingerprint": {"fingerprint": "other"}, "frozen_dropout": {"frozen_dropout": False},
+    "select": {"select": "last"}, "model": {"model": "minilm"}, "budget": {"budget": 5.0},
+    "unit": {"budget_unit": "steps"}, "task": {"task": "rte"}, "fraction": {"fraction": 1.0},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", APART)
+def test_what_differs_is_not_compared(name: str) -> None:
+    runs = [record("full", 0, 0.8, **HASHES), record("lora", 0, 0.7, **(HASHES | APART[name]))]
+    found = results(*runs)
+    best = compare.against_best(found)
+    scored = best[best["difference"].notna()]
+    assert (scored["best"] == scored["method"]).all()
+    if name in frame.FIELDS and name != "pretrained":  # that changes the fingerprint too
+        (note,) = [note for note in found.notes if note.startswith("Kept apart")]
+        assert f"differ in {name} (" in note
+        mixed = results(*runs, mix=(name,))
+        assert getattr(mixed.settings[0], name) == "mixed"
+        assert list(compare.against_best(mixed)["best"]) == ["full", "full"]
+
+
+def test_random_weights_are_one_setting_though_each_seed_has_its_own() -> None:
+    runs = [record("full", s, 0.5, pretrained=False, fingerprint=str(s)) for s in range(3)]
+    (setting,) = results(*runs).settings
+    assert setting.fingerprint == "by seed"
+
+
+def test_a_run_that_failed_early_counts_in_the_setting_of_the_others() -> None:
+    """It has no fingerprint and no hashes."""
+    found = results(record("full", 0, 0.8, **HASHES), record("full", 1, None))
+    assert len(found.settings) == 1
+    assert cell(found, "full").failed == 1
+
+
+@pytest.mark.parametrize("name", ["train_hash", "validation_hash", "test_hash", "metric"])
+def test_runs_on_other_data_than_most_are_left_out(name: str) -> None:
+    same = [record(method, s, 0.8, **HASHES) for method in ("full", "lora") for s in range(2)]
+    other = record("ia3", 0, 0.9, **(HASHES | {name: "accuracy"}))
+    found = results(*same, other)
+    assert set(found.runs["method"]) == {"full", "lora"}
+    (note,) = found.notes
+    assert "ia3 seed 0" in note
+    assert note.startswith("Left out of mrpc at 0.3 (3 epochs)")
+
+
+def test_fractions_have_rows_of_their_own() -> None:
+    larger = HASHES | {"train_hash": "u", "fraction": 1.0}
+    found = results(record("full", 0, 0.8, **HASHES), record("full", 0, 0.9, **larger))
+    assert (len(found.runs), found.notes) == (2, ())
+
+
+def names(*runs: Record) -> list[str]:
+    """The methods of a report on some runs."""
+    return list(dict.fromkeys(results(*runs).runs["method"]))
+
+
+def test_a_method_run_in_several_ways_is_several_methods() -> None:
+    swept = [record("lora", 0, 0.8, overrides=["method=lora", f"optim.lr={lr}", "seed=0"], lr=lr)
+             for lr in (1e-3, 1e-2)]  # fmt: skip
+    assert names(*swept, record("full", 0, 0.9)) == [
+        "full", "lora optim.lr=0.001", "lora optim.lr=0.01",
+    ]  # fmt: skip
+    assert names(swept[0], record("full", 0, 0.9)) == ["full", "lora"], "its own rate, told once"
+    old = [record("lora", 0, 0.8, overrides=[f"optim.lr={lr}"]) for lr in (1e-3, 1e-2)]
+    assert names(*old) == ["lora optim.lr=0.001", "lora optim.lr=0.01"], "records without a rate"
+
+
+def test_arguments_of_a_method_always_show_and_other_settings_where_they_differ() -> None:
+    small = record("lora", 0, 0.8, overrides=["method=lora", "method.rank=4", "data.batch_size=8"])
+    assert names(small) == ["lora method.rank=4"]
+    other = record("full", 0, 0.8, overrides=["data.batch_size=32", "trainer.threads=1"])
+    assert names(small, other) == [
+        "full data.batch_size=32", "lora data.batch_size=8 method.rank=4",
+    ]  # fmt: skip
+    assert names(small, record("full", 0, 0.8, overrides=["+data.batch_size=8"])) == [
+        "full", "lora method.rank=4",
+    ]  # fmt: skip
+
+
+def test_several_tries_of_a_seed_count_once() -> None:
+    days = {"2026-01-01": 0.7, "2026-03-01": 0.8, "2026-04-01": None}
+    tries = [record("full", 0, score, started=day) for day, score in days.items()]
+    found = results(*tries)
+    assert list(found.runs["test"]) == [0.8], "the last that ended well"
+    assert found.notes == (
+        "2 earlier tries of runs that are there again: the last that ended well counts.",
+    )
+    assert list(results(tries[2], record("full", 0, None)).runs["status"]) == ["failed"]
+
+
+def test_runs_of_several_experiments_in_one_table_are_told() -> None:
+    runs = [record("full", 0, 0.8, overrides=["experiment=demo"]), record("lora", 0, 0.8)]
+    assert any("several experiments (demo; none)" in note for note in results(*runs).notes)
+    assert not results(*runs[:1]).notes
+
+
+def test_tuning_trials_are_left_out(tmp_path: Path) -> None:
+    trial = record("lora", 0, None, trial=1, validation=0.9)
+    with pytest.raises(UserError, match=r"tuning trials; scripts/tune\.py reads them"):
+        load([saved(tmp_path / "trials", trial)])
+    saved(tmp_path / "trials/more", record("full", 0, 0.8))
+    found = gather(load([tmp_path / "trials"]))
+    assert len(found.runs) == 1
+    assert found.notes == ("1 tuning trial left out; scripts/tune.py reads them.",)
+
+
+def test_ties_are_marked_and_the_others_are_not() -> None:
+    scores = {"full": 0.9, "lora": 0.899, "head": 0.5}
+    runs = [record(method, seed, score + 0.001 * (seed * len(method) % 3), test_rows=400)
+            for method, score in scores.items() for seed in range(5)]  # fmt: skip
+    lines = {
+        line.split()[1]: line for line in shown(results(*runs)).splitlines() if "±" in line[9:]
+    }
+    assert "**0.9" in lines["full"]
+    assert "**0.8" in lines["lora"]
+    assert "**" not in lines["head"]
+    found = results(*runs)
+    (table,) = tables.latex(found, compare.cells(found), compare.against_best(found)).values()
+    assert re.search(r"lora & \\textbf\{0\.\d+\} \$\\pm\$", table)
+    assert re.search(r"head & 0\.\d+ \$\\pm\$", table)
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three methods, two fractions, three seeds, with predictions of 100 rows."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 100)
+    directory = tmp_path_factory.mktemp("sweep")
+    for number, (method, fraction, seed) in enumerate(
+        (m, f, s) for m in ("full", "head", "lora_x") for f in (0.3, 1.0) for s in range(3)
+    ):
+        right = rng.random(100) < {"full": 0.9, "head": 0.6, "lora_x": 0.88}[method]
+        score = float(right.mean())
+        run = record(method, seed, score, fraction=fraction, metric="accuracy", test_rows=100,
+                     metrics={"test": {"accuracy": score}}, train_rows=300, **HASHES)  # fmt: skip
+        own = directory / f"mrpc/tiny/{method}/f{fraction:g}-s{seed}-{number}"
+        own.mkdir(parents=True)
+        run.write(own)
+        columns = {"split": ["test"] * 100, "idx": range(100), "label": labels,
+                   "prediction": np.where(right, labels, 1 - labels)}  # fmt: skip
+        pq.write_table(pa.table(columns), own / "predictions.parquet")
+    return directory
+
+
+def report(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Call the script."""
+    return call(*map(str, arguments), script="scripts/report.py")
+
+
+def test_a_report_prints_tables(sweep: Path) -> None:
+    result = report(sweep)
+    assert result.returncode == 0, result.stderr
+    assert "### mrpc, tiny: accuracy" in result.stdout
+    assert re.search(r"\| head +\| 0\.\d+ ± 0\.\d+ \(3\)", result.stdout)
+    assert re.search(r"\| head +\| 0\.[23]\d+ \[0\.\d+, 0\.\d+\]", result.stdout)
+    assert "delta params" in result.stdout
+    assert "bits each" in result.stdout
+    assert not result.stderr
+
+
+def test_a_report_is_written_whole_and_can_be_written_again(sweep: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = report(sweep, "--out", out, "--format", "md,csv,latex,parquet")
+    assert result.returncode == 0, result.stderr
+    written = {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*.*")}
+    assert {"report.md", "runs.parquet", "csv/cells.csv", "csv/against_best.csv", "csv/across.csv",
+            "csv/settings.csv", "latex/01-mrpc-tiny-3epochs.tex"} <= set(written)  # fmt: skip
+    assert not [name for name in written if name.startswith(("report.html", "figures"))]
+    assert rb"lora\_x &" in written["latex/01-mrpc-tiny-3epochs.tex"]
+    assert report(sweep, "--out", out, "--format", "md,csv,latex,parquet").returncode == 0
+    again = {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*.*")}
+    assert written == again
+
+
+def test_stored_runs_stand_for_their_directories(sweep: Path, tmp_path: Path) -> None:
+    assert report(sweep, "--out", tmp_path, "--format", "parquet").returncode == 0
+    result = report(tmp_path / "runs.parquet")
+    assert result.returncode == 0, result.stderr
+    first = report(sweep)
+    assert result.stdout.splitlines()[4] == first.stdout.splitlines()[4], "the same scores"
+    assert "predictions are missing" in result.stdout
+    assert "predictions are missing" not in first.stdout
+
+
+@pytest.mark.slow
+def test_everything_at_once(sweep: Path, tmp_path: Path) -> None:
+    result = report(sweep, "--out", tmp_path)
+    assert result.returncode == 0, result.stderr
+    files = list(tmp_path.rglob("*.*"))
+    told = f"wrote {tmp_path / 'report.html'} and {len(files) - 1} other files"
+    assert result.stdout.strip() == told
+    kinds = {path.suffix for path in files}
+    assert kinds == {".md", ".html", ".csv", ".tex", ".svg", ".png", ".parquet"}
+
+
+BAD = {
+    "nothing": (["{empty}"], r"no record\.json below .*; run a sweep first"),
+    "nowhere": (["{empty}/x"], r"no such directory: .*/x"),
+    "format": (["{sweep}", "--out", "{empty}", "--format", "pdf"],
+               r"unknown --format pdf; .*\(available: csv, html, latex, md, parquet, png\)"),
+    "format alone": (["{sweep}", "--format", "md"], r"name a directory with --out"),
+    "mix": (["{sweep}", "--mix", "versoin"], r"unknown --mix versoin; did you mean 'version'"),
+    "level": (["{sweep}", "--level", "95"], r"--level 95 must lie between 0\.5 and 1"),
+    "parquet": (["{other}"], r"other\.parquet lacks .*; give a runs\.parquet of a report"),
+    "no parquet": (["{empty}/no.parquet"], r"no\.parquet is not a readable parquet file"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_mistake_is_one_line(name: str, sweep: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.parquet"
+    pq.write_table(pa.table({"a": [1]}), other)
+    (tmp_path / "empty").mkdir()
+    places = {"sweep": sweep, "empty": tmp_path / "empty", "other": other}
+    arguments, message = BAD[name]
+    result = report(*(argument.format(**places) for argument in arguments))
+    assert result.returncode == 1
+    assert len(errors(result)) == 1
+    assert re.search(message, result.stderr)
+    assert not result.stdout
+
+
+def test_a_report_needs_no_torch_and_draws_nothing_it_does_not_show(sweep: Path) -> None:
+    code = (
+        f"import runpy, sys; sys.argv = ['scripts/report.py', {str(sweep)!r}];"
+        "runpy.run_path('scripts/report.py', run_name='__main__');"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    loaded = set(result.stderr.split())
+    assert not loaded & {"torch", "pytorch_lightning", "transformers", "datasets", "matplotlib"}
+    assert not loaded & {"jinja2", "scipy.stats", "finegrid.report.page", "finegrid.report.plots"}

@@ -81,9 +81,7 @@ def test_a_trial_is_scored_on_validation_alone(scored: Path) -> None:
 
 def test_a_trial_is_no_row_of_a_report(scored: Path) -> None:
     with pytest.raises(UserError, match=r"tuning trials; scripts/tune\.py reads them"):
-        frame.frame([read(scored)])
-    (cells,) = frame.frame([trial("lora", 1e-3, 0.9), record("lora", 0, 0.5)]).values()
-    assert cells["lora", 0.3].mean("test") == 0.5
+        frame.load([scored])
 
 
 def test_the_best_mean_over_tasks_and_seeds_wins() -> None:

@@ -1,56 +1,53 @@
-"""Run directories to cells: the runs that differ in their seed alone, together."""
+"""Run directories to a tidy frame, and the frame to rankings: what may be compared with what."""
 
-from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from statistics import fmean, stdev
 
-from finegrid.errors import UserError
+import pandas as pd
+
+from finegrid.errors import UserError, nearest
 from finegrid.record import FILE, Record, read
+from finegrid.report import notes, variants
+from finegrid.report.reading import Rows, run_directories
 
-
-@dataclass(frozen=True, order=True)
-class Table:
-    """What must be equal for rows to stand in one table."""
-
-    task: str
-    model: str
-    pretrained: bool
-    protocol: str
-    select: str
-    frozen_dropout: bool
-    budget_unit: str
-    budget: float
-    precision: str
+METHOD_ORDER = ("full", "head")  # the baselines come first, the methods after them by name
+TABLE = ["setting", "task", "budget_unit", "budget"]  # one table: methods by fractions
+RANKING = [*TABLE, "fraction"]  # methods compared with one another, paired by seed
+CELL = [*RANKING, "method"]
+SAME = ["train_hash", "validation_hash", "test_hash", "metric"]  # within a ranking
+BY_SEED = "by seed"  # the fingerprint of random weights, which every seed draws anew
+UNKNOWN = "unknown"
+MIXED = "mixed"
 
 
 @dataclass(frozen=True)
-class Cell:
-    """The runs of one method at one fraction in one table."""
+class Setting:
+    """What must be equal for numbers to stand in one ranking, besides task, budget and rows.
 
-    runs: tuple[Record, ...]
+    A field reads `mixed` where --mix lets it differ.
+    """
 
-    @property
-    def ok(self) -> tuple[Record, ...]:
-        """The runs that ended well."""
-        return tuple(run for run in self.runs if run.status == "ok")
-
-    def mean(self, name: str) -> float | None:
-        """Mean of a numeric field over the `ok` runs."""
-        values = self._values(name)
-        return fmean(values) if values else None
-
-    def spread(self, name: str) -> float | None:
-        """Sample standard deviation over seeds; needs two `ok` runs."""
-        values = self._values(name)
-        return stdev(values) if len(values) > 1 else None
-
-    def _values(self, name: str) -> list[float]:
-        found = (getattr(run, name) for run in self.ok)
-        return [float(value) for value in found if value is not None]
+    model: str
+    pretrained: bool | str
+    protocol: str
+    select: str
+    frozen_dropout: bool | str
+    precision: str
+    version: str  # of finegrid
+    fingerprint: str  # of the backbone's weights as loaded
 
 
-Frame = dict[Table, dict[tuple[str, float], Cell]]
+FIELDS = [item.name for item in fields(Setting)]
+
+
+@dataclass(frozen=True)
+class Results:
+    """Runs in rankings."""
+
+    runs: pd.DataFrame  # a row a run, see `load`; `setting` is an index into `settings`
+    settings: tuple[Setting, ...]
+    notes: tuple[str, ...] = ()  # for the reader: what is refused, apart, missing, failed, left out
 
 
 def records(directory: Path) -> list[Record]:
@@ -59,41 +56,177 @@ def records(directory: Path) -> list[Record]:
     Raises:
         UserError: if there is none, or one is unreadable.
     """
-    found = [read(path.parent) for path in sorted(directory.rglob(FILE))]
+    return [read(Path(found)) for found in _below(directory)]
+
+
+def load(paths: Iterable[Path], *, tell: Callable[[int], None] = lambda done: None) -> pd.DataFrame:
+    """A row a run of all below some directories, or of a `runs.parquet` that a report wrote.
+
+    Columns: the scalar fields of a record, `directory`, `overrides`, `version` and
+    `<split>/<metric>`. A record that is not readable is a row of status `unreadable`. Tuning
+    trials are left out; `attrs["trials"]` is their number. `tell` hears how many are read.
+
+    Raises:
+        UserError: if there is no run, or all are trials, which have no test score.
+    """
+    rows, stored, trials = Rows(), [], 0
+    for path in paths:
+        if path.suffix == ".parquet":
+            stored.append(_stored(path))
+            continue
+        for directory in _below(path):
+            trials += not rows.add(directory)
+            tell(len(rows))
+    frames = [*([rows.frame()] if len(rows) else []), *stored]
+    if not frames:
+        raise UserError("these runs are tuning trials; scripts/tune.py reads them")
+    runs = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
+    runs.attrs = {"trials": trials}
+    return runs
+
+
+def results(directories: Iterable[Path], *, mix: Collection[str] = ()) -> Results:
+    """The runs below some directories, in rankings."""
+    return gather(load(directories), mix=mix)
+
+
+def gather(runs: pd.DataFrame, *, mix: Collection[str] = ()) -> Results:
+    """Runs in rankings: like with like, the data the same, a seed once.
+
+    Args:
+        runs: as `load` gives them.
+        mix: fields of `Setting` that may differ within a ranking.
+
+    Raises:
+        UserError: if `mix` names another field, or no run can be placed.
+    """
+    for name in mix:
+        if name not in FIELDS:
+            raise UserError(f"--mix {name} is no field of a setting; {nearest(name, FIELDS)}")
+    said = notes.Notes()
+    said.trials(runs.attrs.get("trials", 0))
+    placed = _placed(runs, said)
+    runs, settings = _settings(placed, mix)
+    said.apart(settings)
+    runs["method"] = variants.named(runs, RANKING)
+    runs = _same_rows(runs, said)
+    runs = _once(runs, said)
+    said.experiments(runs, TABLE)
+    said.ends(runs)
+    said.missing(missing(runs))
+    return Results(runs, settings, tuple(said))
+
+
+def missing(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs that a table lacks: each of its methods at each fraction with each of its seeds.
+
+    Returns the columns of `CELL` and `seed`. A seed belongs to a fraction if any method has it.
+    """
+    methods = runs[[*TABLE, "method"]].drop_duplicates()
+    wanted = methods.merge(runs[[*RANKING, "seed"]].drop_duplicates(), on=TABLE)
+    present = runs[[*CELL, "seed"]].assign(present=True)
+    found = wanted.merge(present, on=[*CELL, "seed"], how="left")
+    return found.loc[found["present"].isna(), [*CELL, "seed"]].reset_index(drop=True)
+
+
+def ordered(methods: Collection[str]) -> list[str]:
+    """The baselines and their variants, then the other methods by name."""
+    return sorted(set(methods), key=_rank)
+
+
+def _rank(method: str) -> tuple[int, str]:
+    name = method.partition(" ")[0]
+    return METHOD_ORDER.index(name) if name in METHOD_ORDER else len(METHOD_ORDER), method
+
+
+def _below(directory: Path) -> list[str]:
+    if not directory.is_dir():
+        raise UserError(f"no such directory: {directory}")
+    found = list(run_directories(str(directory)))
     if not found:
         raise UserError(f"no {FILE} below {directory}; run a sweep first, or name its directory")
     return found
 
 
-def frame(runs: list[Record]) -> Frame:
-    """Group records into tables and cells; several tries of one seed count once, the last `ok`.
-
-    Raises:
-        UserError: if all are tuning trials, which have no test score and no place in these tables.
-    """
-    grouped: dict[Table, dict[tuple[str, float], dict[int, Record]]] = defaultdict(
-        lambda: defaultdict(dict)
-    )
-    results = [run for run in runs if run.trial is None]
-    if runs and not results:
-        raise UserError("these runs are tuning trials; scripts/tune.py reads them")
-    for run in sorted(results, key=lambda run: (run.status == "ok", run.started)):
-        grouped[_table(run)][run.method, run.fraction][run.seed] = run
-    return {
-        table: {key: Cell(tuple(seeds.values())) for key, seeds in cells.items()}
-        for table, cells in sorted(grouped.items())
-    }
+def _stored(path: Path) -> pd.DataFrame:
+    """The frame that a report wrote; its runs' directories may be elsewhere, so they are blank."""
+    try:
+        runs = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not a readable parquet file: {error}") from error
+    lacks = sorted({*FIELDS, *RANKING[1:], "method", "seed", "status", "test"} - set(runs.columns))
+    if lacks:
+        raise UserError(f"{path} lacks {', '.join(lacks)}; give a runs.parquet of a report")
+    return runs.assign(directory="")
 
 
-def _table(run: Record) -> Table:
-    return Table(
-        task=run.task,
-        model=run.model,
-        pretrained=run.pretrained,
-        protocol=run.protocol,
-        select=run.select,
-        frozen_dropout=run.frozen_dropout,
-        budget_unit=run.budget_unit,
-        budget=run.budget,
-        precision=run.precision or "",
-    )
+def _placed(runs: pd.DataFrame, said: notes.Notes) -> pd.DataFrame:
+    """Runs whose ranking is known; what a failed or unreadable run lacks is that of its like."""
+    runs = runs.copy()
+    for column in ("method", "task", "budget_unit", *FIELDS):
+        runs[column] = runs[column].astype(object)
+    identity = [name for name in FIELDS if name not in ("precision", "version", "fingerprint")]
+    rest = ["budget_unit", "budget", *identity[1:]]
+    of_grid = ["task", "model", "fraction"]
+    for by in ([*of_grid, "method"], of_grid):
+        _adopt(runs, [*rest, "precision", "version", "fingerprint"], by)
+    runs.loc[runs["pretrained"].eq(False), "fingerprint"] = BY_SEED
+    for name in ("precision", "version"):
+        runs[name] = runs[name].fillna(UNKNOWN)
+    _adopt(runs, ["fingerprint"], [*identity, "precision", "version"])
+    runs["fingerprint"] = runs["fingerprint"].fillna(UNKNOWN)
+    lost = runs[["task", "method", "seed", "fraction", *rest]].isna().any(axis=1)
+    said.unplaced(runs[lost])
+    if lost.all():
+        raise UserError(f"no readable run: {runs['directory'].iloc[0]}: {runs['error'].iloc[0]}")
+    return runs[~lost].astype({"seed": int})
+
+
+def _adopt(runs: pd.DataFrame, columns: list[str], by: list[str]) -> None:
+    """Give rows that lack all of `columns` those of the rows alike in `by`, where these agree."""
+    lacks = runs[columns].isna().all(axis=1)
+    if not lacks.any():
+        return
+    known = runs.loc[~lacks, [*by, *columns]].drop_duplicates()
+    agreed = known[~known.duplicated(by, keep=False)]
+    found = runs.loc[lacks, by].merge(agreed, on=by, how="left")
+    runs.loc[lacks, columns] = found[columns].to_numpy()
+
+
+def _settings(runs: pd.DataFrame, mix: Collection[str]) -> tuple[pd.DataFrame, tuple[Setting, ...]]:
+    """Number the settings; fields of `mix` that differ read `mixed`."""
+    others = [name for name in FIELDS if name not in mix]
+    for name in mix:
+        several = runs.groupby(others, observed=True)[name].transform("nunique") > 1
+        runs.loc[several, name] = MIXED
+    found = {Setting(*values) for values in runs[FIELDS].drop_duplicates().itertuples(index=False)}
+    settings = tuple(sorted(found, key=lambda setting: tuple(map(str, astuple(setting)))))
+    number = {astuple(setting): index for index, setting in enumerate(settings)}
+    runs.insert(0, "setting", [number[tuple(row)] for row in runs[FIELDS].itertuples(index=False)])
+    return runs, settings
+
+
+def _same_rows(runs: pd.DataFrame, said: notes.Notes) -> pd.DataFrame:
+    """Leave out the runs of a ranking with other rows or another metric than most of it."""
+    differs = runs.groupby(RANKING)[SAME].nunique().gt(1).any(axis=1)
+    refused = pd.Series(False, index=runs.index)
+    for key in differs.index[differs]:
+        own = runs[(runs[RANKING] == key).all(axis=1)]
+        whole = own.dropna(subset=SAME)
+        counts = (whole if len(whole) else own).value_counts(SAME, dropna=False)
+        most = sorted(counts.index[counts == counts.max()], key=str)[0]
+        for name, value in zip(SAME, most, strict=True):
+            refused[own.index] |= own[name].notna() & (own[name] != value)
+    said.refused(runs[refused], RANKING)
+    return runs[~refused]
+
+
+def _once(runs: pd.DataFrame, said: notes.Notes) -> pd.DataFrame:
+    """Several tries of one seed count once: the last that ended well, or else the last."""
+    runs = runs.assign(_ok=runs["status"].eq("ok")).sort_values(["_ok", "started"], kind="stable")
+    earlier = runs.duplicated([*CELL, "seed"], keep="last")
+    said.earlier(int(earlier.sum()))
+    runs = runs[~earlier].drop(columns="_ok")
+    by = [*RANKING, "_rank", "seed"]
+    runs = runs.assign(_rank=runs["method"].map(_rank)).sort_values(by, kind="stable")
+    return runs.drop(columns="_rank").reset_index(drop=True)

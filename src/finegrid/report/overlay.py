@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from finegrid.report.tables import aligned, ordered
+from finegrid.report.frame import ordered
+from finegrid.report.tables import aligned
 from finegrid.report.tuning import FAILED, Search, Trial, at_edge, best, expected_best
 
 

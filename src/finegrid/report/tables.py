@@ -1,70 +1,73 @@
-"""A frame as Markdown: scores by fraction, and what each method costs."""
+"""Cells as tables of Markdown and LaTeX: scores by fraction, distances to the best, and costs."""
 
-from collections.abc import Collection, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
-from finegrid.report.frame import Cell, Frame, Table
+import pandas as pd
 
-ORDER = ("full", "head")  # the baselines come first, the methods after them by name
+from finegrid.report import words
+from finegrid.report.frame import CELL, TABLE, Results, Setting, ordered
 
-
-def markdown(frame: Frame) -> str:
-    """Every table of a frame, one below the other."""
-    return "\n".join(_section(table, cells) for table, cells in frame.items())
-
-
-def _section(table: Table, cells: dict[tuple[str, float], Cell]) -> str:
-    runs = [run for cell in cells.values() for run in cell.ok]
-    metric = runs[0].metric if runs else "no finished run"
-    weights = "" if table.pretrained else ", random weights"
-    dropout = "" if table.frozen_dropout else ", no dropout below what trains"
-    head = (
-        f"### {table.task}, {table.model}{weights}: {metric}\n\n"
-        f"Protocol {table.protocol}, budget {table.budget:g} {table.budget_unit}, "
-        f"{table.select} checkpoint, precision {table.precision or 'unknown'}{dropout}. "
-        "Mean ± standard deviation over seeds (their number).\n"
-    )
-    return "\n".join([head, _scores(cells), "", _costs(cells), ""])
+BOLD = "Bold: the best of a column and all that cannot be told from it ({level:g} %, adjusted)."
+COSTS = {
+    "params_delta": ("delta params", ",.0f"),
+    "params_pooler": ("pooler params", ",.0f"),
+    "params_head": ("head params", ",.0f"),
+    "delta_bytes": ("delta bytes", ",.0f"),
+    "delta_bits_per_trainable": ("bits each", ".3g"),
+    "train_seconds": ("train s", ".1f"),
+    "peak_memory_bytes": ("peak MB", ",.0f"),
+}
 
 
-def _scores(cells: dict[tuple[str, float], Cell]) -> str:
-    fractions = sorted({fraction for _, fraction in cells})
-    rows = [
-        [method, *(score(cells.get((method, fraction))) for fraction in fractions)]
-        for method in ordered({method for method, _ in cells})
-    ]
-    return aligned(["method", *(f"{fraction:g}" for fraction in fractions)], rows)
+def markdown(
+    results: Results, cells: pd.DataFrame, best: pd.DataFrame, *, level: float = 0.95
+) -> str:
+    """Every table, one below the other, and what they leave out.
+
+    Args:
+        results: runs in rankings.
+        cells: of `compare.cells`.
+        best: of `compare.against_best`.
+        level: of the intervals, for the text.
+    """
+    sections = [_section(results, own, level) for own in _tables(cells, best)]
+    notes = [f"- {note}" for note in results.notes]
+    return "\n".join([*sections, *(["### Notes", "", *notes, ""] if notes else [])])
 
 
-def score(cell: Cell | None, name: str = "test") -> str:
-    """`mean ± sd (n)`, with failed runs named."""
-    if cell is None:
+def latex(results: Results, cells: pd.DataFrame, best: pd.DataFrame) -> dict[str, str]:
+    """File name -> a tabular (of the package booktabs) of each table's scores."""
+    found = {}
+    for number, own in enumerate(_tables(cells, best), start=1):
+        setting, first = results.settings[own["setting"].iloc[0]], own.iloc[0]
+        budget = f"{first['budget']:g}{first['budget_unit']}"
+        name = f"{number:02d}-{first['task']}-{setting.model}-{budget}"
+        found[re.sub(r"[^\w.-]+", "_", name)] = _tabular(own, setting)
+    return found
+
+
+def score(cell: Any) -> str:
+    """`mean ± sd (seeds)`, with what failed, is missing or predicts one constant."""
+    notes = [cell.failures] if cell.failed else []
+    notes += [f"{cell.missing} missing"] if cell.missing else []
+    constant = round(cell.degenerate * cell.ok) if cell.degenerate > 0 else 0
+    notes += [f"{constant} constant"] if constant else []
+    count = ", ".join([str(cell.ok), *notes])
+    if not cell.ok:
+        return f"none ({count})"
+    return f"{cell.mean:.4f} ± {'?' if cell.ok < 2 else f'{cell.sd:.4f}'} ({count})"
+
+
+def distance(cell: Any) -> str:
+    """`best - this [interval]`."""
+    if cell.best == cell.method:
+        return "best"
+    if cell.difference != cell.difference:
         return ""
-    failed = len(cell.runs) - len(cell.ok)
-    note = f", {failed} failed" if failed else ""
-    mean, spread = cell.mean(name), cell.spread(name)
-    if mean is None:
-        return f"none (0{note})"
-    return f"{mean:.4f} ± {'?' if spread is None else f'{spread:.4f}'} ({len(cell.ok)}{note})"
-
-
-def _costs(cells: dict[tuple[str, float], Cell]) -> str:
-    """Costs at the largest fraction each method ran at."""
-    names = ("params_delta", "params_pooler", "params_head", "delta_bytes", "train_seconds")
-    titles = ("delta params", "pooler params", "head params", "delta bytes", "bits each", "train s")
-    rows = []
-    for method in ordered({method for method, _ in cells}):
-        fraction = max(fraction for name, fraction in cells if name == method)
-        cell = cells[method, fraction]
-        counts = [f"{cell.mean(name) or 0:,.0f}" for name in names[:-1]]
-        bits = f"{cell.mean('delta_bits_per_trainable') or 0:.3g}"
-        seconds = f"{cell.mean('train_seconds') or 0:.1f}"
-        rows.append([method, f"{fraction:g}", *counts, bits, seconds])
-    return aligned(["method", "at fraction", *titles], rows)
-
-
-def ordered(methods: Collection[str]) -> list[str]:
-    """The baselines, then the other methods by name."""
-    return [name for name in ORDER if name in methods] + sorted(set(methods) - set(ORDER))
+    interval = f" [{cell.low:.4f}, {cell.high:.4f}]" if cell.low == cell.low else ""
+    return f"{cell.difference:.4f}{interval}".replace("-", words.MINUS)
 
 
 def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -75,3 +78,93 @@ def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         "| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |"
         for line in lines
     )
+
+
+def _tables(cells: pd.DataFrame, best: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """Each table's cells with what is known of their distance to the best."""
+    columns = [*CELL, "best", "difference", "low", "high", "tie"]
+    joined = cells.merge(best[columns], on=CELL, suffixes=("_mean", ""))
+    for _, own in joined.groupby(TABLE, observed=True):
+        yield own
+
+
+def _section(results: Results, cells: pd.DataFrame, level: float) -> str:
+    first, setting = cells.iloc[0], results.settings[cells["setting"].iloc[0]]
+    level *= 100
+    parts = [
+        f"### {first['task']}, {setting.model}: {first['metric'] or 'no finished run'}",
+        f"{words.setting(setting)}, {words.budget(first['budget_unit'], first['budget'])}. "
+        f"Mean ± standard deviation over seeds (their number). {BOLD.format(level=level)}",
+        aligned(*_grid(cells, _marked)),
+        f"How far the best is above each, with the {level:g} % interval of that one comparison:",
+        aligned(*_grid(cells, distance)),
+        _costs(cells),
+    ]
+    several = cells.loc[cells["ok"] > 0, "method"].nunique() > 1
+    return "\n\n".join(parts if several else [*parts[:3], parts[-1]]) + "\n"
+
+
+def _marked(cell: Any) -> str:
+    return f"**{score(cell)}**" if cell.tie and cell.ok else score(cell)
+
+
+def _grid(cells: pd.DataFrame, show: Callable[[Any], str]) -> tuple[list[str], list[list[str]]]:
+    """Methods by fractions: head and rows."""
+    fractions = sorted(cells["fraction"].unique())
+    shown = {(cell.method, cell.fraction): show(cell) for cell in cells.itertuples()}
+    rows = [
+        [method, *(shown[method, fraction] for fraction in fractions)]
+        for method in ordered(set(cells["method"]))
+    ]
+    return ["method", *(f"{fraction:g}" for fraction in fractions)], rows
+
+
+def _costs(cells: pd.DataFrame) -> str:
+    """Costs at the largest fraction at which each method has a finished run."""
+    finished = cells.assign(finished=cells["ok"] > 0).sort_values(["finished", "fraction"])
+    largest = finished.drop_duplicates("method", keep="last").set_index("method")
+    largest["peak_memory_bytes"] /= 1e6
+    found = largest.to_dict("index")
+    rows = []
+    for method in ordered(set(cells["method"])):
+        own = found[method]
+        costs = [_cost(own[name], form) for name, (_, form) in COSTS.items()]
+        rows.append([method, f"{own['fraction']:g}", *costs])
+    return aligned(["method", "at fraction", *(title for title, _ in COSTS.values())], rows)
+
+
+def _cost(value: float, form: str) -> str:
+    return format(value, form) if value == value else ""
+
+
+def _tabular(cells: pd.DataFrame, setting: Setting) -> str:
+    first = cells.iloc[0]
+    head, rows = _grid(cells, _latex_score)
+    lines = [" & ".join([_escaped(row[0]), *row[1:]]) + r" \\" for row in rows]
+    return "\n".join(
+        [
+            f"% {first['task']}: {first['metric']}; {words.setting(setting)}, "
+            f"{words.budget(first['budget_unit'], first['budget'])}",
+            "% mean and standard deviation over seeds; bold: the best and what is not told from it",
+            rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
+            r"\toprule",
+            " & ".join(head) + r" \\",
+            r"\midrule",
+            *lines,
+            r"\bottomrule",
+            r"\end{tabular}",
+            "",
+        ]
+    )
+
+
+def _latex_score(cell: Any) -> str:
+    if not cell.ok:
+        return "--"
+    mean = f"{cell.mean:.4f}"
+    spread = rf" $\pm$ {cell.sd:.4f}" if cell.ok > 1 else ""
+    return (rf"\textbf{{{mean}}}" if cell.tie else mean) + spread
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([&%$#_{}])", r"\\\1", text)

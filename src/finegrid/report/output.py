@@ -1,0 +1,110 @@
+"""A report's files: page, tables, figures and the tidy frame, each written whole or not at all."""
+
+import io
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from finegrid.record import write_atomic
+from finegrid.report import compare, tables
+from finegrid.report.evidence import Evidence
+from finegrid.report.frame import Results
+
+if TYPE_CHECKING:
+    from finegrid.report.plots import Figure
+
+PARQUET = "runs.parquet"
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a report is written from."""
+
+    runs: pd.DataFrame  # of `frame.load`
+    results: Results
+    known: Evidence
+    cells: pd.DataFrame
+    best: pd.DataFrame
+    level: float
+
+    @cached_property
+    def figures(self) -> "list[Figure]":
+        """Drawn when a format wants them: matplotlib takes a second to load."""
+        from finegrid.report import plots, reference
+
+        published = reference.references()
+        return plots.draw(
+            self.results, self.cells, self.best, references=published, level=self.level
+        )
+
+
+Files = Iterator[tuple[str, bytes]]  # names below the report's directory, and contents
+
+
+def write(made: Made, directory: Path, formats: Collection[str]) -> Iterator[Path]:
+    """Write a report; yields each file that is there."""
+    for name in (known for known in FORMATS if known in formats):
+        for below, content in FORMATS[name](made):
+            path = directory / below
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, content)
+            yield path
+
+
+def _markdown(made: Made) -> Files:
+    text = tables.markdown(made.results, made.cells, made.best, level=made.level)
+    yield "report.md", text.encode()
+
+
+def _html(made: Made) -> Files:
+    from finegrid.report.page import page
+
+    draws = compare.draws(made.results, known=made.known)
+    text = page(made.results, made.cells, made.best, made.figures, draws, level=made.level)
+    yield "report.html", text.encode()
+
+
+def _csv(made: Made) -> Files:
+    settings = pd.DataFrame(made.results.settings).rename_axis("setting").reset_index()
+    frames = {
+        "settings": settings,
+        "cells": made.cells,
+        "against_best": made.best,
+        "across": compare.across(made.results, level=made.level),
+        **{figure.name: figure.data for figure in made.figures},
+    }
+    for name, data in frames.items():
+        text = data.to_csv(index=False, float_format="%.7g", lineterminator="\n")
+        yield f"csv/{name}.csv", text.encode()
+
+
+def _latex(made: Made) -> Files:
+    for name, text in tables.latex(made.results, made.cells, made.best).items():
+        yield f"latex/{name}.tex", text.encode()
+
+
+def _png(made: Made) -> Files:
+    for figure in made.figures:
+        yield f"figures/{figure.name}.svg", figure.svg.encode()
+        yield f"figures/{figure.name}.png", figure.png()
+
+
+def _parquet(made: Made) -> Files:
+    places = made.runs["directory"].astype(str).str.split("/").str[-4:].str.join("/")
+    buffer = io.BytesIO()  # with what the grid names a run, and no path of this machine
+    made.runs.assign(directory=places).to_parquet(buffer, index=False, compression="zstd")
+    yield PARQUET, buffer.getvalue()
+
+
+FORMATS: dict[str, Callable[[Made], Files]] = {
+    "md": _markdown,
+    "html": _html,
+    "csv": _csv,
+    "latex": _latex,
+    "png": _png,
+    "parquet": _parquet,
+}

@@ -1,0 +1,142 @@
+"""Run directories to rows: every scalar of a record, its metrics, and where it lies."""
+
+import json
+import os
+import re
+from array import array
+from collections.abc import Iterator
+from dataclasses import MISSING, fields
+from math import nan
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from finegrid.record import FILE, SCHEMA, Record
+
+NESTED = ("overrides", "metrics", "versions")  # the fields of a record that are no scalars
+DEFAULTS = {
+    item.name: None if item.default is MISSING else item.default
+    for item in fields(Record)
+    if item.name not in NESTED
+}
+TYPES = {item.name: str(item.type) for item in fields(Record) if item.name in DEFAULTS}
+TEXT = [name for name, kind in TYPES.items() if "str" in kind]
+FLAGS = [name for name, kind in TYPES.items() if "bool" in kind]
+NUMBERS = [name for name in TYPES if name not in (*TEXT, *FLAGS)]
+# What a record must say to stand in a table, as text and as numbers.
+NAMES = ("method", "task", "model", "protocol", "budget_unit")
+AMOUNTS = ("fraction", "budget", "seed")
+# The grid's directories: <task>/<model>/<method>/f<fraction>-s<seed>-...
+PLACE = re.compile(r"([^/]+)/([^/]+)/([^/]+)/f([0-9.e-]+)-s(\d+)[^/]*$")
+
+
+def run_directories(root: str) -> Iterator[str]:
+    """The directories below a directory that hold a record, itself included, in order of name."""
+    with os.scandir(root) as found:
+        entries = sorted(found, key=lambda entry: entry.name)
+    if any(entry.name == FILE for entry in entries):
+        yield root
+    for entry in entries:
+        if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False):
+            yield from run_directories(entry.path)
+
+
+class Rows:
+    """Columns that grow by a run at a time; strings that repeat are held once."""
+
+    def __init__(self) -> None:
+        self.numbers = {name: array("d") for name in NUMBERS}
+        self.flags: dict[str, list[bool | None]] = {name: [] for name in FLAGS}
+        self.text: dict[str, list[str | None]] = {
+            name: [] for name in (*TEXT, "directory", "overrides", "version")
+        }
+        self.metrics: dict[str, dict[int, float]] = {}  # column -> row -> value
+        self._known: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        return len(self.text["directory"])
+
+    def add(self, directory: str) -> bool:
+        """Read a run's record; false if it is a tuning trial's, which is left out."""
+        values = _read(directory)
+        if values.get("trial") is not None:
+            return False
+        for name, value in values["metrics"].items():
+            self.metrics.setdefault(name, {})[len(self)] = value
+        for name, column in self.numbers.items():
+            column.append(_number(values.get(name, DEFAULTS[name])))
+        for name, flags in self.flags.items():
+            flags.append(values.get(name, DEFAULTS[name]))
+        for name, texts in self.text.items():
+            text = values.get(name, DEFAULTS.get(name))
+            texts.append(None if text is None else self._known.setdefault(str(text), str(text)))
+        return True
+
+    def frame(self) -> pd.DataFrame:
+        """All rows, the columns in the record's order and then the others."""
+        columns: dict[str, Any] = {name: np.asarray(v) for name, v in self.numbers.items()}
+        columns |= {name: np.array(v, dtype=object) for name, v in self.flags.items()}  # or None
+        columns |= {name: _text(v) for name, v in self.text.items()}
+        for name, sparse in sorted(self.metrics.items()):
+            columns[name] = np.full(len(self), nan)
+            columns[name][list(sparse)] = list(sparse.values())
+        order = [*TYPES, *(name for name in columns if name not in TYPES)]
+        return pd.DataFrame({name: columns[name] for name in order})
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else nan
+
+
+def _text(values: list[str | None]) -> Any:
+    """As a category where values repeat."""
+    distinct = len(set(values))
+    return pd.array(values, dtype="category" if 2 * distinct <= len(values) else "str")
+
+
+def _read(directory: str) -> dict[str, Any]:
+    """A record's values; where it is not readable what the directory's name tells, and why not."""
+    try:
+        with open(f"{directory}/{FILE}", "rb") as file:
+            values: dict[str, Any] = json.loads(file.read())
+        if values.get("schema") != SCHEMA:
+            return _unreadable(
+                directory, f"schema {values.get('schema')}, this version reads {SCHEMA}"
+            )
+        wrong = [name for name in NAMES if not isinstance(values.get(name), str)]
+        wrong += [name for name in AMOUNTS if not isinstance(values.get(name), int | float)]
+        if wrong:
+            return _unreadable(directory, f"lacks {', '.join(wrong)}")
+        return values | _flat(directory, values)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        return _unreadable(directory, str(error))
+
+
+def _flat(directory: str, values: dict[str, Any]) -> dict[str, Any]:
+    """What a record nests, as one column each; of a traceback its last line."""
+    metrics = values.get("metrics") or {}
+    return {
+        "directory": directory,
+        "overrides": " ".join(values.get("overrides") or ()),
+        "version": (values.get("versions") or {}).get("finegrid"),
+        "metrics": {f"{k}/{name}": v for k, found in metrics.items() for name, v in found.items()},
+        "error": str(values.get("error") or "").strip().rpartition("\n")[2] or None,
+    }
+
+
+def _unreadable(directory: str, why: str) -> dict[str, Any]:
+    known: dict[str, Any] = dict.fromkeys(DEFAULTS) | {"status": "unreadable", "error": why}
+    known |= {"directory": directory, "overrides": "", "version": None, "metrics": {}}
+    if place := PLACE.search(directory):
+        task, model, method, fraction, seed = place.groups()
+        known |= {"task": task, "model": model, "method": method, "seed": int(seed)}
+        known["fraction"] = _parsed(fraction)
+    return known
+
+
+def _parsed(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

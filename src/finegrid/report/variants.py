@@ -1,0 +1,80 @@
+"""One method run in several ways in one ranking: each way is a method of its own, and says so."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import pandas as pd
+
+# What a record holds in fields of its own, what is the machine's, and what a sweep's rules set.
+HELD = {"method", "task", "seed", "trial", "model", "select", "frozen_dropout", "tuned"}
+HELD |= {"data.fraction", "data.protocol", "model.pretrained", "trainer.precision"}
+MACHINE = {"data.root", "data.source", "data.eval_batch_size", "fuse", "retry", "code"}
+GROUPS = {"budget", "trainer", "logger", "hydra", "sweep", "experiment", "paths"}
+RATE = "optim.lr"
+
+Told = dict[str, str]  # key -> value, of the overrides that make a run another one
+
+
+def named(runs: pd.DataFrame, ranking: list[str]) -> pd.Series:
+    """Each run's method with the overrides by which it differs from others of a ranking.
+
+    An argument of the method always shows (`lora method.rank=4`), another override where runs of
+    one ranking differ in it, a rate where runs of the method do (`lora optim.lr=0.001`). A setting
+    tells the same of all its rankings.
+    """
+    texts = runs["overrides"].fillna("").astype(str)
+    parsed = {text: _parsed(text) for text in texts.unique()}
+    kept = {text: _shown(overrides) for text, overrides in parsed.items()}
+    shown = texts.map(kept)
+    rates = runs["lr"].fillna(texts.map(lambda text: float(parsed[text].get(RATE, "nan"))))
+    differing = _differing(runs.assign(shown=shown), ranking)
+    by = [*ranking, "method"]
+    several = rates.groupby([runs[name] for name in [*by]]).transform("nunique") > 1
+    tuned = set(zip(runs.loc[several, "setting"], runs.loc[several, "method"], strict=True))
+    names = [
+        _name(method, overrides, differing[setting], rate if (setting, method) in tuned else None)
+        for setting, method, overrides, rate in zip(
+            runs["setting"], runs["method"], shown, rates, strict=True
+        )
+    ]
+    return pd.Series(names, index=runs.index)
+
+
+def _parsed(overrides: str) -> Told:
+    pairs = (override.lstrip("+~").partition("=") for override in overrides.split())
+    return {key: value for key, _, value in pairs}
+
+
+def _shown(overrides: Told) -> tuple[tuple[str, str], ...]:
+    """Those that no field of a record holds and that are part of what was run, in order."""
+    free = HELD | MACHINE | {RATE}
+    items = sorted(overrides.items())
+    return tuple(
+        (key, value)
+        for key, value in items
+        if key not in free and key.partition(".")[0].partition("/")[0] not in GROUPS
+    )
+
+
+def _differing(runs: pd.DataFrame, ranking: list[str]) -> dict[int, set[str]]:
+    """Setting -> the keys in which runs of one of its rankings differ."""
+    found: dict[int, set[str]] = defaultdict(set)
+    ways = runs[[*ranking, "shown"]].drop_duplicates()
+    for _, own in ways[ways.duplicated(ranking, keep=False)].groupby(ranking):
+        found[int(own["setting"].iloc[0])] |= _unequal(own["shown"])
+    return found
+
+
+def _unequal(ways: Iterable[tuple[tuple[str, str], ...]]) -> set[str]:
+    tables = [dict(way) for way in ways]
+    keys = set().union(*tables)
+    return {key for key in keys if len({table.get(key) for table in tables}) > 1}
+
+
+def _name(
+    method: str, overrides: tuple[tuple[str, str], ...], keys: set[str], rate: float | None
+) -> str:
+    told = [f"{k}={v}" for k, v in overrides if k in keys or k.startswith("method.")]
+    if rate is not None and rate == rate:
+        told.append(f"{RATE}={rate:g}")
+    return " ".join([method, *told])
