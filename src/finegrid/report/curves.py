@@ -1,0 +1,84 @@
+"""What runs leave beside their records, read with a bound: learning curves and distances."""
+
+import csv
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+CURVE, DISTANCES = "curve.csv", "distances.csv"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Validation after each evaluation of a run."""
+
+    step: tuple[float, ...]
+    seconds: tuple[float, ...]
+    validation: tuple[float, ...]
+
+
+def read(directory: str | Path) -> Curve | None:
+    """A run's curve; `None` where there is none, or where it breaks off within its first line."""
+    if not directory:  # of a run read from a table
+        return None
+    try:
+        with (Path(directory) / CURVE).open(newline="", encoding="utf-8") as file:
+            lines = [
+                (float(line["step"]), float(line["seconds"]), float(line["validation"]))
+                for line in csv.DictReader(file)
+            ]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if not lines:
+        return None
+    step, seconds, validation = zip(*lines, strict=True)
+    return Curve(step, seconds, validation)
+
+
+def sampled(runs: pd.DataFrame, most: int) -> pd.DataFrame:
+    """At most `most` runs, the same number of seeds a method, the lowest seeds first."""
+    methods = max(1, runs.method.nunique())
+    ordered = runs.sort_values(["method", "seed"])
+    return ordered[ordered.groupby("method", observed=True).cumcount() < max(1, most // methods)]
+
+
+def mean_curves(runs: pd.DataFrame) -> pd.DataFrame:
+    """Mean and range over seeds of the k-th evaluation: method, step, seconds, mean, low, high.
+
+    Evaluations stand at equal shares of the budget, so the k-th ones of two seeds belong together.
+    A seed whose curve is shorter ends the method's line there.
+    """
+    found: dict[str, list[Curve]] = defaultdict(list)
+    for method, directory in zip(runs.method, runs.directory, strict=True):
+        if (curve := read(directory)) is not None:
+            found[str(method)].append(curve)
+    return pd.DataFrame(
+        [row for method, several in found.items() for row in _rows(method, several)],
+        columns=["method", "step", "seconds", "mean", "low", "high", "seeds"],
+    )
+
+
+def _rows(method: str, several: list[Curve]) -> Iterable[tuple[object, ...]]:
+    length = min(len(curve.step) for curve in several)
+    step, seconds, validation = (
+        np.array([getattr(curve, name)[:length] for curve in several])  # S K
+        for name in ("step", "seconds", "validation")
+    )
+    for k in range(length):
+        here = validation[:, k]
+        yield (method, step[:, k].mean(), seconds[:, k].mean(), here.mean(), here.min(),
+               here.max(), len(several))  # fmt: skip
+
+
+def distances(runs: pd.DataFrame) -> pd.DataFrame:
+    """The distances that scripts/analyse.py wrote, of all runs: its columns, method and seed."""
+    tables = []
+    for method, seed, directory in zip(runs.method, runs.seed, runs.directory, strict=True):
+        path = Path(directory) / DISTANCES
+        if directory and path.is_file():
+            tables.append(pd.read_csv(path).assign(method=str(method), seed=seed))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()

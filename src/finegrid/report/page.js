@@ -1,0 +1,317 @@
+// Sorting, filters, runs in a dialog, downloads, and the decision. Text is set as text, never as HTML.
+"use strict";
+(() => {
+  const data = JSON.parse(document.getElementById("payload").textContent);
+  const all = (selector, root = document) => [...root.querySelectorAll(selector)];
+  const one = (selector, root = document) => root.querySelector(selector);
+
+  function element(name, attributes = {}, ...children) {
+    const made = document.createElement(name);
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    made.append(...children);
+    return made;
+  }
+
+  // ---- table: sort and filter
+  const table = one("#cells");
+  const body = table.tBodies[0];
+  const original = [...body.rows];
+  const heads = all("thead th", table);
+
+  function sortValue(row, column) {
+    const cell = row.cells[column];
+    if (cell.dataset.v === undefined) return cell.textContent.trim();
+    return cell.dataset.v === "" ? null : Number(cell.dataset.v);
+  }
+
+  function compare(a, b) {
+    return typeof a === "number" ? a - b : a.localeCompare(b, "en", { numeric: true });
+  }
+
+  function sortBy(head) {
+    const column = heads.indexOf(head);
+    const numeric = original.some((row) => typeof sortValue(row, column) === "number");
+    const before = head.getAttribute("aria-sort");
+    const first = numeric && !head.hasAttribute("data-up") ? "descending" : "ascending";
+    const other = first === "descending" ? "ascending" : "descending";
+    const direction = before === first ? other : first;
+    for (const each of heads) each.removeAttribute("aria-sort");
+    head.setAttribute("aria-sort", direction);
+    const sign = direction === "ascending" ? 1 : -1;
+    const keyed = original.map((row) => [sortValue(row, column), row]);
+    keyed.sort(([a], [b]) => (a === null) - (b === null) || (a === null ? 0 : sign * compare(a, b)));
+    body.append(...keyed.map(([, row]) => row));
+    table.classList.add("sorted");
+  }
+  for (const head of heads) one("button", head).addEventListener("click", () => sortBy(head));
+
+  const filters = one("[data-filters]");
+  const plain = (text) => text.toLowerCase().replace(/\s+/g, " ").trim();
+  const texts = new Map(original.map((row) => [row, plain(row.textContent)]));
+
+  function matches(row, wanted, text, level) {
+    if (!texts.get(row).includes(text)) return false;
+    if (level && !one("i", row)) return false;
+    return wanted.every(([name, value]) => value === name(row));
+  }
+
+  function filter() {
+    const wanted = all("select", filters).filter((select) => select.value).map((select) => {
+      const column = select.dataset.column;
+      const cell = column === "method" ? "th" : `[data-c="${column}"]`;
+      return [(row) => one(cell, row).textContent.trim(), select.value];
+    });
+    const text = plain(one("[data-text]", filters).value);
+    const level = one("[data-level]", filters).checked;
+    let shown = 0;
+    for (const row of original) {
+      row.hidden = !matches(row, wanted, text, level);
+      shown += !row.hidden;
+    }
+    one("[data-count]").value = `${shown} of ${original.length} rows`;
+  }
+  filters.addEventListener("input", filter);
+  filters.addEventListener("reset", () => setTimeout(filter));
+  filters.addEventListener("submit", (event) => event.preventDefault());
+  filter();
+
+  // ---- runs: curves, and the dialog
+  function draw(holder) {
+    if (holder.firstChild) return;
+    const [seconds, values] = data.curves[Number(holder.dataset.curve)];
+    const [width, height, left, pad] = [320, 84, 46, 10];
+    const siblings = all("[data-curve]", holder.closest(".inside"))
+      .map((other) => data.curves[Number(other.dataset.curve)]);
+    const every = siblings.flatMap((curve) => curve[1]);
+    const [low, high] = [Math.min(...every), Math.max(...every)]; // one scale for all seeds
+    const last = Math.max(...siblings.flatMap((curve) => curve[0]));
+    const x = (at) => left + ((width - left - pad) * at) / (last || 1);
+    const y = (value) => height - 20 - ((height - 34) * (value - low)) / (high - low || 1);
+    const points = values.map((value, k) => [x(seconds[k]), y(value)]);
+    const svg = (name, attributes, ...children) => {
+      const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+      for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+      made.append(...children);
+      return made;
+    };
+    const label = (at, text, anchor = "end") =>
+      svg("text", { x: at[0], y: at[1], "text-anchor": anchor }, text);
+    const path = points.map(([px, py]) => `${px.toFixed(1)},${py.toFixed(1)}`).join("L");
+    const best = points[values.indexOf(Math.max(...values))];
+    holder.append(svg("svg", {
+      viewBox: `0 0 ${width} ${height}`, role: "img",
+      "aria-label": `Validation from ${values[0]} to ${values[values.length - 1]}, highest ${Math.max(...values)}`,
+    }, svg("path", { d: `M${path}` }), svg("circle", { cx: best[0], cy: best[1], r: 3 }),
+    label([left - 6, y(high) + 4], high.toFixed(3)),
+    ...(high > low ? [label([left - 6, y(low) + 4], low.toFixed(3))] : []),
+    label([left, height - 4], "0", "start"), label([width - pad, height - 4], `${last.toFixed(0)} s`)));
+  }
+  const curves = (root) => all("[data-curve]", root).forEach(draw);
+  for (const details of all("details.cell")) {
+    details.addEventListener("toggle", () => details.open && curves(details));
+  }
+
+  const dialog = one("dialog");
+  let home = null;
+  function open(id) {
+    home = document.getElementById(id);
+    const inside = one(".inside", home);
+    curves(inside);
+    one("#dialog-title").textContent = home.dataset.title;
+    one(".body", dialog).replaceChildren(inside);
+    dialog.showModal();
+    one(".body", dialog).scrollTop = 0;
+  }
+  dialog.addEventListener("close", () => {
+    home.append(...one(".body", dialog).childNodes);
+  });
+  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
+  body.addEventListener("click", (event) => {
+    const button = event.target.closest("[data-open]");
+    if (button) open(button.dataset.open);
+  });
+
+  // ---- downloads
+  function save(name, type, text) {
+    const url = URL.createObjectURL(new Blob([text], { type }));
+    const link = element("a", { href: url, download: name });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(url), 10000);
+  }
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("[data-download]");
+    if (!button) return;
+    const { download: name, type } = button.dataset;
+    if (type === "csv") {
+      save(`${name}.csv`, "text/csv", data.csv[name]);
+      return;
+    }
+    const drawn = one("svg", button.closest("figure"));
+    const fixed = drawn.outerHTML.replace(/var\(--c-[0-9a-f]{6}, ?(#[0-9a-f]{6})\)/g, "$1");
+    save(`${name}.svg`, "image/svg+xml", fixed);
+  });
+
+  // ---- the decision
+  const SEEDS = 3;
+  const FAR = 2; // times the most labels measured: beyond is another question
+  const form = one("[data-decide]");
+  const answer = one("[data-decision]");
+  const unpacked = new Map();
+
+  function drawsOf(ranking) {
+    if (!unpacked.has(ranking)) {
+      const { data: text } = data.draws[ranking];
+      const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+      unpacked.set(ranking, new Uint16Array(bytes.buffer));
+    }
+    return unpacked.get(ranking);
+  }
+
+  function drawn([ranking, row], k) {
+    const { low, high, n } = data.draws[ranking];
+    return low + (drawsOf(ranking)[row * n + k] / 65535) * (high - low);
+  }
+
+  // The share of joint draws in which each is the highest; equal ones share theirs.
+  function probabilities(cells) {
+    const count = Math.min(...cells.map((cell) => data.draws[cell.draws[0]].n));
+    const wins = cells.map(() => 0);
+    for (let k = 0; k < count; k += 1) {
+      const values = cells.map((cell) => drawn(cell.draws, k));
+      const best = Math.max(...values);
+      const first = values.flatMap((value, at) => (value === best ? [at] : []));
+      for (const at of first) wins[at] += 1 / first.length;
+    }
+    return wins.map((won) => won / count);
+  }
+
+  const costs = (cell) => [-cell.mean, cell.seconds, cell.bytes, cell.rows];
+  function dominated(cell, others) {
+    const own = costs(cell);
+    return others.some((other) => {
+      const its = costs(other);
+      return its.every((cost, at) => cost <= own[at]) && its.some((cost, at) => cost < own[at]);
+    });
+  }
+
+  // Of several measurements of one method, that with the most labels, then the most seconds.
+  function largest(cells) {
+    const kept = new Map();
+    for (const cell of cells) {
+      const known = kept.get(cell.method);
+      const more = !known || cell.rows > known.rows
+        || (cell.rows === known.rows && cell.seconds >= known.seconds);
+      if (more) kept.set(cell.method, cell);
+    }
+    return [...kept.values()];
+  }
+
+  // Either { lacking: why } or { options: [...] }, likeliest first.
+  function decide(cells, { labels, minutes, kilobytes }) {
+    if (![labels, minutes, kilobytes].every((limit) => limit > 0)) {
+      return { lacking: "give the three limits, each above 0" };
+    }
+    const enough = cells.filter((cell) => cell.ok >= SEEDS && cell.draws);
+    if (!enough.length) return { lacking: `no method has ${SEEDS} finished seeds here` };
+    const rows = enough.map((cell) => cell.rows);
+    const [fewest, most] = [Math.min(...rows), Math.max(...rows)];
+    if (labels < fewest || labels > FAR * most) {
+      return { lacking: `measured with ${fewest} to ${most} examples, and nothing is extrapolated` };
+    }
+    const fits = largest(enough.filter((cell) => cell.rows <= labels
+      && cell.seconds <= 60 * minutes && cell.bytes <= 1000 * kilobytes));
+    if (fits.length < 2) {
+      const only = fits.map((cell) => cell.method).join("");
+      return { lacking: only ? `only ${only} fits, so there is no choice` : "nothing measured fits" };
+    }
+    const shares = probabilities(fits);
+    const options = fits.map((cell, at) => ({
+      ...cell, probability: shares[at], front: !dominated(cell, fits),
+    }));
+    options.sort((a, b) => b.probability - a.probability || b.mean - a.mean);
+    return { options };
+  }
+
+  const percent = (share) =>
+    share > 0.99 ? ">\u00a099\u00a0%" : share < 0.01 ? "<\u00a01\u00a0%" : `${Math.round(100 * share)}\u00a0%`;
+
+  function optionRow(option) {
+    const share = element("span", { class: "share" });
+    share.style.setProperty("--s", (100 * option.probability).toFixed(1));
+    const cell = (text, kind = "n") => element("td", { class: kind }, text);
+    const chance = element("td", {}, share, percent(option.probability));
+    return element("tr", {}, element("th", { scope: "row" }, option.method), chance,
+      cell(option.mean.toFixed(4)), cell(option.data), cell(option.budget), cell(option.cost),
+      cell(option.front ? "yes" : "", ""));
+  }
+
+  function optionTable(options) {
+    const names = ["Method", "Probability of being best", "Score", "Data", "Budget", "Training, stored", "On the front"];
+    const kinds = ["", "", "n", "n", "n", "n", ""];
+    const head = element("tr", {}, ...names.map((name, at) => element("th", { scope: "col", class: kinds[at] }, name)));
+    const rows = element("tbody", {}, ...options.map(optionRow));
+    const made = element("table", { class: "small" }, element("thead", {}, head), rows);
+    return element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Options" }, made);
+  }
+
+  function sentence(options) {
+    const [first, second] = options;
+    const name = element("b", {}, first.method);
+    if (first.probability >= 0.95) return ["Use ", name, "."];
+    return ["No method is clearly the best. Most likely: ", name,
+      ` (${percent(first.probability)}), then ${second.method} (${percent(second.probability)}).`];
+  }
+
+  function show() {
+    const task = data.tasks[Number(form.elements.task.value)];
+    if (!task) return;
+    const limits = Object.fromEntries(
+      ["labels", "minutes", "kilobytes"].map((name) => [name, Number(form.elements[name].value)]));
+    const found = decide(task.cells, limits);
+    if (found.lacking) {
+      answer.replaceChildren(element("p", { class: "choice" }, `Not enough evidence: ${found.lacking}.`));
+      return;
+    }
+    const likely = found.options.filter((option) => option.probability >= 0.01);
+    const cheaper = found.options.filter((option) => option.probability < 0.01 && option.front);
+    const rest = found.options.length - likely.length - cheaper.length;
+    const parts = [element("p", { class: "choice" }, ...sentence(found.options)), optionTable(likely)];
+    if (cheaper.length) {
+      const summary = element("summary", {}, `Hardly the best, but on the front for what they cost (${cheaper.length})`);
+      parts.push(element("details", {}, summary, optionTable(cheaper)));
+    }
+    if (rest) parts.push(element("p", { class: "reading" }, `${rest} more fit, below 1 % and off the front.`));
+    answer.replaceChildren(...parts);
+  }
+
+  function limitsOf(task) {
+    const most = (name) => Math.max(...task.cells.map((cell) => cell[name]));
+    form.elements.labels.value = Math.round(most("rows"));
+    form.elements.minutes.value = Math.max(1, Math.ceil(most("seconds") / 60));
+    form.elements.kilobytes.value = Math.max(1, Math.ceil(most("bytes") / 1000));
+  }
+
+  data.tasks.forEach((task, at) => {
+    form.elements.task.append(element("option", { value: at }, task.label));
+  });
+  form.elements.task.addEventListener("change", () => limitsOf(data.tasks[Number(form.elements.task.value)]));
+  form.addEventListener("submit", (event) => event.preventDefault());
+  form.addEventListener("input", show);
+  if (data.tasks.length) {
+    limitsOf(data.tasks[0]);
+    show();
+  } else {
+    answer.append(element("p", {}, "Not enough evidence: no run has a score."));
+  }
+
+  // ---- print: everything open, as it was afterwards
+  let closed = [];
+  addEventListener("beforeprint", () => {
+    closed = all("details:not([open])");
+    for (const details of closed) details.open = true;
+    if (original.length <= 300) curves(document);
+  });
+  addEventListener("afterprint", () => {
+    for (const details of closed) details.open = false;
+  });
+})();

@@ -1,0 +1,114 @@
+"""How numbers and settings read, in figures and on the page."""
+
+import math
+from collections.abc import Sequence
+
+import pandas as pd
+
+from finegrid.report.frame import Setting
+
+MINUS, DASH, SPACE = "\u2212", "\u2013", "\u00a0"  # a space that no line ends at
+PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+LATER = 1.0  # of a unit of time from which it is used
+
+
+def missing(value: object) -> bool:
+    """Whether there is no number: None, NaN or pandas' NA."""
+    return bool(pd.isna(value))  # type: ignore[call-overload]
+
+
+def score(value: float | None, digits: int = 4) -> str:
+    """A score, with a real minus sign; a dash where there is none."""
+    if value is None or missing(value):
+        return DASH
+    return f"{value:.{digits}f}".replace("-", MINUS)
+
+
+def span(low: float | None, high: float | None, digits: int = 4) -> str:
+    """An interval, such as `0.8512 to 0.8611`; nothing where there is none."""
+    if low is None or high is None or missing(low) or missing(high):
+        return ""
+    return f"{score(low, digits)} to {score(high, digits)}"
+
+
+def count(value: float | None) -> str:
+    """A number of things: `770`, `12.3k`, `1.24M`."""
+    if value is None or missing(value):
+        return DASH
+    for size, prefix in PREFIXES:
+        if value >= size * 0.9995:
+            return f"{_digits(value / size)}{prefix}"
+    return _digits(value)
+
+
+def size(value: float | None) -> str:
+    """Bytes in decimal units: `9.5 kB`, `91.2 MB`."""
+    if value is None or missing(value):
+        return DASH
+    for unit, prefix in PREFIXES:
+        if value >= unit * 0.9995:
+            return f"{_digits(value / unit)}{SPACE}{prefix}B"
+    return f"{_digits(value)}{SPACE}B"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds, minutes or hours."""
+    if seconds is None or missing(seconds):
+        return DASH
+    for unit, name in ((3600.0, "h"), (60.0, "min")):
+        if seconds >= LATER * unit:
+            return f"{_digits(seconds / unit, 2)}{SPACE}{name}"
+    return f"{_digits(seconds, 2)}{SPACE}s"
+
+
+def percent(share: float | None) -> str:
+    """`30 %`, `0.12 %`; an exact nought stays one."""
+    if share is None or missing(share):
+        return DASH
+    return f"{_digits(100 * share)}{SPACE}%"
+
+
+def chance(share: float) -> str:
+    """A probability estimated from some hundred draws: never quite 0 or 1."""
+    if share > 0.99:
+        return f">{SPACE}99{SPACE}%"
+    return f"<{SPACE}1{SPACE}%" if share < 0.01 else f"{100 * share:.0f}{SPACE}%"
+
+
+def budget(unit: str, value: float) -> str:
+    """`8 epochs`, `1 epoch`."""
+    return f"{value:g}{SPACE}{unit.removesuffix('s') if value == 1 else unit}"
+
+
+def number(many: int, thing: str) -> str:
+    """`1 seed`, `3 seeds`."""
+    return f"{many:,} {thing}{'s' * (many != 1)}"
+
+
+def listed(names: Sequence[str], *, most: int = 12) -> str:
+    """`a, b and c`; what is beyond `most` is counted."""
+    shown = list(names[:most])
+    if len(names) > most:
+        shown.append(f"{len(names) - most} more")
+    return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
+
+
+def setting(given: Setting) -> str:
+    """What all runs of a setting share, for a heading."""
+    weights = {"True": "", "False": ", random weights"}.get(
+        str(given.pretrained), f", pretrained {given.pretrained}"
+    )
+    dropout = {"True": "", "False": ", no dropout below what trains"}.get(
+        str(given.frozen_dropout), f", frozen_dropout {given.frozen_dropout}"
+    )
+    return (
+        f"{given.model}{weights}, protocol {given.protocol}, {given.select} checkpoint, "
+        f"precision {given.precision or 'unknown'}{dropout}, finegrid {given.version}"
+    )
+
+
+def _digits(value: float, many: int = 3) -> str:
+    """Significant digits, at least those before the point; without an exponent."""
+    digits = 0 if value == 0 else max(0, many - 1 - math.floor(math.log10(abs(value))))
+    text = f"{value:.{min(digits, 6)}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -1,0 +1,302 @@
+"""Figures: what is drawn is what was measured, can be read by all, and comes out the same twice."""
+
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from itertools import pairwise, product
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import pandas as pd
+import pytest
+from grids import EVIL, METHODS, broken, grid, written
+
+from finegrid.report import charts, compare, curves, diagrams, frame, labels, palette, panels, plots
+from finegrid.report.frame import Results
+from finegrid.report.plots import Figure
+
+SVG = "{http://www.w3.org/2000/svg}"
+Tables = tuple[Results, pd.DataFrame, pd.DataFrame]
+
+
+def tables(root: Path) -> Tables:
+    """What a report draws from."""
+    results = frame.results([root])
+    return results, compare.cells(results), compare.against_best(results)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Tables:
+    """Two tasks, two fractions, five methods, one of which partly failed."""
+    return tables(written(tmp_path_factory.mktemp("grid"), broken(grid())))
+
+
+@pytest.fixture(scope="module")
+def drawn(made: Tables) -> dict[str, Figure]:
+    """Its figures by name."""
+    return {figure.name: figure for figure in plots.draw(*made)}
+
+
+def texts(figure: Figure) -> list[str]:
+    """All texts of a figure."""
+    return ["".join(node.itertext()) for node in ET.fromstring(figure.svg).iter(f"{SVG}text")]
+
+
+def test_every_kind_is_drawn_for_every_task(drawn: dict[str, Figure]) -> None:
+    kinds = ("fraction", "seconds", "bytes", "parameters", "curves")
+    each = {f"{task}-epochs3-{kind}-s0" for task in ("mrpc", "rte") for kind in kinds}
+    assert set(drawn) == each | {"ranks-s0"}
+    assert all(figure.title and figure.caption and len(figure.data) for figure in drawn.values())
+
+
+def test_a_figure_can_be_put_into_a_page_with_others(drawn: dict[str, Figure]) -> None:
+    seen: set[str] = set()
+    for name, figure in drawn.items():
+        root = ET.fromstring(figure.svg)
+        assert root.tag == f"{SVG}svg"
+        assert root.get("aria-labelledby") == f"{name}-title {name}-desc"
+        assert root[0].text == figure.title
+        assert root[1].text == figure.caption
+        own = [node.get("id", "") for node in root.iter() if node.get("id")]
+        assert all(each.startswith(f"{name}-") for each in own)
+        assert len(own) == len(set(own))
+        assert not seen & set(own)
+        seen |= set(own)
+        referred = re.findall(r'(?:href="|url\()#([^")]+)', figure.svg)
+        assert set(referred) <= set(own)
+        assert "<style" not in figure.svg
+        assert "<image" not in figure.svg
+        assert "http" not in figure.svg.replace("http://www.w3.org/2000/svg", "")
+
+
+def test_text_is_text_and_names_every_method(drawn: dict[str, Figure]) -> None:
+    assert {"test f1", "share of the training rows"} <= set(
+        texts(drawn["mrpc-epochs3-fraction-s0"])
+    )
+    for name, figure in drawn.items():
+        missing = set(figure.data.method) - set(texts(figure))
+        assert not missing, name
+
+
+def test_the_same_twice(made: Tables, drawn: dict[str, Figure]) -> None:
+    again = plots.draw(*made)
+    assert [figure.svg for figure in again] == [figure.svg for figure in drawn.values()]
+    assert again[1].png(dpi=60) == again[1].png(dpi=60)
+    assert again[1].png(dpi=60).startswith(b"\x89PNG")
+
+
+def test_a_figures_data_are_the_cells(made: Tables, drawn: dict[str, Figure]) -> None:
+    _, cells, best = made
+    data = drawn["mrpc-epochs3-seconds-s0"].data.set_index("method")
+    cells = cells[(cells.task == "mrpc") & (cells.fraction == 1)].set_index("method")
+    best = best[(best.task == "mrpc") & (best.fraction == 1)].set_index("method")
+    assert set(data.index) == set(METHODS)
+    for method in METHODS:
+        for column in ("mean", "low", "high", "ok", "train_seconds"):
+            assert data[column][method] == pytest.approx(cells[column][method])
+        assert data.tie[method] == best.tie[method]
+    assert data.missing["lora"] == 1
+    assert "ia3" not in set(drawn["mrpc-epochs3-fraction-s0"].data.query("fraction < 1").method)
+
+
+def test_points_of_the_svg_are_where_the_numbers_are(drawn: dict[str, Figure]) -> None:
+    """Heights in the drawing are linear in the score."""
+    figure = drawn["mrpc-epochs3-bytes-s0"]
+    uses = re.findall(r'<use href="#[^"]+" x="([\d.]+)" y="([\d.]+)" style="[^"]*stroke-width: 1.1',
+                      figure.svg)  # fmt: skip
+    heights = sorted(float(y) for _, y in uses)
+    scores = sorted(figure.data["mean"], reverse=True)
+    assert len(heights) == len(scores)
+    slope, offset = np.polyfit(scores, heights, 1)
+    assert slope < 0
+    assert heights == pytest.approx([slope * score + offset for score in scores], abs=0.05)
+
+
+def test_the_front_is_what_nothing_beats() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        costs, scores = rng.integers(1, 6, 8).tolist(), rng.integers(1, 6, 8).tolist()
+        points = list(zip(costs, scores, strict=True))
+        beaten = [
+            any(c <= cost and s >= score and (c, s) != (cost, score) for c, s in points)
+            for cost, score in points
+        ]
+        found = charts.front(costs, scores)
+        on = {point for point, is_on in zip(points, found, strict=True) if is_on}
+        assert on == {
+            point for point, is_beaten in zip(points, beaten, strict=True) if not is_beaten
+        }
+        assert sum(found) == len(on), "equal points are named once"
+
+
+def test_every_method_has_a_look_of_its_own_in_all_figures(drawn: dict[str, Figure]) -> None:
+    many = [f"m{number:02d}" for number in range(80)]
+    assert len(set(palette.marks(["full", "head", *many]).values())) == 82
+    looks = palette.marks(frame.ordered(METHODS))
+    for figure in drawn.values():
+        for method in set(figure.data.method):
+            assert looks[method].colour in figure.svg, (figure.name, method)
+    assert palette.marks(["bitfit"])["bitfit"] == looks["bitfit"]
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance, as WCAG 2 defines it."""
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one: str, other: str) -> float:
+    """Contrast ratio of two colours."""
+    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_colours_stand_out_on_a_light_and_a_dark_page() -> None:
+    light, dark = palette.PAPER, palette.GREYS[palette.PAPER]
+    for colour, other in palette.COLOURS.items():
+        assert contrast(colour, light) >= 3
+        assert contrast(other, dark) >= 3
+    for colour in (palette.INK, palette.SOFT):
+        assert contrast(colour, light) >= 4.5
+        assert contrast(palette.GREYS[colour], dark) >= 4.5
+    assert palette.themed("fill: #1b1f24") == "fill: var(--c-1b1f24, #1b1f24)"
+
+
+def test_names_keep_their_distance_and_stay_near() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        wanted = np.sort(rng.uniform(0, 200, 12)).tolist()
+        found = labels.spread(wanted, 10, 0, 300)
+        assert all(b - a >= 10 - 1e-9 for a, b in pairwise(found))
+        assert min(found) >= 0
+        assert max(found) <= 300
+        off = sum((a - b) ** 2 for a, b in zip(found, wanted, strict=True))
+        for shift in (-1, 1):
+            other = [place + shift for place in found]
+            assert (
+                sum((a - b) ** 2 for a, b in zip(other, wanted, strict=True)) >= off
+                or min(other) < 0
+            )
+    assert labels.spread([50, 100], 10, 0, 300) == [50, 100]
+    assert labels.spread([50, 50], 10, 0, 300) == [45, 55]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "gap", "expected"),
+    [([1, 2, 3, 4], 1.5, [(0, 1), (1, 2), (2, 3)]), ([1, 1.2, 4], 1, [(0, 1)]), ([1, 3], 1, []),
+     ([1, 2, 3], 9, [(0, 2)])],
+)  # fmt: skip
+def test_bars_cover_the_methods_not_told_apart(
+    ranks: list[float], gap: float, expected: list[tuple[int, int]]
+) -> None:
+    assert diagrams.groups(ranks, gap) == expected
+
+
+def test_beyond_the_limit_figures_are_named_not_drawn(made: Tables) -> None:
+    figures = plots.draw(*made, limit=3)
+    assert [figure.name for figure in figures] == [
+        "ranks-s0", "mrpc-epochs3-fraction-s0", "rte-epochs3-fraction-s0",
+    ]  # fmt: skip
+    note = panels.planned(made[0], made[1], limit=3).note
+    assert "8 figures of 11 were not drawn" in note
+    assert "2 of learning curves" in note
+    assert panels.planned(made[0], made[1]).note == ""
+
+
+def test_published_scores_are_lines_without_a_rank(made: Tables) -> None:
+    results, cells, best = made
+    row = {"task": "mrpc", "metric": "f1", "backbone": "tiny", "split": "holdout", "n": None,
+           "initialisation": "pretrained", "method": "lora", "score": 0.77}  # fmt: skip
+    given = pd.DataFrame([row | {"label": "lora (a)"}, row | {"label": "b", "split": "dev"}])
+    given["n"] = given["n"].astype("Int64")
+    figures = {f.name: f for f in plots.draw(results, cells, best, references=given)}
+    with_lines = figures["mrpc-epochs3-bytes-s0"]
+    assert "lora (a) 0.770" in texts(with_lines)
+    assert "b 0.770" not in texts(with_lines)
+    assert set(with_lines.data.method) == set(METHODS)
+    assert "lora (a)" not in figures["rte-epochs3-bytes-s0"].svg
+
+
+def test_learning_curves_are_means_over_seeds(drawn: dict[str, Figure], made: Tables) -> None:
+    data = drawn["mrpc-epochs3-curves-s0"].data
+    runs = made[0].runs.query("task == 'mrpc' and fraction == 1 and method == 'full'")
+    own = data[data.method == "full"].reset_index()
+    assert list(own.step) == [10, 20, 30, 40, 50]
+    assert own["mean"][4] == pytest.approx(fmean(runs.test) - 0.02, abs=1e-5)
+    assert own.low[4] == pytest.approx(min(runs.test) - 0.02, abs=1e-5)
+    assert set(own.seeds) == {4}
+
+
+def test_reading_curves_is_bounded(made: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagrams, "FILES", 10)
+    read: list[str] = []
+    real = curves.read
+    monkeypatch.setattr(curves, "read", lambda place: (read.append(str(place)), real(place))[1])
+    figure = next(f for f in plots.draw(*made) if f.name == "mrpc-epochs3-curves-s0")
+    assert len(read) == 20, "two tasks of five methods, two seeds each"
+    assert "Read: the first 10 of 19 runs" in figure.caption
+
+
+def test_a_curve_that_breaks_off_is_no_error(tmp_path: Path) -> None:
+    assert curves.read(tmp_path) is None
+    assert curves.read("") is None
+    for content in ("", "step,seconds,loss,validation\n", "step,seconds\n1,2\n", "\x00\n1,2,3,4\n"):
+        (tmp_path / "curve.csv").write_text(content, encoding="utf-8")
+        assert curves.read(tmp_path) is None
+
+
+def test_several_budgets_have_a_figure_over_them(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    short, long = grid(tasks=["mrpc"], seeds=3), grid(tasks=["mrpc"], seeds=3)
+    both = [*(replace(run, budget=1.0) for run in short), *long]
+    figures = {f.name: f for f in plots.draw(*tables(written(tmp_path, both, points=0)))}
+    data = figures["mrpc-epochs-budget-s0"].data
+    assert {*data.budget} == {1.0, 3.0}
+    assert "budget in epochs" in texts(figures["mrpc-epochs-budget-s0"])
+    assert "mrpc-epochs1-curves-s0" not in figures
+
+
+def test_distances_that_an_analysis_left_are_drawn(tmp_path: Path) -> None:
+    root = written(tmp_path, grid(tasks=["mrpc"], fractions=[1.0], seeds=2), points=0)
+    for number, directory in enumerate(sorted(root.iterdir())):
+        rows = [
+            {"layer": layer, "kind": kind, "l2": (layer + 1) * (number > 1) * size / 10,
+             "l2_random": size}
+            for layer, (kind, size) in product((0, 1, 2), (("query", 1.0), ("output", 3.0)))
+        ]  # fmt: skip
+        pd.DataFrame(rows).to_csv(directory / "distances.csv", index=False)
+    (figure,) = [f for f in plots.draw(*tables(root)) if "distances" in f.name]
+    own = figure.data[figure.data.method == "lora"]
+    assert list(own.ratio) == pytest.approx([0.1, 0.2, 0.3])
+    assert {"lora", "bitfit", "0", "1", "2"} <= set(texts(figure))
+
+
+def test_a_strange_name_stays_a_name(tmp_path: Path) -> None:
+    runs = grid({"full": 0.8, EVIL: 0.7}, tasks=[EVIL], fractions=[1.0], seeds=2)
+    figures = plots.draw(*tables(written(tmp_path, runs)))
+    assert figures
+    for figure in figures:
+        assert re.fullmatch(r"[\w.-]+", figure.name)
+        assert any(name.startswith(EVIL) for name in figure.data.method)
+        assert any(text.startswith(EVIL[:20]) for text in texts(figure))
+        assert "<img" not in figure.svg
+
+
+def test_one_method_or_one_seed_is_no_error(tmp_path: Path) -> None:
+    alone = written(tmp_path / "one", grid({"full": 0.8}, tasks=["mrpc"], fractions=[1.0], seeds=1))
+    assert [figure.name for figure in plots.draw(*tables(alone))] == ["mrpc-epochs3-curves-s0"]
+    few = written(tmp_path / "few", grid(tasks=["mrpc"], seeds=1))
+    assert len(plots.draw(*tables(few))) == 6
+
+
+def test_drawing_needs_neither_pyplot_nor_torch() -> None:
+    code = (
+        "import sys, finegrid.report.plots;"
+        "print({'torch', 'matplotlib.pyplot', 'transformers'} & set(sys.modules))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "set()"
