@@ -38,7 +38,7 @@ def test_help_lists_every_option_quickly() -> None:
     result = call("--help")
     assert result.returncode == 0
     assert time.perf_counter() - started < 5  # no torch behind it; 0.3 s on a quiet machine
-    for name in (*METHODS, *TASKS, *MODELS):
+    for name in (*METHODS, *TASKS, *MODELS, "demo", "reproduce/lora2021"):
         lines = [line for line in result.stdout.splitlines() if line.startswith(f"  {name} ")]
         assert lines, f"{name} is not listed"
         assert len(lines[0].split()) > 3, f"{name} has no description"
@@ -48,6 +48,10 @@ BAD = {
     "method": ("method=bitfti", "unknown method=bitfti; did you mean 'bitfit'"),
     "task": ("task=mprc", "unknown task=mprc; did you mean 'mrpc'"),
     "model": ("model=bert_base", "unknown model=bert_base; did you mean 'bert-base'"),
+    "experiment": (
+        "experiment=reproduce/lora",
+        "unknown experiment=reproduce/lora; did you mean 'repro",
+    ),
     "key": ("optim.lrr=1", "unknown key optim.lrr; did you mean 'optim.lr'"),
     "group": ("metod=full", "unknown key metod; did you mean 'method'"),
     "added key": ("+optim.foo=1", "unknown key optim.foo"),

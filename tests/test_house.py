@@ -12,6 +12,7 @@ import pytest
 import yaml
 from conftest import METHODS, MODELS, ROOT, TASKS, composed
 
+from finegrid import cli
 from finegrid.config import RunConfig
 
 SRC = ROOT / "src/finegrid"
@@ -72,8 +73,14 @@ LAYERS = {
     },
     "budget": {"config"},
     "report": {"errors", "record", "report"},
+    "mirror": {"record"},
+    "sync": {"cli", "config", "errors", "mirror", "record"},
     "delta": {"codec", "errors", "record", "surgery"},
     "grid": {"builtin", "config", "errors", "grid", "identity", "methods", "record", "run"},
+    "analysis": {
+        "analysis", "backbone", "config", "data", "errors", "inference", "masks", "metrics",
+        "record", "seeds", "sites", "sources", "surgery",
+    },
     "export": {
         "backbone", "bottleneck", "config", "data", "errors", "export", "inference", "methods",
         "module", "sources", "surgery", "tokens",
@@ -131,6 +138,8 @@ LIGHT = [
     "finegrid.record",
     "finegrid.report.tables",
     "finegrid.report.overlay",
+    "finegrid.report.reference",
+    "finegrid.sync",
 ]
 
 
@@ -156,7 +165,7 @@ def test_files_are_short() -> None:
     + [f"budget={path.stem}" for path in sorted((ROOT / "conf/budget").glob("*.yaml"))]
     + [f"trainer={path.stem}" for path in sorted((ROOT / "conf/trainer").glob("*.yaml"))]
     + [f"logger={path.stem}" for path in sorted((ROOT / "conf/logger").glob("*.yaml"))]
-    + [f"experiment={path.stem}" for path in sorted((ROOT / "conf/experiment").glob("*.yaml"))],
+    + [f"experiment={name}" for name in cli.options("experiment")],
 )  # fmt: skip
 def test_every_yaml_composes_and_is_valid(override: str) -> None:
     config = RunConfig.of(composed(override))

@@ -44,9 +44,13 @@ def register() -> None:
 
 
 def options(group: str) -> dict[str, str]:
-    """Option -> its one-line description (the file's first comment), for a config group."""
-    files = sorted((CONF / group).glob("*.yaml"))
-    return {file.stem: _headline(file) for file in files}
+    """Option -> its one-line description (the file's first comment), for a config group.
+
+    Options in a folder of the group are named with it: `reproduce/lora2021`.
+    """
+    files = sorted((CONF / group).rglob("*.yaml"))
+    names = (file.relative_to(CONF / group).with_suffix("").as_posix() for file in files)
+    return {name: _headline(file) for name, file in zip(names, files, strict=True)}
 
 
 def help_text() -> str:
@@ -152,12 +156,16 @@ def explain(error: Exception) -> str:
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        missing = str(error.missing_cfg_file)
+        group, _, option = missing.rpartition("/")
         if option in PLUGINS:
             extra = PLUGINS[option]
             return f"hydra/launcher={extra} needs a plugin: pip install 'finegrid[{extra}]'"
+        if group and not group.startswith("hydra"):  # a folder in a group is no group of its own
+            group, _, option = missing.partition("/")
         if group:
-            return f"unknown {group}={option}; {nearest(option, error.options or options(group))}"
+            names = {*options(group), *(error.options or ())}
+            return f"unknown {group}={option}; {nearest(option, names)}"
     for cause in causes(error):
         if isinstance(cause, UserError):
             return str(cause)
