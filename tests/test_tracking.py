@@ -18,8 +18,10 @@ HEADER, BLOCK = 7, 32 * 1024
 
 def offline_records(path: Path) -> Iterator[Any]:
     """The protobuf records of an offline run file (LevelDB log framing after a header)."""
+    import wandb
     from wandb.proto.wandb_internal_pb2 import Record
 
+    wandb.teardown()  # its process may not have written all of the file yet
     content = path.read_bytes()
     position, parts = HEADER, b""
     while position + 7 <= len(content):

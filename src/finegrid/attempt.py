@@ -24,13 +24,14 @@ from finegrid.data import train_loader
 from finegrid.errors import Diverged, UserError
 from finegrid.meter import Meter, peak_memory
 from finegrid.methods.base import TuningMethod
+from finegrid.mirror import RunInfo
 from finegrid.module import predict
 from finegrid.parts import Parts, prepare
 from finegrid.predictions import write_predictions
 from finegrid.record import Record
 from finegrid.seeds import stream
 from finegrid.selection import Selection
-from finegrid.tracking import Guarded, RunInfo
+from finegrid.tracking import Guarded
 
 log = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

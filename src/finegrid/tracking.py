@@ -2,32 +2,14 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
+from finegrid.mirror import RunInfo, summary
 from finegrid.record import Record
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class RunInfo:
-    """What a logger may want to say about a run."""
-
-    directory: Path
-    sweep: str  # name of the sweep directory, or of the day's single runs
-    cell: str
-    record: Record
-    config: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        """Readable name of the run."""
-        run = self.record
-        return f"{run.method}-{run.task}-{run.model}-f{run.fraction:g}-s{run.seed}"
 
 
 class Guarded(Logger):
@@ -79,18 +61,8 @@ def wandb_logger(*, run: RunInfo, project: str, entity: str | None, group: str |
     """Weights & Biases: one run a cell, tagged so that a sweep reads as one table."""
 
     def make() -> Logger:
-        record = run.record
-        logger = WandbLogger(
-            project=project,
-            entity=entity,
-            name=run.name,
-            id=run.cell,
-            save_dir=run.directory,
-            group=group or f"{run.sweep}/{record.method}-{record.task}",
-            job_type="train",
-            tags=[record.method, record.task, record.model, f"f{record.fraction:g}"],
-            resume="allow",
-        )
+        told = run.arguments(project=project, entity=entity, group=group)
+        logger = WandbLogger(save_dir=run.directory, **told)
         logger.experiment.config.update(run.config, allow_val_change=True)
         return logger
 
@@ -98,12 +70,7 @@ def wandb_logger(*, run: RunInfo, project: str, entity: str | None, group: str |
 
 
 def _finish(logger: Logger | None, record: Record) -> None:
-    final = {name: value for name, value in vars(record).items() if _scalar(value)}
-    final |= {
-        f"{split}/{name}": value
-        for split, scores in record.metrics.items()
-        for name, value in scores.items()
-    }
+    final = summary(record)
     if isinstance(logger, WandbLogger):
         import wandb
 
@@ -113,7 +80,3 @@ def _finish(logger: Logger | None, record: Record) -> None:
         numbers = {name: value for name, value in final.items() if not isinstance(value, str)}
         logger.log_metrics(numbers, step=record.steps)
         logger.finalize("success" if record.status == "ok" else "failed")
-
-
-def _scalar(value: object) -> bool:
-    return isinstance(value, str | int | float | bool)

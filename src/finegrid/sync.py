@@ -1,0 +1,209 @@
+"""Finished runs to W&B afterwards: each once, at a bounded rate, and on from where it stopped.
+
+A marker in the run's directory says which record a project was given. It is written after W&B has
+taken the run whole, so that what was cut short is sent again: to the same W&B run, whose history
+goes on after the rows that are there.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from finegrid import cli
+from finegrid.config import require
+from finegrid.errors import UserError
+from finegrid.mirror import STEP, RunInfo, summary
+from finegrid.record import FILE, read, write_atomic
+
+MARKER = ".wandb-synced"  # project -> hash of the record that it was given
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where runs go, and which of their files with them."""
+
+    project: str
+    entity: str | None = None  # null: the user's own
+    files: tuple[str, ...] = ()
+
+    @property
+    def offline(self) -> bool:
+        """Whether W&B only writes files, for `wandb sync` to send."""
+        return os.environ.get("WANDB_MODE") in ("offline", "dryrun")
+
+    @property
+    def name(self) -> str:
+        """What a marker calls it."""
+        path = f"{self.entity}/{self.project}" if self.entity else self.project
+        return f"{path} (offline)" if self.offline else path
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long W&B is waited for, in seconds, and how often it is tried."""
+
+    begin: float = 30.0
+    end: float = 120.0
+    tries: int = 4
+    pause: float = 5.0  # before the second try; twice as long before each further one
+
+
+PATIENCE = Patience()
+
+
+def finished(directories: Iterable[Path]) -> list[Path]:
+    """Every directory with a record below these, each once.
+
+    Raises:
+        UserError: if there is none.
+    """
+    places: dict[Path, None] = {}
+    for directory in directories:
+        paths = sorted(path.relative_to(directory) for path in directory.rglob(FILE))
+        found = [path.parent for path in paths if "wandb" not in path.parts]  # W&B's own copies
+        require(bool(found), f"no {FILE} below {directory}; run a sweep, or name its directory")
+        places.update(dict.fromkeys((directory / path).resolve() for path in found))
+    return list(places)
+
+
+def waiting(places: Iterable[Path], target: Target) -> list[Path]:
+    """Those whose record, as it is now, the target has not been given."""
+    return [place for place in places if _given(place).get(target.name) != _digest(place)]
+
+
+def _digest(place: Path) -> str:
+    return hashlib.sha256((place / FILE).read_bytes()).hexdigest()[:16]
+
+
+def _given(place: Path) -> dict[str, str]:
+    try:
+        given = json.loads((place / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return given if isinstance(given, dict) else {}
+
+
+def stored(place: Path) -> RunInfo:
+    """A finished run as its logger would have had it.
+
+    Raises:
+        UserError: if its record or its config cannot be read.
+    """
+    record, path = read(place), place / ".hydra" / "config.yaml"
+    require(path.is_file(), f"{place} holds no .hydra/config.yaml; is it a run directory?")
+    cli.register()
+    try:
+        config: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except Exception as error:  # of YAML or of OmegaConf
+        raise UserError(f"{path} is not a readable config: {_line(error)}") from error
+    *_, root, task, model, method, _ = ("", "", "", *place.resolve().parts)
+    of_sweep = (task, model, method) == (record.task, record.model, record.method)
+    return RunInfo(place, root if of_sweep else "runs", str(record.cell), record, config)
+
+
+def send(
+    places: Sequence[Path], target: Target, *, rate: float, patience: Patience = PATIENCE
+) -> Iterator[tuple[Path, str]]:
+    """Send runs one by one, at most `rate` a second; yields each, and why it was left out if so.
+
+    Raises:
+        UserError: if W&B cannot be reached or refuses; what was sent by then stays sent.
+    """
+    mode = os.environ.get("WANDB_MODE")
+    require(mode != "disabled", "WANDB_MODE=disabled sends nothing; unset it, or say offline")
+    earliest = 0.0
+    for number, place in enumerate(places):
+        time.sleep(max(0.0, earliest - time.monotonic()))
+        earliest = time.monotonic() + 1 / rate
+        digest = _digest(place)
+        try:
+            run = stored(place)
+        except UserError as error:
+            yield place, str(error)
+            continue
+        so_far = f"{number} of {len(places)} runs are through; the same command goes on from there"
+        _patiently(partial(_upload, run, target, patience), patience, so_far=so_far)
+        given = _given(place) | {target.name: digest}
+        write_atomic(place / MARKER, json.dumps(given, indent=1).encode())
+        yield place, ""
+
+
+def _patiently(action: Callable[[], None], patience: Patience, *, so_far: str) -> None:
+    """Try again after a failure, with longer and longer pauses."""
+    import wandb
+
+    for number in range(patience.tries):
+        if number:
+            time.sleep(patience.pause * 2 ** (number - 1))
+        try:
+            action()
+            return
+        except (wandb.errors.UsageError, wandb.errors.AuthenticationError) as error:
+            raise UserError(f"W&B refuses: {_line(error)}; {so_far}") from error
+        except Exception as error:  # its failures have no class in common
+            wandb.teardown()  # else the run would count as in use
+            cause = error
+    raise UserError(f"W&B cannot be reached: {_line(cause)}; {so_far}") from cause
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or repr(error)).splitlines()[0].rstrip(".")
+
+
+def _upload(run: RunInfo, target: Target, patience: Patience) -> None:
+    """One W&B run, from its first row to its exit code.
+
+    Rows have numbers, so that those which are there already do not come twice.
+    """
+    import wandb
+
+    told = run.arguments(project=target.project, entity=target.entity, group=None)
+    with ExitStack() as stack:
+        scratch = None  # offline, W&B's own choice: $WANDB_DIR or here
+        if not target.offline:
+            scratch = stack.enter_context(TemporaryDirectory(ignore_cleanup_errors=True))
+        made = wandb.init(**told, dir=scratch, settings=_settings(patience))
+        made.config.update(run.config, allow_val_change=True)
+        made.define_metric(STEP)
+        made.define_metric("*", step_metric=STEP, step_sync=True)
+        for number, row in enumerate(run.curve()):
+            if number >= made.starting_step:
+                made.log(row, step=number, commit=True)  # else the last comes after the summary
+        made.summary.update(summary(run.record))
+        for name in target.files:
+            if (path := run.directory / name).is_file():
+                made.save(path, base_path=run.directory, policy="now")
+        made.finish(exit_code=0 if run.record.status == "ok" else 1)
+
+
+def _settings(patience: Patience) -> Any:
+    """Nothing of this process, which is not the run; and failures that are raised, not swallowed.
+
+    Left to itself W&B would go on trying for days; limited in tries it would lose data in silence.
+    """
+    import wandb
+
+    return wandb.Settings(
+        console="off",
+        silent=True,
+        disable_code=True,
+        disable_git=True,
+        disable_job_creation=True,
+        init_timeout=patience.begin,
+        finish_timeout=patience.end,
+        finish_timeout_raises=True,
+        x_disable_machine_info=True,
+        x_disable_meta=True,
+        x_disable_stats=True,
+        x_save_requirements=False,
+    )
