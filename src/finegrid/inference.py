@@ -1,5 +1,6 @@
 """Use a finished run: backbone + delta -> predictions on a user's file."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from finegrid import backbone, cli, delta, metrics
+from finegrid.backbone import Backbone
 from finegrid.config import RunConfig, bind, require
 from finegrid.data import Encoded, Rows, column_texts
 from finegrid.errors import UserError
@@ -44,8 +46,15 @@ class Restored:
         return predict(self.model, encoded, batch_size=size, precision=str(self.record.precision))
 
 
-def restore(directory: Path, *, model_path: str | None = None) -> Restored:
+def restore(
+    directory: Path,
+    *,
+    model_path: str | None = None,
+    build: Callable[..., Backbone] = backbone.build,
+) -> Restored:
     """Load a finished run; `model_path` says where its backbone lies now.
+
+    `build` makes the frozen backbone as `backbone.build` does; others may share its memory.
 
     Raises:
         UserError: if the run is unfinished or unreadable, or its delta does not belong to the
@@ -61,8 +70,9 @@ def restore(directory: Path, *, model_path: str | None = None) -> Restored:
     task = replace(bind(Task, cfg.task, "task"), labels=labels)
     method = build_method(cfg)
     seed = stream(config.seed, "init")  # some methods draw what trains
-    base = backbone.build(config.model, outputs=task.outputs, seed=seed)
+    base = build(config.model, outputs=task.outputs, seed=seed)
     method.tune(base, seed=seed)
+    base.own()
     delta.load(
         directory / delta.FILE,
         base.model,

@@ -1,0 +1,82 @@
+"""Measure finished runs in parameter space: `python scripts/analyse.py RUN_OR_SWEEP...`.
+
+How far each layer moved and in how many directions, what masks removed, and what the updates of
+runs that differ in their seed or task alone have in common. Nothing is trained.
+"""
+
+import argparse
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from finegrid import cli
+from finegrid.errors import UserError
+
+
+def main() -> None:
+    """Read the command line, print Markdown and write CSV files."""
+    given = _arguments()
+
+    from finegrid.analysis import interpolation, overlap, study, text
+    from finegrid.analysis.solutions import Weights, finished
+
+    found, weights = finished(given.runs), Weights(model_path=given.model_path)
+    pairs = overlap.pairs(found, every=given.pairs == "all")
+    lines = [(a, b) for a, b in pairs if given.interpolate and found[a].task == found[b].task]
+    if given.interpolate and not lines:
+        raise UserError("--interpolate needs two runs that differ in their seed; see --pairs all")
+    several = []
+    for directory, frames in study.runs(weights, found, embeddings=given.embeddings):
+        several.append(frames)
+        _write(given.out and given.out / study.folder(found[directory]), frames)
+        _write(directory if given.beside else None, {"distances": frames["distances"]})
+    print(text.of_runs(several))
+    if pairs:
+        common = study.between(weights, found, pairs, overlap.table)
+        _write(given.out, {"overlap": common})
+        print(f"\n{text.of_pairs(common)}")
+    if lines:
+        measure = partial(interpolation.table, points=given.points, where=given.split)
+        scores = study.between(weights, found, lines, measure)
+        _write(given.out, {"interpolation": scores})
+        print(f"\n{text.of_lines(scores)}")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", type=Path, nargs="+", help="run or sweep directories")
+    parser.add_argument("--out", type=Path, help="CSV files: a folder a run, those of pairs above")
+    parser.add_argument(
+        "--beside",
+        action="store_true",
+        help="distances.csv into each run's own directory too, where scripts/report.py finds it",
+    )
+    parser.add_argument("--embeddings", action="store_true", help="spectra of the embeddings too")
+    parser.add_argument(
+        "--pairs",
+        choices=("like", "all"),
+        default="like",
+        help="like: runs that differ in seed or task alone; all: any two of one model",
+    )
+    parser.add_argument(
+        "--interpolate", action="store_true", help="score the lines between pairs of one task"
+    )
+    parser.add_argument("--points", type=int, default=11, help="of each line, its ends included")
+    parser.add_argument("--split", choices=("validation", "test"), default="validation")
+    parser.add_argument("--model-path", help="where the runs' backbone lies now")
+    return parser.parse_args()
+
+
+def _write(folder: Path | None, frames: Mapping[str, Any]) -> None:
+    if folder is None:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, frame in frames.items():
+        frame.to_csv(folder / f"{name}.csv", index=False)
+
+
+if __name__ == "__main__":
+    cli.guard(main)

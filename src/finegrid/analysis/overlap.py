@@ -1,0 +1,149 @@
+"""What the updates of two runs have in common, and which weights masks set to zero.
+
+For two runs with updates d and e of one tensor of n entries, which change a and b of them,
+
+    cosine    d . e / |d| |e|
+    jaccard   |changed by both| / |changed by either|
+    expected  p q / (p + q - p q), p = a / n and q = b / n: the same of independent places
+
+A mask changes what it sets to zero, a sparse method its places. Dense methods change everything,
+and their overlap says nothing: look at the cosine.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from finegrid.analysis.solutions import Point, Solution
+from finegrid.errors import UserError
+from finegrid.masks import smallest
+from finegrid.record import Record
+
+AXES = ("seed", "task")
+
+
+def relation(a: Record, b: Record) -> str:
+    """`seed` or `task` if two runs differ in that alone, else `other`."""
+    differ = [axis for axis in AXES if getattr(a, axis) != getattr(b, axis)]
+    return differ[0] if len(differ) == 1 and _setting(a) == _setting(b) else "other"
+
+
+def _setting(record: Record) -> tuple[object, ...]:
+    own = tuple(f"{axis}=" for axis in AXES)
+    others = sorted(line for line in record.overrides if not line.startswith(own))
+    budget = record.budget_unit, record.budget
+    return record.method, record.model, record.fraction, *budget, record.protocol, *others
+
+
+def pairs(runs: Mapping[Path, Record], *, every: bool = False) -> list[tuple[Path, Path]]:
+    """The runs that differ in their seed or in their task alone; with `every`, all of one model."""
+    return [
+        (a, b)
+        for a, b in combinations(runs, 2)
+        if runs[a].fingerprint == runs[b].fingerprint
+        and (every or relation(runs[a], runs[b]) in AXES)
+    ]
+
+
+def table(a: Solution, b: Solution) -> pd.DataFrame:
+    """One row a tensor that either run changed.
+
+    Columns: layer, kind, name, numel, cosine, dot, norm_a, norm_b, changed_a, changed_b, both,
+    either, jaccard, expected.
+
+    Raises:
+        UserError: if the runs did not start from the same weights.
+    """
+    if a.start.fingerprint != b.start.fingerprint:
+        names = f"{a.run.record.model} and {b.run.record.model}"
+        raise UserError(
+            f"runs of {names} started from different weights; compare runs of one model"
+        )
+    rows = [_row(x, y) for x, y in zip(a.points(), b.points(), strict=True)]
+    frame = pd.DataFrame(rows).astype({"layer": "Int64"})
+    return _scored(frame[frame["either"] > 0].reset_index(drop=True))
+
+
+def _row(a: Point, b: Point) -> dict[str, object]:
+    x, y = a.update, b.update
+    changed, too = x != 0, y != 0
+    return {
+        **a.place,
+        "dot": float((x * y).sum()),
+        "norm_a": float(x.norm()),
+        "norm_b": float(y.norm()),
+        "changed_a": int(changed.sum()),
+        "changed_b": int(too.sum()),
+        "both": int((changed & too).sum()),
+        "either": int((changed | too).sum()),
+    }
+
+
+def pooled(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """The rows of each group as one tensor: the same columns without layer, kind and name."""
+    counts = ["numel", "dot", "changed_a", "changed_b", "both", "either"]
+    squares = frame.assign(norm_a=frame["norm_a"] ** 2, norm_b=frame["norm_b"] ** 2)
+    squares["chance"] = _chance(frame)
+    sums = squares.groupby(list(by), dropna=False, sort=False)
+    found = sums[[*counts, "norm_a", "norm_b", "chance"]].sum().reset_index()
+    found[["norm_a", "norm_b"]] = np.sqrt(found[["norm_a", "norm_b"]])
+    return _scored(found)
+
+
+def _chance(frame: pd.DataFrame) -> pd.Series:
+    """How many entries independent places would have in common."""
+    return frame["changed_a"] * frame["changed_b"] / frame["numel"]
+
+
+def _scored(frame: pd.DataFrame) -> pd.DataFrame:
+    chance = frame.pop("chance") if "chance" in frame else _chance(frame)
+    norms = (frame["norm_a"] * frame["norm_b"]).replace(0.0, math.nan)
+    return frame.assign(
+        cosine=frame["dot"] / norms,
+        jaccard=frame["both"] / frame["either"],
+        expected=chance / (frame["changed_a"] + frame["changed_b"] - chance),
+    )
+
+
+def zeros(solution: Solution) -> pd.DataFrame:
+    """One row a tensor in which a run set pre-trained weights to zero.
+
+    Columns: layer, kind, name, numel, zeros, sparsity (their share), smallest (how many of them
+    are among as many smallest |w_0|), magnitude (the same as Jaccard overlap: 1 is magnitude
+    pruning), expected (of random places).
+    """
+    rows = [_zeros(point) for point in solution.points()]
+    columns = ["layer", "kind", "name", "numel", "zeros", "smallest"]
+    found = pd.DataFrame([row for row in rows if row["zeros"]], columns=columns)
+    return _against_magnitude(found.astype({"layer": "Int64"}))
+
+
+def pooled_zeros(frame: pd.DataFrame) -> pd.Series:
+    """All rows of `zeros` as one tensor: zeros, sparsity, magnitude, expected."""
+    sums = frame[["numel", "zeros", "smallest"]].sum()
+    sums["chance"] = (frame["zeros"] ** 2 / frame["numel"]).sum()
+    return _against_magnitude(sums.to_frame().T).iloc[0]
+
+
+def _against_magnitude(frame: pd.DataFrame) -> pd.DataFrame:
+    twice = 2 * frame["zeros"]
+    chance = frame.pop("chance") if "chance" in frame else frame["zeros"] ** 2 / frame["numel"]
+    return frame.assign(
+        sparsity=frame["zeros"] / frame["numel"],
+        magnitude=frame["smallest"] / (twice - frame["smallest"]),
+        expected=chance / (twice - chance),
+    )
+
+
+def _zeros(point: Point) -> dict[str, object]:
+    gone = (point.after == 0) & (point.before != 0)
+    count, size = int(gone.sum()), gone.numel()
+    row: dict[str, object] = {**point.place, "zeros": count}
+    if 0 < count < size:  # half an entry more, since `smallest` rounds down
+        pruned = smallest(point.before, (count + 0.5) / size)
+        row["smallest"] = int((gone & pruned).sum())
+    return row

@@ -1,0 +1,168 @@
+"""Finished runs as points in parameter space, beside where they started and a random point.
+
+Only the encoder is measured: the head has no pre-trained counterpart.
+"""
+
+import copy
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from finegrid import backbone, surgery
+from finegrid.backbone import Backbone
+from finegrid.config import ModelConfig
+from finegrid.errors import UserError
+from finegrid.inference import Restored, restore
+from finegrid.record import FILE, Record, read
+from finegrid.seeds import stream
+from finegrid.sites import LINEAR, Sites
+
+KINDS = (*LINEAR, "layernorm", "pooler", "embeddings")  # in this order of preference
+OTHER = "other"  # what plays none of these roles, such as DeBERTa's relative positions
+
+
+@dataclass(frozen=True)
+class Point:
+    """One parameter of the encoder: as pre-trained, as fine-tuned, and as freshly initialised."""
+
+    name: str  # in the whole model, such as bert.encoder.layer.0.output.dense.weight
+    layer: int | None  # none: the embeddings and the pooler
+    kind: str  # one of KINDS, or other; a bias is of its matrix's kind
+    before: Tensor
+    after: Tensor
+    random: Tensor
+
+    @property
+    def update(self) -> Tensor:
+        """What fine-tuning added, fp64: the difference of two fp32 numbers is exact in it."""
+        return self.after.double() - self.before.double()
+
+    @property
+    def place(self) -> dict[str, object]:
+        """The columns that say which parameter a row is about."""
+        return {
+            "layer": self.layer,
+            "kind": self.kind,
+            "name": self.name,
+            "numel": self.before.numel(),
+        }
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A finished run, the weights that it started from, and random ones of the same shapes."""
+
+    run: Restored
+    start: Backbone
+    random: Backbone
+
+    def points(self) -> Iterator[Point]:
+        """The encoder's parameters one by one, with what was injected merged where it merges."""
+        prefix = f"{self.start.model.base_model_prefix}."
+        random = dict(self.random.model.named_parameters())
+        for name, before in self.start.model.named_parameters():
+            if name.startswith(prefix):
+                layer, kind = place(name, self.start.sites)
+                after = _effective(self.run.model, name)
+                yield Point(name, layer, kind, before.detach(), after, random[name].detach())
+
+    def unmerged(self) -> dict[str, nn.Module]:
+        """Path -> injected module that no change of weights could replace; no distance sees it."""
+        return dict(surgery.unmergeable(self.run.model))
+
+
+class Weights:
+    """The weights that runs start from, in memory once however many runs there are."""
+
+    def __init__(self, *, model_path: str | None = None) -> None:
+        self._model_path = model_path
+        self._loaded: dict[str, Backbone] = {}
+
+    def solution(self, directory: Path) -> Solution:
+        """Restore a finished run.
+
+        Raises:
+            UserError: if it is unfinished, or its delta belongs to another backbone or method.
+        """
+        run = restore(directory, model_path=self._model_path, build=self._copy)
+        return self.of(run)
+
+    def of(self, run: Restored) -> Solution:
+        """A restored run, in eval mode from now on, beside its start."""
+        run.model.eval()
+        model, seed = run.config.model, stream(run.config.seed, "init")
+        start = self._load(model, outputs=run.task.outputs, seed=seed)
+        fresh = replace(model, pretrained=False)
+        return Solution(run, start, self._load(fresh, outputs=2, seed=stream(0, "random")))
+
+    def _copy(self, model: ModelConfig, *, outputs: int, seed: int) -> Backbone:
+        return self._load(model, outputs=outputs, seed=seed).sharing(seed=seed)
+
+    def _load(self, model: ModelConfig, *, outputs: int, seed: int) -> Backbone:
+        key = repr((model, outputs, None if model.pretrained else seed))
+        if key not in self._loaded:
+            new = backbone.build(model, outputs=outputs, seed=seed)
+            for known in self._loaded.values():
+                if known.fingerprint == new.fingerprint:
+                    _share(known, new)
+            self._loaded[key] = new
+        return self._loaded[key]
+
+
+def finished(directories: Iterable[Path]) -> dict[Path, Record]:
+    """The finished runs at or below the directories; of several runs of one cell, the last.
+
+    Trials of a search for a learning rate are left out, unless named themselves.
+
+    Raises:
+        UserError: if there is none below one of them.
+    """
+    found: dict[str, tuple[Path, Record]] = {}
+    for directory in directories:
+        runs = dict(_below(directory))
+        if not runs:
+            raise UserError(f"no finished run at or below {directory}; name a run or a sweep")
+        for path, record in sorted(runs.items(), key=lambda item: item[1].started):
+            found[record.cell or str(path)] = path, record
+    return dict(found.values())
+
+
+def _below(directory: Path) -> Iterator[tuple[Path, Record]]:
+    if (directory / FILE).is_file():
+        yield directory, read(directory)
+        return
+    for path in sorted(directory.rglob(FILE)):
+        record = read(path.parent)
+        if record.status == "ok" and record.trial is None:
+            yield path.parent, record
+
+
+def place(name: str, sites: Sites) -> tuple[int | None, str]:
+    """(layer, kind) of a parameter."""
+    for role in filter(sites.__contains__, (*KINDS, "layer")):
+        for site in sites[role]:
+            if name.startswith(f"{site.name}."):
+                return site.layer, OTHER if role == "layer" else role
+    return None, OTHER
+
+
+@torch.no_grad()
+def _effective(model: nn.Module, name: str) -> Tensor:
+    """A parameter as the model computes with it: a copy where something is injected at its site."""
+    path, _, tensor = name.rpartition(".")
+    site = model.get_submodule(path)
+    if hasattr(site, "injected") and not any(surgery.unmergeable(site)):
+        site = copy.deepcopy(site)
+        surgery.merge(site)
+    value: Tensor = getattr(site, tensor)
+    return value.detach()
+
+
+def _share(known: Backbone, new: Backbone) -> None:
+    """Let the encoder of one lie in the memory of the other, which holds the same bits."""
+    pairs = zip(known.model.base_model.parameters(), new.model.base_model.parameters(), strict=True)
+    for mine, other in pairs:
+        other.data = mine.data
