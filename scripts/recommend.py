@@ -1,0 +1,76 @@
+"""Which method for so many labels, minutes and megabytes, by what was measured.
+
+    python scripts/recommend.py --labels 500 --minutes 5 --megabytes 2 --task mrpc
+
+Only what was measured within the three limits counts, and nothing is extrapolated: the answer may
+be that there is not enough evidence. Without --results the results that come with finegrid are
+read.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from finegrid import cli
+from finegrid.errors import UserError, nearest
+from finegrid.report import advice, compare, frame
+from finegrid.report.decide import decide
+from finegrid.report.evidence import evidence
+
+SHIPPED = Path(__file__).resolve().parents[1] / "docs/results"
+
+
+def main() -> None:
+    """Read the results, decide, and print the answer."""
+    given = _arguments()
+    results = frame.results(given.results or _shipped())
+    if given.model:
+        results = _of_model(results, given.model)
+    known = evidence(results)
+    decision = decide(
+        results,
+        compare.cells(results),
+        compare.draws(results, known=known),
+        labels=given.labels,
+        minutes=given.minutes,
+        megabytes=given.megabytes,
+        task=given.task,
+    )
+    print(advice.text(decision, notes=[*results.notes, *known.notes]))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--labels", type=int, required=True, help="training rows that you have")
+    parser.add_argument("--minutes", type=float, required=True, help="of training, for one task")
+    parser.add_argument("--megabytes", type=float, required=True, help="to store for one task")
+    parser.add_argument("--task", help="one task; otherwise the mean over the tasks measured")
+    parser.add_argument("--model", help="one model; otherwise the one with most evidence")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        nargs="+",
+        help="sweep directories, or the runs.parquet of reports (default: docs/results/*)",
+    )
+    return parser.parse_args()
+
+
+def _shipped() -> Sequence[Path]:
+    found = sorted(SHIPPED.glob("*/runs.parquet"))
+    if not found:
+        raise UserError(f"no {SHIPPED}/*/runs.parquet; name your results: --results multirun/...")
+    return found
+
+
+def _of_model(results: frame.Results, model: str) -> frame.Results:
+    models = sorted({setting.model for setting in results.settings})
+    if model not in models:
+        raise UserError(f"no runs of model {model}; {nearest(model, models)}")
+    runs = results.runs[results.runs["model"] == model].reset_index(drop=True)
+    return frame.Results(runs, results.settings, results.notes)
+
+
+if __name__ == "__main__":
+    cli.guard(main)

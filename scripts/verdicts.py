@@ -1,0 +1,120 @@
+"""Test a paper's claims: `python scripts/verdicts.py paper1 multirun/paper1 --out docs/paper1.md`.
+
+paper1 is arXiv 2401.04051 (BitFit, adapters, full fine-tuning), paper2 is arXiv 2004.14129 (how far
+fine-tuning moves the weights, critical layers, masks), for which scripts/analyse.py measures the
+weights: give its folder to --distances and its overlap.csv to --overlap.
+"""
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from finegrid import cli
+from finegrid.errors import UserError
+from finegrid.record import write_atomic
+from finegrid.report import frame, paired, paper1, paper2, verdicts
+from finegrid.report.claims import Finding
+from finegrid.report.evidence import Evidence, evidence
+
+DISTANCES = ("cell", "task", "layer", "l2", "l2_random")
+PAIR = ("cell_a", "cell_b", "task_a", "relation")
+OVERLAP = (*PAIR, "layer", "numel", "changed_a", "changed_b", "both", "either")
+
+
+def main() -> None:
+    """Read results and measurements, judge the claims, write the page."""
+    given = _arguments()
+    if not 0 < given.margin < 1:
+        raise UserError(f"--margin {given.margin:g} must lie between 0 and 1, as scores do")
+    results = frame.results(given.results)
+    runs = results.runs.assign(directory="") if given.seeds_alone else results.runs
+    known = evidence(frame.Results(runs, results.settings))
+    page = verdicts.page(
+        (paper1 if given.paper == "paper1" else paper2).TITLE,
+        frame.Results(results.runs, results.settings, (*results.notes, *known.notes)),
+        _findings(given, results, known),
+        margin=given.margin,
+        command=shlex.join(["python", "scripts/verdicts.py", *sys.argv[1:]]),
+        figures=[os.path.relpath(figure, given.out.parent) for figure in given.figures],
+    )
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(given.out, page.encode())
+    print(f"wrote {given.out}")
+
+
+def _findings(
+    given: argparse.Namespace, results: frame.Results, known: Evidence
+) -> dict[int, list[Finding]]:
+    """Setting -> what its runs say. Random weights are a control, left out unless all are."""
+    distances = _rows(given.distances, "distances.csv", DISTANCES)
+    overlap = _rows(given.overlap, "overlap.csv", OVERLAP)
+    every = sorted(set(results.runs["setting"]))
+    found = {}
+    for number in [n for n in every if results.settings[n].pretrained] or every:
+        cells = paired.cells_of(results, known, number)
+        runs = results.runs[results.runs["setting"] == number]
+        if given.paper == "paper1":
+            found[number] = paper1.findings(cells, margin=given.margin)
+        else:
+            found[number] = paper2.findings(
+                runs, cells, margin=given.margin, distances=distances, overlap=overlap
+            )
+    return found
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("paper", choices=("paper1", "paper2"))
+    parser.add_argument(
+        "results", type=Path, nargs="+", help="sweep directories, or the runs.parquet of reports"
+    )
+    parser.add_argument("--distances", type=Path, nargs="+", default=[], help="CSV or directories")
+    parser.add_argument("--overlap", type=Path, nargs="+", default=[], help="CSV or directories")
+    parser.add_argument("--figures", type=Path, nargs="+", default=[], help="to link on the page")
+    parser.add_argument(
+        "--margin", type=float, default=0.01, help="within which scores count as equal (0.01)"
+    )
+    parser.add_argument(
+        "--seeds-alone",
+        action="store_true",
+        help="leave the chance in test rows aside: verdicts then speak of these test sets alone",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="the page, such as docs/paper1.md")
+    return parser.parse_args()
+
+
+def _rows(places: Sequence[Path], name: str, columns: Sequence[str]) -> pd.DataFrame | None:
+    """The rows of CSV files, or of those of that name below directories; none if none is given."""
+    if not places:
+        return None
+    files = [file for place in places for file in _files(place, name)]
+    frames = [_read(file, columns) for file in files]
+    return pd.concat(frames, ignore_index=True).drop_duplicates()
+
+
+def _files(place: Path, name: str) -> list[Path]:
+    found = sorted(place.rglob(name)) if place.is_dir() else [place]
+    if not found:
+        raise UserError(f"no {name} below {place}; scripts/analyse.py --out writes it")
+    return found
+
+
+def _read(file: Path, columns: Sequence[str]) -> pd.DataFrame:
+    try:
+        rows = pd.read_csv(file)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} is not a readable CSV file: {error}") from error
+    if lacks := [column for column in columns if column not in rows]:
+        raise UserError(f"{file} lacks {', '.join(lacks)}; give a file of scripts/analyse.py")
+    return rows
+
+
+if __name__ == "__main__":
+    cli.guard(main)

@@ -1,0 +1,237 @@
+"""A paper's claim as a test: an effect lies in a region, in every part of the results or in one.
+
+A part (a fraction, a budget, a layer) is an estimated effect and its t distribution. It lies inside
+a region by the larger p of two one-sided tests, which between two margins is the test of
+equivalence (TOST, Schuirmann 1987). Inside in every part: the largest p of the parts; inside in
+some part: the smallest, times their number. A claim is confirmed if p of inside, contradicted if p
+of outside is below `LEVEL`, each after Holm over all the claims judged together. Neither: not
+confirmed, which is no evidence against it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import exp, inf, isinf, sqrt
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from scipy import special
+
+from finegrid.report.stats import holm, quantile
+
+LEVEL = 0.05
+Outcome = Literal["confirmed", "not confirmed", "contradicted", "not tested"]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a paper says, in our words, and how it is tested here."""
+
+    name: str
+    text: str
+    test: str
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An effect, its standard error with its degrees of freedom, and the pairs or runs behind."""
+
+    mean: float
+    se: float
+    df: float
+    n: int
+
+    def above(self, bound: float) -> float:
+        """p of the one-sided test that the effect is above a bound."""
+        if isinf(bound):
+            return float(bound > 0)
+        if self.se == 0:
+            return float(self.mean <= bound)
+        t = (self.mean - bound) / self.se
+        return float(special.ndtr(-t) if isinf(self.df) else special.stdtr(self.df, -t))
+
+    def below(self, bound: float) -> float:
+        """p of the one-sided test that the effect is below a bound."""
+        return replace(self, mean=-self.mean).above(-bound)
+
+    def inside(self, region: tuple[float, float]) -> float:
+        """p of the effect lying between the bounds, of which one may be infinite."""
+        return max(self.above(region[0]), self.below(region[1]))
+
+    def outside(self, region: tuple[float, float]) -> float:
+        """p of the effect lying beyond one of the bounds."""
+        sides = sum(not isinf(bound) for bound in region)
+        return min(1.0, sides * min(self.below(region[0]), self.above(region[1])))
+
+    def interval(self, level: float = 1 - LEVEL) -> tuple[float, float]:
+        """The two-sided t interval."""
+        half = float(quantile((1 + level) / 2, self.df)) * self.se
+        return self.mean - half, self.mean + half
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the results say on a claim, before it is judged together with others."""
+
+    claim: Claim
+    measure: str = ""  # what the effect is, such as `bitfit - full`
+    parts: Mapping[str, Estimate] = field(default_factory=dict)
+    region: tuple[float, float] = (-inf, inf)  # where the claim says that the effect lies
+    everywhere: bool = True  # else: in one part at least
+    ratio: bool = False  # effects and region are logarithms of ratios
+    untested: str = ""  # why there is no part, and what to run
+    remarks: tuple[str, ...] = ()
+    detail: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    @property
+    def decisive(self) -> str:
+        """The part that the claim stands or falls with."""
+        choose = max if self.everywhere else min
+        return choose(self.parts, key=lambda part: self.parts[part].inside(self.region))
+
+    @property
+    def p_inside(self) -> float:
+        """p of the claim."""
+        found = [part.inside(self.region) for part in self.parts.values()]
+        return max(found) if self.everywhere else min(1.0, len(found) * min(found))
+
+    @property
+    def p_outside(self) -> float:
+        """p of the claim's contrary: outside somewhere, or everywhere."""
+        found = [part.outside(self.region) for part in self.parts.values()]
+        return min(1.0, len(found) * min(found)) if self.everywhere else max(found)
+
+    def shown(self, effect: float) -> float:
+        """An effect on its own scale."""
+        return exp(effect) if self.ratio else effect
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A judged finding; effect and interval (95 %) are those of its decisive part."""
+
+    finding: Finding
+    outcome: Outcome
+    why: str
+    change: str = ""  # what would change the verdict
+    effect: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    p: float | None = None  # of the claim, or of its contrary where contradicted; after Holm
+
+
+def judge(findings: Sequence[Finding]) -> list[Verdict]:
+    """Verdicts in the order of the findings; none is dropped."""
+    tested = [finding for finding in findings if finding.parts]
+    holds = iter(holm(np.array([finding.p_inside for finding in tested])).tolist())
+    fails = iter(holm(np.array([finding.p_outside for finding in tested])).tolist())
+    return [
+        _verdict(finding, next(holds), next(fails), len(tested))
+        if finding.parts
+        else _untested(finding)
+        for finding in findings
+    ]
+
+
+def _untested(finding: Finding) -> Verdict:
+    return Verdict(finding, "not tested", finding.untested)
+
+
+def _verdict(finding: Finding, holds: float, fails: float, claims: int) -> Verdict:
+    part = finding.parts[finding.decisive]
+    outcome: Outcome = "not confirmed"
+    if holds < LEVEL:
+        outcome = "confirmed"
+    elif fails < LEVEL:
+        outcome = "contradicted"
+    low, high = part.interval()
+    return Verdict(
+        finding,
+        outcome,
+        _why(finding, outcome),
+        _change(finding, part, outcome, claims),
+        finding.shown(part.mean),
+        finding.shown(low),
+        finding.shown(high),
+        part.n,
+        fails if outcome == "contradicted" else holds,
+    )
+
+
+def _why(finding: Finding, outcome: Outcome) -> str:
+    count, region = len(finding.parts), region_text(finding)
+    every = "" if count == 1 else f" in all {count} parts"
+    some = "" if count == 1 else f" in one of {count} parts at least ({finding.decisive})"
+    here = "" if count == 1 else f" ({finding.decisive})"
+    if outcome == "confirmed":
+        return f"shown to be {region}{every if finding.everywhere else some}"
+    if outcome == "contradicted":
+        side = "above" if finding.parts[finding.decisive].mean > finding.region[1] else "below"
+        return f"shown to be {side}, not {region}{here if finding.everywhere else every}"
+    return f"neither shown to be {region} nor not to be{here}: too few data, or too near the bound"
+
+
+def _change(finding: Finding, part: Estimate, outcome: Outcome, claims: int) -> str:
+    """How far the decisive part is from another verdict."""
+    gap = min(abs(part.mean - bound) for bound in finding.region)
+    if outcome != "not confirmed":
+        half = part.interval()[1] - part.mean
+        return (
+            f"an interval that reaches the bound: the effect is {_far(finding, gap)} from it, the "
+            f"interval's half width {_far(finding, half)}"
+        )
+    if gap == 0 or part.se == 0:
+        return "an effect that is not on the bound"
+    confirms = finding.region[0] < part.mean < finding.region[1]
+    several = 1 if confirms == finding.everywhere else len(finding.parts)
+    needed = part.se * float(quantile(1 - LEVEL / (claims * several), part.df))
+    return (
+        f"more data, which would {'confirm' if confirms else 'contradict'} it if the effect stayed "
+        f"as it is: up to {(needed / gap) ** 2:.1f} times these"
+    )
+
+
+def _far(finding: Finding, gap: float) -> str:
+    return f"a factor of {exp(gap):.3g}" if finding.ratio else f"{gap:.4f}"
+
+
+def region_text(finding: Finding) -> str:
+    """Where the claim says that the effect lies."""
+    low, high = map(finding.shown, finding.region)
+    if isinf(finding.region[1]):
+        return f"above {low:g}"
+    if isinf(finding.region[0]):
+        return f"below {high:g}"
+    return f"between {low:g} and {high:g}"
+
+
+def over_tasks(estimates: Sequence[Estimate]) -> Estimate:
+    """The mean of effects whose errors are independent (Welch-Satterthwaite)."""
+    count, variances = len(estimates), [estimate.se**2 for estimate in estimates]
+    total = sum(variances)
+    spread = sum(v**2 / estimate.df for v, estimate in zip(variances, estimates, strict=True))
+    return Estimate(
+        mean=float(np.mean([estimate.mean for estimate in estimates])),
+        se=sqrt(total) / count,
+        df=total**2 / spread if spread else min(estimate.df for estimate in estimates),
+        n=sum(estimate.n for estimate in estimates),
+    )
+
+
+def within_task(estimates: Sequence[Estimate]) -> Estimate:
+    """The mean of effects whose errors may go together: its standard error is at most this."""
+    return Estimate(
+        mean=float(np.mean([estimate.mean for estimate in estimates])),
+        se=float(np.mean([estimate.se for estimate in estimates])),
+        df=min(estimate.df for estimate in estimates),
+        n=sum(estimate.n for estimate in estimates),
+    )
+
+
+def of_values(values: np.ndarray, *, least: float = 0.0) -> Estimate:
+    """The mean of independent values, whose spread is taken to be at least `least`."""
+    spread = max(float(np.std(values, ddof=1)), least)
+    return Estimate(
+        float(np.mean(values)), spread / sqrt(len(values)), len(values) - 1, len(values)
+    )

@@ -1,0 +1,150 @@
+"""Effects on scores: sums and differences of cells, such as `bitfit - full`, paired by seed."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from math import isnan
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import pandas as pd
+
+from finegrid.report.claims import Estimate, over_tasks, within_task
+from finegrid.report.evidence import Evidence
+from finegrid.report.frame import CELL, Results
+from finegrid.report.stats import Scores, difference
+
+PAIRS = 2  # seeds in common, the fewest that have a spread
+
+
+class Where(NamedTuple):
+    """What methods must share to be paired."""
+
+    task: str
+    unit: str
+    budget: float
+    fraction: float
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The finished runs of a method in one place."""
+
+    scores: Scores
+    runs: pd.DataFrame  # by seed
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """An effect in one place; none where too little was run, or nothing learned."""
+
+    where: Where
+    estimate: Estimate | None
+    means: Mapping[str, float] = field(default_factory=dict)  # of what was compared, all its seeds
+    note: str = ""
+
+
+Cells = Mapping[tuple[str, Where], Cell]
+Terms = Sequence[tuple[str, float]]  # methods, each at a fraction
+
+
+def cells_of(results: Results, known: Evidence, setting: int) -> Cells:
+    """The cells of one setting that have a score."""
+    runs = results.runs[results.runs["setting"].eq(setting) & results.runs["status"].eq("ok")]
+    found = {}
+    for key, own in runs[runs["test"].notna()].groupby(CELL, observed=True):
+        _, task, unit, budget, fraction, method = cast(tuple[Any, ...], key)
+        scores = known.rankings[setting, task, unit, budget, fraction][method].scores
+        where = Where(str(task), str(unit), float(budget), float(fraction))
+        found[str(method), where] = Cell(scores, own.set_index("seed"))
+    return found
+
+
+def contrast(cells: Cells, where: Where, plus: Terms, minus: Terms) -> Contrast:
+    """The sum of the scores of `plus` less that of `minus`, over the seeds that all have."""
+    terms = [*plus, *minus]
+    places = [(method, where._replace(fraction=fraction)) for method, fraction in terms]
+    if lacks := sorted({method for method, place in places if (method, place) not in cells}):
+        return Contrast(where, None, note=f"no finished run of {' and '.join(lacks)}")
+    found = [cells[place] for place in places]
+    means = {
+        _name(term, terms): float(cell.scores.values.mean())
+        for term, cell in zip(terms, found, strict=True)
+    }
+    if all(constant(cell.runs) for cell in found):
+        return Contrast(where, None, means, "every run predicts a constant")
+    scores = [cell.scores for cell in found]
+    total = difference(reduce(_plus, scores[: len(plus)]), reduce(_plus, scores[len(plus) :]))
+    if total.seeds < PAIRS:
+        return Contrast(where, None, means, f"seeds in common: {total.seeds}")
+    if not total.test:
+        return Contrast(where, None, means, "the same at every seed: no spread to test it by")
+    if isnan(total.se):  # the same predictions in every run
+        return Contrast(where, Estimate(0.0, 0.0, total.seeds - 1, total.seeds), means)
+    return Contrast(where, Estimate(total.mean, total.se, total.df, total.seeds), means)
+
+
+def _plus(a: Scores, b: Scores) -> Scores:
+    """The sum at each seed that both have."""
+    seeds, at_a, at_b = np.intersect1d(a.seeds, b.seeds, return_indices=True)
+    whole = a.resampled is not None and b.resampled is not None
+    resampled = a.resampled[:, at_a] + b.resampled[:, at_b] if whole else None  # type: ignore[index]
+    return Scores(tuple(seeds.tolist()), a.values[at_a] + b.values[at_b], resampled, a.rows)
+
+
+def differences(cells: Cells, method: str, other: str) -> list[Contrast]:
+    """`method - other`, wherever one of them was run."""
+    places = sorted({where for name, where in cells if name in (method, other)})
+    return [
+        contrast(cells, where, [(method, where.fraction)], [(other, where.fraction)])
+        for where in places
+    ]
+
+
+def parts(contrasts: Iterable[Contrast], label: Callable[[Where], str]) -> dict[str, Estimate]:
+    """The effect of each label: the mean over its tasks of the mean over each task's places."""
+    found: dict[str, dict[str, list[Estimate]]] = defaultdict(lambda: defaultdict(list))
+    for one in contrasts:
+        if one.estimate:
+            found[label(one.where)][one.where.task].append(one.estimate)
+    return {
+        name: over_tasks([within_task(places) for places in tasks.values()])
+        for name, tasks in found.items()
+    }
+
+
+def detail(contrasts: Sequence[Contrast]) -> pd.DataFrame:
+    """A row a place: what was compared, the effect, or why there is none."""
+    return pd.DataFrame([_row(one) for one in contrasts])
+
+
+def _row(one: Contrast) -> dict[str, object]:
+    row: dict[str, object] = {
+        "task": one.where.task,
+        "fraction": one.where.fraction,
+        "budget": f"{one.where.budget:g} {one.where.unit}",
+        "means": ", ".join(f"{name} {mean:.4f}" for name, mean in one.means.items()),
+    }
+    if one.estimate is not None:
+        row["effect"] = one.estimate.mean
+        row["low"], row["high"] = one.estimate.interval()
+        row["n"] = float(one.estimate.n)
+    return row | {"note": one.note}
+
+
+def _name(term: tuple[str, float], terms: Terms) -> str:
+    """The method, and its fraction where the terms differ in it."""
+    method, fraction = term
+    return method if len({other for _, other in terms}) == 1 else f"{method} at {fraction:g}"
+
+
+def constant(runs: pd.DataFrame) -> bool:
+    """Whether every run predicts a constant."""
+    return bool(runs["degenerate"].eq(True).all())
+
+
+def grain(cell: Cell) -> float:
+    """One test row as a share of them: scores cannot be seen to spread less."""
+    rows = cell.runs["test_rows"].min()
+    return 1 / rows if rows > 0 else 0.0

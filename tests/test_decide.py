@@ -1,0 +1,220 @@
+"""Decisions: what fits the limits, how likely it is the best, and when nothing is said."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_cli import call
+
+from finegrid.errors import UserError
+from finegrid.record import Record
+from finegrid.report import advice, compare, frame
+from finegrid.report.decide import Decision, decide
+from finegrid.report.options import front, probability_best
+
+ROWS = {0.1: 100, 0.3: 300, 1.0: 1000}
+SECONDS = {"full": 120.0, "bitfit": 60.0, "head": 6.0}
+BYTES = {"full": 400e6, "bitfit": 0.4e6, "head": 0.01e6}
+LEVEL = {"full": 0.85, "bitfit": 0.84, "head": 0.6}
+
+
+def table(
+    score: Callable[[str, str, float, float, int], float],
+    *,
+    methods: Iterable[str] = ("full", "bitfit", "head"),
+    tasks: Iterable[str] = ("mrpc",),
+    fractions: Iterable[float] = (0.1, 0.3, 1.0),
+    budgets: Iterable[float] = (3.0,),
+    seeds: Iterable[int] = range(5),
+    **changes: object,
+) -> pd.DataFrame:
+    """A grid's runs, as `frame.load` gives them, with a score for each place and seed."""
+    rows = []
+    for method, task, fraction, budget, seed in product(methods, tasks, fractions, budgets, seeds):
+        values: dict[str, object] = {
+            "method": method, "task": task, "model": "tiny", "fraction": fraction,
+            "budget_unit": "epochs", "budget": budget, "seed": seed, "protocol": "holdout",
+            "overrides": [], "status": "ok", "metric": "f1", "precision": "32",
+            "test": score(method, task, fraction, budget, seed), "validation": 0.5,
+            "train_rows": ROWS[fraction], "validation_rows": 50, "test_rows": 400,
+            "train_seconds": SECONDS.get(method, 60.0) * fraction, "degenerate": False,
+            "delta_bytes": BYTES.get(method, 1e6),
+            "cell": f"{method}-{task}-{fraction}-{budget}-{seed}",
+            "command": "python train.py experiment=made_up", "device": "cpu",
+        }  # fmt: skip
+        record = asdict(Record(**(values | changes)))  # type: ignore[arg-type]
+        for name in ("metrics", "versions"):
+            del record[name]
+        rows.append(record | {"overrides": "", "directory": "", "version": "1"})
+    return pd.DataFrame(rows)
+
+
+def noise(*key: object) -> float:
+    """Standard normal, the same for the same key."""
+    words = np.frombuffer(repr(key).encode(), np.uint8)
+    return float(np.random.default_rng(words.tolist()).normal())
+
+
+def usual(method: str, task: str, fraction: float, budget: float, seed: int) -> float:
+    """More rows help; full is a little above bitfit, head far below."""
+    return LEVEL[method] + 0.05 * fraction + 0.002 * noise(method, task, fraction, seed)
+
+
+def decided(runs: pd.DataFrame, **asked: object) -> Decision:
+    """The decision on runs; limits that leave everything in unless told otherwise."""
+    results = frame.gather(runs)
+    limits = {"labels": 1000, "minutes": 10.0, "megabytes": 1000.0} | asked
+    return decide(results, compare.cells(results), compare.draws(results), **limits)
+
+
+def test_the_best_within_the_limits_is_chosen() -> None:
+    runs = table(usual)
+    assert decided(runs).choice == "full"
+    assert decided(runs, megabytes=1.0).choice == "bitfit"
+    assert decided(runs, minutes=1.0, megabytes=1.0).choice == "bitfit"
+    assert decided(runs, minutes=0.9).choice == "full", "with fewer labels, it still fits"
+
+
+def test_a_method_stands_with_its_most_labels_within_the_limits() -> None:
+    found = decided(table(usual), labels=500, minutes=0.4)
+    fractions = dict(zip(found.cells["method"].astype(str), found.cells["fraction"], strict=True))
+    assert fractions == {"full": 0.1, "bitfit": 0.3, "head": 0.3}
+
+
+def test_of_several_budgets_the_largest_counts_and_not_the_luckiest() -> None:
+    def lucky(method: str, task: str, fraction: float, budget: float, seed: int) -> float:
+        return usual(method, task, fraction, budget, seed) + 0.1 * (budget == 1.0)
+
+    runs = table(lucky, budgets=(1.0, 3.0))
+    runs["train_seconds"] *= runs["budget"]
+    assert set(decided(runs).cells["budget"]) == {3.0}
+
+
+def test_a_budget_in_seconds_is_what_it_says() -> None:
+    runs = table(usual, budgets=(60.0,), budget_unit="seconds", train_seconds=60.4)
+    assert decided(runs, minutes=1.0).choice == "full"
+    assert decided(runs, minutes=0.99).choice is None
+
+
+def test_the_probabilities_are_shares_of_draws() -> None:
+    joint = np.array([[1.0, 2.0, 3.0, 5.0], [0.0, 3.0, 3.0, 1.0]])
+    assert probability_best(joint).tolist() == [0.625, 0.375]
+    same = decided(table(lambda m, t, f, b, seed: 0.8 + 0.01 * ((seed + len(m)) % 5)))
+    assert same.options["probability"].sum() == pytest.approx(1)
+    assert same.options["probability"].max() < advice.CLEAR
+    assert "No method is clearly the best" in advice.sentence(same)
+    assert advice.sentence(decided(table(usual, methods=("full", "head")))).startswith("Use full")
+
+
+def test_several_tasks_weigh_alike_whatever_their_metrics_size() -> None:
+    """On the raw mean the method that is 0.04 better on the easy task would win."""
+
+    def scores(method: str, task: str, fraction: float, budget: float, seed: int) -> float:
+        best = {"easy": {"full": 0.90, "bitfit": 0.86}, "hard": {"full": 0.07, "bitfit": 0.10}}
+        return best[task][method] + 0.001 * noise(method, task, seed)
+
+    found = decided(table(scores, methods=("full", "bitfit"), tasks=("easy", "hard")))
+    assert found.tasks == ["easy", "hard"]
+    assert found.choice == "bitfit"
+    assert found.options["score"].iloc[0] == pytest.approx((0.86 / 0.9 + 1) / 2, abs=0.01)
+
+
+def test_only_full_tables_are_compared() -> None:
+    runs = table(usual, tasks=("mrpc", "cola"))
+    kept = runs[(runs["method"] != "head") | (runs["task"] == "mrpc")]
+    found = decided(kept)
+    assert set(found.options["method"]) == {"full", "bitfit"}
+    assert found.tasks == ["cola", "mrpc"]
+    assert any("not on every task compared: head" in note for note in found.notes)
+
+
+def test_the_front_has_whatever_is_not_outdone() -> None:
+    options = pd.DataFrame({
+        "score": [0.9, 0.8, 0.8, 0.7], "seconds": [10.0, 5.0, 6.0, 5.0],
+        "bytes": [9.0, 1.0, 1.0, 2.0], "labels": [100.0] * 4,
+    })  # fmt: skip
+    assert front(options).tolist() == [True, True, False, False]
+    assert front(options.iloc[[1, 1]]).tolist() == [True, True], "equal ones do not outdo"
+
+
+LACKING = {
+    "seeds": ({"seeds": range(2)}, {}, "no method has 3 finished seeds on a task (the most: 2)"),
+    "methods": ({"methods": ("bitfit",)}, {}, "fewer than 2 methods fit"),
+    "alone": ({}, {"megabytes": 0.1}, "fewer than 2 methods fit on one task, with a score above 0 "
+              "(what fits anywhere: head)"),
+    "below": ({}, {"labels": 99}, "99 labels are fewer than any measured"),
+    "above": ({}, {"labels": 2001}, "2001 labels are fewer than any measured, or more than 2 times "
+              "the most (100 to 1000 on mrpc)"),
+    "time": ({}, {"minutes": 0.001}, "the quickest takes 0.01 min"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("grid", "asked", "reason"), LACKING.values(), ids=LACKING)
+def test_what_is_not_known_is_not_said(
+    grid: dict[str, object], asked: dict[str, object], reason: str
+) -> None:
+    found = decided(table(usual, **grid), **asked)  # type: ignore[arg-type]
+    assert found.choice is None
+    assert reason in str(found.lacking)
+    assert advice.text(found).startswith("Not enough evidence within")
+
+
+def test_scores_that_are_not_above_nought_decide_nothing() -> None:
+    assert decided(table(lambda *_: 0.0)).choice is None
+
+
+def test_failed_runs_are_no_seeds_and_are_told() -> None:
+    runs = table(usual)
+    lost = (runs["method"] == "full") & (runs["seed"] > 2)
+    runs.loc[lost, ["status", "test"]] = ["diverged", np.nan]
+    assert "2 of its runs failed" in advice.sentence(decided(runs))
+    runs.loc[runs["method"].eq("full") & (runs["seed"] > 1), ["status", "test"]] = [
+        "failed",
+        np.nan,
+    ]
+    assert decided(runs).choice == "bitfit"
+
+
+def test_the_setting_with_most_evidence_answers() -> None:
+    more = table(usual, tasks=("mrpc", "cola"))
+    other = table(usual, model="minilm")
+    found = decided(pd.concat([other, more], ignore_index=True))
+    assert (found.setting.model, found.tasks) == ("tiny", ["cola", "mrpc"])
+    assert "Numbers that cannot be compared with these: minilm" in found.notes[-1]
+
+
+@pytest.mark.parametrize("asked", [{"labels": 0}, {"minutes": -1.0}, {"task": "mprc"}])
+def test_bad_questions_are_refused(asked: dict[str, object]) -> None:
+    with pytest.raises(UserError, match=r"above 0|did you mean 'mrpc'"):
+        decided(table(usual), **asked)
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("results") / "runs.parquet"
+    table(usual).to_parquet(path)
+    return path
+
+
+def test_the_script_answers_first_and_shows_its_evidence(shipped: Path) -> None:
+    limits = ["--labels", "1000", "--minutes", "5", "--megabytes", "1", "--task", "mrpc"]
+    result = call(*limits, "--results", str(shipped), script="scripts/recommend.py")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("Use bitfit within 1000 labels, 5 min and 1 MB a task on mrpc")
+    assert "| bitfit " in result.stdout
+    assert "python train.py experiment=made_up" in result.stdout
+    again = call(*limits, "--results", str(shipped), script="scripts/recommend.py")
+    assert again.stdout == result.stdout
+
+
+def test_lacking_evidence_is_an_answer_and_a_wrong_name_is_not(shipped: Path) -> None:
+    limits = ["--minutes", "5", "--megabytes", "1", "--results", str(shipped)]
+    few = call("--labels", "5", *limits, script="scripts/recommend.py")
+    assert (few.returncode, few.stdout[:19]) == (0, "Not enough evidence")
+    wrong = call("--labels", "500", "--model", "tny", *limits, script="scripts/recommend.py")
+    assert wrong.returncode == 1
+    assert "finegrid: no runs of model tny; did you mean 'tiny'?" in wrong.stderr
