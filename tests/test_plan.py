@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,6 +81,18 @@ def test_each_cell_is_what_hydra_composes(overrides: list[str]) -> None:
     with composed(*overrides) as (loader, config):
         found = cells(loader, config, list(config.hydra.overrides.task))
         assert {cell.key: cell.facts for cell in found} == by_hydra(loader, config)
+    assert len({cell.directory for cell in found}) == len(found)
+
+
+def test_a_sweep_can_be_several_grids() -> None:
+    """What only some of them vary, the command line changes in these alone."""
+    shared = ["experiment=paper2", "task=rte", "seed=0", "model=tiny"]
+    some = ["method.sparsity=0.5,0.7", "method.layers=top-1,bottom-1"]
+    with composed(*shared, *some) as (loader, config):
+        found = cells(loader, config, list(config.hydra.overrides.task))
+    methods = [cell.facts["method"] for cell in found]
+    masks = dict.fromkeys(("supermask", "mask_magnitude", "mask_random"), 2)
+    assert Counter(methods) == {"full": 1, "head": 1, "layers": 6} | masks
     assert len({cell.directory for cell in found}) == len(found)
 
 

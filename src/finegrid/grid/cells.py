@@ -40,23 +40,35 @@ def cells(loader: ConfigLoader, config: DictConfig, arguments: Sequence[str]) ->
     Raises:
         UserError: if a cell's config is invalid; Hydra's own errors if it cannot be composed.
     """
-    axes = _axes(loader, config, arguments)
-    configs = Configs(loader, config, axes)
-    swept = {axis.key for axis in axes if len(axis.choices) > 1}
     found: dict[str, Cell] = {}
-    for chosen in itertools.product(*(axis.choices for axis in axes)):
-        cell = _cell(configs(chosen), chosen, extra=swept - set(NAMED))
-        found.setdefault(cell.key, cell)
+    for axes in _grids(loader, config, arguments):
+        configs = Configs(loader, config, axes)
+        swept = {axis.key for axis in axes if len(axis.choices) > 1}
+        for chosen in itertools.product(*(axis.choices for axis in axes)):
+            cell = _cell(configs(chosen), chosen, extra=swept - set(NAMED))
+            found.setdefault(cell.key, cell)
     return list(found.values())
 
 
-def _axes(loader: ConfigLoader, config: DictConfig, arguments: Sequence[str]) -> list[Axis]:
-    """The sweep's parameters and the command line's, which win."""
-    parameters = dict(config.hydra.sweeper.get("params") or {})
-    lines = [*(f"{key}={value}" for key, value in parameters.items()), *arguments]
+def _grids(
+    loader: ConfigLoader, config: DictConfig, arguments: Sequence[str]
+) -> Iterator[list[Axis]]:
+    """The axes of each grid whose product the sweep runs: most sweeps have one.
+
+    The command line wins over the parameters. What only some grids vary it changes in these alone.
+    """
+    sweeper = config.hydra.sweeper
+    common, grids = dict(sweeper.get("params") or {}), list(sweeper.get("grids") or [{}])
     parser = OverridesParser.create(config_loader=loader)
-    last = {item.get_key_element(): item for item in parser.parse_overrides(lines)}
-    return [Axis(item.key_or_group, tuple(_choices(item, parser))) for item in last.values()]
+    given = parser.parse_overrides(list(arguments))
+    of_some = set().union(*grids)
+    for grid in grids:
+        own = parser.parse_overrides(
+            [f"{key}={value}" for key, value in (common | dict(grid)).items()]
+        )
+        wanted = [item for item in given if item.key_or_group not in of_some - set(grid)]
+        last = {item.get_key_element(): item for item in (*own, *wanted)}
+        yield [Axis(item.key_or_group, tuple(_choices(item, parser))) for item in last.values()]
 
 
 def _choices(item: Override, parser: OverridesParser) -> Iterator[Override]:

@@ -21,9 +21,10 @@ class GridConf:
     """Options of the sweeper; the rules of a sweep are `retry` and `fail_fast` of the config."""
 
     _target_: str = "hydra_plugins.finegrid_sweeper.grid.GridSweeper"
-    params: dict[str, Any] = field(
-        default_factory=dict
-    )  # axes: key -> values, as on a command line
+    # axes: key -> values, as on a command line
+    params: dict[str, Any] = field(default_factory=dict)
+    # more axes for each of several grids, all of which the sweep runs; none: one grid of `params`
+    grids: list[dict[str, Any]] = field(default_factory=list)
 
 
 ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GridConf, provider="finegrid")
@@ -32,8 +33,8 @@ ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GridConf, 
 class GridSweeper(Sweeper):
     """Cells by their hash: what is done is skipped, the rest is launched."""
 
-    def __init__(self, *, params: Any) -> None:
-        self.params = params
+    def __init__(self, *, params: Any, grids: Any) -> None:
+        self.params, self.grids = params, grids
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
