@@ -43,8 +43,8 @@ def main() -> None:
         print(tables.markdown(results, made.cells, made.best, level=given.level))
         return
     written = list(output.write(made, given.out, formats or list(output.FORMATS)))
-    first = max(written, key=lambda path: path.name == "report.html")
-    print(f"wrote {first} and {len(written) - 1} other files")
+    first = max(written, key=lambda path: path.name == "report.html", default=None)
+    print(f"wrote {first} and {len(written) - 1} other files" if first else "nothing to write")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -50,10 +50,11 @@ def test_regression_with_ties(seed: int) -> None:
 
 
 def test_constant_predictions_are_degenerate_and_finite() -> None:
-    logits = torch.tensor([[0.0, 1.0]] * 10)
+    logits = torch.tensor([[0.0, 1.0]] * 12)
     task = classification(["matthews"], 2)
     assert metrics.degenerate(task, logits)
-    assert metrics.score(task, logits, torch.tensor([0, 1] * 5)) == {"matthews": 0.0}
+    for labels in ([0, 1, 0] * 4, [0, 1, 1] * 4, [0, 1] * 6, [1] * 12, [0] * 12):
+        assert metrics.score(task, logits, torch.tensor(labels)) == {"matthews": 0.0}
     graded = Task(name="t", text=["x"], kind="regression", metrics=["pearson"])
     scores = metrics.score(graded, torch.full((10, 1), 2.5), torch.arange(10.0))
     assert scores == {"pearson": 0.0}

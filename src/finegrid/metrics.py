@@ -26,6 +26,7 @@ MAKE: dict[str, Callable[[int], Metric]] = {
     "pearson": lambda _: PearsonCorrCoef(),
     "spearman": lambda _: SpearmanCorrCoef(),
 }
+CORRELATIONS = ("matthews", "pearson", "spearman")
 
 
 def predictions(task: Task, logits: Tensor) -> Tensor:
@@ -36,11 +37,16 @@ def predictions(task: Task, logits: Tensor) -> Tensor:
 def score(task: Task, logits: Tensor, labels: Tensor) -> dict[str, float]:
     """Every metric of the task and, where there are several, their mean.
 
-    A correlation that is undefined because the predictions are constant counts as 0, as GLUE does.
+    A correlation that is undefined, because predictions or labels are constant, counts as 0, as
+    in GLUE. For Matthews torchmetrics gives a small number then, of either sign.
     """
     predicted = predictions(task, logits.float().cpu())
+    undefined = _constant(predicted) or _constant(labels)
     scores = {}
     for name in task.metrics:
+        if undefined and name in CORRELATIONS:
+            scores[name] = 0.0
+            continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # constant predictions are reported as `degenerate`
             value = float(MAKE[name](task.outputs)(predicted, labels.cpu()))
@@ -48,6 +54,10 @@ def score(task: Task, logits: Tensor, labels: Tensor) -> dict[str, float]:
     if len(scores) > 1:
         scores[MEAN] = sum(scores.values()) / len(scores)
     return scores
+
+
+def _constant(values: Tensor) -> bool:
+    return bool((values == values[0]).all())
 
 
 def degenerate(task: Task, logits: Tensor) -> bool:
