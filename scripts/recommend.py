@@ -13,8 +13,9 @@ from pathlib import Path
 
 from finegrid import cli
 from finegrid.errors import UserError, nearest
-from finegrid.report import advice, compare, frame
-from finegrid.report.decide import decide
+from finegrid.report import compare, frame
+from finegrid.report.choice import advice
+from finegrid.report.choice.decide import decide
 from finegrid.report.evidence import evidence
 
 SHIPPED = Path(__file__).resolve().parents[1] / "docs/results"

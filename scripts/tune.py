@@ -11,7 +11,8 @@ from pathlib import Path
 
 from finegrid import cli
 from finegrid.errors import UserError
-from finegrid.report import frame, overlay, tuning
+from finegrid.report import frame
+from finegrid.report.rates import overlay, tuning
 
 
 def main() -> None:

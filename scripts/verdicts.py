@@ -17,9 +17,10 @@ import pandas as pd
 from finegrid import cli
 from finegrid.errors import UserError
 from finegrid.record import write_atomic
-from finegrid.report import frame, paired, paper1, paper2, verdicts
-from finegrid.report.claims import Finding
+from finegrid.report import frame
 from finegrid.report.evidence import Evidence, evidence
+from finegrid.report.papers import paired, paper1, paper2, verdicts
+from finegrid.report.papers.claims import Finding
 
 DISTANCES = ("cell", "task", "layer", "l2", "l2_random")
 PAIR = ("cell_a", "cell_b", "task_a", "relation")

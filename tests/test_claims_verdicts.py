@@ -12,8 +12,10 @@ from scipy import stats as reference
 from test_cli import call
 from test_decide import noise, table
 
-from finegrid.report import frame, paired, paper1, paper2, verdicts, weights
-from finegrid.report.claims import (
+from finegrid.report import frame
+from finegrid.report.evidence import evidence
+from finegrid.report.papers import paired, paper1, paper2, verdicts, weights
+from finegrid.report.papers.claims import (
     Claim,
     Estimate,
     Finding,
@@ -24,7 +26,6 @@ from finegrid.report.claims import (
     over_tasks,
     within_task,
 )
-from finegrid.report.evidence import evidence
 from finegrid.report.stats import Scores
 
 CLAIM = Claim("a", "text", "test")

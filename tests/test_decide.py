@@ -12,9 +12,10 @@ from test_cli import call
 
 from finegrid.errors import UserError
 from finegrid.record import Record
-from finegrid.report import advice, compare, frame
-from finegrid.report.decide import Decision, decide
-from finegrid.report.options import front, probability_best
+from finegrid.report import compare, frame
+from finegrid.report.choice import advice
+from finegrid.report.choice.decide import Decision, decide
+from finegrid.report.choice.options import front, probability_best
 
 ROWS = {0.1: 100, 0.3: 300, 1.0: 1000}
 SECONDS = {"full": 120.0, "bitfit": 60.0, "head": 6.0}

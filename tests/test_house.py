@@ -137,7 +137,7 @@ LIGHT = [
     "finegrid.grid.sweep",
     "finegrid.record",
     "finegrid.report.tables",
-    "finegrid.report.overlay",
+    "finegrid.report.rates.overlay",
     "finegrid.report.reference",
     "finegrid.sync",
 ]

@@ -17,8 +17,11 @@ import pytest
 from browser import Browser
 from grids import EVIL, METHODS, broken, grid, run, written
 
-from finegrid.report import answers, compare, decide, details, embedded, frame, page, plots, words
+from finegrid.report import compare, frame, words
+from finegrid.report.choice import decide
+from finegrid.report.figures import plots
 from finegrid.report.frame import Results
+from finegrid.report.page import answers, details, embedded, page
 
 
 @dataclass(frozen=True)

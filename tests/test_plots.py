@@ -13,9 +13,10 @@ import pandas as pd
 import pytest
 from grids import EVIL, METHODS, broken, grid, written
 
-from finegrid.report import charts, compare, curves, diagrams, frame, labels, palette, panels, plots
+from finegrid.report import compare, frame
+from finegrid.report.figures import charts, curves, diagrams, labels, palette, panels, plots
+from finegrid.report.figures.plots import Figure
 from finegrid.report.frame import Results
-from finegrid.report.plots import Figure
 
 SVG = "{http://www.w3.org/2000/svg}"
 Tables = tuple[Results, pd.DataFrame, pd.DataFrame]
@@ -295,7 +296,7 @@ def test_one_method_or_one_seed_is_no_error(tmp_path: Path) -> None:
 
 def test_drawing_needs_neither_pyplot_nor_torch() -> None:
     code = (
-        "import sys, finegrid.report.plots;"
+        "import sys, finegrid.report.figures.plots;"
         "print({'torch', 'matplotlib.pyplot', 'transformers'} & set(sys.modules))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

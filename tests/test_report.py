@@ -359,4 +359,9 @@ def test_a_report_needs_no_torch_and_draws_nothing_it_does_not_show(sweep: Path)
     )
     loaded = set(result.stderr.split())
     assert not loaded & {"torch", "pytorch_lightning", "transformers", "datasets", "matplotlib"}
-    assert not loaded & {"jinja2", "scipy.stats", "finegrid.report.page", "finegrid.report.plots"}
+    assert not loaded & {
+        "jinja2",
+        "scipy.stats",
+        "finegrid.report.page.page",
+        "finegrid.report.figures.plots",
+    }

@@ -15,7 +15,8 @@ from test_report import record
 from finegrid import identity
 from finegrid.errors import UserError
 from finegrid.record import Record, read
-from finegrid.report import frame, overlay, tuning
+from finegrid.report import frame
+from finegrid.report.rates import overlay, tuning
 
 FACTORS = [1, 0.3, 3]
 

@@ -15,7 +15,7 @@ from finegrid.report.evidence import Evidence
 from finegrid.report.frame import Results
 
 if TYPE_CHECKING:
-    from finegrid.report.plots import Figure
+    from finegrid.report.figures.plots import Figure
 
 PARQUET = "runs.parquet"
 
@@ -34,7 +34,8 @@ class Made:
     @cached_property
     def figures(self) -> "list[Figure]":
         """Drawn when a format wants them: matplotlib takes a second to load."""
-        from finegrid.report import plots, reference
+        from finegrid.report import reference
+        from finegrid.report.figures import plots
 
         published = reference.references()
         return plots.draw(
@@ -61,7 +62,7 @@ def _markdown(made: Made) -> Files:
 
 
 def _html(made: Made) -> Files:
-    from finegrid.report.page import page
+    from finegrid.report.page.page import page
 
     draws = compare.draws(made.results, known=made.known)
     text = page(made.results, made.cells, made.best, made.figures, draws, level=made.level)

@@ -12,7 +12,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from finegrid.report.palette import INK, PAPER, RULE, SOFT
+from finegrid.report.figures.palette import INK, PAPER, RULE, SOFT
 
 DPI = 72  # one pixel of the layout is one point of the SVG
 WIDTH = 7.4  # inches

@@ -11,8 +11,8 @@ import pandas as pd
 
 from finegrid.errors import UserError, nearest
 from finegrid.report import words
+from finegrid.report.choice.options import Draws, options
 from finegrid.report.frame import CELL, Results, Setting
-from finegrid.report.options import Draws, options
 
 SEEDS = 3  # finished runs that a method needs on a task
 METHODS = 2  # fewer are no choice

@@ -6,7 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from finegrid.report import curves, words
+from finegrid.report import words
+from finegrid.report.figures import curves
 from finegrid.report.frame import CELL
 
 RUNS = 5000  # listed on a page

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from finegrid.report.frame import ordered
+from finegrid.report.rates.tuning import FAILED, Search, Trial, at_edge, best, expected_best
 from finegrid.report.tables import aligned
-from finegrid.report.tuning import FAILED, Search, Trial, at_edge, best, expected_best
 
 
 def markdown(search: Search) -> str:

@@ -8,7 +8,8 @@ from math import nan
 import numpy as np
 import pandas as pd
 
-from finegrid.report import panels, words
+from finegrid.report import words
+from finegrid.report.figures import panels
 from finegrid.report.frame import CELL, RANKING, Results
 
 SEEDS = 3  # fewer say little about chance

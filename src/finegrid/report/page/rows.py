@@ -6,7 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from finegrid.report import panels, words
+from finegrid.report import words
+from finegrid.report.figures import panels
 from finegrid.report.frame import CELL, RANKING
 
 

@@ -10,8 +10,8 @@ from math import inf
 import numpy as np
 import pandas as pd
 
-from finegrid.report.claims import Claim, Estimate, Finding, of_values
-from finegrid.report.paired import (
+from finegrid.report.papers.claims import Claim, Estimate, Finding, of_values
+from finegrid.report.papers.paired import (
     Cell,
     Cells,
     Contrast,

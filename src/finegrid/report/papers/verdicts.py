@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 
 from finegrid.report import words
-from finegrid.report.claims import LEVEL, Finding, Outcome, Verdict, judge, region_text
 from finegrid.report.frame import CELL, Results, ordered
+from finegrid.report.papers.claims import LEVEL, Finding, Outcome, Verdict, judge, region_text
 from finegrid.report.tables import aligned
 
 WHOLE = {"fraction", "n", "ok", "failed", "constant"}  # columns to show as they are

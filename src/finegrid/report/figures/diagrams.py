@@ -10,14 +10,15 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure as Canvas
 
-from finegrid.report import compare, labels, style, words
-from finegrid.report.charts import FAINT, FEW, Sheet
-from finegrid.report.curves import distances as read_distances
-from finegrid.report.curves import mean_curves, sampled
+from finegrid.report import compare, words
+from finegrid.report.figures import labels, style
+from finegrid.report.figures.charts import FAINT, FEW, Sheet
+from finegrid.report.figures.curves import distances as read_distances
+from finegrid.report.figures.curves import mean_curves, sampled
+from finegrid.report.figures.labels import Label
+from finegrid.report.figures.palette import INK, RULE, SOFT, Mark
+from finegrid.report.figures.panels import Panel
 from finegrid.report.frame import Results, ordered
-from finegrid.report.labels import Label
-from finegrid.report.palette import INK, RULE, SOFT, Mark
-from finegrid.report.panels import Panel
 
 FILES = 300  # read for one figure
 LEAST_METHODS, LEAST_BLOCKS = 3, 2  # for a comparison of ranks

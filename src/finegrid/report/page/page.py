@@ -12,9 +12,11 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
-from finegrid.report import answers, details, embedded, palette, panels, rows, words
-from finegrid.report.answers import Draws
+from finegrid.report import words
+from finegrid.report.figures import palette, panels
 from finegrid.report.frame import Results
+from finegrid.report.page import answers, details, embedded, rows
+from finegrid.report.page.answers import Draws
 
 PRINTED = 300  # cells whose runs a print shows
 ROWS = 10_000  # of the table
@@ -87,7 +89,7 @@ def page(
 
 @cache
 def _asset(name: str) -> str:
-    return files("finegrid.report").joinpath(name).read_text(encoding="utf-8")
+    return files("finegrid.report.page").joinpath(name).read_text(encoding="utf-8")
 
 
 def _template() -> Template:

@@ -8,11 +8,12 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
-from finegrid.report import charts, diagrams, panels, reference, style
-from finegrid.report.charts import Look, Sheet
+from finegrid.report import reference
+from finegrid.report.figures import charts, diagrams, panels, style
+from finegrid.report.figures.charts import Look, Sheet
+from finegrid.report.figures.palette import marks
+from finegrid.report.figures.panels import LIMIT, Panel
 from finegrid.report.frame import CELL, Results, ordered
-from finegrid.report.palette import marks
-from finegrid.report.panels import LIMIT, Panel
 
 PUBLISHED = 5  # lines of published scores in a figure
 

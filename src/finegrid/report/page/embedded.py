@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from finegrid.report import words
-from finegrid.report.answers import Draws
 from finegrid.report.frame import RANKING, Results
+from finegrid.report.page.answers import Draws
 
 VALUES = 2_000_000  # draws embedded: two bytes each
 

@@ -10,9 +10,9 @@ from math import inf
 import numpy as np
 import pandas as pd
 
-from finegrid.report.claims import Claim, Estimate, Finding, of_values, over_tasks
-from finegrid.report.paired import Cells, Contrast, detail, differences, parts
-from finegrid.report.weights import (
+from finegrid.report.papers.claims import Claim, Estimate, Finding, of_values, over_tasks
+from finegrid.report.papers.paired import Cells, Contrast, detail, differences, parts
+from finegrid.report.papers.weights import (
     OUTSIDE,
     by_layer,
     jackknife,

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import pandas as pd
 
-from finegrid.report.claims import Estimate, over_tasks, within_task
 from finegrid.report.evidence import Evidence
 from finegrid.report.frame import CELL, Results
+from finegrid.report.papers.claims import Estimate, over_tasks, within_task
 from finegrid.report.stats import Scores, difference
 
 PAIRS = 2  # seeds in common, the fewest that have a spread

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from finegrid.report import words
-from finegrid.report.decide import Decision
+from finegrid.report.choice.decide import Decision
 from finegrid.report.tables import aligned
 
 CLEAR = 0.95  # probability from which a method is called the best

@@ -10,10 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from finegrid.report import labels, style, words
-from finegrid.report.labels import Label
-from finegrid.report.palette import PAPER, RULE, SOFT, Mark
-from finegrid.report.panels import COSTS, Panel
+from finegrid.report import words
+from finegrid.report.figures import labels, style
+from finegrid.report.figures.labels import Label
+from finegrid.report.figures.palette import PAPER, RULE, SOFT, Mark
+from finegrid.report.figures.panels import COSTS, Panel
 
 FEW = 9  # series that can be told apart at full strength
 FAINT = 0.35

@@ -6,9 +6,9 @@ from itertools import pairwise
 
 from matplotlib.axes import Axes
 
-from finegrid.report import style
-from finegrid.report.palette import RULE, Mark
-from finegrid.report.style import SIZE
+from finegrid.report.figures import style
+from finegrid.report.figures.palette import RULE, Mark
+from finegrid.report.figures.style import SIZE
 
 LINE = 1.22 * SIZE  # points from one line of text to the next
 WIDE = 0.6 * SIZE  # points, of a letter

@@ -1,0 +1,1 @@
+"""Which method for so many labels, minutes and megabytes."""

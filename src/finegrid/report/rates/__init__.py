@@ -1,0 +1,1 @@
+"""A search for learning rates, read from its trials."""
