@@ -84,15 +84,32 @@ def test_each_cell_is_what_hydra_composes(overrides: list[str]) -> None:
     assert len({cell.directory for cell in found}) == len(found)
 
 
-def test_a_sweep_can_be_several_grids() -> None:
-    """What only some of them vary, the command line changes in these alone."""
-    shared = ["experiment=paper2", "task=rte", "seed=0", "model=tiny"]
-    some = ["method.sparsity=0.5,0.7", "method.layers=top-1,bottom-1"]
-    with composed(*shared, *some) as (loader, config):
+GRIDS = {  # experiment and arguments -> cells by what they vary
+    "each has its own values": (
+        ["experiment=paper2", "method.sparsity=0.5,0.7", "method.layers=top-1,bottom-1"],
+        {"full": 1, "head": 1, "layers": 6, "supermask": 2, "mask_magnitude": 2, "mask_random": 2},
+    ),
+    "an option for all": (["experiment=paper2", "method=lora,ia3"], {"lora": 1, "ia3": 1}),
+    "an option and its values for all": (
+        ["experiment=paper2", "method=supermask", "method.sparsity=0.5"],
+        {"supermask": 1},
+    ),
+    "a value of a group that no grid chooses": (
+        ["experiment=paper1", "data.fraction=0.5", "budget.seconds=2,4"],
+        dict.fromkeys(("bitfit", "houlsby", "pfeiffer", "full"), 3),
+    ),
+    "another budget for all": (
+        ["experiment=paper1", "budget=steps", "budget.steps=5", "data.fraction=0.1,0.2"],
+        dict.fromkeys(("bitfit", "houlsby", "pfeiffer", "full"), 2),
+    ),
+}
+
+
+@pytest.mark.parametrize(("arguments", "wanted"), GRIDS.values(), ids=GRIDS)
+def test_a_sweep_can_be_several_grids(arguments: list[str], wanted: dict[str, int]) -> None:
+    with composed(*arguments, "task=rte", "seed=0", "model=tiny") as (loader, config):
         found = cells(loader, config, list(config.hydra.overrides.task))
-    methods = [cell.facts["method"] for cell in found]
-    masks = dict.fromkeys(("supermask", "mask_magnitude", "mask_random"), 2)
-    assert Counter(methods) == {"full": 1, "head": 1, "layers": 6} | masks
+    assert Counter(cell.facts["method"] for cell in found) == wanted
     assert len({cell.directory for cell in found}) == len(found)
 
 

@@ -53,22 +53,36 @@ def cells(loader: ConfigLoader, config: DictConfig, arguments: Sequence[str]) ->
 def _grids(
     loader: ConfigLoader, config: DictConfig, arguments: Sequence[str]
 ) -> Iterator[list[Axis]]:
-    """The axes of each grid whose product the sweep runs: most sweeps have one.
+    """The axes of each grid that the sweep runs: most sweeps have one.
 
-    The command line wins over the parameters. What only some grids vary it changes in these alone.
+    The command line wins over the parameters, in every grid. But where grids choose a group's
+    options themselves (`method: full`, `method: layers`), an argument for a value in the group
+    (`method.layers=top-1`) is for the grids that name it, and an argument that chooses the option
+    (`method=lora`) takes the place of such values.
     """
     sweeper = config.hydra.sweeper
     common, grids = dict(sweeper.get("params") or {}), list(sweeper.get("grids") or [{}])
     parser = OverridesParser.create(config_loader=loader)
     given = parser.parse_overrides(list(arguments))
-    of_some = set().union(*grids)
+    chosen = {str(item.key_or_group) for item in given}
+    named = {str(key) for grid in grids for key in grid}
     for grid in grids:
-        own = parser.parse_overrides(
-            [f"{key}={value}" for key, value in (common | dict(grid)).items()]
-        )
-        wanted = [item for item in given if item.key_or_group not in of_some - set(grid)]
+        parameters = {k: v for k, v in (common | dict(grid)).items() if _group(k) not in chosen}
+        own = parser.parse_overrides([f"{key}={value}" for key, value in parameters.items()])
+        wanted = [
+            item
+            for item in given
+            if (key := str(item.key_or_group)) in grid
+            or key not in named
+            or _group(key) not in named - chosen
+        ]
         last = {item.get_key_element(): item for item in (*own, *wanted)}
         yield [Axis(item.key_or_group, tuple(_choices(item, parser))) for item in last.values()]
+
+
+def _group(key: str) -> str:
+    """`method` of `method.layers`; nothing of a key without a dot."""
+    return key.rpartition(".")[0].partition(".")[0]
 
 
 def _choices(item: Override, parser: OverridesParser) -> Iterator[Override]:
