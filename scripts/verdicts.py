@@ -41,11 +41,18 @@ def main() -> None:
         _findings(given, results, known),
         margin=given.margin,
         command=shlex.join(["python", "scripts/verdicts.py", *sys.argv[1:]]),
+        preface=given.preface.read_text(encoding="utf-8") if given.preface else "",
         figures=[os.path.relpath(figure, given.out.parent) for figure in given.figures],
     )
     given.out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(given.out, page.encode())
     print(f"wrote {given.out}")
+
+
+def _file(name: str) -> Path:
+    if not (path := Path(name)).is_file():
+        raise UserError(f"no such file: {name}")
+    return path
 
 
 def _findings(
@@ -78,6 +85,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--distances", type=Path, nargs="+", default=[], help="CSV or directories")
     parser.add_argument("--overlap", type=Path, nargs="+", default=[], help="CSV or directories")
+    parser.add_argument("--preface", type=_file, help="Markdown of your own for the page's top")
     parser.add_argument("--figures", type=Path, nargs="+", default=[], help="to link on the page")
     parser.add_argument(
         "--margin", type=float, default=0.01, help="within which scores count as equal (0.01)"

@@ -372,7 +372,9 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_page_is_written_the_same_each_time(grid: Path) -> None:
     out = grid / "docs/page.md"
+    (grid / "preface.md").write_text("Mind the rates.\n")
     arguments = ["paper1", str(grid / "runs.parquet"), "--figures", str(grid / "figure.svg")]
+    arguments += ["--preface", str(grid / "preface.md")]
     texts = []
     for _ in range(2):
         result = call(*arguments, "--out", str(out), script="scripts/verdicts.py")
@@ -380,6 +382,7 @@ def test_the_page_is_written_the_same_each_time(grid: Path) -> None:
         texts.append(out.read_text(encoding="utf-8"))
     assert texts[0] == texts[1]
     assert "![../figure.svg](../figure.svg)" in texts[0]
+    assert texts[0].index("Mind the rates.") < texts[0].index("\n## ")
     assert texts[0].count("\n## ") >= 3, "a section for each setting, and the commands"
     for claim in (paper1.FRACTIONS, paper1.BUDGETS, paper1.STREAMS):
         assert texts[0].count(f"### {claim.name}: ") == 2

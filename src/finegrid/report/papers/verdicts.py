@@ -23,6 +23,7 @@ def page(
     *,
     margin: float,
     command: str,
+    preface: str = "",
     figures: Sequence[str] = (),
 ) -> str:
     """The page as Markdown; the same results give the same text.
@@ -33,11 +34,13 @@ def page(
         findings: number of a setting -> its findings; all are judged together.
         margin: within which scores count as equal.
         command: that writes the page.
+        preface: what its author has to say, as Markdown.
         figures: links, relative to the page.
     """
     judged = iter(judge([finding for several in findings.values() for finding in several]))
     verdicts = {number: [next(judged) for _ in several] for number, several in findings.items()}
     parts = [f"# {title}: claims tested", f"Written by `{command}`.", _method(margin)]
+    parts += [preface.strip()] * bool(preface.strip())
     for number, several in verdicts.items():
         runs = results.runs[results.runs["setting"] == number]
         parts += [f"## {words.setting(results.settings[number])}", _counted(several) + _scale(runs)]
