@@ -1,5 +1,6 @@
 """Runs that share passes through one backbone: each as if it were alone."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,7 @@ def test_a_run_does_not_feel_its_neighbours(tmp_path: Path) -> None:
         fused = read(tmp_path / str(number))
         alone = run_cell(tmp_path / f"alone{number}", *line)
         assert (fused.status, fused.fused, alone.fused) == ("ok", 4, 1)
+        assert fused.command.endswith(shlex.join(fused.overrides)), "its own command, not the job's"
         expected = result(alone) | {"command": fused.command, "overrides": fused.overrides}
         for key, value in result(fused).items():
             near = isinstance(value, float)

@@ -167,7 +167,7 @@ def _begin(request: Request, config: RunConfig) -> Record:
         device=provenance.device(config.trainer),
         precision=provenance.precision(config.trainer),
         started=provenance.now(),
-        **provenance.facts(),
+        **provenance.facts(request.overrides if request.sweep else None),
     )
 
 

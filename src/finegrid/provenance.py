@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -22,15 +23,18 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def facts() -> dict[str, Any]:
-    """Versions, git state and command line, as fields of a record."""
+def facts(arguments: Sequence[str] | None) -> dict[str, Any]:
+    """Versions, git state and command line, as fields of a record.
+
+    A cell of a sweep is run again by its own `arguments`; its process may have others.
+    """
     commit, dirty = _git()
     versions = {name: version(name) for name in PACKAGES}
     return {
         "versions": {"finegrid": __version__, "python": platform.python_version(), **versions},
         "git_commit": commit,
         "git_dirty": dirty,
-        "command": command_line(),
+        "command": command_line(arguments),
     }
 
 

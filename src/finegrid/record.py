@@ -5,7 +5,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -133,9 +133,10 @@ def read(directory: Path) -> Record:
         raise UserError(f"{path} is not a readable record: {error}") from error
 
 
-def command_line() -> str:
-    """The command that this process was started with, whatever the machine."""
-    return shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+def command_line(arguments: Sequence[str] | None = None) -> str:
+    """The command that this process was started with, or with other arguments, on any machine."""
+    own = sys.argv[1:] if arguments is None else arguments
+    return shlex.join(["python", Path(sys.argv[0]).name, *own])
 
 
 def write_atomic(path: Path, content: bytes) -> None:
