@@ -172,36 +172,39 @@ def kill_tree(process: subprocess.Popen[str], draw: random.Random) -> bool:
 Harm = Callable[[subprocess.Popen[str], random.Random], bool]
 
 
-@pytest.mark.timeout(600)
-def test_kills_at_random_moments_lose_nothing(
-    undisturbed: Results, tmp_path: Path, started: list[subprocess.Popen[str]]
-) -> None:
-    draw = random.Random(20)
-    harms: list[Harm] = [kill_worker] * 24 + [kill_launcher] * 3 + [kill_tree] * 3
-    draw.shuffle(harms)
-    kills = 0
-    finished: dict[Path, bytes] = {}  # records that say ok
-    while harms:
-        process = sweep(tmp_path)
-        started.append(process)
-        while harms and process.poll() is None:
-            time.sleep(draw.uniform(0.05, 0.5))
-            busy = workers(process)
-            if not busy and harms[-1] is kill_worker:
-                continue
-            if harms[-1] is not kill_worker and draw.random() < 0.7 and not busy:
-                continue  # mostly while cells run, at times during the start
-            if harms[-1](process, draw):
-                harms.pop()
-                kills += 1
-            for path, content in finished.items():
-                assert path.read_bytes() == content, f"{path} was finished and is another now"
-            finished |= _finished(tmp_path)
-        if not harms and process.poll() is None:
-            process.communicate(timeout=200)
-    completed(tmp_path)
-    assert kills >= KILLS
-    assert results(tmp_path) == undisturbed
+class TestManyKills:
+    """A class, so that another worker of the tests has the rest of this file: it takes long."""
+
+    @pytest.mark.timeout(600)
+    def test_kills_at_random_moments_lose_nothing(
+        self, undisturbed: Results, tmp_path: Path, started: list[subprocess.Popen[str]]
+    ) -> None:
+        draw = random.Random(20)
+        harms: list[Harm] = [kill_worker] * 24 + [kill_launcher] * 3 + [kill_tree] * 3
+        draw.shuffle(harms)
+        kills = 0
+        finished: dict[Path, bytes] = {}  # records that say ok
+        while harms:
+            process = sweep(tmp_path)
+            started.append(process)
+            while harms and process.poll() is None:
+                time.sleep(draw.uniform(0.05, 0.5))
+                busy = workers(process)
+                if not busy and harms[-1] is kill_worker:
+                    continue
+                if harms[-1] is not kill_worker and draw.random() < 0.7 and not busy:
+                    continue  # mostly while cells run, at times during the start
+                if harms[-1](process, draw):
+                    harms.pop()
+                    kills += 1
+                for path, content in finished.items():
+                    assert path.read_bytes() == content, f"{path} was finished and is another now"
+                finished |= _finished(tmp_path)
+            if not harms and process.poll() is None:
+                process.communicate(timeout=200)
+        completed(tmp_path)
+        assert kills >= KILLS
+        assert results(tmp_path) == undisturbed
 
 
 def test_kills_of_jobs_of_several_cells_lose_nothing(
