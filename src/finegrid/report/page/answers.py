@@ -110,7 +110,8 @@ def _outcome(key: tuple[object, ...], cells: pd.DataFrame, draws: Draws) -> Outc
     first = ranked[is_best].iloc[0]
     apart = ranked[ranked["tie"].eq(False)]
     level = pd.concat([ranked[is_best], ranked[ranked["tie"].eq(True) & ~is_best]])
-    near = level[~(level["mean"] <= apart["mean"].max())]
+    # Level after adjustment and yet nothing to offer: below what is told apart, or by its own test.
+    near = level[~(level["mean"] <= apart["mean"].max()) & ~(level["low_behind"] > 0)]
     near = near[near.ok >= SEEDS] if first.ok >= SEEDS else near.head(0)
     return Outcome(
         budget=words.budget(str(first.budget_unit), float(first.budget)),
