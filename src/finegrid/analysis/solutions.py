@@ -21,6 +21,7 @@ from finegrid.seeds import stream
 from finegrid.sites import LINEAR, Sites
 
 KINDS = (*LINEAR, "layernorm", "pooler", "embeddings")  # in this order of preference
+KEPT = 1 << 30  # bytes of restored runs; what they share is counted as if it were each one's
 OTHER = "other"  # what plays none of these roles, such as DeBERTa's relative positions
 
 
@@ -75,11 +76,16 @@ class Solution:
 
 
 class Weights:
-    """The weights that runs start from, in memory once however many runs there are."""
+    """The weights that runs start from, in memory once however many runs there are.
+
+    Restored runs are kept too as long as they are small: in a comparison of pairs each comes often.
+    """
 
     def __init__(self, *, model_path: str | None = None) -> None:
         self._model_path = model_path
         self._loaded: dict[str, Backbone] = {}
+        self._kept: dict[Path, Solution] = {}
+        self._room = KEPT
 
     def solution(self, directory: Path) -> Solution:
         """Restore a finished run.
@@ -87,8 +93,14 @@ class Weights:
         Raises:
             UserError: if it is unfinished, or its delta belongs to another backbone or method.
         """
+        if directory in self._kept:
+            return self._kept[directory]
         run = restore(directory, model_path=self._model_path, build=self._copy)
-        return self.of(run)
+        solution = self.of(run)
+        self._room -= sum(value.nbytes for value in run.model.parameters())
+        if self._room >= 0:
+            self._kept[directory] = solution
+        return solution
 
     def of(self, run: Restored) -> Solution:
         """A restored run, in eval mode from now on, beside its start."""
