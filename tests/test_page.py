@@ -17,7 +17,7 @@ import pytest
 from browser import Browser
 from grids import EVIL, METHODS, broken, grid, run, written
 
-from finegrid.report import compare, frame, words
+from finegrid.report import compare, frame, tables, words
 from finegrid.report.choice import decide
 from finegrid.report.figures import plots
 from finegrid.report.frame import Results
@@ -366,6 +366,7 @@ def test_a_cell_opens_and_closes(shown: Browser) -> None:
     assert "python train.py method=full seed=3" in shown.run(f"{inside}.innerText")
     shown.press("Escape")
     assert not shown.run("document.querySelector('dialog').open")
+    shown.run("new Promise((done) => setTimeout(done, 100))")  # the close event comes afterwards
     assert shown.run(f"{inside}.children.length") == 0
     assert shown.run("document.querySelectorAll('#cell-0 .run').length") == 4
     assert shown.run("document.activeElement.textContent") == "full"
@@ -480,7 +481,7 @@ def test_figures_and_tables_can_be_saved(shown: Browser, made: Made) -> None:
     shown.run("document.querySelectorAll('[data-download]').forEach((one) => one.click())")
     assert shown.run("saved.length") == 1 + 2 * 11
     cells = shown.run("saved[0].text()")
-    assert cells == embedded.csv(made.cells)
+    assert cells == tables.csv(made.cells)
     svg = shown.run("saved[2].text()")
     assert svg.startswith("<svg")
     assert "var(" not in svg

@@ -79,8 +79,7 @@ def _csv(made: Made) -> Files:
         **{figure.name: figure.data for figure in made.figures},
     }
     for name, data in frames.items():
-        text = data.to_csv(index=False, float_format="%.7g", lineterminator="\n")
-        yield f"csv/{name}.csv", text.encode()
+        yield f"csv/{name}.csv", tables.csv(data).encode()
 
 
 def _latex(made: Made) -> Files:

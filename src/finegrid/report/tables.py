@@ -48,6 +48,11 @@ def latex(results: Results, cells: pd.DataFrame, best: pd.DataFrame) -> dict[str
     return found
 
 
+def csv(data: pd.DataFrame) -> str:
+    """A frame as CSV, with seven digits."""
+    return data.to_csv(index=False, float_format="%.7g", lineterminator="\n")
+
+
 def score(cell: Any) -> str:
     """`mean ± sd (seeds)`, with what failed, is missing or predicts one constant."""
     notes = [cell.failures] if cell.failed else []

@@ -98,7 +98,7 @@ def _weight(decision: Decision) -> tuple[bool, bool, int, int]:
 def _decide(results: Results, cells: pd.DataFrame, draws: Draws, asked: Asked) -> Decision:
     """The decision in one setting."""
     setting = results.settings[int(cells["setting"].iloc[0])]
-    cells = cells.assign(seconds=_seconds(cells))
+    cells = cells.assign(seconds=seconds(cells))
     enough = cells[cells["ok"] >= SEEDS]
     near = enough[_near(enough, asked.labels)]
     feasible = near[
@@ -120,7 +120,7 @@ def _decide(results: Results, cells: pd.DataFrame, draws: Draws, asked: Asked) -
     return Decision(asked, setting, None, notes, compared, options(compared, draws), runs)
 
 
-def _seconds(cells: pd.DataFrame) -> pd.Series:
+def seconds(cells: pd.DataFrame) -> pd.Series:
     """Of training; a budget in seconds is what it says, though the last step ends after it."""
     return cells["train_seconds"].where(cells["budget_unit"] != "seconds", cells["budget"])
 

@@ -1,7 +1,7 @@
 """What a reader wants first: which method wins on a task, by how much, how sure, at what cost."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import nan
 
@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from finegrid.report import words
+from finegrid.report.choice.options import Draws, probability_best
 from finegrid.report.figures import panels
 from finegrid.report.frame import CELL, RANKING, Results
 
 SEEDS = 3  # fewer say little about chance
-Draws = Mapping[tuple[object, ...], tuple[list[str], np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -158,8 +158,7 @@ def _chance(key: tuple[object, ...], method: str, draws: Draws) -> str | None:
     names, values = draws.get(key, ([], np.empty((0, 0))))
     if method not in names or len(names) < 2:
         return None
-    best = values == values.max(axis=0)
-    return words.chance(float((best / best.sum(axis=0))[names.index(method)].mean()))
+    return words.chance(float(probability_best(values)[names.index(method)]))
 
 
 def _doubt(ranked: pd.DataFrame, first: pd.Series) -> str:

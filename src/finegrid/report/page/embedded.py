@@ -8,15 +8,11 @@ import numpy as np
 import pandas as pd
 
 from finegrid.report import words
+from finegrid.report.choice.decide import seconds
+from finegrid.report.choice.options import Draws
 from finegrid.report.frame import RANKING, Results
-from finegrid.report.page.answers import Draws
 
 VALUES = 2_000_000  # draws embedded: two bytes each
-
-
-def csv(data: pd.DataFrame) -> str:
-    """A frame as CSV, with seven digits."""
-    return data.to_csv(index=False, float_format="%.7g", lineterminator="\n")
 
 
 def script_json(value: object) -> str:
@@ -35,6 +31,7 @@ def choices(results: Results, cells: pd.DataFrame, draws: Draws) -> dict[str, ob
     tasks = []
     setting: Any
     scored = cells[(cells.ok > 0) & cells[["train_rows", "train_seconds"]].notna().all(axis=1)]
+    scored = scored.assign(seconds=seconds(scored))
     for (setting, task), own in scored.groupby(["setting", "task"], observed=True):
         several = f" (setting {setting + 1})" if len(results.settings) > 1 else ""
         tasks.append({
@@ -49,11 +46,10 @@ def _candidate(
 ) -> dict[str, object]:
     key = tuple(row[name] for name in RANKING)
     names = draws[key][0] if key in draws else []
-    seconds = row["budget"] if row["budget_unit"] == "seconds" else row["train_seconds"]
     return {
         "method": str(row["method"]),
         "rows": row["train_rows"],
-        "seconds": seconds,
+        "seconds": row["seconds"],
         "bytes": 0 if words.missing(row["delta_bytes"]) else row["delta_bytes"],
         "ok": int(row["ok"]),
         "mean": row["mean"],

@@ -12,11 +12,11 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
-from finegrid.report import words
+from finegrid.report import tables, words
+from finegrid.report.choice.options import Draws
 from finegrid.report.figures import palette, panels
 from finegrid.report.frame import Results
 from finegrid.report.page import answers, details, embedded, rows
-from finegrid.report.page.answers import Draws
 
 PRINTED = 300  # cells whose runs a print shows
 ROWS = 10_000  # of the table
@@ -62,8 +62,8 @@ def page(
     left_out = panels.planned(results, cells).note if figures else ""
     payload = {
         "curves": curves,
-        "csv": {figure.name: embedded.csv(figure.data) for figure in figures}
-        | {"cells": embedded.csv(cells)},
+        "csv": {figure.name: tables.csv(figure.data) for figure in figures}
+        | {"cells": tables.csv(cells)},
         **embedded.choices(results, cells, draws),
     }
     script = _asset("page.js")
