@@ -1,5 +1,6 @@
 """The quick dropout: its distribution, its gradient, and where it applies."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -62,3 +63,18 @@ def test_modules_stay_the_same_and_drop_quickly() -> None:
     assert type(model[1][0]) is Loud  # type: ignore[index]
     assert (model.train()(torch.ones(1000)) == 0).any()
     assert torch.equal(model.eval()(torch.ones(9)), torch.ones(9))
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 1 / STEPS, 1 - 1 / STEPS])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_element_is_kept_where_its_bits_reach_the_threshold(
+    p: float, dtype: torch.dtype
+) -> None:
+    n = 1 << 18
+    words = np.random.SFC64(7).random_raw(n // 4)
+    numbers = torch.from_numpy(words.view(np.int16).astype(np.int64)) + STEPS // 2
+    x = torch.randn(n, dtype=dtype)
+    out = dropout(x, p, training=True, streams=[(np.random.SFC64(7), n)])
+    threshold = round(p * STEPS)
+    scale = torch.tensor(STEPS / (STEPS - threshold), dtype=dtype)
+    assert torch.equal(out, torch.where(numbers >= threshold, x * scale, 0 * x))

@@ -62,7 +62,7 @@ def test_a_frozen_matrix_is_cast_once_and_again_after_a_change() -> None:
     mine, plain = outputs()
     assert torch.equal(mine, plain)
     assert mine.dtype == torch.bfloat16
-    assert layer.cast(torch.bfloat16) is layer.cast(torch.bfloat16)
+    assert layer.matrix(torch.bfloat16) is layer.matrix(torch.bfloat16)
     with torch.no_grad():
         layer.weight.mul_(2)
     mine, plain = outputs()

@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from finegrid import delta, identity, metrics, provenance
+from finegrid import allocator, delta, identity, metrics, provenance
 from finegrid.backbone import Backbone
 from finegrid.budget import Clock
 from finegrid.config import RunConfig, require
@@ -157,6 +157,7 @@ class Attempt:
 
 def _begin(request: Request, config: RunConfig) -> Record:
     """The record of a run that has just begun: what was asked for, and where."""
+    allocator.keep_freed()
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     plain: Any = OmegaConf.to_container(request.cfg, resolve=True)

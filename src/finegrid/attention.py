@@ -49,25 +49,59 @@ def _eager(
     **_: Any,
 ) -> tuple[Tensor, Tensor]:
     """Softmax attention, B heads T d -> B T heads d, and its weights."""
-    scores = query @ key.transpose(2, 3) * (scaling or query.shape[-1] ** -0.5)
-    if mask is not None:
-        scores = scores + mask.to(scores.dtype)  # or bf16 scores would become fp32 from here on
-    weights = _softmax(scores).to(value.dtype)
+    batch, heads, length, width = query.shape
+    keys = key.shape[2]
+    if query.is_cpu and query.dtype == torch.bfloat16:
+        key, value, mask = _filled_up(key, value, mask)
+    scores = torch.baddbmm(
+        _flat(mask, query),
+        query.flatten(0, 1),
+        key.flatten(0, 1).transpose(1, 2),
+        alpha=scaling or width**-0.5,
+    )
+    weights = _softmax(scores.view(batch, heads, length, -1))
     streams = [(stream_of(module), weights.numel())]
     weights = drop(weights, dropout, training=module.training, streams=streams)
-    return (weights @ value).transpose(1, 2).contiguous(), weights
+    return (weights @ value).transpose(1, 2).contiguous(), weights[..., :keys]
+
+
+def _flat(mask: Tensor | None, query: Tensor) -> Tensor:
+    """What is added to the scores of all texts' heads, one after the other, in their precision."""
+    if mask is None:
+        return query.new_zeros(())
+    return mask.to(query.dtype).expand(*query.shape[:2], -1, -1).flatten(0, 1)
+
+
+def _filled_up(key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Any]:
+    """Keys and values in a multiple of `VECTOR`, those that were added hidden by the mask.
+
+    Matrix products and softmax over them then take 0.7 to 0.9 of the time. Fewer than `VECTOR` are
+    left as they are.
+    """
+    keys = key.shape[2]
+    more = -keys % VECTOR
+    if keys < VECTOR or more == 0:
+        return key, value, mask
+    if mask is None:
+        mask = key.new_zeros(1, 1, 1, keys)
+    mask = functional.pad(mask, (0, more), value=-torch.inf)
+    key, value = (functional.pad(x, (0, 0, 0, more)) for x in (key, value))
+    return key, value, mask
 
 
 def _softmax(scores: Tensor) -> Tensor:
-    """Softmax over the keys, in fp32.
+    """Softmax over the keys, computed in fp32 and given in the precision of the scores.
 
     A CPU's kernel computes rows that are shorter than its vectors number by number, which takes
-    five times as long as the same rows filled up with keys that nobody sees.
+    five times as long as the same rows filled up with keys that nobody sees. Longer rows of bf16 it
+    reads and gives as they are.
     """
-    keys = scores.shape[-1]
-    if scores.is_cpu and keys < VECTOR:
+    keys, dtype = scores.shape[-1], scores.dtype
+    if scores.is_cpu and keys >= VECTOR:
+        return functional.softmax(scores, dim=-1)
+    if scores.is_cpu:
         scores = functional.pad(scores, (0, VECTOR - keys), value=-torch.inf)
-    return functional.softmax(scores, dim=-1, dtype=torch.float32)[..., :keys]
+    return functional.softmax(scores, dim=-1, dtype=torch.float32)[..., :keys].to(dtype)
 
 
 def _sdpa(*args: Any, **named: Any) -> Any:

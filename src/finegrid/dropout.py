@@ -5,20 +5,22 @@ PyTorch draws one number an element, which in bf16 costs more than the matrix pr
 probability is thereby rounded to 1 in 65,536, and the scale 1 / (1 - p) is that of the rounded p,
 so that the mean stays exact.
 
-A model's dropout draws from a generator of its own, so that several models in one process do not
-feel one another; where none was set, from the global one. On a GPU PyTorch's own kernel is used,
-which knows the global one alone.
+A model's dropout draws from a source of its own, so that several models in one process do not feel
+one another: numpy's SFC64, twice as quick as PyTorch's; where none was set, from the global one.
+On a GPU PyTorch's own kernel is used, which knows the global one alone.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 STEPS = 1 << 16  # values of 16 bits
-Stream = tuple[Generator | None, int]  # a generator and how many elements it decides
+Source = np.random.BitGenerator
+Stream = tuple[Source | None, int]  # a source and how many elements it decides
 
 
 class Dropout(nn.Dropout):
@@ -41,8 +43,11 @@ def dropout(
         return x
     if x.device.type != "cpu":
         return functional.dropout(x, p)
+    threshold = round(p * STEPS)
+    if threshold in (0, STEPS):
+        return x if threshold == 0 else x * 0.0
     streams = streams or [(None, x.numel())]
-    dropped: Tensor = _Dropped.apply(x, round(p * STEPS), streams)  # type: ignore[no-untyped-call]
+    dropped: Tensor = _Dropped.apply(x, threshold, streams)  # type: ignore[no-untyped-call]
     return dropped
 
 
@@ -59,14 +64,14 @@ def switch_off(module: nn.Module) -> None:
     module.__dict__["train"] = lambda mode=True: module
 
 
-def draw_from(model: nn.Module, generator: Generator) -> None:
-    """Let everything that drops in a model draw from one generator."""
+def draw_from(model: nn.Module, source: Source) -> None:
+    """Let everything that drops in a model draw from one source."""
     for module in model.modules():
-        module.__dict__["dropout_stream"] = generator
+        module.__dict__["dropout_stream"] = source
 
 
-def stream_of(module: nn.Module) -> Generator | None:
-    """The generator that a module draws from; none for the global one."""
+def stream_of(module: nn.Module) -> Source | None:
+    """The source that a module draws from; none for the global one."""
     return module.__dict__.get("dropout_stream")
 
 
@@ -75,11 +80,9 @@ class _Dropped(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, threshold: int, streams: Sequence[Stream]) -> Tensor:
-        drawn = [_bits(generator, count) for generator, count in streams]
+        drawn = [_bits(source, count) for source, count in streams]
         bits = (drawn[0] if len(drawn) == 1 else torch.cat(drawn)).view(x.shape)
-        mask = torch.empty_like(x)
-        torch.ge(bits, threshold - STEPS // 2, out=mask)  # `threshold` of STEPS values drop
-        mask.mul_(STEPS / (STEPS - threshold) if threshold < STEPS else 0.0)
+        mask = _mask(bits, threshold, x.dtype)
         ctx.save_for_backward(mask)
         return x * mask
 
@@ -89,7 +92,25 @@ class _Dropped(torch.autograd.Function):
         return gradients[0] * mask, None, None
 
 
-def _bits(generator: Generator | None, count: int) -> Tensor:
+def _mask(bits: Tensor, threshold: int, dtype: torch.dtype) -> Tensor:
+    """0 where the bits' number is one of the `threshold` lowest, the scale elsewhere.
+
+    `bits` are used up. Numbers of 16 bits are made without leaving integers, at half the price:
+    the scale's own bits, times 0 or 1.
+    """
+    last = threshold - STEPS // 2 - 1  # the highest number that drops
+    kept = bits.clamp_(last, last + 1).sub_(last)
+    scale = torch.tensor(STEPS / (STEPS - threshold), dtype=dtype)
+    if dtype.itemsize == bits.itemsize:
+        return kept.mul_(scale.view(bits.dtype)).view(dtype)
+    return kept.to(dtype).mul_(scale)
+
+
+def _bits(source: Source | None, count: int) -> Tensor:
     """So many numbers of 16 random bits."""
-    words = torch.empty((count + 3) // 4, dtype=torch.int64)
-    return words.random_(-(2**63), None, generator=generator).view(torch.int16)[:count]
+    words = (count + 3) // 4
+    if source is None:
+        drawn = torch.empty(words, dtype=torch.int64).random_(-(2**63), None)
+    else:
+        drawn = torch.from_numpy(source.random_raw(words).view(np.int64))
+    return drawn.view(torch.int16)[:count]

@@ -254,10 +254,9 @@ def _after(module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 def _linear(modules: Sequence[lean.Linear], x: Tensor, sizes: list[int]) -> Tensor:
     """One frozen matrix, each run's own bias."""
     dtype = lean.autocast_dtype(x)
-    weight = modules[0].weight if dtype is None else modules[0].cast(dtype)
-    biases = [module.bias.to(weight.dtype) for module in modules]
-    with torch.autocast(x.device.type, enabled=False):
-        y: Tensor = _Linear.apply(x.to(weight.dtype), weight, sizes, *biases)  # type: ignore[no-untyped-call]
+    matrix = lean.Matrix(modules[0].weight) if dtype is None else modules[0].matrix(dtype)
+    biases = [module.bias if dtype is None else module.bias.to(dtype) for module in modules]
+    y: Tensor = _Linear.apply(x.to(dtype), matrix, sizes, *biases)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -265,19 +264,17 @@ class _Linear(torch.autograd.Function):
     """x W^T + b with W frozen and b that of each run's tokens: 1 T H -> 1 T H'."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, sizes: list[int], *biases: Tensor) -> Tensor:
-        y = x.new_empty(*x.shape[:-1], len(weight))
-        parts = zip(biases, torch.split(x[0], sizes), torch.split(y[0], sizes), strict=True)
-        for bias, mine, out in parts:
-            torch.addmm(bias, mine, weight.T, out=out)
-        ctx.save_for_backward(weight)
-        ctx.sizes = sizes
-        return y
+    def forward(
+        ctx: Any, x: Tensor, matrix: lean.Matrix, sizes: list[int], *biases: Tensor
+    ) -> Tensor:
+        ctx.matrix, ctx.sizes = matrix, sizes
+        parts = zip(torch.split(x, sizes, dim=1), biases, strict=True)
+        return torch.cat([matrix.times(*part) for part in parts], dim=1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (weight,), (gradient,) = ctx.saved_tensors, gradients
-        dx = gradient @ weight if ctx.needs_input_grad[0] else None
+        (gradient,) = gradients
+        dx = ctx.matrix.back(gradient) if ctx.needs_input_grad[0] else None
         return dx, None, None, *(part.sum(0) for part in torch.split(gradient[0], ctx.sizes))
 
 

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
@@ -50,7 +51,7 @@ class FineTuner(pl.LightningModule):
         """Switch dropout on (weights load in eval mode and stay so) and fix its stream."""
         self.model.train()
         torch.manual_seed(self.dropout_seed)  # for what draws from the global stream
-        draw_from(self.model, torch.Generator().manual_seed(self.dropout_seed))
+        draw_from(self.model, np.random.SFC64(self.dropout_seed))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Loss of a batch: cross-entropy, or squared error for regression."""
