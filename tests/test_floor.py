@@ -114,7 +114,7 @@ class OneLength:
 def test_what_is_executed_lies_above_the_floor(method: str, encoded: Encoded) -> None:  # noqa: F811
     module = FineTuner(tuned(method), TASK, OPTIM, seed=0)
     module.model.train()
-    executed = count_flops(module, OneLength(encoded), 16)
+    executed = count_flops(module, OneLength(encoded))
     floor = floor_flops(module.model, module.backbone.sites)
     assert floor <= executed
     if method in ("full", "head", "bitfit", "layernorm", "layers"):
@@ -131,7 +131,7 @@ def test_the_gauge_is_quick_and_draws_nothing() -> None:
 
 
 def test_mfu_is_the_floor_in_seconds_over_seconds(encoded: Encoded) -> None:  # noqa: F811
-    meter = Meter(encoded, 16, RunConfig.of(composed("trainer=cpu")).trainer)
+    meter = Meter(encoded, RunConfig.of(composed("trainer=cpu")).trainer)
     assert meter.mfu(1000, 1.0) is None  # nothing was trained
     meter.floor_per_token, meter.matmul_rate = 3e6, 1e9
     assert math.isclose(meter.mfu(1000, 12.0) or 0, 0.25)

@@ -101,7 +101,7 @@ class Attempt:
             batch_size=config.data.eval_batch_size,
             curve=self.directory / "curve.csv",
         )
-        meter = Meter(parts.encoded["train"], config.data.batch_size, config.trainer)
+        meter = Meter(parts.encoded["train"], config.trainer)
         return Watch(clock, meter, selection)
 
     def loader(self, parts: Parts) -> Any:

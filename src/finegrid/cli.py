@@ -1,11 +1,14 @@
 """The command line: help, one-line errors, exit codes. Imports nothing heavy."""
 
+import gc
 import os
 import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import (
@@ -81,9 +84,7 @@ def run(cfg: DictConfig) -> None:
     if store.SINCE in os.environ:
         _run_claimed(cfg)
         return
-    from finegrid import run as runner
-
-    record = runner.run(cfg)
+    record = _heavy("run").run(cfg)
     if HydraConfig.get().mode != RunMode.MULTIRUN:
         print(f"{record.summary()}\nrecord: {HydraConfig.get().runtime.output_dir}/record.json")
 
@@ -95,9 +96,7 @@ def _run_claimed(cfg: DictConfig) -> None:
         directory = Path(HydraConfig.get().runtime.output_dir)
         if (claim := _claimed(cfg, directory)) is not None:
             with claim:
-                from finegrid import run as runner
-
-                runner.run(cfg, held=claim.held)
+                _heavy("run").run(cfg, held=claim.held)
         return
     with ExitStack() as held:
         found = []
@@ -106,9 +105,25 @@ def _run_claimed(cfg: DictConfig) -> None:
                 held.enter_context(claim)
                 found.append((OmegaConf.create(config), directory, overrides, claim.held))
         if found:
-            from finegrid import together
+            most = None if cfg.fuse == "auto" else cfg.fuse
+            _heavy("together").run_group(found, most=most)
 
-            together.run_group(found, most=None if cfg.fuse == "auto" else cfg.fuse)
+
+def _heavy(name: str) -> Any:
+    """A module of finegrid that imports torch and Lightning.
+
+    Nothing of what they make becomes garbage, so the collector need not look through it, neither
+    meanwhile nor afterwards: a tenth of the time.
+    """
+    path = f"finegrid.{name}"
+    if path in sys.modules:
+        return sys.modules[path]
+    gc.disable()
+    try:
+        return import_module(path)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _claimed(cfg: DictConfig, directory: Path) -> claims.Claim | None:

@@ -17,14 +17,15 @@ from finegrid.module import FineTuner
 from finegrid.seeds import forked
 from finegrid.sites import Sites
 
+COUNTED = 4  # rows whose FLOPs are counted
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class Meter(pl.Callback):
     """Counts what trains and what a token costs, before the clock starts; watches peak memory."""
 
-    def __init__(self, encoded: Encoded, batch_size: int, trainer: TrainerConfig) -> None:
-        self.encoded, self.batch_size = encoded, batch_size
+    def __init__(self, encoded: Encoded, trainer: TrainerConfig) -> None:
+        self.encoded = encoded
         self.parameters: dict[str, int] = {}
         self.flops_per_token = self.floor_per_token = 0.0
         self.matmul_rate = machine_rate(trainer)  # first: its matrices are no memory of the run
@@ -34,7 +35,7 @@ class Meter(pl.Callback):
         """Count, on the device, after the method has operated."""
         assert isinstance(pl_module, FineTuner)
         self.parameters = count_parameters(pl_module.model, pl_module.backbone.sites)
-        self.flops_per_token = count_flops(pl_module, self.encoded, self.batch_size)
+        self.flops_per_token = count_flops(pl_module, self.encoded)
         if self.encoded.features is None:  # else less than the model's layers run
             self.floor_per_token = floor_flops(pl_module.model, pl_module.backbone.sites)
 
@@ -63,14 +64,14 @@ def count_parameters(model: PreTrainedModel, sites: Sites) -> dict[str, int]:
     return counts | {"params_total": sum(p.numel() for p in model.parameters())}
 
 
-def count_flops(module: FineTuner, encoded: Encoded, batch_size: int) -> float:
-    """FLOPs of forward and backward per token of text, counted on one batch of middling rows.
+def count_flops(module: FineTuner, encoded: Encoded) -> float:
+    """FLOPs of forward and backward per token of text, counted on a few rows of middling length.
 
-    Matrix products only, as executed: what is frozen below the first trainable parameter costs no
-    backward, padding inside the batch counts as cost.
+    Matrix products only, as executed in fp32: what is frozen below the first trainable parameter
+    costs no backward.
     """
     order = encoded.lengths.argsort()
-    middle = order[max(0, (len(order) - batch_size) // 2) :][:batch_size].tolist()
+    middle = order[max(0, (len(order) - COUNTED) // 2) :][:COUNTED].tolist()
     batch: dict[str, Any] = encoded.batch(middle)
     tokens: int = batch.pop("real_tokens")
     batch = {name: value.to(module.device) for name, value in batch.items()}

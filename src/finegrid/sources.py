@@ -53,7 +53,7 @@ def read_table(path: Path) -> pa.Table:
         ".tsv": partial(_read_delimited, delimiter="\t"),
         ".jsonl": pa.json.read_json,
         ".json": pa.json.read_json,
-        ".parquet": pq.read_table,
+        ".parquet": _read_parquet,
     }
     require(path.is_file(), f"no such file: {path}")
     require(path.suffix in readers, f"{path}: unknown ending; use one of {', '.join(readers)}")
@@ -62,6 +62,12 @@ def read_table(path: Path) -> pa.Table:
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         line = str(error).splitlines()[0]
         raise UserError(f"{path}: not readable as {path.suffix[1:]}: {line}") from error
+
+
+def _read_parquet(path: Path) -> pa.Table:
+    """A whole file; `pq.read_table` would first import pandas."""
+    with pq.ParquetFile(path) as file:
+        return file.read()
 
 
 def _read_delimited(path: Path, *, delimiter: str) -> pa.Table:

@@ -3,6 +3,7 @@
 Among it what the libraries import at first use only, such as pandas for rows of a table.
 """
 
+import gc
 import pkgutil
 from importlib import import_module
 
@@ -25,3 +26,5 @@ for name in AT_FIRST_USE:
     import_module(name)
 for module in pkgutil.iter_modules(finegrid.methods.__path__):
     import_module(f"{finegrid.methods.__name__}.{module.name}")
+
+gc.freeze()  # no job's collector need look through it, which would also copy its pages
