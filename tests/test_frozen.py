@@ -20,9 +20,11 @@ from finegrid import backbone, builtin, delta, frozen, stages
 from finegrid.backbone import Backbone
 from finegrid.config import Budget, RunConfig
 from finegrid.data import Encoded, Features
-from finegrid.frozen import Frozen, Prefix, repeats, steady
+from finegrid.frozen import Frozen, Prefix, repeats
 from finegrid.inference import restore
 from finegrid.lanes import ARCHITECTURES
+from finegrid.meter import COUNTED
+from finegrid.methods.base import overrides as changes
 from finegrid.module import _chunks, logits_of
 from finegrid.parts import build_method
 from finegrid.record import Record, read
@@ -146,7 +148,8 @@ def test_the_prefix_ends_below_what_trains(overrides: tuple[str, ...], depth: in
 
 def test_methods_that_change_what_trains_have_no_prefix() -> None:
     for name, expected in {"head": True, "hft": True, "dsee": True, "diff_pruning": False}.items():
-        assert steady(build_method(composed(f"method={name}"))) == expected, name
+        method = build_method(composed(f"method={name}"))
+        assert changes(method, "after_step") != expected, name
 
 
 @pytest.mark.parametrize("depth", [1, 2])
@@ -300,7 +303,7 @@ def test_larger_states_stay_in_memory(tmp_path: Path, calls: list[int]) -> None:
     record = run_cell(tmp_path / "run", *TOP, *SHORT, "frozen_dropout=false")
     assert not list((tmp_path / "cache").rglob("features/*"))
     once = record.train_rows + record.validation_rows + record.test_rows
-    trained = 2 * record.train_rows + 32  # two epochs, and one batch to count FLOPs
+    trained = 2 * record.train_rows + COUNTED  # two epochs, and a few rows to count FLOPs
     validated = 2 * record.validation_rows + record.test_rows * (
         1 + (record.best_step != record.steps)
     )
@@ -373,7 +376,7 @@ def test_the_training_rows_are_worth_a_pass_from_an_epoch_on(rows: Encoded) -> N
 def test_a_short_budget_leaves_the_training_rows_alone(tmp_path: Path, calls: list[int]) -> None:
     lines = (*HEAD, "data.fraction=1", "budget=steps", "budget.steps=2", "evaluations=1")
     record = run_cell(tmp_path / "run", *lines, "frozen_dropout=false")
-    rows = 2 * 32 + 32 + record.validation_rows + record.test_rows  # 32: to count FLOPs
+    rows = 2 * 32 + COUNTED + record.validation_rows + record.test_rows
     assert sum(calls) == 3 * rows
 
 

@@ -8,7 +8,7 @@ from conftest import composed
 from torch import nn
 from torch.nn import functional
 
-from finegrid import backbone, provenance, surgery
+from finegrid import backbone, lean, provenance, surgery
 from finegrid.config import RunConfig, TrainerConfig
 from finegrid.lean import slim
 
@@ -119,3 +119,53 @@ def test_a_layernorm_gives_bf16_and_computes_in_fp32() -> None:
     assert out.dtype == torch.bfloat16
     exact = functional.layer_norm(x.float(), (64,)).bfloat16()
     assert torch.equal(out, exact)
+
+
+@pytest.mark.parametrize("packs", [True, False])
+@pytest.mark.parametrize("tokens", [1, 40])
+def test_a_frozen_matrix_gives_the_gradients_of_a_plain_one(
+    packs: bool, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if packs and not lean._packs():
+        pytest.skip("this PyTorch or CPU packs no matrices")
+    monkeypatch.setattr(lean, "_packs", lambda: packs)
+    plain = small(nn.Linear, 48, 24)
+    layer = nn.Sequential(small(nn.Linear, 48, 24))
+    slim(layer)
+    for linear in (plain, layer[0]):
+        linear.weight.requires_grad_(False)  # type: ignore[union-attr, operator]
+    found = []
+    for module in (plain, layer):
+        x = torch.linspace(-1, 1, 2 * tokens * 48).view(tokens, 2, 48).transpose(0, 1)
+        x = x.detach().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            y = module(x)
+        y.float().pow(2).sum().backward()
+        (bias,) = [p.grad for p in module.parameters() if p.grad is not None]
+        assert x.grad is not None
+        found.append((y, x.grad, bias))
+    for one, other in zip(*found, strict=True):
+        assert one.dtype == other.dtype
+        largest = float(other.detach().abs().max())
+        torch.testing.assert_close(one, other, rtol=0.02, atol=0.02 * largest)
+
+
+def test_what_has_trained_is_cast_anew_in_evaluation_and_once_it_is_frozen() -> None:
+    layer = nn.Sequential(small(nn.Linear, 48, 24))
+    slim(layer)
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1, fused=True)
+    x = torch.randn(5, 48)
+
+    def mine_and_plain() -> list[torch.Tensor]:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            plain = functional.linear(x, layer[0].weight, layer[0].bias)  # type: ignore[union-attr, arg-type]
+            return [layer(x), plain]
+
+    for _ in range(3):
+        torch.testing.assert_close(*mine_and_plain())
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            layer(x).float().sum().backward()
+        optimizer.step()
+    layer.requires_grad_(False)
+    torch.testing.assert_close(*mine_and_plain())

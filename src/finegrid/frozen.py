@@ -31,7 +31,7 @@ from finegrid.config import Budget, RunConfig
 from finegrid.data import Encoded, Features, sorted_batches
 from finegrid.dropout import switch_off
 from finegrid.lanes import ARCHITECTURES
-from finegrid.methods.base import TuningMethod
+from finegrid.methods.base import TuningMethod, overrides
 from finegrid.module import EVAL_TOKENS, INPUTS
 
 log = logging.getLogger(__name__)
@@ -91,20 +91,13 @@ class Frozen(pl.Callback):
 def _obstacle(method: TuningMethod, backbone: Backbone, depth: int) -> str | None:
     """Why there is no prefix, if there is none."""
     model: Any = backbone.model
-    if not steady(method):
+    if overrides(method, "after_step"):
         return "the method changes what trains on the way"
     if depth < 0:
         return "something trains in the embeddings, or the layers are not known"
     if depth < backbone.sites.n_layers < model.config.num_hidden_layers:
         return "all layers are one, in which something trains"
     return None
-
-
-def steady(method: TuningMethod) -> bool:
-    """Whether what trains at the first step trains until the last; what is chosen is by then."""
-    if (members := getattr(method, "each", None)) is not None:
-        return all(map(steady, members))
-    return type(method).after_step is TuningMethod.after_step
 
 
 def _quiet(backbone: Backbone, depth: int) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
-from finegrid import surgery
+from finegrid import surgery, vocabulary
 from finegrid.backbone import Backbone
 from finegrid.config import OptimConfig
 from finegrid.data import Encoded, sorted_batches
@@ -44,6 +44,8 @@ class FineTuner(pl.LightningModule):
         self.progress = 0.0  # share of the budget that is spent
         self.rate = 1.0  # times optim.lr, for the method's parameters
         self.micro_batch_size: int | None = None  # rows of one pass; None: those of the batch
+        self.compacts = False  # whether the vocabulary's part in use may train for the whole
+        self.stand_ins: dict[nn.Parameter, nn.Parameter] = {}  # for the optimizer
         self.settled = True  # whether a checkpoint taken now could be the run's result
         self.init_seed, self.dropout_seed = stream(seed, "init"), stream(seed, "dropout")
 
@@ -68,7 +70,8 @@ class FineTuner(pl.LightningModule):
         The other chunks have run backward by then, so that one graph is held at a time; Lightning
         runs the last one's, and whatever follows sees the gradient of the whole batch.
         """
-        self.zero_grad()
+        for parameter in self.optimized().values():
+            parameter.grad = None
         rows = len(batch["labels"])
         total = torch.zeros((), device=self.device)
         for chunk in _chunks(batch, self.micro_batch_size or rows):
@@ -104,9 +107,11 @@ class FineTuner(pl.LightningModule):
 
     def configure_optimizers(self) -> Optimizer:
         """AdamW over exactly what trains; only matrices decay. The clock scales the rates."""
+        if self.compacts:
+            self.stand_ins = vocabulary.compact(self.backbone.sites, self._ids())
         base = f"{self.model.base_model_prefix}."
         groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
-        for name, parameter in surgery.trainable(self.model).items():
+        for name, parameter in self.optimized().items():
             head_lr = self.optim.head_lr or self.optim.lr
             lr = self.rate * self.optim.lr if name.startswith(base) else head_lr
             groups[lr, self.optim.weight_decay if parameter.ndim > 1 else 0.0].append(parameter)
@@ -118,6 +123,17 @@ class FineTuner(pl.LightningModule):
             fused=True,
         )
 
+    def optimized(self) -> dict[str, nn.Parameter]:
+        """What the optimizer holds: all that trains, or what stands in for it."""
+        trained = surgery.trainable(self.model)
+        return {name: self.stand_ins.get(value, value) for name, value in trained.items()}
+
+    def _ids(self) -> Tensor:
+        """The token ids that training meets."""
+        assert self.train_rows is not None
+        ids = np.unique(self.train_rows.tokens.fields["input_ids"])
+        return torch.from_numpy(np.union1d(ids, self.train_rows.tokens.padding).astype(np.int64))
+
     def configure_gradient_clipping(
         self,
         optimizer: Optimizer,
@@ -125,13 +141,12 @@ class FineTuner(pl.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip the global norm; Lightning refuses a fused optimizer here, for fp16's sake alone."""
-        clip(self.model, gradient_clip_val)
+        self.clip(gradient_clip_val)
 
-
-def clip(model: nn.Module, limit: float | None) -> None:
-    """Scale the gradients of what trains down to a global norm; none or 0 leaves them."""
-    if limit:
-        nn.utils.clip_grad_norm_(surgery.trainable(model).values(), limit)
+    def clip(self, limit: float | None) -> None:
+        """Scale the gradients of what trains down to a global norm; none or 0 leaves them."""
+        if limit:
+            nn.utils.clip_grad_norm_(self.optimized().values(), limit)
 
 
 def _chunks(batch: dict[str, Any], size: int) -> Iterator[dict[str, Tensor]]:

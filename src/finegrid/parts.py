@@ -14,7 +14,7 @@ from finegrid.backbone import Backbone
 from finegrid.config import RunConfig, bind, require
 from finegrid.data import Encoded, Splits, split
 from finegrid.errors import UserError
-from finegrid.methods.base import TuningMethod
+from finegrid.methods.base import TuningMethod, overrides
 from finegrid.module import FineTuner
 from finegrid.seeds import stream
 from finegrid.sources import load
@@ -48,6 +48,8 @@ def prepare(cfg: DictConfig, config: RunConfig, *, base: Backbone | None = None)
         base = base.sharing(seed=seed)
     _fits(method, encoded, base, config)
     module = FineTuner(base, task, config.optim, seed=config.seed, train=encoded["train"])
+    # a method that acts between the steps may look at all of what trains
+    module.compacts = not any(overrides(method, x) for x in ("after_step", "after_backward"))
     return Parts(config, task, splits, encoded, module, method)
 
 

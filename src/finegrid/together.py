@@ -33,7 +33,6 @@ from finegrid.attempt import Attempt, Request, Watch
 from finegrid.backbone import Backbone
 from finegrid.config import RunConfig, bind
 from finegrid.lanes import Trunk
-from finegrid.module import clip
 from finegrid.parts import Parts, rows_of
 from finegrid.run import run_alone, trainer_of
 from finegrid.tasks import Task
@@ -119,7 +118,7 @@ class Together(pl.LightningModule):
         """Clip each run's own norm."""
         for lane in self.lanes:
             if not lane.over:
-                clip(lane.module.model, gradient_clip_val)
+                lane.module.clip(gradient_clip_val)
 
 
 class Conductor(pl.Callback):

@@ -72,3 +72,10 @@ class TuningMethod(pl.Callback):
         """Let the method change the gradients."""
         module: Any = pl_module
         self.after_backward(module.model.base_model, module.progress)
+
+
+def overrides(method: TuningMethod, hook: str) -> bool:
+    """Whether a method, or one of those that it consists of, has its own version of a hook."""
+    if (members := getattr(method, "each", None)) is not None:
+        return any(overrides(member, hook) for member in members)
+    return getattr(type(method), hook) is not getattr(TuningMethod, hook)
