@@ -150,7 +150,7 @@ def test_a_frozen_matrix_gives_the_gradients_of_a_plain_one(
         torch.testing.assert_close(one, other, rtol=0.02, atol=0.02 * largest)
 
 
-def test_what_has_trained_is_cast_anew_in_evaluation_and_once_it_is_frozen() -> None:
+def test_what_has_trained_is_cast_anew_once_it_is_frozen() -> None:
     layer = nn.Sequential(small(nn.Linear, 48, 24))
     slim(layer)
     optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1, fused=True)

@@ -18,13 +18,13 @@ from torch.nn import functional
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` that remembers, in the precision of autocast, a weight without gradient."""
+    """`nn.Linear` that remembers its frozen weight in the precision of autocast."""
 
     def forward(self, input: Tensor) -> Tensor:
         """x W^T + b."""
         dtype = autocast_dtype(input)
         weight = self.weight
-        if weight.requires_grad and torch.is_grad_enabled():
+        if weight.requires_grad:
             self.__dict__.pop("_known", None)  # fused AdamW changes weights, but not their version
             return super().forward(input)
         if dtype is None or weight is not self._parameters["weight"]:
