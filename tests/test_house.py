@@ -45,6 +45,8 @@ LAYERS = {
     "sparse": {"config"},
     "dropout": set(),
     "lean": set(),
+    "allocator": set(),
+    "vocabulary": {"sites"},
     "floor": {"sites", "surgery"},
     "attention": {"dropout", "errors"},
     "methods": {
@@ -62,7 +64,10 @@ LAYERS = {
         "surgery",
     },
     "stages": {"backbone", "lean"},
-    "module": {"backbone", "config", "data", "dropout", "seeds", "stages", "surgery", "tasks"},
+    "module": {
+        "backbone", "config", "data", "dropout", "seeds", "stages", "surgery", "tasks",
+        "vocabulary",
+    },
     "lanes": {"backbone", "dropout", "errors", "lean", "module"},
     "parts": {
         "backbone", "config", "data", "errors", "identity", "methods", "module", "seeds", "sources",

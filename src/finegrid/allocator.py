@@ -6,6 +6,7 @@ megabytes: up to 15,000 faults a step. Other C libraries are left as they are.
 """
 
 import ctypes
+import sys
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # options of glibc's mallopt
 NEVER = (1 << 31) - 1  # bytes at the heap's end that may lie idle
@@ -14,7 +15,8 @@ LARGEST = (1 << 30, 32 << 20)  # bytes of a block within the heap; older version
 
 def keep_freed() -> bool:
     """Let this process keep what it frees, from now on; whether its C library can."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    mallopt = getattr(library, "mallopt", None)
     if mallopt is None:
         return False
     within = any(mallopt(MMAP_THRESHOLD, size) for size in LARGEST)

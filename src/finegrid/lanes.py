@@ -253,9 +253,9 @@ def _after(module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 def _linear(modules: Sequence[lean.Linear], x: Tensor, sizes: list[int]) -> Tensor:
     """One frozen matrix, each run's own bias."""
-    dtype = lean.autocast_dtype(x)
-    matrix = lean.Matrix(modules[0].weight) if dtype is None else modules[0].matrix(dtype)
-    biases = [module.bias if dtype is None else module.bias.to(dtype) for module in modules]
+    dtype = lean.autocast_dtype(x) or x.dtype
+    biases = [module.bias.to(dtype) for module in modules]
+    matrix = modules[0].matrix(dtype)
     y: Tensor = _Linear.apply(x.to(dtype), matrix, sizes, *biases)  # type: ignore[no-untyped-call]
     return y
 
