@@ -131,8 +131,9 @@ class FineTuner(pl.LightningModule):
     def _ids(self) -> Tensor:
         """The token ids that training meets."""
         assert self.train_rows is not None
-        ids = np.unique(self.train_rows.tokens.fields["input_ids"])
-        return torch.from_numpy(np.union1d(ids, self.train_rows.tokens.padding).astype(np.int64))
+        tokens = self.train_rows.tokens
+        ids = np.union1d(tokens.fields["input_ids"], tokens.padding)
+        return torch.from_numpy(ids.astype(np.int64))
 
     def configure_gradient_clipping(
         self,

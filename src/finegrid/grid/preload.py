@@ -13,7 +13,6 @@ import finegrid.run
 
 AT_FIRST_USE = (
     "pyarrow.compute",
-    "pyarrow.dataset",
     "pyarrow.pandas_compat",
     "pandas",
     "transformers.models.bert.modeling_bert",
