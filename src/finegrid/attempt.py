@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from finegrid import allocator, delta, identity, metrics, provenance
+from finegrid import allocator, backbone, delta, identity, metrics, provenance
 from finegrid.backbone import Backbone
 from finegrid.budget import Clock
 from finegrid.config import RunConfig, require
@@ -81,9 +81,9 @@ class Attempt:
         self.record = _begin(request, self.config)
         self.tracker: Guarded | None = None
 
-    def prepare(self, *, base: Backbone | None = None) -> Parts:
+    def prepare(self, *, build: Callable[..., Backbone] = backbone.build) -> Parts:
         """Build the run's parts and note what the data and the weights turned out to be."""
-        parts = prepare(self.request.cfg, self.config, base=base)
+        parts = prepare(self.request.cfg, self.config, build=build)
         _identify(self.record, parts)
         if self.tracker is None:
             self.tracker = self._tracker()

@@ -1,6 +1,6 @@
 """Everything a run is made of, from its config, built and checked before the first step."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -34,18 +34,17 @@ class Parts:
     method: TuningMethod
 
 
-def prepare(cfg: DictConfig, config: RunConfig, *, base: Backbone | None = None) -> Parts:
+def prepare(
+    cfg: DictConfig, config: RunConfig, *, build: Callable[..., Backbone] = backbone.build
+) -> Parts:
     """Build every part of a run, data first, so that bad input fails before weights load.
 
-    With a `base`, which must be what the config would load, the run shares its frozen memory.
+    The labels are found in the rows, so no head is built before. `build` makes the frozen backbone
+    as `backbone.build` does; others may share its memory.
     """
     method = build_method(cfg)
     task, splits, encoded = rows_of(cfg, config)
-    seed = stream(config.seed, "init")
-    if base is None:
-        base = backbone.build(config.model, outputs=task.outputs, seed=seed)
-    else:
-        base = base.sharing(seed=seed)
+    base = build(config.model, outputs=task.outputs, seed=stream(config.seed, "init"))
     _fits(method, encoded, base, config)
     module = FineTuner(base, task, config.optim, seed=config.seed, train=encoded["train"])
     # a method that acts between the steps may look at all of what trains

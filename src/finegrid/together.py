@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,11 +32,10 @@ from torch.optim import Optimizer
 from finegrid import backbone, provenance
 from finegrid.attempt import Attempt, Request, Watch
 from finegrid.backbone import Backbone
-from finegrid.config import RunConfig, bind
+from finegrid.config import ModelConfig, RunConfig, TrainerConfig
 from finegrid.lanes import Trunk
 from finegrid.parts import Parts, rows_of
 from finegrid.run import run_alone, trainer_of
-from finegrid.tasks import Task
 
 log = logging.getLogger(__name__)
 TOKENS = {"cpu": 2048, "gpu": 32768}  # of a pass: what keeps the device busy, and fits its caches
@@ -165,6 +165,10 @@ class Conductor(pl.Callback):
                 _finish(lane, self.lanes)
         trainer.should_stop = all(lane.over for lane in self.lanes)
 
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop: the batches end only when no run trains any more, even before the first step."""
+        trainer.should_stop = True
+
 
 def _share(seconds: float, lanes: Sequence[Lane], batches: Mapping[int, Any]) -> None:
     tokens = {run: batch["input_ids"].numel() for run, batch in batches.items()}
@@ -247,13 +251,12 @@ def run_together(requests: Sequence[Request], *, most: int | None) -> None:
     by its nature or because sharing failed, runs alone, one after the other.
     """
     size = most or _runs_of_a_pass(requests[0])
-    base: Backbone | None = None
+    shared = SharedBackbone()
     for start in range(0, len(requests), size):
         now = list(requests[start : start + size])
         gc.collect()  # Lightning's parts refer to one another, and the next runs need the room
         if len(now) > 1:
-            base = base or _base(now[0])
-            now = _train_together(now, base)
+            now = _train_together(now, shared)
         for request in now:
             try:
                 run_alone(request)
@@ -262,29 +265,51 @@ def run_together(requests: Sequence[Request], *, most: int | None) -> None:
 
 
 def _runs_of_a_pass(request: Request) -> int:
-    """How many runs like this one fill a pass."""
+    """How many runs like this one fill a pass; one, if its rows cannot be read."""
     config = RunConfig.of(request.cfg)
-    _, _, encoded = rows_of(request.cfg, config)
+    try:
+        _, _, encoded = rows_of(request.cfg, config)
+    except Exception as error:  # which its record will tell, and those of the runs like it
+        log.info("the runs go alone: %s", error)
+        return 1
     tokens = float(encoded["train"].lengths.mean()) * config.data.batch_size
     return max(1, round(TOKENS[provenance.accelerator(config.trainer)] / tokens))
 
 
-def _base(request: Request) -> Backbone:
-    """The backbone that the runs share, where they run."""
-    config = RunConfig.of(request.cfg)
-    task = bind(Task, request.cfg.task, "task")
-    base = backbone.build(config.model, outputs=task.outputs, seed=0)
-    if provenance.accelerator(config.trainer) == "gpu":
-        base.model.cuda()
-    return base
+class SharedBackbone:
+    """The backbone that runs share, where they run: loaded once the first of them has its labels.
+
+    Runs of one pass have the same labels, unless their files change meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self.loaded: dict[int, Backbone] = {}  # by the number of outputs
+
+    @property
+    def base(self) -> Backbone:
+        """What all runs have in common."""
+        return next(iter(self.loaded.values()))
+
+    def build(
+        self, trainer: TrainerConfig, model: ModelConfig, *, outputs: int, seed: int
+    ) -> Backbone:
+        """The same as `backbone.build`, in memory that is shared."""
+        if outputs not in self.loaded:
+            base = backbone.build(model, outputs=outputs, seed=0)
+            if provenance.accelerator(trainer) == "gpu":
+                base.model.cuda()
+            self.loaded[outputs] = base
+        return self.loaded[outputs].sharing(seed=seed)
 
 
-def _train_together(requests: Sequence[Request], base: Backbone) -> list[Request]:
+def _train_together(requests: Sequence[Request], shared: SharedBackbone) -> list[Request]:
     """Train runs in one pass; returns those that have to run alone after all."""
-    made = [_prepared(request, base) for request in requests]
+    made = [_prepared(request, shared) for request in requests]
     lanes = [lane for lane in made if lane is not None]
+    if not lanes:
+        return []
     try:
-        trunk = Trunk(base, [lane.module.backbone for lane in lanes])
+        trunk = Trunk(shared.base, [lane.module.backbone for lane in lanes])
         first = lanes[0].attempt
         trainer = trainer_of(first.config, [Conductor(lanes)], None, first.directory)
         trainer.fit(Together(trunk, lanes), Batches(lanes))
@@ -298,11 +323,11 @@ def _train_together(requests: Sequence[Request], base: Backbone) -> list[Request
     return [lane.attempt.request for lane in lanes if not lane.over]
 
 
-def _prepared(request: Request, base: Backbone) -> Lane | None:
+def _prepared(request: Request, shared: SharedBackbone) -> Lane | None:
     """A run that is ready to train, or none if its record says already why it is not."""
     attempt = Attempt(request)
     try:
-        parts = attempt.prepare(base=base)
+        parts = attempt.prepare(build=partial(shared.build, attempt.config.trainer))
         parts.method.tune(parts.module.backbone, seed=parts.module.init_seed)
         parts.module.backbone.own()
         watch = attempt.watch(parts, alone=False)
