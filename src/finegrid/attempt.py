@@ -46,13 +46,29 @@ class Request:
     overrides: list[str]
     sweep: str | None = None  # name of the sweep's directory; None: a run on its own
     held: Callable[[], bool] = lambda: True  # whether no other process has taken the cell over
+    key: str | None = None  # the hash by which the sweep knows the cell
 
     @classmethod
-    def of_hydra(cls, cfg: DictConfig, held: Callable[[], bool]) -> "Request":
+    def of_hydra(
+        cls, cfg: DictConfig, held: Callable[[], bool], key: str | None = None
+    ) -> "Request":
         """What Hydra's present job asks for."""
         hydra = HydraConfig.get()
         sweep = Path(str(hydra.sweep.dir)).name if hydra.mode == RunMode.MULTIRUN else None
-        return cls(cfg, Path(hydra.runtime.output_dir), list(hydra.overrides.task), sweep, held)
+        place, lines = Path(hydra.runtime.output_dir), list(hydra.overrides.task)
+        return cls(cfg, place, lines, sweep, held, key)
+
+    def unchanged(self) -> None:
+        """Refuse a cell whose files are others by now than those that the sweep named it by."""
+        if self.key is None:
+            return
+        plain: Any = OmegaConf.to_container(self.cfg, resolve=True)
+        now = identity.cell(plain)
+        require(
+            now == self.key,
+            "the rows, the weights or the code changed after the sweep had begun (cell "
+            f"{self.key}, now {now}); run the same command again",
+        )
 
 
 @dataclass(frozen=True)
@@ -84,6 +100,7 @@ class Attempt:
     def prepare(self, *, build: Callable[..., Backbone] = backbone.build) -> Parts:
         """Build the run's parts and note what the data and the weights turned out to be."""
         parts = prepare(self.request.cfg, self.config, build=build)
+        self.request.unchanged()
         _identify(self.record, parts)
         if self.tracker is None:
             self.tracker = self._tracker()
@@ -161,8 +178,9 @@ def _begin(request: Request, config: RunConfig) -> Record:
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     plain: Any = OmegaConf.to_container(request.cfg, resolve=True)
+    asked = identity.description(plain)
     return Record(
-        **identity.description(plain),
+        **asked | {"cell": request.key or asked["cell"]},
         overrides=request.overrides,
         threads=torch.get_num_threads(),
         device=provenance.device(config.trainer),

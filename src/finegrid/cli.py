@@ -96,7 +96,7 @@ def _run_claimed(cfg: DictConfig) -> None:
         directory = Path(HydraConfig.get().runtime.output_dir)
         if (claim := _claimed(cfg, directory)) is not None:
             with claim:
-                _heavy("run").run(cfg, held=claim.held)
+                _heavy("run").run(cfg, held=claim.held, key=store.key_of(directory))
         return
     with ExitStack() as held:
         found = []

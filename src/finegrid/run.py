@@ -22,16 +22,19 @@ from finegrid.tracking import Guarded
 log = logging.getLogger(__name__)
 
 
-def run(cfg: DictConfig, *, held: Callable[[], bool] = lambda: True) -> Record:
+def run(
+    cfg: DictConfig, *, held: Callable[[], bool] = lambda: True, key: str | None = None
+) -> Record:
     """Train and score one cell in Hydra's output directory; it leaves a record whatever happens.
 
-    Unless, by then, the cell is not `held` any more: another process has taken it over.
+    Unless, by then, the cell is not `held` any more: another process has taken it over. `key` is
+    the hash by which a sweep knows the cell.
 
     Raises:
         UserError: for what the user can mend, `Diverged` for a non-finite loss; the record then
             says `failed` or `diverged` and why.
     """
-    return run_alone(Request.of_hydra(cfg, held))
+    return run_alone(Request.of_hydra(cfg, held, key))
 
 
 def run_alone(request: Request) -> Record:

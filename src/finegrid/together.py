@@ -33,6 +33,7 @@ from finegrid import backbone, provenance
 from finegrid.attempt import Attempt, Request, Watch
 from finegrid.backbone import Backbone
 from finegrid.config import ModelConfig, RunConfig, TrainerConfig
+from finegrid.grid.store import key_of
 from finegrid.lanes import Trunk
 from finegrid.parts import Parts, rows_of
 from finegrid.run import run_alone, trainer_of
@@ -216,7 +217,9 @@ def run_group(
 ) -> None:
     """Run the (config, directory, overrides, held) of a sweep's job, each as if it were one."""
     sweep = Path(str(HydraConfig.get().sweep.dir)).name
-    requests = [Request(cfg, place, lines, sweep, held) for cfg, place, lines, held in cells]
+    requests = [
+        Request(cfg, place, lines, sweep, held, key_of(place)) for cfg, place, lines, held in cells
+    ]
     with ExitStack() as logs:
         for request in requests:
             logs.enter_context(_hydras_files(request))

@@ -42,7 +42,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._places = {name.rpartition("-")[2]: name for name in _directories(root)}
+        self._places = {key_of(name): name for name in _directories(root)}
 
     def place(self, cell: Cell) -> str:
         """The cell's directory below the root: where it already lies, else its own name."""
@@ -55,6 +55,11 @@ class Store:
     def outcome(self, cell: Cell) -> Outcome:
         """What is known of a cell."""
         return outcome(self.path(cell))
+
+
+def key_of(directory: str | Path) -> str:
+    """The hash at the end of a cell's directory's name."""
+    return str(directory).rpartition("-")[2]
 
 
 def outcome(directory: Path, *, at: float | None = None) -> Outcome:

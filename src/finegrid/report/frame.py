@@ -108,6 +108,7 @@ def gather(runs: pd.DataFrame, *, mix: Collection[str] = ()) -> Results:
     placed = _placed(runs, said)
     runs, settings = _settings(placed, mix)
     said.apart(settings)
+    runs["task"] = variants.tasks(runs, RANKING, SAME)
     runs["method"] = variants.named(runs, RANKING)
     runs = _same_rows(runs, said)
     runs = _once(runs, said)

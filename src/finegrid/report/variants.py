@@ -1,4 +1,7 @@
-"""One method run in several ways in one ranking: each way is a method of its own, and says so."""
+"""One method run in several ways in one ranking: each way is a method of its own, and says so.
+
+So is a task on other rows, such as `task=custom` on several files.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -9,6 +12,7 @@ import pandas as pd
 HELD = {"method", "task", "seed", "trial", "model", "select", "frozen_dropout", "tuned"}
 HELD |= {"data.fraction", "data.protocol", "model.pretrained", "trainer.precision"}
 MACHINE = {"data.root", "data.source", "data.eval_batch_size", "fuse", "retry", "code"}
+MACHINE |= {"task.train", "task.test"}  # what they hold is another task, see `tasks`
 GROUPS = {"budget", "trainer", "logger", "hydra", "sweep", "experiment", "paths"}
 RATE = "optim.lr"
 
@@ -38,6 +42,33 @@ def named(runs: pd.DataFrame, ranking: list[str]) -> pd.Series:
         )
     ]
     return pd.Series(names, index=runs.index)
+
+
+def tasks(runs: pd.DataFrame, ranking: list[str], same: list[str]) -> pd.Series:
+    """Each run's task with the overrides of the task by which it differs from others of that name.
+
+    Only where rows or metrics (`same`) differ within a ranking: the same rows may be told in
+    several ways.
+    """
+    by = ["setting", "task"]
+    differs = runs.groupby(ranking)[same].nunique().gt(1).any(axis=1)
+    several = {(setting, task) for setting, task, *_ in differs.index[differs]}
+    texts = runs["overrides"].fillna("").astype(str)
+    told = {text: _of_task(text) for text in texts.unique()}
+    names = runs["task"].astype(object).copy()
+    for key, own in runs.groupby(by):
+        if key in several:
+            keys = _unequal(told[text] for text in texts[own.index])
+            names[own.index] = [
+                " ".join([key[1], *(f"{k}={v}" for k, v in told[text] if k in keys)])
+                for text in texts[own.index]
+            ]
+    return names
+
+
+def _of_task(overrides: str) -> tuple[tuple[str, str], ...]:
+    pairs = sorted(_parsed(overrides).items())
+    return tuple((key, value) for key, value in pairs if key.startswith("task."))
 
 
 def _parsed(overrides: str) -> Told:

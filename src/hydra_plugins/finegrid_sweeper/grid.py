@@ -11,6 +11,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from finegrid import preflight
 from finegrid.grid.cells import cells
 from finegrid.grid.sweep import Sweep
 from finegrid.record import command_line
@@ -55,6 +56,7 @@ class GridSweeper(Sweeper):
         root = Path(str(config.hydra.sweep.dir))
         rules = {"fail_fast": config.fail_fast, "fuse": self._fuse()}
         sweep = Sweep(found, root, retry=str(config.retry), **rules)
+        preflight.check(cell.config for cell in sweep.unsettled())
         OmegaConf.save(config, root / "multirun.yaml")
         return sweep.conduct(launcher, command=command_line())
 

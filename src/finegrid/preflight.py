@@ -1,0 +1,37 @@
+"""A look at a sweep's tasks before any job starts: what no cell can use is one line at once."""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from finegrid.config import DataConfig, bind
+from finegrid.tasks import Task
+
+
+def check(configs: Iterable[Mapping[str, Any]]) -> None:
+    """Check the task of each resolved config, and read a user's own files, each of them once.
+
+    Raises:
+        UserError: for a task that contradicts itself, or rows or labels that are of no use.
+    """
+    tasks = {_named(plain): plain for plain in configs}
+    for plain in tasks.values():
+        task = bind(Task, OmegaConf.create(plain["task"]), "task")
+        if task.path == "files":
+            whole = {**plain["data"], "fraction": 1.0}  # a small fraction may fail by itself
+            _read(task, bind(DataConfig, OmegaConf.create(whole), "data"))
+
+
+def _named(plain: Mapping[str, Any]) -> str:
+    data = {key: value for key, value in plain["data"].items() if key != "fraction"}
+    return json.dumps([plain["task"], data], sort_keys=True, default=str)
+
+
+def _read(task: Task, data: DataConfig) -> None:
+    from finegrid.data import split  # imports torch, which other sweeps need not wait for
+    from finegrid.sources import load
+
+    filled, tables = load(task, data)
+    split(tables, filled, data)
