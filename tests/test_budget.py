@@ -87,7 +87,8 @@ def test_a_step_of_seconds_is_as_long_as_the_mean_of_those_before() -> None:
     clock = Clock(Budget("seconds", 10), OPTIM, rows=100, alone=False)
     batch = {"labels": [0] * 10, "real_tokens": 50}
     assert clock._share_of_step(batch) == 0
-    clock.credit(3.0)
+    clock.credit(1.0)
+    clock.credit(2.0)
     clock.steps = 2
     assert clock._share_of_step(batch) == pytest.approx(0.15)
     assert clock.progress == pytest.approx(0.3)

@@ -239,13 +239,13 @@ class Judge:
 
 
 @pytest.mark.parametrize(
-    ("select", "step", "value"), [("best", 4, 0.7), ("last", 8, 0.6)], ids=["best", "last"]
+    ("select", "step", "value"), [("best", 4, -0.1), ("last", 8, -0.2)], ids=["best", "last"]
 )
 def test_a_run_is_scored_with_the_weights_that_validation_chose(
     select: str, step: int, value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first of the best; file, predictions and scores are all of the same weights."""
-    judge = Judge(monkeypatch, 0.5, 0.7, 0.7, 0.6)
+    """The first of the best, though none is above 0; file, predictions and scores are all of the same weights."""
+    judge = Judge(monkeypatch, -0.3, -0.1, -0.1, -0.2)
     record = run_cell(tmp_path, "method=layernorm", "data.fraction=0.1", "evaluations=4",
                       "budget=steps", "budget.steps=8", f"select={select}",
                       "data.validation_max=40", "optim.lr=0.01")  # fmt: skip
