@@ -1,6 +1,8 @@
 """Budgets in every unit, the schedule over them, and the clock."""
 
 import time
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from conftest import composed, run_cell
@@ -55,6 +57,41 @@ def test_the_first_step_already_moves() -> None:
     batch = {"labels": [0] * 10, "real_tokens": 50}
     assert clock._share_of_step(batch) == pytest.approx(0.1)
     assert schedule(0.5 * clock._share_of_step(batch), warmup=0.1, shape="linear") == 0.5
+
+
+@pytest.mark.parametrize(
+    ("unit", "amount"),
+    [("steps", 5), ("examples", 50), ("epochs", 0.5), ("tokens", 250)],
+)
+def test_each_step_takes_the_rate_of_its_middle(unit: str, amount: float) -> None:
+    """Five steps of 10 of 100 rows, 50 tokens each: a tenth of the budget is behind the first."""
+    clock = Clock(Budget(unit, amount), OPTIM, rows=100)
+    group = {"lr": 0.0, "initial_lr": 2.0}
+    trainer: Any = SimpleNamespace(optimizers=[SimpleNamespace(param_groups=[group])])
+    module: Any = SimpleNamespace()
+    batch, rates, spent, stops = {"labels": [0] * 10, "real_tokens": 50}, [], [], []
+    for step in range(5):
+        clock.on_train_batch_start(trainer, module, batch, step)
+        rates.append(group["lr"])
+        clock.on_train_batch_end(trainer, module, None, batch, step)
+        spent.append(module.progress)
+        stops.append(trainer.should_stop)
+    middles = (0.1, 0.3, 0.5, 0.7, 0.9)
+    assert rates == pytest.approx([2 * (1 - middle) / 0.9 for middle in middles])
+    assert spent == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert stops == [False] * 4 + [True]
+    assert (clock.steps, clock.examples, clock.tokens, clock.epochs) == (5, 50, 250, 0.5)
+
+
+def test_a_step_of_seconds_is_as_long_as_the_mean_of_those_before() -> None:
+    clock = Clock(Budget("seconds", 10), OPTIM, rows=100, alone=False)
+    batch = {"labels": [0] * 10, "real_tokens": 50}
+    assert clock._share_of_step(batch) == 0
+    clock.credit(1.0)
+    clock.credit(2.0)
+    clock.steps = 2
+    assert clock._share_of_step(batch) == pytest.approx(0.15)
+    assert clock.progress == pytest.approx(0.3)
 
 
 def test_paused_time_does_not_count() -> None:

@@ -77,6 +77,19 @@ def test_two_methods_are_compared_by_the_paired_test() -> None:
     assert row["test"] == "seeds"
 
 
+def test_the_detectable_difference_is_that_of_the_adjusted_test() -> None:
+    """By the normal distribution, which 60 seeds come near to: (z of the level + z of 80 %) se."""
+    rng = np.random.default_rng(5)
+    scores = {name: rng.normal(0.8, 0.02, 60) for name in ("full", "head", "ia3", "lora")}
+    for methods, pairs in ((2, 1), (4, 6)):
+        own = dict(list(scores.items())[:methods])
+        found = compare.against_best(grid(own)).dropna(subset="detectable")
+        se = (found["high"] - found["low"]) / 2 / scipy.stats.norm.ppf(0.975)
+        z = scipy.stats.norm.ppf(1 - 0.025 / pairs) + scipy.stats.norm.ppf(0.8)
+        assert len(found) == methods - 1
+        assert found["detectable"].to_numpy() == pytest.approx(z * se.to_numpy(), rel=0.06)
+
+
 def test_p_counts_the_pairs_that_might_have_been_the_best() -> None:
     p = np.array([0.001, 0.2, 0.01, np.nan])
     adjusted = stats.holm_with_best(p)

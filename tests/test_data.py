@@ -53,6 +53,14 @@ def test_subset_and_split_seeds_stand_apart() -> None:
     assert other.validation.digest() != base.validation.digest()
 
 
+def test_validation_is_a_share_of_the_rows_and_at_most_so_many() -> None:
+    train, validation = (len(part) for part in (splits_of()[1].train, splits_of()[1].validation))
+    rows = train + validation
+    for fraction, most, expected in ((0.1, rows, round(0.1 * rows)), (0.1, 7, 7), (1e-6, 7, 1)):
+        found = splits_of(f"data.validation_fraction={fraction}", f"data.validation_max={most}")[1]
+        assert (len(found.validation), len(found.train)) == (expected, rows - expected)
+
+
 def rows_with(labels: list[float]) -> Rows:
     """Rows with these labels and numbered texts."""
     return Rows(
@@ -125,6 +133,8 @@ def test_local_root(tmp_path: Path) -> None:
     assert task.labels == ["not_equivalent", "equivalent"]
     assert (len(found.train), len(found.validation), len(found.test["test"])) == (36, 4, 40)
     assert found.overlap == 36, "test rows that occur in train are counted"
+    half = splits_of("task=mrpc", root, "data.fraction=0.5")[1]
+    assert (len(half.train), half.overlap) == (18, 18), "of the train rows that are used"
 
 
 def test_mnli_has_two_test_sets(tmp_path: Path) -> None:

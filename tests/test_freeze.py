@@ -172,6 +172,23 @@ def test_gradient_rules_choose_by_the_gradients(rule: str, encoded: Encoded) -> 
     assert all(not site.module._parameters["weight"].requires_grad for site in base.sites["value"])
 
 
+def test_losses_for_a_choice_are_of_random_rows_without_dropout(encoded: Encoded) -> None:  # noqa: F811
+    base = fresh()
+    first, other = (FineTuner(base, TASK, OPTIM, seed=seed, train=encoded) for seed in (0, 1))
+    base.model.train()
+    once, again, shuffled = (
+        torch.stack([*module.losses(16, 4)]).detach() for module in (first, first, other)
+    )
+    assert torch.equal(once, again)
+    assert base.model.training
+    assert not torch.allclose(once, shuffled), "each seed takes the rows in an order of its own"
+    base.model.eval()
+    every = first.loss(encoded.batch(range(16))).detach()
+    torch.testing.assert_close(torch.stack([once.mean(), shuffled.mean()]), every.expand(2))
+    [*first.losses(4, 4)]
+    assert not base.model.training
+
+
 def test_weight_decay_moves_no_other_entry(encoded: Encoded) -> None:  # noqa: F811
     base, _ = applied("method=sparse_random", "method.density=0.01")
     site = base.sites["query"][0].module

@@ -3,9 +3,11 @@
 import copy
 import inspect
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import METHODS, composed
@@ -20,7 +22,7 @@ from finegrid.data import Encoded, Rows
 from finegrid.errors import UserError
 from finegrid.identity import NOT_ARGUMENTS
 from finegrid.methods.base import TuningMethod
-from finegrid.module import FineTuner, predict
+from finegrid.module import FineTuner, logits_of, predict
 from finegrid.parts import build_method
 from finegrid.tasks import Task
 from finegrid.tokens import encode
@@ -283,6 +285,29 @@ class TestContract:
             rtol=1e-4,
             atol=1e-5,
         )
+
+
+def test_predictions_are_in_the_rows_order_whatever_their_length(encoded: Encoded) -> None:
+    model = fresh().model.eval()
+    assert (np.diff(encoded.lengths) > 0).any(), "longest first is not their order"
+    with torch.no_grad():
+        alone = torch.cat([logits_of(model, encoded.batch([row])) for row in range(16)])
+    torch.testing.assert_close(predict(model, encoded, batch_size=4), alone, rtol=1e-4, atol=1e-5)
+    assert not model.training, "its mode is left as it was"
+
+
+@pytest.mark.parametrize("head_lr", [None, 3e-3])
+def test_only_matrices_decay_and_the_head_has_a_rate_of_its_own(head_lr: float | None) -> None:
+    module = FineTuner(tuned("houlsby"), TASK, replace(OPTIM, head_lr=head_lr), seed=0)
+    module.rate = 0.5  # of a method's second stage
+    found = {
+        id(parameter): (group["lr"], group["initial_lr"], group["weight_decay"])
+        for group in module.configure_optimizers().param_groups
+        for parameter in group["params"]
+    }
+    for name, parameter in surgery.trainable(module.model).items():
+        lr = head_lr or 1e-2 if name.startswith("classifier.") else 0.5e-2
+        assert found[id(parameter)] == (lr, lr, 0.1 if parameter.ndim > 1 else 0.0), name
 
 
 def test_a_shape_that_differs_is_refused(tmp_path: Path) -> None:

@@ -6,21 +6,24 @@ import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import BUILTIN, METHODS, run_cell
+from conftest import BUILTIN, METHODS, composed, run_cell
 from safetensors.torch import load_file, save_file
 from sklearn import metrics as sk
 
-from finegrid import builtin, delta
+from finegrid import builtin, delta, metrics, selection
+from finegrid.config import RunConfig, bind
+from finegrid.data import split
 from finegrid.errors import Diverged, UserError
 from finegrid.inference import predict_file, restore
 from finegrid.record import Record, read
-from finegrid.sources import read_table
+from finegrid.sources import load, read_table
+from finegrid.tasks import Task
 
 SHORT = ("data.fraction=0.2", "budget.epochs=1", "evaluations=2")
 
@@ -217,6 +220,53 @@ class TestPrediction:
         (tmp_path / delta.FILE).write_bytes(b"garbage")
         with pytest.raises(UserError, match="not a readable delta"):
             restore(tmp_path)
+
+
+class Judge:
+    """In place of the metrics that a selection sees: verdicts on its evaluations, in turn."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *verdicts: float) -> None:
+        self.verdicts = iter(verdicts)
+        self.labels: list[torch.Tensor] = []
+        self.logits: list[torch.Tensor] = []
+        monkeypatch.setattr(selection, "metrics", self)
+
+    def score(self, task: Task, logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+        """The next verdict, on whatever was predicted."""
+        self.labels.append(labels)
+        self.logits.append(logits)
+        return {task.headline: next(self.verdicts)}
+
+
+@pytest.mark.parametrize(
+    ("select", "step", "value"), [("best", 4, -0.1), ("last", 8, -0.2)], ids=["best", "last"]
+)
+def test_a_run_is_scored_with_the_weights_that_validation_chose(
+    select: str, step: int, value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first of the best, though none is above 0; file, predictions and scores are all of the same weights."""
+    judge = Judge(monkeypatch, -0.3, -0.1, -0.1, -0.2)
+    record = run_cell(tmp_path, "method=layernorm", "data.fraction=0.1", "evaluations=4",
+                      "budget=steps", "budget.steps=8", f"select={select}",
+                      "data.validation_max=40", "optim.lr=0.01")  # fmt: skip
+    restored = restore(tmp_path)
+    cfg = composed()
+    task, tables = load(bind(Task, cfg.task, "task"), RunConfig.of(cfg).data)
+    splits = split(tables, task, replace(RunConfig.of(cfg).data, validation_max=40))
+    assert (record.best_step, record.validation) == (4, value)
+    for labels in judge.labels:
+        assert labels.tolist() == splits.validation.labels.tolist()
+    found = [
+        torch.allclose(restored.logits(splits.validation.texts), logits, atol=1e-4)
+        for logits in judge.logits
+    ]
+    assert found == [place == step // 2 for place in range(1, 5)]
+    own = pq.read_table(tmp_path / "predictions.parquet").to_pydict()
+    assert own["label"] == splits.test["test"].labels.tolist()
+    logits = restored.logits(splits.test["test"].texts)
+    assert torch.equal(logits, torch.tensor(own["scores"]))
+    assert record.test == metrics.score(task, logits, torch.tensor(own["label"]))[task.headline]
+    assert (record.test == record.test_last) == (select == "last")
 
 
 def test_last_and_best_are_both_recorded(tmp_path: Path) -> None:

@@ -145,6 +145,21 @@ def test_one_seed_leaves_the_chance_of_the_rows() -> None:
     assert stats.difference(a, a).p == 1.0, "the same predictions"
 
 
+def test_the_chance_of_rows_is_that_of_the_mean_over_all_seeds() -> None:
+    """Seeds that stray on opposite rows cancel one another; the first alone would not tell."""
+    stray = RNG.normal(0, 0.1, 500)
+    nothing = np.zeros((500, 2))
+    b = Scores((0, 1), np.array([0.2, 0.3]), nothing, 100)
+    cancel, agree = (
+        Scores((0, 1), np.array([0.6, 0.9]), np.stack([stray, other], axis=1), 100)
+        for other in (-stray, stray)
+    )
+    of_seeds = (0.6 - 0.4) / np.sqrt(2) / np.sqrt(2)  # sd of 0.4 and 0.6, of a mean of two
+    assert stats.difference(cancel, b).se == pytest.approx(of_seeds / 2)
+    expected = np.hypot(of_seeds / 2, stray.std(ddof=1) * np.sqrt(100 / 99))
+    assert stats.difference(agree, b).se == pytest.approx(expected)
+
+
 def f1(labels: np.ndarray, predicted: np.ndarray) -> float:
     """As GLUE has it for two classes, the mean over classes for more."""
     average = "binary" if max(labels.max(), predicted.max()) < 2 else "macro"

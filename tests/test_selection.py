@@ -1,0 +1,161 @@
+"""When a run validates, which weights it keeps and what it writes of its curve; without a model."""
+
+import csv
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from finegrid import selection
+from finegrid.errors import Diverged
+from finegrid.selection import Selection
+
+
+class FakeClock:
+    """A clock that a test sets; it counts how often it was paused."""
+
+    steps, progress, seconds, pauses = 0, 0.0, 0.0, 0
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        self.pauses += 1
+        yield
+
+
+class Bench:
+    """A selection whose validation gives the values that it is told."""
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, curve: Path, *, evaluations: int, values: list[float]
+    ) -> None:
+        self.clock: Any = FakeClock()
+        rows: Any = SimpleNamespace(labels=torch.zeros(4))
+        self.selection = Selection(
+            self.clock, rows, evaluations=evaluations, batch_size=4, curve=curve
+        )
+        self.logged: list[tuple[dict[str, float], int]] = []
+        logger = SimpleNamespace(log_metrics=lambda told, step: self.logged.append((told, step)))
+        self.trainer: Any = SimpleNamespace(precision="32-true", loggers=[logger])
+        self.module: Any = SimpleNamespace(
+            model=nn.Linear(1, 1, bias=False), task=SimpleNamespace(headline="f1"), settled=True,
+            device=torch.device("cpu"),
+        )  # fmt: skip
+        left = iter(values)
+        monkeypatch.setattr(selection, "predict", lambda *_, **__: torch.zeros(4, 2))
+        metrics = SimpleNamespace(score=lambda *_: {"f1": next(left)})
+        monkeypatch.setattr(selection, "metrics", metrics)
+        self.selection.on_train_start(self.trainer, self.module)
+
+    def step(self, progress: float, loss: float = 1.0) -> None:
+        """One step of training: the weight becomes the step's number."""
+        self.clock.steps, self.clock.progress = self.clock.steps + 1, progress
+        self.clock.seconds += 2.0
+        with torch.no_grad():
+            self.module.model.weight.fill_(self.clock.steps)
+        outputs = {"loss": torch.tensor(loss)}
+        self.selection.on_train_batch_end(self.trainer, self.module, outputs, None, 0)
+
+    def kept(self) -> float:
+        """The weight after the best was put back."""
+        self.selection.restore(self.module)
+        return self.module.model.weight.item()
+
+
+def run(bench: Bench, shares: Sequence[float]) -> list[int]:
+    """The steps after which it validated."""
+    seen = []
+    for share in shares:
+        before = bench.clock.pauses
+        bench.step(share)
+        if bench.clock.pauses > before:
+            seen.append(bench.clock.steps)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("evaluations", "shares", "expected"),
+    [
+        (2, (0.25, 0.5, 0.75, 1.0), [2, 4]),
+        (1, (0.5, 0.99, 1.0), [3]),
+        (4, (0.6, 0.65, 0.7, 1.2), [1, 4]),  # steps may pass more than one share
+        (9, (0.5, 1.0), [1, 2]),
+        (3, (1 / 3 - 1e-12, 2 / 3 - 1e-12, 1 - 1e-12), [1, 2, 3]),  # sums of fractions of an epoch
+    ],
+)
+def test_validation_comes_at_even_shares_of_the_budget_off_the_clock(
+    evaluations: int, shares: tuple[float, ...], expected: list[int],
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+) -> None:  # fmt: skip
+    bench = Bench(monkeypatch, tmp_path / "c", evaluations=evaluations, values=[0.5] * 9)
+    assert run(bench, shares) == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "best"),
+    [([0.2, 0.4, 0.3], 2), ([0.4, 0.4, 0.4], 1), ([-0.3, -0.2, -0.1], 3), ([0.0, -1.0, 0.0], 1)],
+)
+def test_the_first_of_the_best_is_kept_and_put_back(
+    values: list[float], best: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bench = Bench(monkeypatch, tmp_path / "c", evaluations=3, values=values)
+    run(bench, (1 / 3, 2 / 3, 1.0))
+    chosen, last = bench.selection.best, bench.selection.last
+    assert (chosen.step, chosen.value, chosen.scores) == (
+        best, values[best - 1], {"f1": values[best - 1]},
+    )  # fmt: skip
+    assert (last.step, last.value) == (3, values[-1])
+    assert bench.kept() == best
+
+
+def test_what_is_not_settled_is_never_the_result(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bench = Bench(monkeypatch, tmp_path / "c", evaluations=3, values=[0.9, 0.2, 0.1])
+    bench.module.settled = False
+    bench.step(1 / 3)
+    bench.module.settled = True
+    bench.step(2 / 3)
+    bench.step(1.0)
+    assert (bench.selection.best.step, bench.kept()) == (2, 2)
+
+
+def test_the_curve_has_the_mean_loss_since_its_last_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bench = Bench(monkeypatch, tmp_path / "c", evaluations=2, values=[0.5, 0.25])
+    for share, loss in ((0.25, 4.0), (0.5, 2.0), (0.75, 1.0), (1.0, 0.5)):
+        bench.step(share, loss)
+    lines = list(csv.reader((tmp_path / "c").open(encoding="utf-8")))
+    assert lines == [
+        ["step", "seconds", "loss", "validation"],
+        ["2", "4.000", "3.00000", "0.50000"],
+        ["4", "8.000", "0.75000", "0.25000"],
+    ]
+    assert bench.logged == [
+        ({"train/loss": 3.0, "validation/f1": 0.5}, 2),
+        ({"train/loss": 0.75, "validation/f1": 0.25}, 4),
+    ]
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bench = Bench(monkeypatch, tmp_path / "c", evaluations=1, values=[0.5])
+    bench.step(0.25)
+    with pytest.raises(Diverged, match=r"became nan at step 2; lower optim\.lr"):
+        bench.step(0.5, float("nan"))
+
+
+def test_seconds_of_every_validation_are_summed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ticks = iter([0.0, 3.0, 10.0, 15.0])
+    monkeypatch.setattr(selection, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    bench = Bench(monkeypatch, tmp_path / "c", evaluations=2, values=[0.5, 0.6])
+    run(bench, (0.5, 1.0))
+    assert bench.selection.seconds == 8.0
