@@ -1,7 +1,11 @@
 """What a user can mend: one clear line, no traceback."""
 
+import re
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
+
+NAME = re.compile(r"\w[\w.-]*")
+LONGEST = 100  # bytes of a name: it becomes part of a directory's
 
 
 class UserError(Exception):
@@ -26,3 +30,23 @@ def nearest(word: str, names: Iterable[str]) -> str:
     close = get_close_matches(word, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(repr(name) for name in close)}? " if close else ""
     return f"{hint}(available: {', '.join(names) or 'none'})"
+
+
+def is_name(value: object) -> bool:
+    """Whether a value names a task, a model or a method: letters, digits, `.`, `_` and `-`.
+
+    Such a text is one directory's name, not hidden, and means nothing in a page or a formula.
+    """
+    return (
+        isinstance(value, str)
+        and NAME.fullmatch(value) is not None
+        and len(value.encode(errors="replace")) <= LONGEST
+    )
+
+
+def slug(text: str, most: int = LONGEST) -> str:
+    """A text as a name: what is no letter, digit, `.`, `_` or `-` becomes `_`."""
+    found = re.sub(r"[^\w.-]+", "_", text).lstrip(".-")[:most]
+    while len(found.encode(errors="replace")) > most:
+        found = found[:-1]
+    return found or "_"
