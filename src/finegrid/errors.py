@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 NAME = re.compile(r"\w[\w.-]*")
-LONGEST = 100  # bytes of a name: it becomes part of a directory's
+LONGEST = 100  # bytes of a name of a task, a model or a method
 
 
 class UserError(Exception):
@@ -33,7 +34,7 @@ def nearest(word: str, names: Iterable[str]) -> str:
 
 
 def is_name(value: object) -> bool:
-    """Whether a value names a task, a model or a method: letters, digits, `.`, `_` and `-`.
+    """Whether a value can name a task, a model or a method: letters, digits, `.`, `_` and `-`.
 
     Such a text is one directory's name, not hidden, and means nothing in a page or a formula.
     """
@@ -42,6 +43,11 @@ def is_name(value: object) -> bool:
         and NAME.fullmatch(value) is not None
         and len(value.encode(errors="replace")) <= LONGEST
     )
+
+
+def printable(text: str) -> str:
+    """A text on one line, without the codes that move a terminal's cursor or turn its text."""
+    return CONTROL.sub(" ", text)
 
 
 def slug(text: str, most: int = LONGEST) -> str:

@@ -56,7 +56,10 @@ def _settings(plain: Mapping[str, Any]) -> dict[str, Any]:
     }
     groups["method"] = {"name": plain["method"]["name"]} | arguments(plain["method"])
     found: dict[str, Any] = _canonical(groups | {name: plain[name] for name in VALUES})
-    return found | {"precision": plain["trainer"]["precision"], "tuning": plain["trial"] is not None}
+    return found | {
+        "precision": plain["trainer"]["precision"],
+        "tuning": plain["trial"] is not None,
+    }
 
 
 def _canonical(node: Any) -> Any:
@@ -92,9 +95,9 @@ def facts(plain: Mapping[str, Any]) -> dict[str, Any]:
         "seed": plain["seed"],
         "protocol": plain["data"]["protocol"],
         "select": plain["select"],
-        "frozen_dropout": plain["frozen_dropout"],
+        "frozen_dropout": plain.get("frozen_dropout", True),  # older runs do not name it
         "lr": float(plain["optim"]["lr"]),
-        "trial": plain["trial"],
+        "trial": plain.get("trial"),
     }
 
 
@@ -113,8 +116,8 @@ def arguments(node: Mapping[str, Any], where: str = "method") -> dict[str, Any]:
     )
     kept = {key: value for key, value in node.items() if key not in NOT_ARGUMENTS}
     members = kept.pop("members", None)
-    for key in _reserved({key: value for key, value in kept.items() if key != "_target_"}):
-        require(False, f"{where} holds {key}: a method's settings are plain values")
+    other = next(_reserved({k: v for k, v in kept.items() if k != "_target_"}), "")
+    require(not other, f"{where} holds {other}: a method's settings are plain values")
     if members is not None:
         require(isinstance(members, Mapping), f"{where}.members={members!r:.60} must name methods")
         kept["members"] = {k: arguments(v, f"{where}.members.{k}") for k, v in members.items()}

@@ -263,9 +263,16 @@ REQUIRED = [
 
 
 def clear(directory: Path) -> None:
-    """Take an earlier run's results out of a directory, the record first: none stands alone."""
+    """Take an earlier run's results out of a directory, the record first.
+
+    Raises:
+        UserError: if one of them cannot be removed.
+    """
     for name in RESULTS:
-        (directory / name).unlink(missing_ok=True)
+        try:
+            (directory / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"{directory / name} cannot be removed: {error.strerror}") from error
 
 
 def command_line(arguments: Sequence[str] | None = None) -> str:

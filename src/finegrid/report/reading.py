@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from finegrid.errors import is_name
-from finegrid.record import FILE, LARGEST, Record, content, parse
+from finegrid.errors import UserError, is_name, printable
+from finegrid.record import CHECKS, FILE, LARGEST, REQUIRED, WANTED, Record, content, parse
 from finegrid.report import variants
 
 NESTED = ("overrides", "metrics", "versions")  # the fields of a record that are no scalars
@@ -117,8 +117,7 @@ def _flat(directory: str, values: dict[str, Any]) -> dict[str, Any]:
         "overrides": variants.joined(values["overrides"]),
         "version": (values.get("versions") or {}).get("finegrid"),
         "metrics": {f"{k}/{name}": v for k, found in metrics.items() for name, v in found.items()},
-        "error": variants.printable(str(values.get("error") or "").strip().rpartition("\n")[2])
-        or None,
+        "error": printable(str(values.get("error") or "").strip().rpartition("\n")[2]) or None,
     }
 
 
@@ -138,3 +137,62 @@ def _parsed(text: str) -> float | None:
         return float(text)
     except ValueError:
         return None
+
+
+def checked(runs: pd.DataFrame, where: str) -> pd.DataFrame:
+    """A stored table's runs as `Rows` would have them; what no record could say is unreadable.
+
+    Raises:
+        UserError: if a column is of another kind than its field.
+    """
+    runs = runs.reset_index(drop=True)
+    for name in [name for name in (*TYPES, "overrides", "version") if name not in runs]:
+        runs[name] = pd.Series([DEFAULTS.get(name)] * len(runs), dtype=object)
+    for name in NUMBERS:
+        runs[name] = _amounts(runs[name], f"{where}: column {name}")
+    for name in (*TEXT, *FLAGS, "overrides", "version"):
+        kind = bool if name in FLAGS else str
+        wrong = [value for value in _distinct(runs[name]) if not isinstance(value, kind)]
+        if wrong:
+            raise UserError(f"{where}: column {name} holds {wrong[0]!r:.40}, not {kind.__name__}")
+    why = pd.Series([""] * len(runs))
+    for name in TYPES:
+        bad = [value for value in _distinct(runs[name]) if not CHECKS[name](_plain(name, value))]
+        lost = runs[name].isin(bad)
+        absent = runs[name].isna() if name in REQUIRED else False
+        why[(lost | absent) & why.eq("")] = f"{name} is not {WANTED[name]}"
+        if bad:
+            runs[name] = runs[name].astype(object).where(~lost, None)
+            runs[name] = runs[name].astype(float) if name in NUMBERS else runs[name]
+    return _marked(runs, why.where(runs["status"].ne("unreadable"), ""))
+
+
+def _amounts(column: pd.Series, what: str) -> pd.Series:
+    """A column of numbers, some of which may be missing."""
+    if not all(isinstance(value, int | float) for value in _distinct(column)):
+        raise UserError(f"{what} holds {column.dtype}, not numbers")
+    return column.astype(float)
+
+
+def _distinct(column: pd.Series) -> list[Any]:
+    values = column.dropna().astype(object)
+    try:
+        return list(values.unique())
+    except TypeError:  # lists and tables
+        return list(values)
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A value of a column, which holds whole numbers as floats, as a record's field."""
+    whole = "int" in TYPES[name] and name in NUMBERS and float(value).is_integer()
+    return int(value) if whole else value
+
+
+def _marked(runs: pd.DataFrame, why: pd.Series) -> pd.DataFrame:
+    """The same with rows that no record could say unreadable, and what is wrong with them."""
+    bad = why.ne("")
+    for name in ("status", "error"):
+        runs[name] = runs[name].astype(object)
+    runs.loc[bad, "status"], runs.loc[bad, "error"] = "unreadable", why[bad]
+    runs.loc[bad, ["test", "validation"]] = nan
+    return runs

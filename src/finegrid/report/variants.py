@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
+from finegrid.errors import printable
+
 # What a record holds in fields of its own, what is the machine's, and what a sweep's rules set.
 HELD = {"method", "task", "seed", "trial", "model", "select", "frozen_dropout", "tuned"}
 HELD |= {"data.fraction", "data.protocol", "model.pretrained", "trainer.precision"}
@@ -16,7 +18,6 @@ GROUPS = {"budget", "trainer", "logger", "hydra", "sweep", "experiment", "paths"
 RATE = "optim.lr"
 
 LONGEST = 60  # characters of a value in a method's name; of a longer one a hash shows
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 
 Told = dict[str, str]  # key -> value, of the overrides that make a run another one
 
@@ -50,11 +51,6 @@ def _open(piece: str) -> bool:
     """Whether a bracket or a quote is still open."""
     brackets = sum(piece.count(mark) for mark in "[{(") - sum(piece.count(mark) for mark in "]})")
     return brackets > 0 or piece.count("'") % 2 == 1 or piece.count('"') % 2 == 1
-
-
-def printable(text: str) -> str:
-    """A text on one line, without the codes that move a terminal's cursor or turn its text."""
-    return CONTROL.sub(" ", text)
 
 
 def named(runs: pd.DataFrame, ranking: list[str]) -> pd.Series:
@@ -132,9 +128,7 @@ def _unequal(ways: Iterable[tuple[tuple[str, str], ...]]) -> set[str]:
 def _name(
     method: str, overrides: tuple[tuple[str, str], ...], keys: set[str], rate: float | None
 ) -> str:
-    told = [
-        f"{_part(k)}={_part(v)}" for k, v in overrides if k in keys or k.startswith("method.")
-    ]
+    told = [f"{_part(k)}={_part(v)}" for k, v in overrides if k in keys or k.startswith("method.")]
     if rate is not None and rate == rate:
         told.append(f"{RATE}={rate:g}")
     return " ".join([method, *told])
@@ -144,4 +138,5 @@ def _part(text: str) -> str:
     """A key or a value as a word of a name: quoted where it has spaces, cut where it is long."""
     if len(text) > LONGEST:
         text = f"{text[: LONGEST - 10]}...{hashlib.sha256(text.encode()).hexdigest()[:7]}"
-    return repr(text) if re.search(r"\s", text) or CONTROL.search(text) or not text else text
+    plain = text and printable(text) == text and not re.search(r"\s", text)
+    return text if plain else repr(text)
