@@ -16,7 +16,6 @@ from finegrid import backbone, delta, identity, metrics, stored
 from finegrid.backbone import Backbone
 from finegrid.config import RunConfig, bind, require
 from finegrid.data import Encoded, Rows, column_texts
-from finegrid.errors import UserError
 from finegrid.module import predict
 from finegrid.parts import build_method
 from finegrid.record import Record, read
@@ -131,7 +130,7 @@ def _same_run(directory: Path, record: Record, cfg: DictConfig) -> None:
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     facts = identity.facts(plain)
     other = [name for name, value in facts.items() if getattr(record, name) != value]
-    if record.config_hash not in (None, identity.config_hash(plain)) and not other:
+    if not other and record.config_hash and record.config_hash != identity.config_hash(plain):
         other = ["settings"]
     require(
         not other,

@@ -61,9 +61,8 @@ def csv(data: pd.DataFrame) -> str:
     """A frame as CSV, with seven digits; no text in it is a formula to a spreadsheet."""
     safe = data.rename(columns=lambda name: _no_formula(str(name)))
     texts = [at for at, kind in enumerate(data.dtypes) if not pd.api.types.is_numeric_dtype(kind)]
-    columns = {at: safe.iloc[:, at].astype(object).map(_no_formula) for at in texts}
-    for at, column in columns.items():
-        safe.isetitem(at, column)
+    for at in texts:
+        safe.isetitem(at, list(map(_no_formula, data.iloc[:, at].astype(object))))
     return safe.to_csv(index=False, float_format="%.7g", lineterminator="\n")
 
 
