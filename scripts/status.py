@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.text import Text
 
 from finegrid import cli
-from finegrid.errors import UserError
+from finegrid.errors import UserError, printable
 from finegrid.grid import claims, survey
 from finegrid.grid.estimate import Evidence, Past, makespan, past_run
 from finegrid.grid.store import ENDED, Outcome, outcome
@@ -64,7 +64,7 @@ class Look:
         asked = Counter((run.asked.unit, run.asked.amount) for run in runs)
         ((unit, amount), _), evidence, now = asked.most_common(1)[0], Evidence(runs), time.time()
         running, seconds = self.running(), []
-        for place in self.of("running", "missing"):
+        for place in self.of("running", "missing", "unreadable"):
             wanted = survey.wanted(place, unit=unit, amount=amount)
             estimate = evidence.estimate(wanted) if wanted else None
             since = running[place].since or now if place in running else now
@@ -117,10 +117,15 @@ def _text(look: Look, most: int) -> Iterator[str]:
     counts = survey.tally(found.status for found in look.found.values())
     yield f"{look.root}: {len(look.found)} cells: {counts}{_left(look)}"
     running, failed, missing = look.running(), look.of(*ENDED[1:]), look.of("missing")
+    unreadable = [
+        f"  {name}: {printable(look.found[name].error)}" for name in look.of("unreadable")
+    ]
     if running:
         yield from ["", "running", *_some([_at(*item) for item in running.items()], most)]
     if failed:
         yield from ["", "failed or diverged", *_some([_why(look, name) for name in failed], most)]
+    if unreadable:
+        yield from ["", "unreadable, to be run again", *_some(unreadable, most)]
     if missing:
         yield from ["", "missing", *_some([f"  {name}" for name in missing], most)]
 

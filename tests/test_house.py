@@ -79,7 +79,8 @@ LAYERS = {
     "budget": {"config"},
     "report": {"errors", "record", "report"},
     "mirror": {"record"},
-    "sync": {"cli", "config", "errors", "mirror", "record"},
+    "sync": {"config", "errors", "mirror", "record", "stored"},
+    "stored": {"config", "errors", "record"},
     "delta": {"codec", "errors", "record", "surgery"},
     "grid": {"builtin", "config", "errors", "grid", "identity", "methods", "record", "run"},
     "analysis": {

@@ -145,7 +145,7 @@ def test_a_cell_is_found_again_under_another_grids_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"status": "running"}', '{"status": "ok"}'])
 def test_half_a_record_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / FILE).write_text(text)
-    assert store.outcome(tmp_path).status == "missing"
+    assert store.outcome(tmp_path).status in ("missing", "unreadable")
 
 
 def sweeping(directory: Path, *overrides: str) -> subprocess.CompletedProcess[str]:

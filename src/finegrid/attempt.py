@@ -12,14 +12,13 @@ import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from finegrid import allocator, backbone, delta, identity, metrics, provenance
+from finegrid import allocator, backbone, delta, identity, metrics, provenance, tracking
 from finegrid.backbone import Backbone
 from finegrid.budget import Clock
-from finegrid.config import RunConfig, require
+from finegrid.config import RunConfig
 from finegrid.data import train_loader
 from finegrid.errors import Diverged, UserError
 from finegrid.meter import Meter, peak_memory
@@ -28,7 +27,7 @@ from finegrid.mirror import RunInfo
 from finegrid.module import predict
 from finegrid.parts import Parts, prepare
 from finegrid.predictions import write_predictions
-from finegrid.record import Record
+from finegrid.record import Record, clear
 from finegrid.seeds import stream
 from finegrid.selection import Selection
 from finegrid.tracking import Guarded
@@ -94,6 +93,7 @@ class Attempt:
         self.request, self.directory = request, request.directory
         self.started = time.perf_counter()
         self.config = RunConfig.of(request.cfg)
+        clear(self.directory)  # of what an earlier run left there
         self.record = _begin(request, self.config)
         self.tracker: Guarded | None = None
 
@@ -161,15 +161,10 @@ class Attempt:
         cfg = self.request.cfg
         if not cfg.get("logger"):
             return None
-        require(
-            str(cfg.logger.get("_target_")).startswith("finegrid.tracking."),
-            f"logger._target_={cfg.logger.get('_target_')!r} must be in finegrid.tracking",
-        )
         config: Any = OmegaConf.to_container(cfg, resolve=True)
         sweep = self.request.sweep or "runs"
         info = RunInfo(self.directory, sweep, str(self.record.cell), self.record, config)
-        made: Guarded = instantiate(cfg.logger, run=info, _convert_="object", _recursive_=False)
-        return made
+        return tracking.logger(config["logger"], run=info)
 
 
 def _begin(request: Request, config: RunConfig) -> Record:
@@ -243,6 +238,7 @@ def _score(parts: Parts, record: Record, selection: Selection, directory: Path) 
         labels=task.labels,
         dtype=dtype,
     )
+    record.delta_digest = delta.digest(directory / delta.FILE)
     trained = (record.params_delta or 0) + (record.params_pooler or 0) + (record.params_head or 0)
     record.delta_bits_per_trainable = 8 * record.delta_bytes / trained
     record.delta_bound_bytes = delta.bound(delta.state(parts.module.model), dtype)

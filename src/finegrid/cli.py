@@ -22,9 +22,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from finegrid.config import UNITS, RunConfig, recipe, require
-from finegrid.errors import UserError, causes, nearest
+from finegrid.errors import UserError, causes, nearest, slug
 from finegrid.grid import claims, groups, store
-from finegrid.record import FILE
+from finegrid.record import clear
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 PLUGINS = {"submitit_slurm": "slurm", "joblib": "joblib"}  # launcher's config -> our extra
@@ -44,6 +44,7 @@ def register() -> None:
     """Register the resolvers that the YAML files use; safe to call again."""
     OmegaConf.register_new_resolver("recipe", recipe, replace=True)
     OmegaConf.register_new_resolver("help", help_text, replace=True)
+    OmegaConf.register_new_resolver("slug", lambda text: slug(str(text)), replace=True)
 
 
 def options(group: str) -> dict[str, str]:
@@ -84,6 +85,7 @@ def run(cfg: DictConfig) -> None:
     if store.SINCE in os.environ:
         _run_claimed(cfg)
         return
+    clear(Path(HydraConfig.get().runtime.output_dir))  # an earlier run's, before the slow imports
     record = _heavy("run").run(cfg)
     if HydraConfig.get().mode != RunMode.MULTIRUN:
         print(f"{record.summary()}\nrecord: {HydraConfig.get().runtime.output_dir}/record.json")
@@ -138,7 +140,7 @@ def _claimed(cfg: DictConfig, directory: Path) -> claims.Claim | None:
     if store.settled(found, retry=str(cfg.retry), since=int(os.environ[store.SINCE])):
         claim.release()
         return None
-    (directory / FILE).unlink(missing_ok=True)  # of an earlier try
+    clear(directory)  # of an earlier try
     return claim
 
 

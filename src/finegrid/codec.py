@@ -22,6 +22,7 @@ WORTH = 0.97  # of the packed size: an entropy above it is not worth the coding 
 Masks = dict[str, npt.NDArray[np.bool_]]  # of any shape
 
 _HEADER = struct.Struct("<BBBQQ")  # codec, rarer value, low bits, entries, rarer entries
+_TABLE = 1 << 24  # bytes of the masks' names and shapes, at most
 _ESCAPE = 255  # a byte that says: add 255 and read on
 
 
@@ -39,20 +40,23 @@ def encode(bits: Bits) -> bytes:
     return min(packed, coded, key=len)
 
 
-def decode(content: bytes) -> Bits:
+def decode(content: bytes, most: int | None = None) -> Bits:
     """The array that `encode` was given.
 
     Raises:
-        ValueError: if the bytes are not what `encode` writes.
+        ValueError: if the bytes are not what `encode` writes, or stand for more than `most`
+            entries.
     """
     try:
         codec, rare, low, size, count = _HEADER.unpack_from(content)
+        if count > size or low > 64 or (most is not None and size > most):
+            raise IndexError(f"{count} of {size} entries")
         body = content[_HEADER.size :]
         if codec == PACKED:
             if len(body) != -(-size // 8):
                 raise IndexError(f"{len(body)} bytes for {size} bits")
             return np.unpackbits(np.frombuffer(body, np.uint8), count=size).astype(bool)
-        places = np.cumsum(_decode_gaps(body, low, count) + 1) - 1
+        places = np.cumsum(_decode_gaps(body, low, count, size) + 1) - 1
         bits = np.full(size, not rare)
         bits[places] = bool(rare)
     except (struct.error, zlib.error, IndexError) as error:
@@ -70,11 +74,12 @@ def encode_all(masks: Masks) -> bytes:
     return b"".join(struct.pack("<Q", len(part)) + part for part in (table, *pieces))
 
 
-def decode_all(content: bytes) -> Masks:
+def decode_all(content: bytes, most: int | None = None) -> Masks:
     """The masks that `encode_all` was given.
 
     Raises:
-        ValueError: if the bytes are not what `encode_all` writes.
+        ValueError: if the bytes are not what `encode_all` writes, or stand for more than `most`
+            entries.
     """
     parts, start = [], 0
     try:
@@ -82,12 +87,12 @@ def decode_all(content: bytes) -> Masks:
             (length,) = struct.unpack_from("<Q", content, start)
             parts.append(content[start + 8 : start + 8 + length])
             start += 8 + length
-        shapes: dict[str, list[int]] = json.loads(zlib.decompress(parts[0]))
-        flat = np.concatenate([decode(part) for part in parts[1:]])
+        shapes: dict[str, list[int]] = json.loads(_inflated(parts[0], _TABLE, zlib.MAX_WBITS))
+        flat = np.concatenate([decode(part, most) for part in parts[1:]])
         ends = np.cumsum([math.prod(shape) for shape in shapes.values()])
         pieces = np.split(flat, ends[:-1])
         return {n: p.reshape(s) for (n, s), p in zip(shapes.items(), pieces, strict=True)}
-    except (struct.error, zlib.error, IndexError) as error:
+    except (struct.error, zlib.error, IndexError, TypeError, AttributeError) as error:
         raise ValueError(f"not a coded mask: {error}") from error
 
 
@@ -114,9 +119,19 @@ def _encode_gaps(gaps: npt.NDArray[np.int64], low: int) -> bytes:
     return struct.pack("<Q", len(coded)) + coded + raw.astype(np.uint8).tobytes()
 
 
-def _decode_gaps(body: bytes, low: int, count: int) -> npt.NDArray[np.int64]:
+def _inflated(content: bytes, most: int, wbits: int) -> bytes:
+    """Decompressed bytes, of which there may be no more than `most`."""
+    coder = zlib.decompressobj(wbits)
+    found = coder.decompress(content, most + 1)
+    if len(found) > most or not coder.eof:
+        raise IndexError(f"not the end after {len(found)} bytes")
+    return found
+
+
+def _decode_gaps(body: bytes, low: int, count: int, size: int) -> npt.NDArray[np.int64]:
     (length,) = struct.unpack_from("<Q", body)
-    stream = np.frombuffer(zlib.decompress(body[8 : 8 + length], -15), np.uint8).astype(np.int64)
+    most = count + (size >> low) // _ESCAPE + 1
+    stream = np.frombuffer(_inflated(body[8 : 8 + length], most, -15), np.uint8).astype(np.int64)
     ends = np.flatnonzero(stream != _ESCAPE)
     if len(ends) != count:
         raise IndexError(f"{len(ends)} distances, not {count}")

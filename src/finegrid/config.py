@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from finegrid.errors import UserError, causes, nearest
+from finegrid.errors import UserError, causes, is_name, nearest
 
 T = TypeVar("T")
 
@@ -24,6 +24,17 @@ def require(condition: bool, message: str) -> None:
 def one_of(key: str, value: str, names: tuple[str, ...]) -> None:
     """Raise `UserError` with the nearest names unless the value is one of them."""
     require(value in names, f"{key}={value} is unknown; {nearest(value, names)}")
+
+
+def require_names(cfg: Mapping[Any, Any]) -> None:
+    """Raise `UserError` unless the task, the model and the method can name directories."""
+    for group in ("task", "model", "method"):
+        name = cfg[group]["name"]
+        require(
+            is_name(name),
+            f"{group}.name={name} must be of letters, digits, '.', '_' and '-', and begin with a "
+            "letter, a digit or '_'",
+        )
 
 
 @dataclass
@@ -230,6 +241,7 @@ class RunConfig:
         Raises:
             UserError: at the first key that is unknown, of the wrong type or out of range.
         """
+        require_names(cfg)
         one_of("select", str(cfg.select), ("best", "last"))
         one_of("store", str(cfg.store), ("float32", "bfloat16"))
         for key, least in (("seed", 0), ("evaluations", 1)):

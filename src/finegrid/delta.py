@@ -1,5 +1,6 @@
 """A run's task-specific weights as one small safetensors file."""
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -90,37 +91,87 @@ def save(
     return path.stat().st_size
 
 
+def digest(path: Path) -> str:
+    """The sha256 of a file, as its record holds it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify(path: Path, expected: str) -> None:
+    """Refuse a file that is not the one its record was written with.
+
+    Raises:
+        UserError: if a bit of it differs, or it cannot be read.
+    """
+    try:
+        found = digest(path)
+    except OSError as error:
+        raise UserError(f"{path} is not a readable delta: {error.strerror}") from error
+    if found != expected:
+        raise UserError(
+            f"{path} is not what its run wrote: damaged, or of another run; copy it anew"
+        )
+
+
 def load(path: Path, model: nn.Module, *, method: str, fingerprint: str) -> None:
     """Load a delta into a model that the same method was applied to.
 
     Raises:
         UserError: if the delta belongs to another method or backbone, or its tensors are not
-            exactly the model's.
+            exactly the model's, of finite numbers.
     """
+    expected = state(model)
     with _opened(path) as (about, file):
         _same(path, "method", about["method"], method)
         _same(path, "backbone fingerprint", about["fingerprint"], fingerprint)
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        names = set(file.keys())
+        _numbers(path, {name: file.get_slice(name).get_dtype() for name in names - {MASKS}})
+        tensors = {name: file.get_tensor(name) for name in names}
     if MASKS in tensors:
-        tensors |= _masks(path, tensors.pop(MASKS))
-    expected = state(model)
+        most = sum(value.numel() for value in expected.values() if value.dtype == torch.bool)
+        tensors |= _masks(path, tensors.pop(MASKS), most)
     for what, names in (
         ("lacks", expected.keys() - tensors.keys()),
         ("has the unknown", tensors.keys() - expected.keys()),
     ):
         if names:
             raise UserError(f"{path} {what} {len(names)} tensors, such as {min(names)}")
+    for name, value in tensors.items():
+        if (value.dtype == torch.bool) != (expected[name].dtype == torch.bool):
+            raise UserError(f"{path}: {name} holds {value.dtype}, not {expected[name].dtype}")
+        if not value.isfinite().all():
+            raise UserError(f"{path}: {name} holds numbers that are not finite")
+    _fill(path, model, tensors)
+
+
+def _numbers(path: Path, found: dict[str, str]) -> None:
+    """Refuse what no delta is stored as, such as whole numbers."""
+    for name, dtype in sorted(found.items()):
+        if dtype not in ("F32", "BF16"):
+            raise UserError(f"{path}: {name} holds {dtype}, not float32 or bfloat16")
+
+
+def _fill(path: Path, model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Give each compact module its tensors, and each parameter outside them its own."""
     compacts = _compacts(model)
     for module_path, module in compacts.items():
         prefix = f"{module_path}."
         own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        shapes = {name: value.shape for name, value in module.compact().items()}
+        marked = [(int(value.sum()),) for value in own.values() if value.dtype == torch.bool]
+        for name, value in own.items():  # a mask's shape is fixed, values are as many as it marks
+            allowed = [*(marked if value.dtype != torch.bool else []), shapes[name]][0]
+            _fits(path, f"{prefix}{name}", value, allowed)
         module.expand(own)
     with torch.no_grad():
         for name, parameter in _plain(model, compacts).items():
-            if parameter.shape != tensors[name].shape:
-                shapes = f"{tuple(tensors[name].shape)}, not {tuple(parameter.shape)}"
-                raise UserError(f"{path}: {name} has shape {shapes}")
+            _fits(path, name, tensors[name], parameter.shape)
             parameter.copy_(tensors[name])
+
+
+def _fits(path: Path, name: str, value: Tensor, shape: Sequence[int]) -> None:
+    if tuple(value.shape) != tuple(shape):
+        raise UserError(f"{path}: {name} has shape {tuple(value.shape)}, not {tuple(shape)}")
 
 
 def metadata(path: Path) -> dict[str, Any]:
@@ -135,10 +186,13 @@ def _opened(path: Path) -> Iterator[tuple[dict[str, Any], Any]]:
     try:
         with safe_open(path, "pt") as file:
             about: dict[str, Any] = json.loads((file.metadata() or {}).get("finegrid", "{}"))
-            if about.get("format") != FORMAT:
+            if not isinstance(about, dict) or about.get("format") != FORMAT:
                 raise UserError(f"{path} is not a finegrid delta")
+            texts = [about.get("method"), about.get("fingerprint"), *(about.get("labels") or ())]
+            if not all(isinstance(text, str) for text in texts) or "labels" not in about:
+                raise ValueError("its header does not say method, backbone and labels")
             yield about, file
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, RecursionError, SafetensorError) as error:
         raise UserError(f"{path} is not a readable delta: {error}") from error
 
 
@@ -162,9 +216,12 @@ def _plain(model: nn.Module, compacts: Iterable[str]) -> dict[str, nn.Parameter]
     return {n: p for n, p in surgery.trainable(model).items() if not n.startswith(inside)}
 
 
-def _masks(path: Path, content: Tensor) -> dict[str, Tensor]:
+def _masks(path: Path, content: Tensor, most: int) -> dict[str, Tensor]:
+    """The masks of a file, of at most so many entries together."""
     try:
-        masks = codec.decode_all(content.numpy().tobytes())
+        if content.dtype != torch.uint8:
+            raise ValueError(f"its masks are {content.dtype}, not bytes")
+        masks = codec.decode_all(content.numpy().tobytes(), most)
     except ValueError as error:
         raise UserError(f"{path} is not a readable delta: {error}") from error
     return {name: torch.from_numpy(mask) for name, mask in masks.items()}

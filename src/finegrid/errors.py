@@ -1,7 +1,12 @@
 """What a user can mend: one clear line, no traceback."""
 
+import re
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
+
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
+NAME = re.compile(r"\w[\w.-]*")
+LONGEST = 100  # bytes of a name of a task, a model or a method
 
 
 class UserError(Exception):
@@ -26,3 +31,28 @@ def nearest(word: str, names: Iterable[str]) -> str:
     close = get_close_matches(word, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(repr(name) for name in close)}? " if close else ""
     return f"{hint}(available: {', '.join(names) or 'none'})"
+
+
+def is_name(value: object) -> bool:
+    """Whether a value can name a task, a model or a method: letters, digits, `.`, `_` and `-`.
+
+    Such a text is one directory's name, not hidden, and means nothing in a page or a formula.
+    """
+    return (
+        isinstance(value, str)
+        and NAME.fullmatch(value) is not None
+        and len(value.encode(errors="replace")) <= LONGEST
+    )
+
+
+def printable(text: str) -> str:
+    """A text on one line, without the codes that move a terminal's cursor or turn its text."""
+    return CONTROL.sub(" ", text)
+
+
+def slug(text: str, most: int = LONGEST) -> str:
+    """A text as a name: what is no letter, digit, `.`, `_` or `-` becomes `_`."""
+    found = re.sub(r"[^\w.-]+", "_", text).lstrip(".-")[:most]
+    while len(found.encode(errors="replace")) > most:
+        found = found[:-1]
+    return found or "_"

@@ -3,14 +3,15 @@
 A sweep computes it before anything runs, a run writes it into its record; both call `cell`.
 """
 
+import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from finegrid import __version__, builtin, places
-from finegrid.config import one_of, require
+from finegrid.config import one_of, require, require_names
 from finegrid.record import SCHEMA, cell_hash
 
 # What decides a result. Devices, threads, loggers and the rules of a sweep are not among it.
@@ -23,6 +24,7 @@ VOLATILE = {
     "task": ("path", "train", "test"),
 }
 NOT_ARGUMENTS = ("name", "recipe", "fuses")  # of a method's YAML, for people, optimizer and sweep
+METHOD = re.compile(r"finegrid\.methods\.[a-z]\w*\.[A-Za-z]\w*")  # a class in a module, no deeper
 
 
 def cell(plain: Mapping[str, Any]) -> str:
@@ -31,18 +33,33 @@ def cell(plain: Mapping[str, Any]) -> str:
     Files on the hub count by name and revision, since nothing is downloaded to find out. The
     precision counts as asked for: `auto` is another one on another device, the record says which.
     """
+    return cell_hash(
+        _settings(plain)
+        | {"rows": rows(plain["task"], plain["data"]), "weights": weights(plain["model"])}
+        | {"schema": SCHEMA, "code": _code(plain["code"])}
+    )
+
+
+def config_hash(plain: Mapping[str, Any]) -> str:
+    """Twelve hex digits of the settings that decide a result, wherever and when it is computed.
+
+    A record holds it, so that the config beside it can be told from another run's.
+    """
+    return cell_hash(_settings(plain))
+
+
+def _settings(plain: Mapping[str, Any]) -> dict[str, Any]:
     groups = {
         group: {key: value for key, value in plain[group].items() if key not in left_out}
         for group in GROUPS
         for left_out in [VOLATILE.get(group, ())]
     }
     groups["method"] = {"name": plain["method"]["name"]} | arguments(plain["method"])
-    return cell_hash(
-        _canonical(groups | {name: plain[name] for name in VALUES})
-        | {"precision": plain["trainer"]["precision"], "tuning": plain["trial"] is not None}
-        | {"rows": rows(plain["task"], plain["data"]), "weights": weights(plain["model"])}
-        | {"schema": SCHEMA, "code": _code(plain["code"])}
-    )
+    found: dict[str, Any] = _canonical(groups | {name: plain[name] for name in VALUES})
+    return found | {
+        "precision": plain["trainer"]["precision"],
+        "tuning": plain["trial"] is not None,
+    }
 
 
 def _canonical(node: Any) -> Any:
@@ -55,7 +72,17 @@ def _canonical(node: Any) -> Any:
 
 
 def description(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a record that say what was asked for."""
+    """The fields of a record that say what was asked for.
+
+    Raises:
+        UserError: if the task, the model or the method has no name that a directory can have.
+    """
+    return facts(plain) | {"cell": cell(plain), "config_hash": config_hash(plain)}
+
+
+def facts(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of them that a config tells without any file beside it."""
+    require_names(plain)
     (unit, amount), *_ = ((k, v) for k, v in plain["budget"].items() if v is not None)
     return {
         "method": str(plain["method"]["name"]),
@@ -68,10 +95,9 @@ def description(plain: Mapping[str, Any]) -> dict[str, Any]:
         "seed": plain["seed"],
         "protocol": plain["data"]["protocol"],
         "select": plain["select"],
-        "frozen_dropout": plain["frozen_dropout"],
+        "frozen_dropout": plain.get("frozen_dropout", True),  # older runs do not name it
         "lr": float(plain["optim"]["lr"]),
-        "trial": plain["trial"],
-        "cell": cell(plain),
+        "trial": plain.get("trial"),
     }
 
 
@@ -79,18 +105,33 @@ def arguments(node: Mapping[str, Any], where: str = "method") -> dict[str, Any]:
     """A method's node without what is no argument of its class; a composition's members alike.
 
     Raises:
-        UserError: if it names a class that is not one of the project's methods.
+        UserError: if it names no class of a module in finegrid.methods, or holds more than plain
+            values: `_partial_` and the like, or another object to be made of a class.
     """
-    target = str(node.get("_target_", ""))
+    require(isinstance(node, Mapping), f"{where}={node!r:.60} must be a method's settings")
+    target = node.get("_target_", "")
     require(
-        target.startswith("finegrid.methods."),
+        isinstance(target, str) and METHOD.fullmatch(target) is not None,
         f"{where}._target_={target!r} must be a class in finegrid.methods",
     )
     kept = {key: value for key, value in node.items() if key not in NOT_ARGUMENTS}
-    if "members" in kept:
-        members = kept["members"].items()
-        kept["members"] = {k: arguments(v, f"{where}.members.{k}") for k, v in members}
+    members = kept.pop("members", None)
+    other = next(_reserved({k: v for k, v in kept.items() if k != "_target_"}), "")
+    require(not other, f"{where} holds {other}: a method's settings are plain values")
+    if members is not None:
+        require(isinstance(members, Mapping), f"{where}.members={members!r:.60} must name methods")
+        kept["members"] = {k: arguments(v, f"{where}.members.{k}") for k, v in members.items()}
     return kept
+
+
+def _reserved(node: Any) -> Iterator[str]:
+    """Keys that mean something to Hydra, at any depth."""
+    if isinstance(node, Mapping):
+        yield from (str(key) for key in node if str(key).startswith("_"))
+        node = list(node.values())
+    if isinstance(node, list):
+        for value in node:
+            yield from _reserved(value)
 
 
 def rows(task: Mapping[str, Any], data: Mapping[str, Any]) -> str:

@@ -12,11 +12,10 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from finegrid import backbone, cli, delta, metrics
+from finegrid import backbone, delta, identity, metrics, stored
 from finegrid.backbone import Backbone
 from finegrid.config import RunConfig, bind, require
 from finegrid.data import Encoded, Rows, column_texts
-from finegrid.errors import UserError
 from finegrid.module import predict
 from finegrid.parts import build_method
 from finegrid.record import Record, read
@@ -43,7 +42,10 @@ class Restored:
         tokens = encode(texts, self.tokenizer, self.config.model.max_length)
         encoded = Encoded(rows, tokens)
         size = self.config.data.eval_batch_size
-        return predict(self.model, encoded, batch_size=size, precision=str(self.record.precision))
+        precision = str(self.record.precision)
+        logits = predict(self.model, encoded, batch_size=size, precision=precision)
+        require_finite(logits)
+        return logits
 
 
 def restore(
@@ -62,10 +64,13 @@ def restore(
     """
     record = read(directory)
     require(record.status == "ok", f"{directory}: the run's status is {record.status}, not ok")
-    cfg = _config(directory)
-    if model_path is not None:
-        cfg.model.path = model_path
+    cfg = stored.config(directory)
     config = RunConfig.of(cfg)
+    _same_run(directory, record, cfg)
+    if model_path is not None:
+        cfg.model.path = config.model.path = model_path
+    if record.delta_digest is not None:
+        delta.verify(directory / delta.FILE, record.delta_digest)
     labels = delta.metadata(directory / delta.FILE)["labels"]
     task = replace(bind(Task, cfg.task, "task"), labels=labels)
     method = build_method(cfg)
@@ -106,11 +111,29 @@ def predict_file(
     return len(table)
 
 
-def _config(directory: Path) -> DictConfig:
-    path = directory / ".hydra" / "config.yaml"
-    if not path.is_file():
-        raise UserError(f"{directory} holds no .hydra/config.yaml; is it a run directory?")
-    cli.register()
-    cfg = OmegaConf.load(path)
-    assert isinstance(cfg, DictConfig)
-    return cfg
+def require_finite(logits: Tensor) -> None:
+    """Raise `UserError` unless every logit is a finite number."""
+    bad = (~logits.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+    require(
+        not bad,
+        f"the run's model gives no finite logits for {len(bad)} of {len(logits)} rows (row "
+        f"{bad[0] + 1 if bad else 0} first): its weights are damaged, or too large for its "
+        "precision; train it again",
+    )
+
+
+def _same_run(directory: Path, record: Record, cfg: DictConfig) -> None:
+    """Refuse a record that belongs to another config than the one beside it.
+
+    Hydra writes the config as soon as a run starts, so the directory may have been used again.
+    """
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    facts = identity.facts(plain)
+    other = [name for name, value in facts.items() if getattr(record, name) != value]
+    if not other and record.config_hash and record.config_hash != identity.config_hash(plain):
+        other = ["settings"]
+    require(
+        not other,
+        f"{directory}: its record is of another run than its {stored.FILE} (they differ in "
+        f"{', '.join(other)}): the directory was used again or changed; run it again",
+    )

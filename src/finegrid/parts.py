@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
+from inspect import signature
 from typing import Any
 
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from finegrid import backbone, identity
@@ -67,15 +67,39 @@ def rows_of(cfg: DictConfig, config: RunConfig) -> tuple[Task, Splits, dict[str,
 
 
 def build_method(cfg: DictConfig) -> TuningMethod:
-    """Instantiate the method that a config names; only finegrid's own classes are allowed."""
+    """The method that a config names; nothing but `TuningMethod`s is made, whoever wrote it.
+
+    Raises:
+        UserError: if it names another class, or arguments that its class does not take.
+    """
     plain: Any = OmegaConf.to_container(cfg.method, resolve=True)
+    return _made(identity.arguments(plain), "method")
+
+
+def _made(node: dict[str, Any], where: str) -> TuningMethod:
+    target = node.pop("_target_")
+    made = _class(target, where)
+    if "members" in node:
+        members = node["members"].items()
+        node["members"] = {name: _made(own, f"{where}.members.{name}") for name, own in members}
     try:
-        method: TuningMethod = instantiate(identity.arguments(plain), _convert_="all")
-    except InstantiationException as error:
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from None
-        raise
-    return method
+        signature(made).bind(**node)
+    except TypeError as error:
+        raise UserError(f"{where}: {target}: {error}") from error
+    return made(**node)
+
+
+def _class(target: str, where: str) -> type[TuningMethod]:
+    path, _, name = target.rpartition(".")
+    try:
+        found = getattr(import_module(path), name, None)
+    except ModuleNotFoundError as error:
+        raise UserError(f"{where}._target_={target!r}: {error}") from error
+    require(
+        isinstance(found, type) and issubclass(found, TuningMethod) and found is not TuningMethod,
+        f"{where}._target_={target!r} is no tuning method; it must be a subclass of TuningMethod",
+    )
+    return found  # type: ignore[return-value]
 
 
 def _fits(

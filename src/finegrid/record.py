@@ -2,18 +2,23 @@
 
 import hashlib
 import json
+import math
 import os
 import shlex
+import stat
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
-from finegrid.errors import UserError
+from finegrid.errors import UserError, is_name
 
 SCHEMA = 1
 FILE = "record.json"
+RESULTS = (FILE, "delta.safetensors", "predictions.parquet", "curve.csv")  # of a run, that first
+LARGEST = 1 << 22  # bytes of a record: most are of a few thousand, a traceback may add some
 
 
 @dataclass
@@ -37,6 +42,7 @@ class Record:
     trial: int | None = None  # of a search for that rate: validation alone is scored
     schema: int = SCHEMA
     cell: str | None = None
+    config_hash: str | None = None  # of the settings in .hydra/config.yaml beside it
     fingerprint: str | None = None  # of the backbone's weights as loaded
     train_hash: str | None = None
     validation_hash: str | None = None
@@ -63,6 +69,7 @@ class Record:
     params_head: int | None = None
     params_pooler: int | None = None
     delta_bytes: int | None = None  # of the file
+    delta_digest: str | None = None  # sha256 of it
     delta_bound_bytes: float | None = None  # its numbers as they are plus the entropy of its masks
     delta_bits_per_trainable: float | None = None
     train_seconds: float | None = None
@@ -119,18 +126,153 @@ def read(directory: Path) -> Record:
     path = directory / FILE
     if not directory.is_dir():
         raise UserError(f"no such run directory: {directory}")
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"{directory} holds no {FILE}: the run has not finished, or is not one")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if values.get("schema") != SCHEMA:
-            raise UserError(
-                f"{path} has schema {values.get('schema')}, this version reads {SCHEMA}"
-            )
-        known = {item.name for item in fields(Record)}
-        return Record(**{key: value for key, value in values.items() if key in known})
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        values = parse(content(path, LARGEST))
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} is not a readable record: {error}") from error
+    return Record(**{name: value for name, value in values.items() if name in CHECKS})
+
+
+def content(path: Path | str, most: int) -> bytes:
+    """What a small file holds that anybody may have written.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is no plain file, or larger than `most` bytes.
+    """
+    about = os.stat(path)
+    if not stat.S_ISREG(about.st_mode):
+        raise ValueError("it is no plain file")  # opening a pipe or a device may never end
+    if about.st_size > most:
+        raise ValueError(f"it holds {about.st_size:,} bytes, more than {most:,}")
+    with open(path, "rb") as file:
+        return file.read(most)
+
+
+def parse(text: bytes) -> dict[str, Any]:
+    """A record's fields, each of the type that it should have.
+
+    Raises:
+        ValueError: saying what is wrong, if the text is not a record of this schema.
+    """
+    try:
+        values = json.loads(text.decode("utf-8"), parse_constant=_refuse)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"a {type(values).__name__}, not an object of fields")
+    if values.get("schema") != SCHEMA:
+        raise ValueError(f"schema {_shown(values.get('schema'))}, this version reads {SCHEMA}")
+    lacks = [name for name in REQUIRED if name not in values]
+    if lacks:
+        raise ValueError(f"lacks {', '.join(lacks)}")
+    for fault in faults(values):
+        raise ValueError(fault)
+    return values
+
+
+def faults(values: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with the fields of a record, as far as they are there."""
+    for name, check in CHECKS.items():
+        if name in values and not check(values[name]):
+            yield f"{name} is {_shown(values[name])}, not {WANTED[name]}"
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number")
+
+
+def _shown(value: object) -> str:
+    return f"{value!r:.60}"
+
+
+def _text(value: object) -> bool:
+    return isinstance(value, str) and (value.isascii() or _encodable(value))
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair: no file could hold it
+        return False
+    return True
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
+
+
+def _number(value: object) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53
+
+
+def _each(keys: Callable[[Any], bool], values: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """A check of a table's keys and values; no record has a thousand of either."""
+    return lambda found: (
+        isinstance(found, dict)
+        and len(found) < 1000
+        and all(keys(key) and values(value) for key, value in found.items())
+    )
+
+
+KINDS: dict[Any, tuple[Callable[[Any], bool], str]] = {
+    str: (_text, "text"),
+    bool: (lambda value: isinstance(value, bool), "true or false"),
+    int: (_whole, "a whole number from 0 on"),
+    float: (_number, "a finite number"),
+    list[str]: (lambda value: isinstance(value, list) and all(map(_text, value)), "a list of text"),
+    dict[str, str]: (_each(_text, _text), "a table of text"),
+    dict[str, dict[str, float]]: (_each(is_name, _each(is_name, _number)), "scores by split"),
+}
+# What decides where a run stands, and what files are named after it.
+STRICTER: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(
+        ("method", "task", "model"), (is_name, "a name of letters, digits, '.', '_' and '-'")
+    ),
+    "fraction": (lambda value: _number(value) and 0 < value <= 1, "a share in (0, 1]"),
+    "budget": (lambda value: _number(value) and value > 0, "a number above 0"),
+    "status": (
+        lambda value: value in ("running", "ok", "failed", "diverged"),
+        "how a run can end: ok, failed or diverged",
+    ),
+}
+
+
+def _checked(name: str, kind: Any) -> tuple[Callable[[Any], bool], str]:
+    """What a field's value has to be, as a check and in words."""
+    options = [option for option in get_args(kind) if option is not NoneType]
+    optional = NoneType in get_args(kind)
+    check, wanted = STRICTER.get(name) or KINDS[options[0] if optional else kind]
+    if name == "cell":
+        check = is_name
+    return (lambda value: value is None or check(value)) if optional else check, wanted
+
+
+_OF_FIELDS = {item.name: _checked(item.name, item.type) for item in fields(Record)}
+CHECKS = {name: check for name, (check, _) in _OF_FIELDS.items()}
+WANTED = {name: wanted for name, (_, wanted) in _OF_FIELDS.items()}
+REQUIRED = [
+    item.name
+    for item in fields(Record)
+    if item.default is MISSING and item.default_factory is MISSING
+]
+
+
+def clear(directory: Path) -> None:
+    """Take an earlier run's results out of a directory, the record first.
+
+    Raises:
+        UserError: if one of them cannot be removed.
+    """
+    for name in RESULTS:
+        try:
+            (directory / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"{directory / name} cannot be removed: {error.strerror}") from error
 
 
 def command_line(arguments: Sequence[str] | None = None) -> str:

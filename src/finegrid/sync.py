@@ -19,11 +19,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from finegrid import cli
+from finegrid import stored as stored_config
 from finegrid.config import require
 from finegrid.errors import UserError
 from finegrid.mirror import STEP, RunInfo, summary
-from finegrid.record import FILE, read, write_atomic
+from finegrid.record import FILE, LARGEST, content, read, write_atomic
 
 MARKER = ".wandb-synced"  # project -> hash of the record that it was given
 
@@ -82,7 +82,10 @@ def waiting(places: Iterable[Path], target: Target) -> list[Path]:
 
 
 def _digest(place: Path) -> str:
-    return hashlib.sha256((place / FILE).read_bytes()).hexdigest()[:16]
+    try:
+        return hashlib.sha256(content(place / FILE, LARGEST)).hexdigest()[:16]
+    except (OSError, ValueError):
+        return ""  # `stored` says why
 
 
 def _given(place: Path) -> dict[str, str]:
@@ -99,13 +102,10 @@ def stored(place: Path) -> RunInfo:
     Raises:
         UserError: if its record or its config cannot be read.
     """
-    record, path = read(place), place / ".hydra" / "config.yaml"
-    require(path.is_file(), f"{place} holds no .hydra/config.yaml; is it a run directory?")
-    cli.register()
-    try:
-        config: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except Exception as error:  # of YAML or of OmegaConf
-        raise UserError(f"{path} is not a readable config: {_line(error)}") from error
+    record = read(place)
+    config: Any = OmegaConf.to_container(stored_config.config(place), resolve=True)
+    shaped = isinstance(config.get("task"), dict) and config["task"].get("metrics")
+    require(isinstance(shaped, list), f"{place}: its config names no task.metrics")
     *_, root, task, model, method, _ = ("", "", "", *place.resolve().parts)
     of_sweep = (task, model, method) == (record.task, record.model, record.method)
     return RunInfo(place, root if of_sweep else "runs", str(record.cell), record, config)

@@ -230,8 +230,8 @@ def run_group(
 def _hydras_files(request: Request) -> Iterator[None]:
     """What Hydra leaves beside a job of its own: the config, the overrides and the log."""
     folder = request.directory / ".hydra"
-    if (folder / "config.yaml").exists():
-        yield
+    if request.directory.resolve() == Path(HydraConfig.get().runtime.output_dir).resolve():
+        yield  # the job's first cell, for which Hydra has done so
         return
     folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(request.cfg, folder / "config.yaml")

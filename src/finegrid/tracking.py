@@ -1,11 +1,14 @@
 """Loggers: mirrors of a run for dashboards. The record is the truth; a logger may fail."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from inspect import signature
 from typing import Any
 
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
+from finegrid.config import one_of
+from finegrid.errors import UserError
 from finegrid.mirror import RunInfo, summary
 from finegrid.record import Record
 
@@ -52,6 +55,22 @@ class Guarded(Logger):
             self._inner = None
 
 
+def logger(node: Mapping[str, Any], *, run: RunInfo) -> Guarded:
+    """The logger that a config names, which is one of `LOGGERS`.
+
+    Raises:
+        UserError: if it is none of them, or does not take the node's other values.
+    """
+    told = dict(node)
+    target = str(told.pop("_target_", ""))
+    one_of("logger._target_", target, tuple(LOGGERS))
+    try:
+        signature(LOGGERS[target]).bind(run=run, **told)
+    except TypeError as error:
+        raise UserError(f"logger: {target}: {error}") from error
+    return LOGGERS[target](run=run, **told)
+
+
 def csv_logger(*, run: RunInfo) -> Guarded:
     """Lightning's CSV logger: csv/metrics.csv in the run directory."""
     return Guarded(lambda: CSVLogger(run.directory, name="", version="csv"))
@@ -67,6 +86,11 @@ def wandb_logger(*, run: RunInfo, project: str, entity: str | None, group: str |
         return logger
 
     return Guarded(make)
+
+
+LOGGERS: dict[str, Callable[..., Guarded]] = {
+    f"{__name__}.{made.__name__}": made for made in (csv_logger, wandb_logger)
+}
 
 
 def _finish(logger: Logger | None, record: Record) -> None:

@@ -4,6 +4,7 @@ Only the encoder is measured: the head has no pre-trained counterpart.
 """
 
 import copy
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from finegrid.record import FILE, Record, read
 from finegrid.seeds import stream
 from finegrid.sites import LINEAR, Sites
 
+log = logging.getLogger(__name__)
 KINDS = (*LINEAR, "layernorm", "pooler", "embeddings")  # in this order of preference
 KEPT = 1 << 30  # bytes of restored runs; what they share is counted as if it were each one's
 OTHER = "other"  # what plays none of these roles, such as DeBERTa's relative positions
@@ -143,11 +145,15 @@ def finished(directories: Iterable[Path]) -> dict[Path, Record]:
 
 
 def _below(directory: Path) -> Iterator[tuple[Path, Record]]:
-    if (directory / FILE).is_file():
+    if (directory / FILE).exists():
         yield directory, read(directory)
         return
     for path in sorted(directory.rglob(FILE)):
-        record = read(path.parent)
+        try:
+            record = read(path.parent)
+        except UserError as error:
+            log.warning("left out: %s", error)
+            continue
         if record.status == "ok" and record.trial is None:
             yield path.parent, record
 

@@ -13,8 +13,10 @@ from omegaconf import DictConfig
 
 from finegrid import identity
 from finegrid.config import require
+from finegrid.errors import slug
 from finegrid.grid.configs import Axis, Configs
 
+LONGEST, LABEL = 200, 60  # bytes of a directory's name without the key, of an axis's part of it
 NAMED = ("task", "model", "method", "data.fraction", "seed")  # what every directory's name holds
 
 
@@ -98,12 +100,13 @@ def _cell(plain: dict[str, Any], overrides: Sequence[Override], *, extra: set[st
     facts = identity.description(plain)
     name = f"{facts['task']}/{facts['model']}/{facts['method']}"
     labels = (_label(item) for item in overrides if item.key_or_group in extra)
-    parts = [f"f{facts['fraction']:g}", f"s{facts['seed']}", *labels]
+    parts = "-".join([f"f{facts['fraction']:g}", f"s{facts['seed']}", *labels])
     lines = tuple(str(item.input_line) for item in overrides)
-    return Cell(facts["cell"], lines, f"{name}/{'-'.join(parts)}", facts, plain)
+    return Cell(facts["cell"], lines, f"{name}/{slug(parts, LONGEST)}", facts, plain)
 
 
 def _label(item: Override) -> str:
     """An axis's value in a directory's name, such as `lr0.001`."""
     key = item.key_or_group.rpartition(".")[2].rpartition("/")[2]
-    return re.sub(r"[^\w.]+", "_", f"{key}{item.get_value_element_as_str()}").strip("_")
+    value = re.sub(r"[^\w.]+", "_", f"{key}{item.get_value_element_as_str()}").strip("_")
+    return slug(value, LABEL)

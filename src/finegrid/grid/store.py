@@ -3,17 +3,15 @@
 The records are the truth. The index is made from the directories' names whenever it is needed.
 """
 
-import json
 import os
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from finegrid.grid import claims
 from finegrid.grid.cells import Cell
-from finegrid.record import FILE, SCHEMA
+from finegrid.record import FILE, LARGEST, content, parse
 
 PLANS = ".sweeps"  # directory with each sweep's command and cells
 GROUPS = ".groups"  # directory with the cells of each job that has several
@@ -29,7 +27,10 @@ AGAIN: dict[str, tuple[str, ...]] = {  # retry -> the ends that do not count as 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a cell's directory says: `ok`, `failed`, `diverged`, `running` or `missing`."""
+    """What a cell's directory says: `ok`, `failed`, `diverged`, `running`, `missing`, `unreadable`.
+
+    What is missing or unreadable is still to be run.
+    """
 
     status: str
     error: str = ""
@@ -65,14 +66,17 @@ def key_of(directory: str | Path) -> str:
 def outcome(directory: Path, *, at: float | None = None) -> Outcome:
     """What a run directory says; half a record counts as none. `at` is that of `claims.alive`."""
     path = directory / FILE
+    why = ""
     try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        values = parse(content(path, LARGEST))
         version = path.stat().st_mtime_ns
-        status = values["status"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return Outcome("running" if claims.alive(directory, at=at) else "missing")
-    if values.get("schema") != SCHEMA or status not in ENDED:
-        return Outcome("missing")
+    except FileNotFoundError:
+        values = {}
+    except (OSError, ValueError) as error:
+        values, why = {}, str(error)
+    if (status := values.get("status")) not in ENDED:
+        gone = "unreadable" if why else "missing"
+        return Outcome("running" if claims.alive(directory, at=at) else gone, why)
     parts = (values.get(f"{part}_seconds") for part in ("setup", "train", "eval"))
     return Outcome(status, values.get("error") or "", version, sum(filter(None, parts)))
 

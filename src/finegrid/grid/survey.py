@@ -21,8 +21,10 @@ from finegrid.grid import slots
 from finegrid.grid.cells import Cell, cells
 from finegrid.grid.estimate import Wanted, directories
 from finegrid.grid.store import AGAIN, ENDED, PLANS, Outcome, Store, outcome, settled
+from finegrid.record import content
 
-STATUSES = (*ENDED, "running", "missing")
+LARGEST = 1 << 28  # bytes of a plan, which has a line a cell
+STATUSES = (*ENDED, "unreadable", "running", "missing")
 NAME = re.compile(r"([^/]+)/([^/]+)/([^/]+)/f([\d.e-]+?)-s\d+")  # of a cell's directory
 
 
@@ -89,9 +91,13 @@ def places(root: Path) -> list[str]:
 
 def _cells_of(plan: Path) -> list[str]:
     try:
-        return [str(place) for place in json.loads(plan.read_text(encoding="utf-8"))["cells"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        found = [str(place) for place in json.loads(content(plan, LARGEST))["cells"]]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{plan} is not a readable plan: {error}") from error
+    for place in found:
+        if Path(place).is_absolute() or ".." in Path(place).parts:
+            raise UserError(f"{plan} is not a readable plan: {place!r:.100} is no cell's directory")
+    return found
 
 
 def wanted(place: str, *, unit: str, amount: float) -> Wanted | None:

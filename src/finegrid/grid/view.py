@@ -15,6 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from finegrid.errors import printable
 from finegrid.grid import claims
 from finegrid.grid.cells import Cell
 from finegrid.grid.store import ENDED, Outcome, Store
@@ -176,4 +177,4 @@ def duration(seconds: float) -> str:
 
 def last_line(text: str) -> str:
     """The last line of a message or traceback, which says what happened."""
-    return text.strip().rpartition("\n")[2]
+    return printable(text.strip().rpartition("\n")[2])

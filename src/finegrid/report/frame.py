@@ -9,7 +9,7 @@ import pandas as pd
 from finegrid.errors import UserError, nearest
 from finegrid.record import FILE, Record, read
 from finegrid.report import notes, variants
-from finegrid.report.reading import Rows, run_directories
+from finegrid.report.reading import Rows, checked, run_directories
 
 METHOD_ORDER = ("full", "head")  # the baselines come first, the methods after them by name
 TABLE = ["setting", "task", "budget_unit", "budget"]  # one table: methods by fractions
@@ -153,12 +153,13 @@ def _stored(path: Path) -> pd.DataFrame:
     """The frame that a report wrote; its runs' directories may be elsewhere, so they are blank."""
     try:
         runs = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not a readable parquet file: {error}") from error
+    except (OSError, ValueError, TypeError) as error:
+        why = (str(error).strip() or "no reason given").splitlines()[0]
+        raise UserError(f"{path} is not a readable parquet file: {why}") from error
     lacks = sorted({*FIELDS, *RANKING[1:], "method", "seed", "status", "test"} - set(runs.columns))
     if lacks:
         raise UserError(f"{path} lacks {', '.join(lacks)}; give a runs.parquet of a report")
-    return runs.assign(directory="")
+    return checked(runs, str(path)).assign(directory="")
 
 
 def _placed(runs: pd.DataFrame, said: notes.Notes) -> pd.DataFrame:

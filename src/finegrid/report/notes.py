@@ -7,11 +7,17 @@ from typing import Any
 
 import pandas as pd
 
+from finegrid.errors import printable
+
 LISTED = 8  # things that a sentence names before it only counts the rest
 
 
 class Notes(list[str]):
     """Sentences in the order in which they came up."""
+
+    def append(self, sentence: str) -> None:
+        """Add one; what others have written is in it."""
+        super().append(printable(sentence))
 
     def trials(self, count: int) -> None:
         """Tuning trials, which have no test score."""

@@ -1,6 +1,5 @@
 """Run directories to rows: every scalar of a record, its metrics, and where it lies."""
 
-import json
 import os
 import re
 from array import array
@@ -12,7 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from finegrid.record import FILE, SCHEMA, Record
+from finegrid.errors import UserError, is_name, printable
+from finegrid.record import CHECKS, FILE, LARGEST, REQUIRED, WANTED, Record, content, parse
+from finegrid.report import variants
 
 NESTED = ("overrides", "metrics", "versions")  # the fields of a record that are no scalars
 DEFAULTS = {
@@ -24,17 +25,21 @@ TYPES = {item.name: str(item.type) for item in fields(Record) if item.name in DE
 TEXT = [name for name, kind in TYPES.items() if "str" in kind]
 FLAGS = [name for name, kind in TYPES.items() if "bool" in kind]
 NUMBERS = [name for name in TYPES if name not in (*TEXT, *FLAGS)]
-# What a record must say to stand in a table, as text and as numbers.
-NAMES = ("method", "task", "model", "protocol", "budget_unit")
-AMOUNTS = ("fraction", "budget", "seed")
 # The grid's directories: <task>/<model>/<method>/f<fraction>-s<seed>-...
-PLACE = re.compile(r"([^/]+)/([^/]+)/([^/]+)/f([0-9.e-]+)-s(\d+)[^/]*$")
+PLACE = re.compile(r"([^/]+)/([^/]+)/([^/]+)/f([0-9.e-]+)-s(\d{1,9})[^/]*$")
 
 
 def run_directories(root: str) -> Iterator[str]:
-    """The directories below a directory that hold a record, itself included, in order of name."""
-    with os.scandir(root) as found:
-        entries = sorted(found, key=lambda entry: entry.name)
+    """The directories below a directory that hold a record, itself included, in order of name.
+
+    One that may not be looked into counts among them: its record is not readable.
+    """
+    try:
+        with os.scandir(root) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except PermissionError:
+        yield root
+        return
     if any(entry.name == FILE for entry in entries):
         yield root
     for entry in entries:
@@ -98,19 +103,10 @@ def _text(values: list[str | None]) -> Any:
 def _read(directory: str) -> dict[str, Any]:
     """A record's values; where it is not readable what the directory's name tells, and why not."""
     try:
-        with open(f"{directory}/{FILE}", "rb") as file:
-            values: dict[str, Any] = json.loads(file.read())
-        if values.get("schema") != SCHEMA:
-            return _unreadable(
-                directory, f"schema {values.get('schema')}, this version reads {SCHEMA}"
-            )
-        wrong = [name for name in NAMES if not isinstance(values.get(name), str)]
-        wrong += [name for name in AMOUNTS if not isinstance(values.get(name), int | float)]
-        if wrong:
-            return _unreadable(directory, f"lacks {', '.join(wrong)}")
+        values = parse(content(f"{directory}/{FILE}", LARGEST))
         return values | _flat(directory, values)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        return _unreadable(directory, str(error))
+    except (OSError, ValueError) as error:
+        return _unreadable(directory, getattr(error, "strerror", None) or str(error))
 
 
 def _flat(directory: str, values: dict[str, Any]) -> dict[str, Any]:
@@ -118,10 +114,10 @@ def _flat(directory: str, values: dict[str, Any]) -> dict[str, Any]:
     metrics = values.get("metrics") or {}
     return {
         "directory": directory,
-        "overrides": " ".join(values.get("overrides") or ()),
+        "overrides": variants.joined(values["overrides"]),
         "version": (values.get("versions") or {}).get("finegrid"),
         "metrics": {f"{k}/{name}": v for k, found in metrics.items() for name, v in found.items()},
-        "error": str(values.get("error") or "").strip().rpartition("\n")[2] or None,
+        "error": printable(str(values.get("error") or "").strip().rpartition("\n")[2]) or None,
     }
 
 
@@ -129,9 +125,10 @@ def _unreadable(directory: str, why: str) -> dict[str, Any]:
     known: dict[str, Any] = dict.fromkeys(DEFAULTS) | {"status": "unreadable", "error": why}
     known |= {"directory": directory, "overrides": "", "version": None, "metrics": {}}
     if place := PLACE.search(directory):
-        task, model, method, fraction, seed = place.groups()
-        known |= {"task": task, "model": model, "method": method, "seed": int(seed)}
-        known["fraction"] = _parsed(fraction)
+        *names, fraction, seed = place.groups()
+        if all(map(is_name, names)):
+            known |= dict(zip(("task", "model", "method"), names, strict=True))
+            known |= {"seed": int(seed), "fraction": _parsed(fraction)}
     return known
 
 
@@ -140,3 +137,62 @@ def _parsed(text: str) -> float | None:
         return float(text)
     except ValueError:
         return None
+
+
+def checked(runs: pd.DataFrame, where: str) -> pd.DataFrame:
+    """A stored table's runs as `Rows` would have them; what no record could say is unreadable.
+
+    Raises:
+        UserError: if a column is of another kind than its field.
+    """
+    runs = runs.reset_index(drop=True)
+    for name in [name for name in (*TYPES, "overrides", "version") if name not in runs]:
+        runs[name] = pd.Series([DEFAULTS.get(name)] * len(runs), dtype=object)
+    for name in NUMBERS:
+        runs[name] = _amounts(runs[name], f"{where}: column {name}")
+    for name in (*TEXT, *FLAGS, "overrides", "version"):
+        kind = bool if name in FLAGS else str
+        wrong = [value for value in _distinct(runs[name]) if not isinstance(value, kind)]
+        if wrong:
+            raise UserError(f"{where}: column {name} holds {wrong[0]!r:.40}, not {kind.__name__}")
+    why = pd.Series([""] * len(runs))
+    for name in TYPES:
+        bad = [value for value in _distinct(runs[name]) if not CHECKS[name](_plain(name, value))]
+        lost = runs[name].isin(bad)
+        absent = runs[name].isna() if name in REQUIRED else False
+        why[(lost | absent) & why.eq("")] = f"{name} is not {WANTED[name]}"
+        if bad:
+            runs[name] = runs[name].astype(object).where(~lost, None)
+            runs[name] = runs[name].astype(float) if name in NUMBERS else runs[name]
+    return _marked(runs, why.where(runs["status"].ne("unreadable"), ""))
+
+
+def _amounts(column: pd.Series, what: str) -> pd.Series:
+    """A column of numbers, some of which may be missing."""
+    if not all(isinstance(value, int | float) for value in _distinct(column)):
+        raise UserError(f"{what} holds {column.dtype}, not numbers")
+    return column.astype(float)
+
+
+def _distinct(column: pd.Series) -> list[Any]:
+    values = column.dropna().astype(object)
+    try:
+        return list(values.unique())
+    except TypeError:  # lists and tables
+        return list(values)
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A value of a column, which holds whole numbers as floats, as a record's field."""
+    whole = "int" in TYPES[name] and name in NUMBERS and float(value).is_integer()
+    return int(value) if whole else value
+
+
+def _marked(runs: pd.DataFrame, why: pd.Series) -> pd.DataFrame:
+    """The same with rows that no record could say unreadable, and what is wrong with them."""
+    bad = why.ne("")
+    for name in ("status", "error"):
+        runs[name] = runs[name].astype(object)
+    runs.loc[bad, "status"], runs.loc[bad, "error"] = "unreadable", why[bad]
+    runs.loc[bad, ["test", "validation"]] = nan
+    return runs

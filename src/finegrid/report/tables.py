@@ -6,9 +6,18 @@ from typing import Any
 
 import pandas as pd
 
+from finegrid.errors import printable
 from finegrid.report import words
 from finegrid.report.frame import CELL, TABLE, Results, Setting, ordered
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what begins one
+MARKS = re.compile(r"[\\`*|$~]|(?<!\w)_|_(?!\w)|(?<=\])[(\[]")  # that mean something to Markdown
+LATEX = {
+    **{mark: rf"\{mark}" for mark in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+}
 BOLD = "Bold: the best of a column and all that cannot be told from it ({level:g} %, adjusted)."
 COSTS = {
     "params_delta": ("delta params", ",.0f"),
@@ -33,7 +42,7 @@ def markdown(
         level: of the intervals, for the text.
     """
     sections = [_section(results, own, level) for own in _tables(cells, best)]
-    notes = [f"- {note}" for note in results.notes]
+    notes = [f"- {plain(note)}" for note in results.notes]
     return "\n".join([*sections, *(["### Notes", "", *notes, ""] if notes else [])])
 
 
@@ -49,8 +58,23 @@ def latex(results: Results, cells: pd.DataFrame, best: pd.DataFrame) -> dict[str
 
 
 def csv(data: pd.DataFrame) -> str:
-    """A frame as CSV, with seven digits."""
-    return data.to_csv(index=False, float_format="%.7g", lineterminator="\n")
+    """A frame as CSV, with seven digits; no text in it is a formula to a spreadsheet."""
+    safe = data.rename(columns=lambda name: _no_formula(str(name)))
+    texts = [at for at, kind in enumerate(data.dtypes) if not pd.api.types.is_numeric_dtype(kind)]
+    for at in texts:
+        safe.isetitem(at, list(map(_no_formula, data.iloc[:, at].astype(object))))
+    return safe.to_csv(index=False, float_format="%.7g", lineterminator="\n")
+
+
+def _no_formula(value: Any) -> Any:
+    """A text that a spreadsheet would compute, behind an apostrophe, which says that it is text."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+
+
+def plain(text: str) -> str:
+    """What others have written, as text in Markdown: no tags, links, emphasis or new cells."""
+    text = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return MARKS.sub(r"\\\g<0>", text)
 
 
 def score(cell: Any) -> str:
@@ -97,9 +121,9 @@ def _section(results: Results, cells: pd.DataFrame, level: float) -> str:
     first, setting = cells.iloc[0], results.settings[cells["setting"].iloc[0]]
     level *= 100
     parts = [
-        f"### {first['task']}, {setting.model}: {first['metric'] or 'no finished run'}",
-        f"{words.setting(setting)}, {words.budget(first['budget_unit'], first['budget'])}. "
-        f"Mean ± standard deviation over seeds (their number). {BOLD.format(level=level)}",
+        plain(f"### {first['task']}, {setting.model}: {first['metric'] or 'no finished run'}"),
+        plain(f"{words.setting(setting)}, {words.budget(first['budget_unit'], first['budget'])}. ")
+        + f"Mean ± standard deviation over seeds (their number). {BOLD.format(level=level)}",
         aligned(*_grid(cells, _marked)),
         f"How far the best is above each, with the {level:g} % interval of that one comparison:",
         aligned(*_grid(cells, distance)),
@@ -113,12 +137,14 @@ def _marked(cell: Any) -> str:
     return f"**{score(cell)}**" if cell.tie and cell.ok else score(cell)
 
 
-def _grid(cells: pd.DataFrame, show: Callable[[Any], str]) -> tuple[list[str], list[list[str]]]:
+def _grid(
+    cells: pd.DataFrame, show: Callable[[Any], str], written: Callable[[str], str] = plain
+) -> tuple[list[str], list[list[str]]]:
     """Methods by fractions: head and rows."""
     fractions = sorted(cells["fraction"].unique())
     shown = {(cell.method, cell.fraction): show(cell) for cell in cells.itertuples()}
     rows = [
-        [method, *(shown[method, fraction] for fraction in fractions)]
+        [written(method), *(shown[method, fraction] for fraction in fractions)]
         for method in ordered(set(cells["method"]))
     ]
     return ["method", *(f"{fraction:g}" for fraction in fractions)], rows
@@ -134,7 +160,7 @@ def _costs(cells: pd.DataFrame) -> str:
     for method in ordered(set(cells["method"])):
         own = found[method]
         costs = [_cost(own[name], form) for name, (_, form) in COSTS.items()]
-        rows.append([method, f"{own['fraction']:g}", *costs])
+        rows.append([plain(method), f"{own['fraction']:g}", *costs])
     return aligned(["method", "at fraction", *(title for title, _ in COSTS.values())], rows)
 
 
@@ -144,12 +170,14 @@ def _cost(value: float, form: str) -> str:
 
 def _tabular(cells: pd.DataFrame, setting: Setting) -> str:
     first = cells.iloc[0]
-    head, rows = _grid(cells, _latex_score)
-    lines = [" & ".join([_escaped(row[0]), *row[1:]]) + r" \\" for row in rows]
+    head, rows = _grid(cells, _latex_score, _escaped)
+    lines = [" & ".join(row) + r" \\" for row in rows]
     return "\n".join(
         [
-            f"% {first['task']}: {first['metric']}; {words.setting(setting)}, "
-            f"{words.budget(first['budget_unit'], first['budget'])}",
+            printable(
+                f"% {first['task']}: {first['metric']}; {words.setting(setting)}, "
+                f"{words.budget(first['budget_unit'], first['budget'])}"
+            ),
             "% mean and standard deviation over seeds; bold: the best and what is not told from it",
             rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
             r"\toprule",
@@ -172,4 +200,4 @@ def _latex_score(cell: Any) -> str:
 
 
 def _escaped(text: str) -> str:
-    return re.sub(r"([&%$#_{}])", r"\\\1", text)
+    return "".join(LATEX.get(mark, mark) for mark in printable(text))

@@ -3,10 +3,15 @@
 So is a task on other rows, such as `task=custom` on several files.
 """
 
+import hashlib
+import re
+import shlex
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
+
+from finegrid.errors import printable
 
 # What a record holds in fields of its own, what is the machine's, and what a sweep's rules set.
 HELD = {"method", "task", "seed", "trial", "model", "select", "frozen_dropout", "tuned"}
@@ -16,7 +21,40 @@ MACHINE |= {"task.train", "task.test"}  # what they hold is another task, see `t
 GROUPS = {"budget", "trainer", "logger", "hydra", "sweep", "experiment", "paths"}
 RATE = "optim.lr"
 
+LONGEST = 60  # characters of a value in a method's name; of a longer one a hash shows
+
 Told = dict[str, str]  # key -> value, of the overrides that make a run another one
+
+
+def joined(overrides: Sequence[str]) -> str:
+    """A list of overrides as one text, as a shell would take them; `listed` gives it back."""
+    return shlex.join(overrides)
+
+
+def listed(overrides: str) -> list[str]:
+    """The overrides in a text of `joined`."""
+    try:
+        pieces = shlex.split(overrides)
+    except ValueError:  # a quote without its other one
+        pieces = []
+    return pieces if joined(pieces) == overrides else _spaced(overrides)
+
+
+def _spaced(overrides: str) -> list[str]:
+    """Overrides with nothing but spaces between them, as 0.6 wrote them; some hold spaces too."""
+    pieces: list[str] = []
+    for word in overrides.split(" "):
+        if pieces and _open(pieces[-1]):
+            pieces[-1] += f" {word}"
+        else:
+            pieces.append(word)
+    return pieces
+
+
+def _open(piece: str) -> bool:
+    """Whether a bracket or a quote is still open."""
+    brackets = sum(piece.count(mark) for mark in "[{(") - sum(piece.count(mark) for mark in "]})")
+    return brackets > 0 or piece.count("'") % 2 == 1 or piece.count('"') % 2 == 1
 
 
 def named(runs: pd.DataFrame, ranking: list[str]) -> pd.Series:
@@ -30,7 +68,7 @@ def named(runs: pd.DataFrame, ranking: list[str]) -> pd.Series:
     parsed = {text: _parsed(text) for text in texts.unique()}
     kept = {text: _shown(overrides) for text, overrides in parsed.items()}
     shown = texts.map(kept)
-    rates = runs["lr"].fillna(texts.map(lambda text: float(parsed[text].get(RATE, "nan"))))
+    rates = runs["lr"].fillna(texts.map(lambda text: _rate(parsed[text])))
     differing = _differing(runs.assign(shown=shown), ranking)
     by = [*ranking, "method"]
     several = rates.groupby([runs[name] for name in [*by]]).transform("nunique") > 1
@@ -72,8 +110,24 @@ def _of_task(overrides: str) -> tuple[tuple[str, str], ...]:
 
 
 def _parsed(overrides: str) -> Told:
-    pairs = (override.lstrip("+~").partition("=") for override in overrides.split())
-    return {key: value for key, _, value in pairs}
+    pairs = (override.lstrip("+~").partition("=") for override in listed(overrides))
+    return {key: _bare(value) for key, _, value in pairs}
+
+
+def _bare(value: str) -> str:
+    """A value without the quotes around all of it: `'a'` and `a` are the same to Hydra."""
+    for quote in "'\"":
+        inner = value[1:-1]
+        if len(value) > 1 and value[0] == value[-1] == quote and quote not in inner:
+            return inner
+    return value
+
+
+def _rate(overrides: Told) -> float:
+    try:
+        return float(overrides.get(RATE, "nan"))
+    except ValueError:
+        return float("nan")
 
 
 def _shown(overrides: Told) -> tuple[tuple[str, str], ...]:
@@ -105,7 +159,15 @@ def _unequal(ways: Iterable[tuple[tuple[str, str], ...]]) -> set[str]:
 def _name(
     method: str, overrides: tuple[tuple[str, str], ...], keys: set[str], rate: float | None
 ) -> str:
-    told = [f"{k}={v}" for k, v in overrides if k in keys or k.startswith("method.")]
+    told = [f"{_part(k)}={_part(v)}" for k, v in overrides if k in keys or k.startswith("method.")]
     if rate is not None and rate == rate:
         told.append(f"{RATE}={rate:g}")
     return " ".join([method, *told])
+
+
+def _part(text: str) -> str:
+    """A key or a value as a word of a name: quoted where it has spaces, cut where it is long."""
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST - 10]}...{hashlib.sha256(text.encode()).hexdigest()[:7]}"
+    plain = text and printable(text) == text and not re.search(r"\s", text)
+    return text if plain else repr(text)

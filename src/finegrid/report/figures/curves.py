@@ -33,7 +33,7 @@ def read(directory: str | Path) -> Curve | None:
             ]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    if not lines:
+    if not lines or not np.isfinite(lines).all():
         return None
     step, seconds, validation = zip(*lines, strict=True)
     return Curve(step, seconds, validation)
@@ -79,6 +79,16 @@ def distances(runs: pd.DataFrame) -> pd.DataFrame:
     tables = []
     for method, seed, directory in zip(runs.method, runs.seed, runs.directory, strict=True):
         path = Path(directory) / DISTANCES
-        if directory and path.is_file():
-            tables.append(pd.read_csv(path).assign(method=str(method), seed=seed))
+        if directory and path.is_file() and (table := _measured(path)) is not None:
+            tables.append(table.assign(method=str(method), seed=seed))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def _measured(path: Path) -> pd.DataFrame | None:
+    """A file of distances, if it is one."""
+    try:
+        table = pd.read_csv(path).astype({"l2": float, "l2_random": float, "layer": float})
+    except (OSError, ValueError, KeyError):
+        return None
+    numbers = table[["l2", "l2_random", "layer"]]
+    return table if "kind" in table and not np.isinf(numbers.to_numpy()).any() else None

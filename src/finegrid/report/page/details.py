@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from finegrid.report import words
+from finegrid.report import variants, words
 from finegrid.report.figures import curves
 from finegrid.report.frame import CELL
 
@@ -46,7 +46,7 @@ class Detail:
     @property
     def overrides(self) -> tuple[str, ...]:
         """The settings that all of its runs share, seeds apart."""
-        each = [set(run.overrides.split(" ")) for run in self.runs if run.overrides]
+        each = [set(variants.listed(run.overrides)) for run in self.runs if run.overrides]
         return tuple(sorted(set.intersection(*each) - {""})) if each else ()
 
 
@@ -112,20 +112,8 @@ def _run(values: dict[Any, Any], curve: int | None) -> Run:
 
 
 def again(overrides: str) -> str:
-    """The command that runs a cell again; an override with a space inside stays in one piece."""
-    pieces: list[str] = []
-    for word in overrides.split(" "):
-        if pieces and _open(pieces[-1]):
-            pieces[-1] += f" {word}"
-        else:
-            pieces.append(word)
-    return shlex.join(["python", "train.py", *pieces])
-
-
-def _open(piece: str) -> bool:
-    """Whether a bracket or a quote is still open."""
-    brackets = sum(piece.count(mark) for mark in "[{(") - sum(piece.count(mark) for mark in "]})")
-    return brackets > 0 or piece.count("'") % 2 == 1 or piece.count('"') % 2 == 1
+    """The command that runs a cell again."""
+    return shlex.join(["python", "train.py", *variants.listed(overrides)])
 
 
 def _text(values: dict[Any, Any], name: str) -> str:

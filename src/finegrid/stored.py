@@ -1,0 +1,139 @@
+"""A run directory's config as data: parsed and resolved by itself, whoever wrote it.
+
+Hydra writes the config as it was composed, so that references stand in it. Those that only look at
+the config are followed; what would look at the environment, a file or anything else is refused.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from finegrid.config import recipe, require
+from finegrid.errors import UserError, causes
+from finegrid.record import content
+
+FILE = ".hydra/config.yaml"
+LARGEST = 1 << 18  # bytes; a composed config has a few thousand
+DEEPEST = 32
+MOST = 100  # references
+LONGEST = 1 << 16  # characters of what one of them may stand for
+LOOKS = ("recipe", "oc.select")  # resolvers that look at the config alone
+MACHINE = "${oc.env:FINEGRID_DATA_DIR,null}"  # data.root by default: where that machine had data
+OPEN = "???"  # what a reference stands for as long as it is not resolved
+
+Place = tuple[Any, ...]  # of a value in nested tables and lists
+
+
+def config(directory: Path) -> DictConfig:
+    """The config of a run directory, without any reference but a trial's to its rate.
+
+    Raises:
+        UserError: if there is none, or it holds more than tables of plain values and references
+            to one another.
+    """
+    path = directory / FILE
+    require(path.exists(), f"{directory} holds no {FILE}; is it a run directory?")
+    try:
+        return resolved(_parsed(content(path, LARGEST).decode("utf-8")))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
+        user = next((cause for cause in causes(error) if isinstance(cause, UserError)), None)
+        why = str(user or error).strip() or "nested too deep"
+        raise UserError(f"{path} is not a readable config: {why.splitlines()[0]}") from error
+
+
+def resolved(plain: dict[str, Any]) -> DictConfig:
+    """A composed config with its references followed.
+
+    Raises:
+        ValueError: if one of them looks elsewhere, or they stand for too much.
+        OmegaConfBaseException: if one leads nowhere, or in a circle.
+    """
+    OmegaConf.register_new_resolver("recipe", recipe, replace=True)
+    if isinstance(data := plain.get("data"), dict) and data.get("root") == MACHINE:
+        data["root"] = None
+    references = dict(_references(plain))
+    if sum(text.count("${") for text in references.values()) > MOST:
+        raise ValueError(f"more than {MOST} references")
+    for place, text in references.items():
+        _look_here(text)
+        _put(plain, place, OPEN)
+    while references:
+        left = _followed(plain, references)
+        if len(left) == len(references):
+            raise next(iter(left.values()))
+        references = {place: references[place] for place in left}
+    cfg = OmegaConf.create(plain)
+    if cfg.get("trial") is not None:  # as a live trial's config has it
+        cfg.optim.lr = "${recipe:lr}"
+    return cfg
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    """YAML as plain tables and lists; whose aliases could stand for any amount is refused."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("it has aliases")
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise ValueError("nested too deep")
+    found = OmegaConf.to_container(OmegaConf.create(text))
+    if not isinstance(found, dict):
+        raise ValueError("it is no table")
+    return found  # type: ignore[return-value]
+
+
+def _references(node: Any, place: Place = ()) -> Iterator[tuple[Place, str]]:
+    """Every text with a reference in it, by its place."""
+    if isinstance(node, dict | list):
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from _references(value, (*place, key))
+    elif isinstance(node, str) and "${" in node:
+        yield place, node
+
+
+def _look_here(text: str) -> None:
+    """Refuse every resolver but those that look at the config; a name may not be put together."""
+    rest = text
+    for name in LOOKS:
+        rest = rest.replace(f"${{{name}:", "${")
+    if ":" in rest[rest.index("${") :]:
+        raise ValueError(f"{text[:80]} would look outside the config; write what it stands for")
+
+
+def _put(plain: Any, place: Place, value: Any) -> None:
+    *way, last = place
+    for key in way:
+        plain = plain[key]
+    plain[last] = value
+
+
+def _followed(
+    plain: dict[str, Any], references: Mapping[Place, str]
+) -> dict[Place, OmegaConfBaseException]:
+    """Put what references lead to in their places; returns those that lead to other references.
+
+    One at a time, the others being unknown meanwhile, so that no text can multiply another's.
+    """
+    left = {}
+    for place, text in references.items():
+        _put(plain, place, text)
+        try:
+            value = _at(OmegaConf.create(plain), place)
+        except OmegaConfBaseException as error:
+            left[place], value = error, OPEN
+        if len(repr(value)) > LONGEST:
+            raise ValueError(f"{text[:80]} stands for too much")
+        _put(plain, place, value)
+    return left
+
+
+def _at(cfg: Any, place: Place) -> Any:
+    for key in place:
+        cfg = cfg[key]
+    return OmegaConf.to_container(OmegaConf.create({"": cfg}), throw_on_missing=True)[""]  # type: ignore[call-overload,index]
