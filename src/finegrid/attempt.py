@@ -21,7 +21,7 @@ from finegrid.backbone import Backbone
 from finegrid.budget import Clock
 from finegrid.config import RunConfig, require
 from finegrid.data import train_loader
-from finegrid.errors import Diverged, UserError
+from finegrid.errors import Diverged, UserError, refusal
 from finegrid.meter import Meter, peak_memory
 from finegrid.methods.base import TuningMethod
 from finegrid.mirror import RunInfo
@@ -129,8 +129,8 @@ class Attempt:
             record.status = "ok"
         elif isinstance(error, Exception):
             record.status = "diverged" if isinstance(error, Diverged) else "failed"
-            told = isinstance(error, UserError)
-            record.error = str(error) if told else "".join(traceback.format_exception(error))
+            told = str(error) if isinstance(error, UserError) else refusal(error)
+            record.error = told or "".join(traceback.format_exception(error))
             log.info("%s: %s", record.status, record.error)  # for run.log; the raise tells the user
         if record.status != "running" and self.request.held():
             record.finished = provenance.now()

@@ -5,7 +5,7 @@ The records are the truth. The index is made from the directories' names wheneve
 
 import json
 import os
-import socket
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from finegrid.record import FILE, SCHEMA
 PLANS = ".sweeps"  # directory with each sweep's command and cells
 GROUPS = ".groups"  # directory with the cells of each job that has several
 # variables of a sweep's jobs
-SWEEP, SINCE, GROUP = "FINEGRID_SWEEP", "FINEGRID_SINCE", "FINEGRID_GROUP"
+SWEEP, BEFORE, GROUP = "FINEGRID_SWEEP", "FINEGRID_BEFORE", "FINEGRID_GROUP"
 ENDED = ("ok", "failed", "diverged")
 AGAIN: dict[str, tuple[str, ...]] = {  # retry -> the ends that do not count as an end
     "failed": ("failed", "diverged"),
@@ -33,7 +33,7 @@ class Outcome:
 
     status: str
     error: str = ""
-    version: int = 0  # when the record was written, in ns
+    version: str = ""  # tells the record from one written over it, whatever the clock says
     seconds: float = 0.0  # the cell's whole time, if it is known
 
 
@@ -61,31 +61,25 @@ def outcome(directory: Path, *, at: float | None = None) -> Outcome:
     """What a run directory says; half a record counts as none. `at` is that of `claims.alive`."""
     path = directory / FILE
     try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        version = path.stat().st_mtime_ns
+        content, facts = path.read_bytes(), path.stat()
+        values: dict[str, Any] = json.loads(content)
         status = values["status"]
     except (OSError, ValueError, KeyError, TypeError):
         return Outcome("running" if claims.alive(directory, at=at) else "missing")
     if values.get("schema") != SCHEMA or status not in ENDED:
         return Outcome("missing")
     parts = (values.get(f"{part}_seconds") for part in ("setup", "train", "eval"))
+    version = f"{facts.st_mtime_ns:x}-{facts.st_ino:x}-{zlib.crc32(content):x}"
     return Outcome(status, values.get("error") or "", version, sum(filter(None, parts)))
 
 
-def settled(found: Outcome, *, retry: str, since: int) -> bool:
-    """Whether a cell needs no run: it ended after `since` (ns), or as `retry` accepts."""
-    return found.status in ENDED and (found.version > since or found.status not in AGAIN[retry])
+def settled(found: Outcome, *, retry: str, before: str) -> bool:
+    """Whether a cell needs no run: it ended as `retry` accepts, or its record is a new one.
 
-
-def now(directory: Path) -> int:
-    """The time by the clock of the directory's file system, in ns."""
-    directory.mkdir(parents=True, exist_ok=True)
-    probe = directory / f".now.{socket.gethostname()}.{os.getpid()}"
-    probe.touch()
-    try:
-        return probe.stat().st_mtime_ns
-    finally:
-        probe.unlink(missing_ok=True)
+    `before` is the version of the record that the sweep met at its start: what replaces it was
+    written meanwhile. No clock is asked, since clocks step back.
+    """
+    return found.status in ENDED and (found.version != before or found.status not in AGAIN[retry])
 
 
 def _directories(root: Path, below: str = "", depth: int = 4) -> Iterable[str]:
