@@ -23,7 +23,7 @@ from hydra.core.utils import JobReturn
 
 from finegrid.config import require
 from finegrid.errors import UserError
-from finegrid.grid import worker
+from finegrid.grid import mortal, worker
 from finegrid.grid.worker import Job
 
 log = logging.getLogger(__name__)
@@ -97,7 +97,8 @@ class Pool:
     def __init__(self, slots: Sequence[Slot], *, preload: str, limit: float | None) -> None:
         self.slots, self.limit = list(slots), limit  # seconds that one job may take
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload([preload] if preload else [])
+        first = [mortal.__name__, worker.__name__]
+        self._context.set_forkserver_preload([*first, preload] if preload else first)
         self._running: list[Running] = []
 
     def run(self, jobs: Iterable[Job], shared: bytes, ended: Ended) -> None:
@@ -133,7 +134,7 @@ class Pool:
         for patience in (0.1, 0.3, 1.0, 3.0):
             process = self._context.Process(target=worker.main, args=arguments)
             try:
-                with _single_threaded():
+                with _fork_server_env():
                     process.start()
             except (ConnectionError, EOFError) as error:
                 log.warning("starting the fork server again: %s", error)
@@ -210,10 +211,14 @@ def _signal(process: BaseProcess, number: signal.Signals) -> None:
 
 
 @contextmanager
-def _single_threaded() -> Iterator[None]:
-    """The fork server is started with the first process; it must not have threads to lose."""
-    before = {name: os.environ.get(name) for name in THREADS}
-    os.environ.update(dict.fromkeys(THREADS, "1"))
+def _fork_server_env() -> Iterator[None]:
+    """What the fork server, started with the first process, is to know of its launcher.
+
+    Nor may it have threads: a fork would lose them.
+    """
+    told = dict.fromkeys(THREADS, "1") | {mortal.PARENT: str(os.getpid())}
+    before = {name: os.environ.get(name) for name in told}
+    os.environ.update(told)
     try:
         yield
     finally:

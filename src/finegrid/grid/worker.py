@@ -1,6 +1,5 @@
 """One job in a process of its own, forked from a server that has imported everything already."""
 
-import ctypes
 import logging
 import multiprocessing
 import os
@@ -20,7 +19,8 @@ from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict, read_write
 
-PR_SET_PDEATHSIG = 1  # of prctl(2)
+from finegrid.grid import mortal
+
 OUTPUT = "output.log"  # what a job prints
 
 
@@ -68,9 +68,9 @@ def failed(job: Job, cause: str) -> JobReturn:
 
 def _live_and_die_with_parent(pipe: Connection) -> None:
     """Leave the terminal's group, so that Ctrl-C reaches the launcher alone; end when that does."""
-    os.setsid()
-    if sys.platform == "linux":  # if the fork server dies
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getsid(0) != os.getpid():  # else `mortal` has seen to it
+        os.setsid()
+        mortal.end_with(os.getppid(), signal.SIGKILL)
     threading.Thread(target=_watch, args=(pipe,), daemon=True, name="parent").start()
 
 
