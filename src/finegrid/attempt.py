@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from finegrid import allocator, delta, identity, metrics, provenance
+from finegrid import allocator, delta, identity, metrics, provenance, pulse
 from finegrid.backbone import Backbone
 from finegrid.budget import Clock
 from finegrid.config import RunConfig, require
@@ -84,6 +84,7 @@ class Attempt:
     def prepare(self, *, base: Backbone | None = None) -> Parts:
         """Build the run's parts and note what the data and the weights turned out to be."""
         parts = prepare(self.request.cfg, self.config, base=base)
+        pulse.beat()
         _identify(self.record, parts)
         if self.tracker is None:
             self.tracker = self._tracker()
@@ -116,6 +117,7 @@ class Attempt:
         `setup` is the seconds that its set-up took, if not all since its beginning.
         """
         alone = watch.clock.started - self.started
+        pulse.beat()
         _cost(self.record, watch, setup=alone if setup is None else setup)
         began = time.perf_counter()
         _score(parts, self.record, watch.selection, self.directory)
