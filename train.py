@@ -1,5 +1,8 @@
 """Fine-tune one backbone on one task with one method; `--help` lists what there is."""
 
+import finegrid.quiet  # noqa: F401
+
+# isort: split
 import hydra
 from omegaconf import DictConfig
 

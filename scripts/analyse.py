@@ -4,6 +4,9 @@ How far each layer moved and in how many directions, what masks removed, and wha
 runs that differ in their seed or task alone have in common. Nothing is trained.
 """
 
+import finegrid.quiet  # noqa: F401
+
+# isort: split
 import argparse
 from collections.abc import Mapping
 from functools import partial

@@ -7,6 +7,9 @@ adapters  the adapters library's files; for houlsby, pfeiffer, parallel and comp
 The files are loaded back and must give the run's logits, or nothing is written.
 """
 
+import finegrid.quiet  # noqa: F401
+
+# isort: split
 import argparse
 from pathlib import Path
 

@@ -4,6 +4,9 @@ Prints which cells are done and the time left, told from the records in the swee
 below multirun/ and below every --records. Starts nothing and writes nothing.
 """
 
+import finegrid.quiet  # noqa: F401
+
+# isort: split
 import argparse
 import json
 from collections import Counter

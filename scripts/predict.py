@@ -1,5 +1,8 @@
 """Predict with a finished run: `python scripts/predict.py RUN_DIR --input FILE.csv`."""
 
+import finegrid.quiet  # noqa: F401
+
+# isort: split
 import argparse
 from pathlib import Path
 

@@ -7,6 +7,9 @@ be that there is not enough evidence. Without --results the results that come wi
 read.
 """
 
+import finegrid.quiet  # noqa: F401
+
+# isort: split
 import argparse
 from collections.abc import Sequence
 from pathlib import Path

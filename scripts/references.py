@@ -3,6 +3,9 @@
 docs/references.md is what it prints.
 """
 
+import finegrid.quiet  # noqa: F401
+
+# isort: split
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

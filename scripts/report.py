@@ -4,6 +4,9 @@ Without --out the tables go to the terminal. With it a report is written: a page
 and runs.parquet, which later stands for the directories (without their predictions).
 """
 
+import finegrid.quiet  # noqa: F401
+
+# isort: split
 import argparse
 import sys
 import time

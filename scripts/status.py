@@ -3,6 +3,9 @@
 Reads DIR/.sweeps, the records and the claims; writes nothing. Ends with 0 if every cell is ok.
 """
 
+import finegrid.quiet  # noqa: F401
+
+# isort: split
 import argparse
 import sys
 import time

@@ -4,6 +4,9 @@ What was sent is marked in the run's directory and not sent again, unless its re
 WANDB_MODE=offline writes W&B's files below ./wandb for `wandb sync` instead.
 """
 
+import finegrid.quiet  # noqa: F401
+
+# isort: split
 import argparse
 import os
 from pathlib import Path

@@ -4,6 +4,9 @@ Reads the trials of experiment=tune and picks, for each method, the rate with th
 validation score; FILE.yaml in conf/tuned/ is then used with `python train.py tuned=FILE`.
 """
 
+import finegrid.quiet  # noqa: F401
+
+# isort: split
 import argparse
 import shlex
 import sys

@@ -5,6 +5,9 @@ fine-tuning moves the weights, critical layers, masks), for which scripts/analys
 weights: give its folder to --distances and its overlap.csv to --overlap.
 """
 
+import finegrid.quiet  # noqa: F401
+
+# isort: split
 import argparse
 import os
 import shlex

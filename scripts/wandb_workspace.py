@@ -5,6 +5,9 @@ sent. Needs the extra `workspaces`. Each call saves a new view and prints its ad
 --dry-run it prints the view's specification as JSON and needs no network.
 """
 
+import finegrid.quiet  # noqa: F401
+
+# isort: split
 import argparse
 from typing import Any
 

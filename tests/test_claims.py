@@ -11,6 +11,12 @@ import pytest
 from finegrid.grid import claims
 
 
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A claim that looks stale is watched for a moment only."""
+    monkeypatch.setattr(claims, "CONFIRM", 0.02)
+
+
 def take(directory: Path) -> claims.Claim | None:
     return claims.take(directory, sweep="s", slot="cpu0")
 
@@ -95,11 +101,52 @@ def test_the_heart_beats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert claim is not None
     with claim:
         os.utime(claim.path, (1, 1))
-        time.sleep(0.5)
-        assert claim.path.stat().st_mtime > 1
+        while claim.path.stat().st_mtime == 1:  # pytest's timeout, if it never does
+            time.sleep(0.01)
 
 
-def test_a_holder_that_slept_through_its_takeover_knows(tmp_path: Path) -> None:
+@pytest.mark.parametrize("jump", [-3600.0, 3600.0], ids=["back", "forward"])
+def test_a_clock_that_jumps_takes_no_cell_from_a_heart_that_beats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jump: float
+) -> None:
+    take(tmp_path)
+    of_another_host(tmp_path, age=jump)  # as the file system's clock now has it
+    path, waits = tmp_path / ".claim-1", []
+
+    def beats_meanwhile(seconds: float) -> None:
+        waits.append(seconds)
+        os.utime(path)
+
+    monkeypatch.setattr(claims.time, "sleep", beats_meanwhile)
+    assert take(tmp_path) is None
+    assert len(waits) == 1
+    assert claims.alive(tmp_path)
+
+
+def test_a_claim_from_the_future_that_does_not_beat_is_dead(tmp_path: Path) -> None:
+    take(tmp_path)
+    of_another_host(tmp_path, age=-3600)
+    assert take(tmp_path) is not None
+
+
+def test_a_full_disk_does_not_leave_a_cell_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    claim = take(tmp_path)
+    assert claim is not None
+    monkeypatch.setattr(claims, "write_atomic", full)
+    claim.release()
+    assert not claims.alive(tmp_path)
+    assert take(tmp_path) is not None
+
+
+def test_a_holder_that_slept_through_its_takeover_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "BEAT", 3600.0)
     slept = take(tmp_path)
     assert slept is not None
     with slept:

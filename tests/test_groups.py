@@ -93,9 +93,11 @@ def test_what_cannot_share_is_a_job_by_itself(alone: tuple[str, ...]) -> None:
 
 def test_a_job_says_what_its_cells_are(tmp_path: Path) -> None:
     cells = [cell("seed=0"), cell("experiment=tune", "trial=1", "task=builtin_paraphrase")]
-    groups.write(tmp_path / "job.json", cells, Store(tmp_path))
+    before = {cell.key: cell.key[:3] for cell in cells}
+    groups.write(tmp_path / "job.json", cells, Store(tmp_path), before)
     told = list(groups.read(tmp_path / "job.json"))
-    for one, (directory, overrides, config) in zip(cells, told, strict=True):
+    for one, (directory, overrides, config, was) in zip(cells, told, strict=True):
+        assert was == before[one.key]
         assert directory == tmp_path / one.directory
         assert overrides == list(one.overrides)
         again = OmegaConf.create(config)

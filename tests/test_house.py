@@ -22,6 +22,8 @@ HEAVY = {"torch", "pytorch_lightning", "transformers", "datasets", "torchmetrics
 LAYERS = {
     "errors": set(),
     "record": {"errors"},
+    "quiet": {"errors"},
+    "pulse": set(),
     "seeds": set(),
     "config": {"errors"},
     "surgery": {"errors"},
@@ -31,7 +33,7 @@ LAYERS = {
     "hub": set(),
     "metrics": {"tasks"},
     "places": set(),
-    "cache": set(),
+    "cache": {"record"},
     "tokens": {"cache", "hub", "places"},
     "sources": {"builtin", "cache", "config", "errors", "hub", "places", "tasks"},
     "data": {"cache", "config", "errors", "sources", "tasks", "tokens"},
@@ -65,7 +67,7 @@ LAYERS = {
     },
     "stages": {"backbone", "lean"},
     "module": {
-        "backbone", "config", "data", "dropout", "seeds", "stages", "surgery", "tasks",
+        "backbone", "config", "data", "dropout", "pulse", "seeds", "stages", "surgery", "tasks",
         "vocabulary",
     },
     "lanes": {"backbone", "dropout", "errors", "lean", "module"},
@@ -74,15 +76,18 @@ LAYERS = {
         "tasks", "tokens",
     },
     "frozen": {
-        "backbone", "cache", "config", "data", "dropout", "lanes", "methods", "module", "stages",
+        "backbone", "cache", "config", "data", "dropout", "lanes", "methods", "module", "pulse",
+        "stages",
     },
-    "budget": {"config"},
+    "budget": {"config", "pulse"},
     "report": {"errors", "record", "report"},
     "mirror": {"record"},
     "sync": {"config", "errors", "mirror", "record", "stored"},
     "stored": {"config", "errors", "record"},
     "delta": {"codec", "errors", "record", "surgery"},
-    "grid": {"builtin", "config", "errors", "grid", "identity", "methods", "record", "run"},
+    "grid": {
+        "builtin", "config", "errors", "grid", "identity", "methods", "pulse", "record", "run",
+    },
     "analysis": {
         "analysis", "backbone", "config", "data", "errors", "inference", "masks", "metrics",
         "record", "seeds", "sites", "sources", "surgery",

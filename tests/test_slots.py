@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from itertools import pairwise
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.test_utils.launcher_common_tests import IntegrationTestSuite, LauncherTestSuite
 from omegaconf import DictConfig
 
+from finegrid import pulse
 from finegrid.errors import UserError
 from finegrid.grid import slots
 
@@ -101,6 +103,12 @@ def hangs() -> None:
     time.sleep(600)
 
 
+def hangs_for_good() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    while True:
+        pass
+
+
 @pytest.fixture
 def returns(monkeypatch: pytest.MonkeyPatch) -> list[JobReturn]:
     """Collects the returns before Hydra's sweeper looks at them and raises."""
@@ -136,18 +144,58 @@ def gone(pid: int) -> bool:
         (killed, "killed by SIGKILL"),
         (exits, "exit code 3"),
         (raises, "Odd: odd"),
-        (hangs, "longer than the limit of 4 s"),
+        (hangs, "no step of work was done for 8 s, so the watchdog ended it"),
+        (hangs_for_good, "no step of work was done for 8 s"),
     ],
 )
 def test_a_job_takes_down_itself_alone(
     run: Run, returns: list[JobReturn], harm: Callable[[], None], says: str
 ) -> None:
     with pytest.raises(AssertionError, match=says):
-        run(guarded(harm), 4, "hydra.launcher.cpu_slots=2", "hydra.launcher.timeout_s=4")
+        run(guarded(harm), 4, "hydra.launcher.cpu_slots=2", "hydra.launcher.stall_s=8")
     assert [one.status == JobStatus.COMPLETED for one in returns] == [True, False, True, True]
     processes = {one.return_value for one in returns if one.status == JobStatus.COMPLETED}
     assert len(processes) == 3  # each job in a process of its own
     assert os.getpid() not in processes
+
+
+def test_a_job_ends_at_its_limit_though_it_works(run: Run, returns: list[JobReturn]) -> None:
+    def works() -> None:
+        while True:
+            pulse.beat()
+            time.sleep(0.1)
+
+    with pytest.raises(AssertionError, match=r"longer than the limit of 8 s"):
+        run(guarded(works), 2, "hydra.launcher.timeout_s=8", "hydra.launcher.stall_s=6")
+    assert [one.status == JobStatus.COMPLETED for one in returns] == [True, False]
+
+
+def test_where_a_job_hung_stands_in_its_output(
+    run: Run, returns: list[JobReturn], tmp_path: Path
+) -> None:
+    def task(cfg: DictConfig) -> None:
+        hangs()
+
+    with pytest.raises(AssertionError, match=r"output\.log tells where"):
+        run(task, 1, "hydra.launcher.stall_s=4")
+    (output,) = tmp_path.rglob("output.log")
+    assert "hangs" in output.read_text()
+
+
+def test_an_import_that_hangs_is_one_line(run: Run, tmp_path: Path) -> None:
+    module = tmp_path / "sleepy.py"
+    module.write_text("import time; time.sleep(600)")
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+        with pytest.raises(UserError, match=r"had not imported everything after 5 s"):
+            run(os.getpid, 1, "hydra.launcher.stall_s=5", "hydra.launcher.preload=sleepy")
+
+
+@pytest.mark.parametrize("option", ["timeout_s=0", "stall_s=-1"])
+def test_no_time_at_all_is_refused(run: Run, option: str) -> None:
+    with pytest.raises(Exception, match=rf"hydra.launcher.{option}(.0)? must be above 0"):
+        run(os.getpid, 1, f"hydra.launcher.{option}")
 
 
 def test_what_a_job_starts_ends_with_it(run: Run, returns: list[JobReturn]) -> None:

@@ -99,6 +99,29 @@ def test_retry_says_which_cells_run_again(tmp_path: Path, retry: str, again: lis
     assert fake.launched == again
 
 
+@pytest.mark.parametrize("step", [-3600, 0, 3600], ids=["back", "still", "forward"])
+def test_a_cell_that_fails_is_tried_once_whatever_the_clock_does(tmp_path: Path, step: int) -> None:
+    class Stepping(Fake):
+        """Its records get times from a clock that steps."""
+
+        def launch(self, jobs: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+            assert len(self.launched) < 4, "it runs what has failed again and again"
+            returns = super().launch(jobs, initial_job_idx)
+            for path in self.root.rglob(FILE):
+                os.utime(path, (met + step, met + step))
+            return returns
+
+    write(Store(tmp_path).path(cell(0)), cell(0), "failed", "of an earlier sweep")
+    (path,) = tmp_path.rglob(FILE)
+    met = int(path.stat().st_mtime)
+    os.utime(path, (met, met))
+    sweep = Sweep([cell(0), cell(1)], tmp_path, retry="failed", fail_fast=None)
+    stepping = Stepping(tmp_path, ["failed", "ok"])
+    sweep.run(stepping)  # type: ignore[arg-type]
+    assert stepping.launched == [0, 1]
+    assert sweep.outcome(cell(0)).error == "said\nfailed"
+
+
 def test_a_broken_launcher_is_tried_again_while_it_gets_on(tmp_path: Path) -> None:
     class Flaky(Fake):
         def launch(self, jobs: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:

@@ -15,12 +15,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from finegrid import allocator, backbone, delta, identity, metrics, provenance, tracking
+from finegrid import allocator, backbone, delta, identity, metrics, provenance, pulse, tracking
 from finegrid.backbone import Backbone
 from finegrid.budget import Clock
-from finegrid.config import RunConfig
+from finegrid.config import RunConfig, require
 from finegrid.data import train_loader
-from finegrid.errors import Diverged, UserError
+from finegrid.errors import Diverged, UserError, refusal
 from finegrid.meter import Meter, peak_memory
 from finegrid.methods.base import TuningMethod
 from finegrid.mirror import RunInfo
@@ -101,6 +101,7 @@ class Attempt:
         """Build the run's parts and note what the data and the weights turned out to be."""
         parts = prepare(self.request.cfg, self.config, build=build)
         self.request.unchanged()
+        pulse.beat()
         _identify(self.record, parts)
         if self.tracker is None:
             self.tracker = self._tracker()
@@ -133,6 +134,7 @@ class Attempt:
         `setup` is the seconds that its set-up took, if not all since its beginning.
         """
         alone = watch.clock.started - self.started
+        pulse.beat()
         _cost(self.record, watch, setup=alone if setup is None else setup)
         began = time.perf_counter()
         _score(parts, self.record, watch.selection, self.directory)
@@ -146,8 +148,8 @@ class Attempt:
             record.status = "ok"
         elif isinstance(error, Exception):
             record.status = "diverged" if isinstance(error, Diverged) else "failed"
-            told = isinstance(error, UserError)
-            record.error = str(error) if told else "".join(traceback.format_exception(error))
+            told = str(error) if isinstance(error, UserError) else refusal(error)
+            record.error = told or "".join(traceback.format_exception(error))
             log.info("%s: %s", record.status, record.error)  # for run.log; the raise tells the user
         if record.status != "running" and self.request.held():
             record.finished = provenance.now()

@@ -6,7 +6,6 @@ of a machine share it.
 
 import logging
 import os
-import socket
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,8 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
+
+from finegrid.record import whole
 
 log = logging.getLogger(__name__)
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -50,14 +51,10 @@ def read(path: Path) -> dict[str, Array] | None:
 
 def keep(path: Path, arrays: dict[str, Array]) -> None:
     """Write an entry whole or not at all; a folder that cannot be written to is no error."""
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(save(arrays, metadata={"check": _check(arrays)}))
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with whole(path) as draft:
+            draft.write_bytes(save(arrays, metadata={"check": _check(arrays)}))
     except OSError as error:
         log.debug("not cached: %s", error)
 

@@ -1,7 +1,9 @@
 """The command line: help, one-line errors, exit codes. Imports nothing heavy."""
 
 import gc
+import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -22,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from finegrid.config import UNITS, RunConfig, recipe, require
-from finegrid.errors import UserError, causes, nearest, slug
+from finegrid.errors import UserError, causes, nearest, of_system, refusal, slug
 from finegrid.grid import claims, groups, store
 from finegrid.record import clear
 
@@ -82,7 +84,7 @@ def run(cfg: DictConfig) -> None:
     """Check the config, then import the heavy parts and run the cell."""
     _one_method()
     RunConfig.of(cfg)
-    if store.SINCE in os.environ:
+    if store.SWEEP in os.environ:
         _run_claimed(cfg)
         return
     clear(Path(HydraConfig.get().runtime.output_dir))  # an earlier run's, before the slow imports
@@ -96,14 +98,14 @@ def _run_claimed(cfg: DictConfig) -> None:
     group = os.environ.get(store.GROUP)
     if group is None:
         directory = Path(HydraConfig.get().runtime.output_dir)
-        if (claim := _claimed(cfg, directory)) is not None:
+        if (claim := _claimed(cfg, directory, os.environ[store.BEFORE])) is not None:
             with claim:
                 _heavy("run").run(cfg, held=claim.held, key=store.key_of(directory))
         return
     with ExitStack() as held:
         found = []
-        for directory, overrides, config in groups.read(Path(group)):
-            if (claim := _claimed(cfg, directory)) is not None:
+        for directory, overrides, config, before in groups.read(Path(group)):
+            if (claim := _claimed(cfg, directory, before)) is not None:
                 held.enter_context(claim)
                 found.append((OmegaConf.create(config), directory, overrides, claim.held))
         if found:
@@ -128,7 +130,7 @@ def _heavy(name: str) -> Any:
         gc.enable()
 
 
-def _claimed(cfg: DictConfig, directory: Path) -> claims.Claim | None:
+def _claimed(cfg: DictConfig, directory: Path, before: str) -> claims.Claim | None:
     """The claim to a cell that is still to be run; none if another has it or has ended it."""
     sweep, slot = os.environ[store.SWEEP], os.environ.get("FINEGRID_SLOT", "")
     while (claim := claims.take(directory, sweep=sweep, slot=slot)) is None:
@@ -137,7 +139,7 @@ def _claimed(cfg: DictConfig, directory: Path) -> claims.Claim | None:
             return None
         time.sleep(1.0)  # this very job, requeued elsewhere: its first try is not stale yet
     found = store.outcome(directory)
-    if store.settled(found, retry=str(cfg.retry), since=int(os.environ[store.SINCE])):
+    if store.settled(found, retry=str(cfg.retry), before=before):
         claim.release()
         return None
     clear(directory)  # of an earlier try
@@ -154,24 +156,64 @@ def _one_method() -> None:
 
 
 def guard(main: Callable[[], None]) -> None:
-    """Call a Hydra entry point; a user's mistake becomes one line on stderr and exit code 1."""
+    """Call a command's entry point; whatever ends it early ends it quietly.
+
+    A user's mistake, or what the machine refuses (a full disk, no more file handles), becomes one
+    line on stderr and exit code 1. As in a shell, a signal gives 128 and its number: Ctrl-C 130, a
+    reader that has closed the pipe (`| head`) 141.
+    """
     register()
     verbose = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through to the handlers below
+    logging.raiseExceptions = False  # a log that cannot be written is told of once, not every line
+    code: str | int | None = None
     try:
         main()
-    except KeyboardInterrupt:
-        sys.exit("interrupted; finished cells keep their records")
-    except (UserError, HydraException, OmegaConfBaseException) as error:
-        if verbose:
+    except (KeyboardInterrupt, SystemExit) as end:
+        code = _ended(end)
+    except BrokenPipeError:
+        code = 128 + signal.SIGPIPE
+    except Exception as error:
+        if verbose or not (line := explain(error)):
             raise
-        sys.exit(f"finegrid: {explain(error)}")
+        code = f"finegrid: {line}"
+    code = _flushed() or code
+    if code:
+        sys.exit(code)
+
+
+def _ended(end: BaseException) -> str | int | None:
+    """The exit code of a command that left, or was interrupted (whatever Lightning made of it)."""
+    interrupt = end if isinstance(end, KeyboardInterrupt) else end.__context__
+    if not isinstance(interrupt, KeyboardInterrupt):
+        return end.code if isinstance(end, SystemExit) else None
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends it at once
+    print("interrupted; finished cells keep their records", file=sys.stderr)
+    return 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)
+
+
+def _flushed() -> str | int | None:
+    """Write what is still to be printed; the exit code if that fails."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python would try again, and complain
+        closed = isinstance(error, BrokenPipeError)
+        return 128 + signal.SIGPIPE if closed else f"finegrid: standard output: {error.strerror}"
+    return None
 
 
 def explain(error: Exception) -> str:
-    """One line that says what is wrong, where, and the nearest valid names."""
+    """One line that says what is wrong, where, and the nearest valid names; empty for a bug."""
     if isinstance(error, UserError):
         return str(error)
+    if line := refusal(error):
+        return line
+    if isinstance(error, OSError):
+        return of_system(error)
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        return ""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         missing = str(error.missing_cfg_file)
         group, _, option = missing.rpartition("/")

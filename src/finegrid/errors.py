@@ -1,5 +1,7 @@
 """What a user can mend: one clear line, no traceback."""
 
+import errno
+import os
 import re
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
@@ -7,6 +9,14 @@ from difflib import get_close_matches
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 NAME = re.compile(r"\w[\w.-]*")
 LONGEST = 100  # bytes of a name of a task, a model or a method
+REFUSALS = (  # of the machine, for which neither the command nor the code is to blame
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
+    errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
+)  # fmt: skip
+HINTS = {
+    errno.EMFILE: " (ulimit -n raises the limit)",
+    errno.ENOENT: " (is the working directory gone?)",
+}
 
 
 class UserError(Exception):
@@ -23,6 +33,30 @@ def causes(error: BaseException) -> Iterator[BaseException]:
     while cause is not None:
         yield cause
         cause = cause.__cause__ or cause.__context__
+
+
+def refusal(error: BaseException) -> str:
+    """One line on what the machine refused, such as space on a disk, and where; empty if nothing.
+
+    Libraries in C and Rust raise errors of their own, which only name it.
+    """
+    for one in (error, *causes(error)):
+        if isinstance(one, OSError) and one.errno in REFUSALS:
+            return of_system(one)
+        named = re.search(r"os error (\d+)", str(one))
+        for number in REFUSALS:
+            if os.strerror(number) in str(one) or (named and int(named[1]) == number):
+                return f"{str(one).strip().splitlines()[-1]}{HINTS.get(number, '')}"
+    return ""
+
+
+def of_system(error: OSError) -> str:
+    """An error of the operating system as one line: what, and of which path."""
+    if error.errno is None or error.strerror is None:
+        return (str(error).strip() or type(error).__name__).splitlines()[0]
+    places = [os.fsdecode(name) for name in (error.filename, error.filename2) if name is not None]
+    hint = "" if places and error.errno == errno.ENOENT else HINTS.get(error.errno, "")
+    return ": ".join([*places, f"{error.strerror}{hint}"])
 
 
 def nearest(word: str, names: Iterable[str]) -> str:

@@ -24,7 +24,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from finegrid import __version__, cache, stages
+from finegrid import __version__, cache, pulse, stages
 from finegrid.backbone import Backbone
 from finegrid.cache import Array
 from finegrid.config import Budget, RunConfig
@@ -160,6 +160,7 @@ class Prefix:
                 for row, h in zip(index, stages.states(model, inputs).cpu(), strict=True):
                     start, stop = offsets[row], offsets[row + 1]
                     found[start:stop] = h[: stop - start]
+                pulse.beat()
         return Features(found, offsets)
 
     def _offsets(self, encoded: Encoded) -> Array:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
-from finegrid import surgery, vocabulary
+from finegrid import pulse, surgery, vocabulary
 from finegrid.backbone import Backbone
 from finegrid.config import OptimConfig
 from finegrid.data import Encoded, sorted_batches
@@ -185,6 +185,7 @@ def predict(
                 name: value.to(device) for name, value in batch.items() if name != "real_tokens"
             }
             parts.append(logits_of(model, moved).float())
+            pulse.beat()
             order += index
     model.train(training)
     logits = torch.cat(parts).cpu()

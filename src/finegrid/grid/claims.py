@@ -7,18 +7,26 @@ a former holder that was paused can see that the cell is no longer its own.
 """
 
 import json
+import logging
 import os
 import socket
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from finegrid.record import temporary, write_atomic
+
+log = logging.getLogger(__name__)
 BEAT = 5.0  # seconds between heartbeats
 STALE = 60.0  # seconds without one after which a claim may be taken over
+CONFIRM = (
+    12.0  # seconds in which a claim that looks stale is watched first: a clock may have jumped
+)
 PREFIX = ".claim-"
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 
@@ -69,7 +77,11 @@ class Claim:
     def release(self) -> None:
         """Give the cell up."""
         if self.held():
-            _write(self.path, self._facts | {"released": True})
+            content = json.dumps(self._facts | {"released": True}).encode()
+            try:
+                write_atomic(self.path, content)
+            except OSError:  # a full disk must not leave the cell held while this process lives
+                self.path.unlink(missing_ok=True)
 
     def held(self) -> bool:
         """Whether nobody has taken the cell over: a paused holder that wakes up must ask."""
@@ -79,22 +91,24 @@ class Claim:
         while not self._stop.wait(BEAT):
             try:
                 os.utime(self.path)  # the file system's clock, one for all hosts
-            except OSError:
+            except FileNotFoundError:
                 return
+            except OSError as error:  # it may work the next time
+                log.debug("%s: %s", self.path, error)
 
 
 def take(directory: Path, *, sweep: str, slot: str) -> Claim | None:
     """Claim a cell, or None while another process holds it."""
     directory.mkdir(parents=True, exist_ok=True)
     number = _latest(directory) + 1
-    if alive(directory):
+    if alive(directory) or _beats(directory, holder(directory)):
         return None
     pid = os.getpid()
     facts = {"host": _host(), "pid": pid, "birth": _birth(pid), "slot": slot, "sweep": sweep}
     facts |= {"since": time.time()}
-    draft = directory / f".draft.{socket.gethostname()}.{pid}"
-    _write(draft, facts)
+    draft = temporary(directory / "draft")
     try:
+        draft.write_text(json.dumps(facts), encoding="utf-8")
         os.link(draft, _path(directory, number))  # atomic, on network file systems too
     except FileExistsError:
         return None
@@ -128,16 +142,36 @@ def alive(directory: Path, *, at: float | None = None) -> bool:
     if found.local and found.birth:
         return _birth(found.pid) == found.birth
     at = _now(directory) if at is None else at
-    return at - _path(directory, found.number).stat().st_mtime < STALE
+    return abs(at - _path(directory, found.number).stat().st_mtime) < STALE
+
+
+def _beats(directory: Path, found: Holder | None) -> bool:
+    """Whether a claim of another host that looks stale beats after all.
+
+    The clock that its age was taken from may have jumped, so it is watched for a while.
+    """
+    if found is None or found.released or (found.local and found.birth):
+        return False
+    path, until = _path(directory, found.number), time.monotonic() + CONFIRM
+    before = path.stat().st_mtime_ns
+    while time.monotonic() < until:
+        time.sleep(min(1.0, CONFIRM / 4))
+        if path.stat().st_mtime_ns != before:
+            return True
+    return False
 
 
 def _now(directory: Path) -> float:
-    probe = directory / f".now.{socket.gethostname()}.{os.getpid()}"
+    """The time by the file system's clock; by this host's where nothing can be written."""
+    probe = temporary(directory / "now")
     try:
         probe.touch()
         return probe.stat().st_mtime
+    except OSError:
+        return time.time()
     finally:
-        probe.unlink(missing_ok=True)
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
 
 
 def _path(directory: Path, number: int) -> Path:
@@ -151,12 +185,6 @@ def _latest(directory: Path) -> int:
         return 0
     numbers = (name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX))
     return max((int(number) for number in numbers if number.isdigit()), default=0)
-
-
-def _write(path: Path, facts: dict[str, Any]) -> None:
-    temporary = path.with_name(f"{path.name}.new")
-    temporary.write_text(json.dumps(facts), encoding="utf-8")
-    temporary.replace(path)
 
 
 @cache

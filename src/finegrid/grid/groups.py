@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,13 +59,14 @@ def _kind(cell: Cell) -> str:
     return json.dumps({**plain, "optim": optim, "data": data, **FREE}, sort_keys=True, default=str)
 
 
-def write(path: Path, cells: Iterable[Cell], store: Store) -> None:
-    """Say what the cells of a job are."""
+def write(path: Path, cells: Iterable[Cell], store: Store, before: Mapping[str, str]) -> None:
+    """Say what the cells of a job are, and of each key which record was there `before`."""
     told = [
         {
             "directory": str(store.path(cell)),
             "overrides": list(cell.overrides),
             "config": _told(cell.config),
+            "before": before[cell.key],
         }
         for cell in cells
     ]
@@ -73,10 +74,10 @@ def write(path: Path, cells: Iterable[Cell], store: Store) -> None:
     write_atomic(path, json.dumps(told).encode())
 
 
-def read(path: Path) -> Iterator[tuple[Path, list[str], dict[str, Any]]]:
-    """(directory, overrides, config) of each cell of a job."""
+def read(path: Path) -> Iterator[tuple[Path, list[str], dict[str, Any], str]]:
+    """(directory, overrides, config, record before) of each cell of a job."""
     for cell in json.loads(path.read_text(encoding="utf-8")):
-        yield Path(cell["directory"]), cell["overrides"], cell["config"]
+        yield Path(cell["directory"]), cell["overrides"], cell["config"], cell["before"]
 
 
 def _told(plain: dict[str, Any]) -> dict[str, Any]:

@@ -36,6 +36,7 @@ class Setting:
     threads: int
     preload: str
     limit: float | None
+    stall: float | None
 
 
 class RayPool:
@@ -49,6 +50,7 @@ class RayPool:
         gpus: float | None,
         preload: str,
         limit: float | None,
+        stall: float | None,
     ) -> None:
         require(cpus > 0, f"hydra.launcher.num_cpus={cpus:g} must be above 0")
         share = gpus is None or 0 <= gpus <= 1 or (gpus > 1 and gpus == int(gpus))
@@ -56,7 +58,7 @@ class RayPool:
         self.init, self.cpus, self.gpus = dict(init), cpus, gpus  # gpus null: one, if there is any
         self.local: bool = init["address"] == "local"
         self.setting = Setting(
-            os.getcwd(), os.path.abspath(sys.argv[0]), max(1, int(cpus)), preload, limit
+            os.getcwd(), os.path.abspath(sys.argv[0]), max(1, int(cpus)), preload, limit, stall
         )
 
     def run(self, jobs: Iterable[Job], shared: bytes, ended: Ended) -> None:
@@ -142,7 +144,8 @@ def run_here(shared: bytes, job: Job, setting: Setting) -> JobReturn:
     vars(sys.modules["__main__"]).pop("__file__", None)  # ray's, which no fork is to run again
     gpus = ",".join(ray.get_runtime_context().get_accelerator_ids()["GPU"])
     name = f"{socket.gethostname()}:{os.getpid()}" + (f" gpu{gpus}" if gpus else "")
-    pool = Pool([Slot(name, setting.threads, gpus)], preload=setting.preload, limit=setting.limit)
+    slot = Slot(name, setting.threads, gpus)
+    pool = Pool([slot], preload=setting.preload, limit=setting.limit, stall=setting.stall)
     returned: list[JobReturn] = []
 
     def ended(job: Job, one: JobReturn) -> bool:

@@ -9,10 +9,12 @@ import logging
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -23,10 +25,19 @@ from hydra.core.utils import JobReturn
 
 from finegrid.config import require
 from finegrid.errors import UserError
-from finegrid.grid import worker
+from finegrid.grid import mortal, worker
 from finegrid.grid.worker import Job
 
 log = logging.getLogger(__name__)
+TRACE = 0.5  # seconds for a process that hung to write down where
+STALLED = (
+    "no step of work was done for {:g} s, so the watchdog ended it (hydra.launcher.stall_s); "
+    f"{worker.OUTPUT} tells where it hung"
+)
+IMPORTING = (
+    "the fork server had not imported everything after {:g} s, so the watchdog ended it "
+    "(hydra.launcher.stall_s, hydra.launcher.preload)"
+)
 GRACE = 3.0  # seconds between asking a process to end and ending it
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 NVIDIA = Path("/proc/driver/nvidia/gpus")
@@ -88,16 +99,26 @@ class Running:
     slot: Slot
     process: BaseProcess
     pipe: Connection
-    deadline: float
+    began: float  # by time.monotonic(), as `beat`
+    beat: float  # when it last did a piece of work
 
 
 class Pool:
-    """Runs jobs on slots until all have ended or the caller has seen enough."""
+    """Runs jobs on slots until all have ended or the caller has seen enough.
 
-    def __init__(self, slots: Sequence[Slot], *, preload: str, limit: float | None) -> None:
-        self.slots, self.limit = list(slots), limit  # seconds that one job may take
+    A job ends after `limit` seconds, or when it has done no piece of work for `stall` seconds.
+    """
+
+    def __init__(
+        self, slots: Sequence[Slot], *, preload: str, limit: float | None, stall: float | None
+    ) -> None:
+        for name, seconds in {"timeout_s": limit, "stall_s": stall}.items():
+            good = seconds is None or seconds > 0
+            require(good, f"hydra.launcher.{name}={seconds} must be above 0, or null for none")
+        self.slots, self.limit, self.stall = list(slots), limit, stall
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload([preload] if preload else [])
+        first = [mortal.__name__, worker.__name__]
+        self._context.set_forkserver_preload([*first, preload] if preload else first)
         self._running: list[Running] = []
 
     def run(self, jobs: Iterable[Job], shared: bytes, ended: Ended) -> None:
@@ -125,58 +146,87 @@ class Pool:
         arguments = (theirs, shared, job, slot.env)
         process = self._forked(arguments)
         theirs.close()
-        deadline = time.monotonic() + (self.limit or float("inf"))
-        self._running.append(Running(job, slot, process, ours, deadline))
+        now = time.monotonic()
+        self._running.append(Running(job, slot, process, ours, now, now))
 
     def _forked(self, arguments: tuple[Any, ...]) -> BaseProcess:
         """A started process; where the fork server has just died, from a new one."""
         for patience in (0.1, 0.3, 1.0, 3.0):
             process = self._context.Process(target=worker.main, args=arguments)
+            watchdog = threading.Timer(self.stall or threading.TIMEOUT_MAX, _kill_fork_server)
+            watchdog.daemon = True
+            watchdog.start()
             try:
-                with _single_threaded():
-                    process.start()
+                with _fork_server_env():
+                    process.start()  # waits until the fork server has imported everything
             except (ConnectionError, EOFError) as error:
+                if not watchdog.is_alive():
+                    raise UserError(IMPORTING.format(self.stall)) from error
                 log.warning("starting the fork server again: %s", error)
                 time.sleep(patience)
             else:
                 return process
+            finally:
+                watchdog.cancel()
         raise UserError("the fork server cannot be started; see the messages above")
 
     def _wait(self) -> Iterator[tuple[Running, JobReturn]]:
         """Wait for a job to end, and take the returns of those that have."""
-        soonest = min(run.deadline for run in self._running)
+        soonest = min(min(self._deadlines(run)) for run in self._running)
         timeout = None if soonest == float("inf") else max(0.0, soonest - time.monotonic())
         watched: list[Any] = [run.pipe for run in self._running]  # readable, or closed by a death
         ready = wait([*watched, *(run.process.sentinel for run in self._running)], timeout)
         for run in list(self._running):
+            returned = None
             if run.pipe in ready or run.process.sentinel in ready:
                 returned = _receive(run)
-            elif time.monotonic() >= run.deadline:
-                _end([run])
-                returned = worker.failed(run.job, f"took longer than the limit of {self.limit:g} s")
-            else:
-                continue
-            self._running.remove(run)
-            yield run, returned
+            if returned is None and (cause := self._overdue(run)):
+                _end([run], hung=True)
+                returned = worker.failed(run.job, cause)
+            if returned is not None:
+                self._running.remove(run)
+                yield run, returned
+
+    def _deadlines(self, run: Running) -> tuple[float, float]:
+        """When a job is to be ended: however it gets on, and if it does no work from now on."""
+        never = float("inf")
+        return run.began + (self.limit or never), run.beat + (self.stall or never)
+
+    def _overdue(self, run: Running) -> str:
+        """Why a job is to be ended now, if it is."""
+        limit, stall = (time.monotonic() >= deadline for deadline in self._deadlines(run))
+        if limit:
+            return f"took longer than the limit of {self.limit:g} s (hydra.launcher.timeout_s)"
+        return STALLED.format(self.stall) if stall else ""
 
     def _end_all(self) -> None:
         _end(self._running)
         self._running.clear()
 
 
-def _receive(run: Running) -> JobReturn:
-    """What the job's process sent, or how it died; nothing that it started is left behind."""
+def _receive(run: Running) -> JobReturn | None:
+    """What the job's process sent, or how it died; None if all that it said is that it works.
+
+    Nothing that it started is left behind.
+    """
     sent = None
-    if run.pipe.poll():
-        with suppress(EOFError, OSError):
-            sent = run.pipe.recv_bytes()
+    with suppress(EOFError, OSError):
+        while run.pipe.poll() and (sent := run.pipe.recv_bytes()) == worker.BEAT:
+            run.beat = time.monotonic()
+        if sent == worker.BEAT and run.process.is_alive():
+            return None
     run.process.join(GRACE)
     _end([run])
     run.pipe.close()
-    if sent is None:
+    if not sent:
         return worker.failed(run.job, _cause(run.process.exitcode))
     returned: JobReturn = cloudpickle.loads(sent)
     return returned
+
+
+def _kill_fork_server() -> None:
+    if pid := forkserver._forkserver._forkserver_pid:  # type: ignore[attr-defined]
+        os.kill(pid, signal.SIGKILL)
 
 
 def _cause(code: int | None) -> str:
@@ -188,9 +238,15 @@ def _cause(code: int | None) -> str:
     return f"the process ended with exit code {code} and no result"
 
 
-def _end(running: Sequence[Running]) -> None:
-    """End processes with everything that they started: asked first, made to after a while."""
+def _end(running: Sequence[Running], *, hung: bool = False) -> None:
+    """End processes with everything that they started: asked first, made to after a while.
+
+    One that hung leaves in its output where it was.
+    """
     for run in running:
+        if hung and run.process.is_alive():
+            os.kill(run.process.pid or 0, signal.SIGUSR1)
+            run.process.join(TRACE)
         _signal(run.process, signal.SIGTERM)
     until = time.monotonic() + GRACE
     for run in running:
@@ -210,10 +266,14 @@ def _signal(process: BaseProcess, number: signal.Signals) -> None:
 
 
 @contextmanager
-def _single_threaded() -> Iterator[None]:
-    """The fork server is started with the first process; it must not have threads to lose."""
-    before = {name: os.environ.get(name) for name in THREADS}
-    os.environ.update(dict.fromkeys(THREADS, "1"))
+def _fork_server_env() -> Iterator[None]:
+    """What the fork server, started with the first process, is to know of its launcher.
+
+    Nor may it have threads: a fork would lose them.
+    """
+    told = dict.fromkeys(THREADS, "1") | {mortal.PARENT: str(os.getpid())}
+    before = {name: os.environ.get(name) for name in told}
+    os.environ.update(told)
     try:
         yield
     finally:

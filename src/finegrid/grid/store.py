@@ -4,7 +4,7 @@ The records are the truth. The index is made from the directories' names wheneve
 """
 
 import os
-import socket
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from finegrid.record import FILE, LARGEST, content, parse
 PLANS = ".sweeps"  # directory with each sweep's command and cells
 GROUPS = ".groups"  # directory with the cells of each job that has several
 # variables of a sweep's jobs
-SWEEP, SINCE, GROUP = "FINEGRID_SWEEP", "FINEGRID_SINCE", "FINEGRID_GROUP"
+SWEEP, BEFORE, GROUP = "FINEGRID_SWEEP", "FINEGRID_BEFORE", "FINEGRID_GROUP"
 ENDED = ("ok", "failed", "diverged")
 AGAIN: dict[str, tuple[str, ...]] = {  # retry -> the ends that do not count as an end
     "failed": ("failed", "diverged"),
@@ -34,7 +34,7 @@ class Outcome:
 
     status: str
     error: str = ""
-    version: int = 0  # when the record was written, in ns
+    version: str = ""  # tells the record from one written over it, whatever the clock says
     seconds: float = 0.0  # the cell's whole time, if it is known
 
 
@@ -68,8 +68,8 @@ def outcome(directory: Path, *, at: float | None = None) -> Outcome:
     path = directory / FILE
     why = ""
     try:
-        values = parse(content(path, LARGEST))
-        version = path.stat().st_mtime_ns
+        text, facts = content(path, LARGEST), path.stat()
+        values = parse(text)
     except FileNotFoundError:
         values = {}
     except (OSError, ValueError) as error:
@@ -78,23 +78,17 @@ def outcome(directory: Path, *, at: float | None = None) -> Outcome:
         gone = "unreadable" if why else "missing"
         return Outcome("running" if claims.alive(directory, at=at) else gone, why)
     parts = (values.get(f"{part}_seconds") for part in ("setup", "train", "eval"))
+    version = f"{facts.st_mtime_ns:x}-{facts.st_ino:x}-{zlib.crc32(text):x}"
     return Outcome(status, values.get("error") or "", version, sum(filter(None, parts)))
 
 
-def settled(found: Outcome, *, retry: str, since: int) -> bool:
-    """Whether a cell needs no run: it ended after `since` (ns), or as `retry` accepts."""
-    return found.status in ENDED and (found.version > since or found.status not in AGAIN[retry])
+def settled(found: Outcome, *, retry: str, before: str) -> bool:
+    """Whether a cell needs no run: it ended as `retry` accepts, or its record is a new one.
 
-
-def now(directory: Path) -> int:
-    """The time by the clock of the directory's file system, in ns."""
-    directory.mkdir(parents=True, exist_ok=True)
-    probe = directory / f".now.{socket.gethostname()}.{os.getpid()}"
-    probe.touch()
-    try:
-        return probe.stat().st_mtime_ns
-    finally:
-        probe.unlink(missing_ok=True)
+    `before` is the version of the record that the sweep met at its start: what replaces it was
+    written meanwhile. No clock is asked, since clocks step back.
+    """
+    return found.status in ENDED and (found.version != before or found.status not in AGAIN[retry])
 
 
 def _directories(root: Path, below: str = "", depth: int = 4) -> Iterable[str]:

@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -46,7 +45,7 @@ class Plan:
 
     def todo(self, found: Outcome) -> bool:
         """Whether the sweep would run a cell of which this is known."""
-        settles = settled(found, retry=self.retry, since=sys.maxsize)
+        settles = settled(found, retry=self.retry, before=found.version)
         return not settles and found.status != "running"
 
 

@@ -22,14 +22,13 @@ from finegrid.grid import claims, groups
 from finegrid.grid.cells import Cell
 from finegrid.grid.store import (
     AGAIN,
+    BEFORE,
     GROUP,
     GROUPS,
     PLANS,
-    SINCE,
     SWEEP,
     Outcome,
     Store,
-    now,
     settled,
 )
 from finegrid.grid.view import Progress, closing, last_line, shown
@@ -63,9 +62,10 @@ class Sweep:
         require(fail_fast is None or fail_fast > 0, f"fail_fast={fail_fast} must be at least 1")
         groups.size_of(fuse, cells=1, slots=1)
         self.cells, self.retry, self.fail_fast, self.fuse = cells, retry, fail_fast, fuse
-        self.since = now(root)
+        root.mkdir(parents=True, exist_ok=True)
         self.id = uuid.uuid4().hex[:12]
         self.store = Store(root)
+        self.before = {cell.key: self.store.outcome(cell).version for cell in cells}
         self.lost: dict[str, str] = {}  # key -> why, where not even a record could be written
         self.apart: set[str] = set()  # keys of cells that went down with others' job
         self.alike: list[str] = []  # causes of the failures since the last cell that ended well
@@ -127,8 +127,8 @@ class Sweep:
 
     def _ended(self, cell: Cell) -> Outcome | None:
         found = self.outcome(cell)
-        over = cell.key in self.lost or settled(found, retry=self.retry, since=self.since)
-        return found if over else None
+        over = settled(found, retry=self.retry, before=self.before[cell.key])
+        return found if over or cell.key in self.lost else None
 
     def _free(self, cell: Cell) -> bool:
         """Whether a cell is still to be run, and nobody runs it."""
@@ -179,10 +179,10 @@ class Sweep:
         first = group[0]
         own = {"hydra.sweep.subdir": f"'{self.store.place(first)}'"}
         own |= {f"+hydra.job.env_set.{SWEEP}": f"'{self.id}'"}
-        own |= {f"+hydra.job.env_set.{SINCE}": f"'{self.since}'"}
+        own |= {f"+hydra.job.env_set.{BEFORE}": f"'{self.before[first.key]}'"}
         if len(group) > 1:
             path = self.store.root / GROUPS / self.id / f"{first.key}.json"
-            groups.write(path, group, self.store)
+            groups.write(path, group, self.store, self.before)
             own |= {f"+hydra.job.env_set.{GROUP}": f"'{path}'"}
         return [*first.overrides, *(f"{key}={value}" for key, value in own.items())]
 

@@ -1,13 +1,14 @@
 """One job in a process of its own, forked from a server that has imported everything already."""
 
-import ctypes
+import faulthandler
 import logging
 import multiprocessing
 import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -20,8 +21,11 @@ from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict, read_write
 
-PR_SET_PDEATHSIG = 1  # of prctl(2)
+from finegrid import pulse
+from finegrid.grid import mortal
+
 OUTPUT = "output.log"  # what a job prints
+BEAT, EVERY = b"", 0.5  # what tells the launcher that work was done; seconds between two, at least
 
 
 @dataclass(frozen=True)
@@ -50,11 +54,26 @@ def main(pipe: Connection, shared: bytes, job: Job, env: Mapping[str, str]) -> N
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(int(env["OMP_NUM_THREADS"]))  # too late for the variable itself
     _log_as_hydra_says()
+    faulthandler.register(signal.SIGUSR1, file=2)  # the watchdog asks where a job hangs
+    pulse.listen(_teller(pipe))
     try:
         returned = _run(cloudpickle.loads(shared), job)
     except Exception as error:  # a config that does not compose, a directory that cannot be made
         returned = failed(job, f"{type(error).__name__}: {error}")
     pipe.send_bytes(_pickled(returned))
+
+
+def _teller(pipe: Connection) -> Callable[[], None]:
+    """Hands beats on to the launcher, though not each of a thousand a second."""
+    last = time.monotonic()
+
+    def tell() -> None:
+        nonlocal last
+        if time.monotonic() - last >= EVERY:
+            last = time.monotonic()
+            pipe.send_bytes(BEAT)
+
+    return tell
 
 
 def failed(job: Job, cause: str) -> JobReturn:
@@ -68,9 +87,9 @@ def failed(job: Job, cause: str) -> JobReturn:
 
 def _live_and_die_with_parent(pipe: Connection) -> None:
     """Leave the terminal's group, so that Ctrl-C reaches the launcher alone; end when that does."""
-    os.setsid()
-    if sys.platform == "linux":  # if the fork server dies
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getsid(0) != os.getpid():  # else `mortal` has seen to it
+        os.setsid()
+        mortal.end_with(os.getppid(), signal.SIGKILL)
     threading.Thread(target=_watch, args=(pipe,), daemon=True, name="parent").start()
 
 

@@ -41,6 +41,7 @@ class RayConf:
     local_cpus: int | None = None  # of a ray started here; null: what it finds
     local_gpus: int | None = None
     timeout_s: float | None = None  # seconds that one job may take, everything included
+    stall_s: float | None = 1800  # seconds without a step of work after which a job is ended
     preload: str = "finegrid.grid.preload"  # module that each of ray's workers imports once
     runtime_env: dict[str, Any] = field(default_factory=dict)  # as ray has it: env_vars, pip, ...
     init: dict[str, Any] = field(default_factory=dict)  # whatever else ray.init takes
@@ -64,6 +65,7 @@ class RayLauncher(StreamingLauncher):
         local_cpus: int | None,
         local_gpus: int | None,
         timeout_s: float | None,
+        stall_s: float | None,
         preload: str,
         runtime_env: Any,
         init: Any,
@@ -81,6 +83,7 @@ class RayLauncher(StreamingLauncher):
             gpus=num_gpus,
             preload=preload,
             limit=timeout_s,
+            stall=stall_s,
         )
 
     def setup(

@@ -21,6 +21,7 @@ class SlotsConf:
     slots_per_gpu: int = 1
     cpu_slots: int | None = None  # without a GPU; null: one a core, threads divided among them
     timeout_s: float | None = None  # seconds that one job may take, everything included
+    stall_s: float | None = 1800  # seconds without a step of work after which a job is ended
     preload: str = "finegrid.grid.preload"  # module that is imported once for all jobs
 
 
@@ -39,12 +40,13 @@ class SlotsLauncher(StreamingLauncher):
         slots_per_gpu: int,
         cpu_slots: int | None,
         timeout_s: float | None,
+        stall_s: float | None,
         preload: str,
     ) -> None:
         listed = OmegaConf.to_container(gpus) if OmegaConf.is_list(gpus) else gpus
         self.slots = slots(listed, per_gpu=slots_per_gpu, on_cpu=cpu_slots)  # type: ignore[arg-type]
         self.width = len(self.slots)
-        self.pool = Pool(self.slots, preload=preload, limit=timeout_s)
+        self.pool = Pool(self.slots, preload=preload, limit=timeout_s, stall=stall_s)
 
     def run(self, jobs: Iterable[Job], shared: bytes, ended: Ended) -> None:
         """Run the jobs on the slots."""

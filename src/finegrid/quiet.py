@@ -1,0 +1,26 @@
+"""How a command ends that is stopped while it still imports; imported before what takes long.
+
+Ctrl-C then leaves no traceback, and what the machine refuses, such as a file handle, is one line.
+"""
+
+import os
+import signal
+import sys
+from types import TracebackType
+
+from finegrid.errors import refusal
+
+
+def _ends(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """In the place of Python's traceback; `cli.guard` has taken over by the time of `main`."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr, flush=True)
+        os._exit(128 + signal.SIGINT)
+    line = refusal(error) if "HYDRA_FULL_ERROR" not in os.environ else ""
+    if line:
+        print(f"finegrid: {line}", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, traceback)
+
+
+sys.excepthook = _ends
