@@ -38,6 +38,7 @@ class Record:
     schema: int = SCHEMA
     cell: str | None = None
     fingerprint: str | None = None  # of the backbone's weights as loaded
+    drawn_pooler: bool | None = None  # the checkpoint had none: it trains as part of the head
     train_hash: str | None = None
     validation_hash: str | None = None
     test_hash: str | None = None
