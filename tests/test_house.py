@@ -38,9 +38,10 @@ LAYERS = {
     "sources": {"builtin", "cache", "config", "errors", "hub", "places", "tasks"},
     "data": {"cache", "config", "errors", "sources", "tasks", "tokens"},
     "backbone": {
-        "attention", "builtin", "config", "dropout", "errors", "hub", "lean", "places", "seeds",
-        "sites", "sources", "surgery",
+        "attention", "builtin", "checkpoint", "config", "dropout", "errors", "hub", "lean",
+        "places", "seeds", "sites", "sources", "surgery", "tokens",
     },
+    "checkpoint": {"config", "errors", "sites"},
     "identity": {"builtin", "config", "places", "record"},
     "codec": set(),
     "masks": {"config"},

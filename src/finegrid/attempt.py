@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from finegrid import allocator, backbone, delta, identity, metrics, provenance, pulse, tracking
-from finegrid.backbone import Backbone
+from finegrid.backbone import Backbone, drawn_pooler
 from finegrid.budget import Clock
 from finegrid.config import RunConfig, require
 from finegrid.data import train_loader
@@ -192,6 +192,7 @@ def _identify(record: Record, parts: Parts) -> None:
     splits, base = parts.splits, parts.module.backbone
     record.data_source, record.model_revision = splits.source, base.revision
     record.fingerprint = base.fingerprint
+    record.drawn_pooler = bool(drawn_pooler(base.model))
     record.train_hash = splits.train.digest()
     record.validation_hash = splits.validation.digest()
     record.test_hash = splits.test["test"].digest()

@@ -2,8 +2,11 @@
 
 import copy
 import hashlib
+import inspect
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,15 +21,16 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from finegrid import builtin, hub, places, surgery
+from finegrid import builtin, checkpoint, hub, places, surgery
 from finegrid.attention import take_over
 from finegrid.config import ModelConfig, require
 from finegrid.dropout import quicken
 from finegrid.errors import UserError
 from finegrid.lean import slim
 from finegrid.seeds import forked
-from finegrid.sites import Sites
+from finegrid.sites import Sites, positions
 from finegrid.sources import WAYS_OUT
+from finegrid.tokens import Tokens
 
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
@@ -38,7 +42,7 @@ class Backbone:
 
     model: PreTrainedModel
     sites: Sites
-    fingerprint: str  # of the base model's weights as loaded
+    fingerprint: str  # of the base model's weights as loaded, without what was drawn
     revision: str  # commit of the hub repository, or empty for local files
 
     def sharing(self, *, seed: int | None = None) -> "Backbone":
@@ -46,10 +50,11 @@ class Backbone:
 
         The base must be frozen still. What of the copy is to train must `own` its memory first.
         """
-        base = self.model.base_model
+        base, drawn = self.model.base_model, set(map(id, drawn_pooler(self.model).values()))
         memo: dict[int, Any] = {
             id(parameter): nn.Parameter(parameter.detach(), requires_grad=False)
             for parameter in base.parameters()
+            if id(parameter) not in drawn
         }
         memo |= {id(buffer): buffer for buffer in base.buffers()}
         network, sites = copy.deepcopy((self.model, self.sites), memo)
@@ -63,6 +68,61 @@ class Backbone:
             parameter.data = parameter.data.clone()
 
 
+@dataclass(frozen=True)
+class Limits:
+    """Which tokens a model has rows for in its tables."""
+
+    name: str
+    positions: float
+    vocabulary: int
+    types: float
+
+    @classmethod
+    def of(cls, network: Any, name: str) -> "Limits":
+        """The limits of a model; where it has no table of a kind, there is none."""
+        base = network.base_model
+        takes_types = "token_type_ids" in inspect.signature(base.forward).parameters
+        types = [
+            float(module.num_embeddings)
+            for path, module in base.named_modules()
+            if path.endswith("token_type_embeddings") and isinstance(module, nn.Embedding)
+        ]
+        return cls(
+            name=name,
+            positions=positions(base) or math.inf,
+            vocabulary=len(network.get_input_embeddings().weight),
+            types=min(types, default=math.inf if takes_types else 0),
+        )
+
+    def check_length(self, longest: int) -> None:
+        """Raise `UserError` if texts may get longer than the model has positions."""
+        require(
+            longest <= self.positions,
+            f"model.max_length={longest} exceeds the {self.positions} positions of {self.name}; "
+            f"set model.max_length={self.positions}",
+        )
+
+    def fit(self, splits: Mapping[str, Tokens]) -> dict[str, Tokens]:
+        """The tokens as the model reads them: without types, if it has no rows for theirs.
+
+        Raises:
+            UserError: if it has no row for one of the tokens.
+        """
+        for name, tokens in splits.items():
+            largest = max(int(tokens.fields["input_ids"].max(initial=0)), tokens.padding)
+            require(
+                largest < self.vocabulary,
+                f"{name}: the tokenizer gives token {largest}, but the embeddings of {self.name} "
+                f"have {self.vocabulary} rows; the two do not belong together: take the model's "
+                "own tokenizer, or resize_token_embeddings and train before saving",
+            )
+        types = [tokens.fields.get("token_type_ids") for tokens in splits.values()]
+        largest = max((int(kind.max(initial=0)) for kind in types if kind is not None), default=0)
+        if self.types >= 2 and largest < self.types:
+            return dict(splits)
+        return {name: tokens.without_types() for name, tokens in splits.items()}
+
+
 def locate(model: ModelConfig) -> str:
     """The folder or hub id that a model loads from."""
     return places.model(model.path, builtin=builtin.MODEL_DIR)
@@ -74,10 +134,12 @@ def tokenizer(model: ModelConfig) -> Any:
     Raises:
         UserError: if there is none to be had, or the model cannot read texts of that length.
     """
-    try:
+    with _one_line(model):
         found = AutoTokenizer.from_pretrained(locate(model), **_source(model))
-    except (OSError, ValueError) as error:
-        raise _not_found(model, error) from error
+        require(
+            not checkpoint.empty(found),
+            "the tokenizer's vocabulary is missing (tokenizer.json, vocab.txt or *.model)",
+        )
     require(
         model.max_length <= found.model_max_length,
         f"model.max_length={model.max_length} exceeds the {found.model_max_length} tokens that "
@@ -89,15 +151,18 @@ def tokenizer(model: ModelConfig) -> Any:
 def build(model: ModelConfig, *, outputs: int, seed: int) -> Backbone:
     """Load the encoder in fp32, put a head of so many outputs on it, freeze the base.
 
-    The head is drawn from `seed` alone, so it is the same for every method.
+    The head is drawn from `seed` alone, so it is the same for every method. So is a pooler that the
+    checkpoint lacks: it counts as part of the head, trains with it and is stored with it.
 
     Raises:
         UserError: if the files are missing, incomplete or of an unknown architecture.
     """
-    with forked(seed):
+    with forked(seed), _one_line(model):
         make = _pretrained if model.pretrained else _random
         network, revision = make(model, outputs)
     surgery.freeze(network.base_model)
+    for parameter in drawn_pooler(network).values():
+        parameter.requires_grad_(True)
     draw_head(network, seed)
     _keep_fp32(network)
     own = Sites(network, model.sites, network.base_model_prefix) if model.sites else None
@@ -119,10 +184,24 @@ class _Fp32Linear(nn.Linear):
 
 
 def draw_head(network: PreTrainedModel, seed: int) -> None:
-    """Draw the head anew, as the architecture begins it."""
+    """Draw the head anew, as the architecture begins it, and a pooler that was missing.
+
+    On the CPU, so that a seed is one head on every device; in a copy, since transformers leaves
+    alone what it has marked as loaded.
+    """
+    pooler = network.base_model.pooler if drawn_pooler(network) else nn.Module()
+    leaves = [module for module in pooler.modules() if not any(module.children())]
     with forked(seed), torch.no_grad():
-        for module in _head(network):
-            network._init_weights(module)
+        for module in (*_head(network), *leaves):
+            plain = copy.deepcopy(module).cpu()
+            network._init_weights(plain)
+            module.load_state_dict(plain.state_dict())
+
+
+def drawn_pooler(network: Any) -> dict[str, nn.Parameter]:
+    """Name -> parameter of the base model's pooler, if the checkpoint had none."""
+    drawn = getattr(getattr(network.base_model, "pooler", None), "drawn", False)
+    return checkpoint.poolers(network) if drawn else {}
 
 
 def _keep_fp32(network: PreTrainedModel) -> None:
@@ -140,50 +219,52 @@ def _head(network: PreTrainedModel) -> Iterator[nn.Module]:
             yield module
 
 
-def fingerprint(module: nn.Module) -> str:
-    """Hash of every parameter's name, shape and bits."""
-    digest = hashlib.sha256()
+def fingerprint(module: Any) -> str:
+    """Hash of the name, shape and bits of every parameter that was not drawn."""
+    digest, drawn = hashlib.sha256(), set(map(id, drawn_pooler(module).values()))
     for name, parameter in sorted(module.named_parameters()):
+        if id(parameter) in drawn:
+            continue
         digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
         digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
 def _pretrained(model: ModelConfig, outputs: int) -> tuple[PreTrainedModel, str]:
-    try:
-        network, info = AutoModelForSequenceClassification.from_pretrained(
-            locate(model),
-            **_source(model),
-            num_labels=outputs,
-            use_safetensors=True,
-            dtype=torch.float32,
-            attn_implementation=_attention(),
-            output_loading_info=True,
-            **model.config,
-        )
-    except (OSError, ValueError) as error:
-        raise _not_found(model, error) from error
-    prefix = f"{network.base_model_prefix}."
-    missing = sorted(name for name in info["missing_keys"] if name.startswith(prefix))
-    if missing:
-        raise UserError(
-            f"model {model.name} ({locate(model)}) lacks {len(missing)} of the encoder's tensors, "
-            f"{missing[0]} among them; they would start at random. Use a complete checkpoint"
-        )
+    where, source = locate(model), _source(model)
+    if Path(where).is_dir():
+        checkpoint.check_files(Path(where))
+    network, info = AutoModelForSequenceClassification.from_pretrained(
+        where,
+        **source,
+        config=_architecture(model, outputs),
+        use_safetensors=True,
+        dtype=torch.float32,
+        attn_implementation=_attention(),
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # of the head, which is drawn anew
+    )
+    if checkpoint.check_loaded(network, info, changed=bool(model.config)):
+        network.base_model.pooler.drawn = True
     return network, str(getattr(network.config, "_commit_hash", None) or "")
 
 
 def _random(model: ModelConfig, outputs: int) -> tuple[PreTrainedModel, str]:
     """The same architecture from random weights: the control that shows what pre-training gives."""
-    if Path(locate(model)).is_dir():
-        config = AutoConfig.from_pretrained(locate(model))
-    else:
-        config = AutoConfig.for_model(**model.architecture)
-    config.update({**model.config, "num_labels": outputs})
     network = AutoModelForSequenceClassification.from_config(
-        config, dtype=torch.float32, attn_implementation=_attention()
+        _architecture(model, outputs), dtype=torch.float32, attn_implementation=_attention()
     )
     return network, ""
+
+
+def _architecture(model: ModelConfig, outputs: int) -> Any:
+    """What config.json says, or for random weights the model's YAML, with `model.config` in it."""
+    if model.pretrained or Path(locate(model)).is_dir():
+        config = AutoConfig.from_pretrained(locate(model), **_source(model))
+    else:
+        config = AutoConfig.for_model(**model.architecture)
+    checkpoint.settle(config, model.config, outputs=outputs, sites=bool(model.sites))
+    return config
 
 
 def _attention() -> str:
@@ -197,12 +278,26 @@ def _source(model: ModelConfig) -> dict[str, Any]:
     return {"revision": model.revision, "trust_remote_code": False}
 
 
+@contextmanager
+def _one_line(model: ModelConfig) -> Iterator[None]:
+    """Say of which model an error is; whatever a library raises at a checkpoint is one line."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, UserError) or Path(locate(model)).is_dir():
+            told = str(error) if isinstance(error, UserError) else checkpoint.reason(error)
+            raise UserError(f"model {model.name} ({locate(model)}): {told}") from error
+        raise _not_found(model, error) from error
+
+
 def _not_found(model: ModelConfig, error: Exception) -> UserError:
     root = os.environ.get("FINEGRID_MODEL_DIR")
     tried = [f"the folder {model.path}"]
     tried += [f"a copy below FINEGRID_MODEL_DIR={root}"] if root else []
     tried += ["the hub and its cache (safetensors files only)"]
-    reason = str(error).strip().splitlines()[0][:160]
+    reason = checkpoint.reason(error)[:160]
     return UserError(
         f"model {model.name} not found or not loadable; tried {', '.join(tried)} ({reason}). "
         + WAYS_OUT.format(variable="FINEGRID_MODEL_DIR")

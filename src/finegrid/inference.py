@@ -39,8 +39,10 @@ class Restored:
         """fp32 logits (N, outputs) for texts, one list a column."""
         unknown = np.zeros(len(texts[0]), dtype=np.int64)
         rows = Rows(texts, unknown, list(range(len(unknown))))
-        tokens = encode(texts, self.tokenizer, self.config.model.max_length)
-        encoded = Encoded(rows, tokens)
+        model = self.config.model
+        tokens = encode(texts, self.tokenizer, model.max_length)
+        limits = backbone.Limits.of(self.model, model.name)
+        encoded = Encoded(rows, limits.fit({"rows": tokens})["rows"])
         size = self.config.data.eval_batch_size
         precision = str(self.record.precision)
         logits = predict(self.model, encoded, batch_size=size, precision=precision)

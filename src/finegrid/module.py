@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.optim import Optimizer
 
 from finegrid import pulse, surgery, vocabulary
-from finegrid.backbone import Backbone
+from finegrid.backbone import Backbone, drawn_pooler
 from finegrid.config import OptimConfig
 from finegrid.data import Encoded, sorted_batches
 from finegrid.dropout import draw_from
@@ -109,11 +109,12 @@ class FineTuner(pl.LightningModule):
         """AdamW over exactly what trains; only matrices decay. The clock scales the rates."""
         if self.compacts:
             self.stand_ins = vocabulary.compact(self.backbone.sites, self._ids())
-        base = f"{self.model.base_model_prefix}."
+        base, drawn = f"{self.model.base_model_prefix}.", drawn_pooler(self.model)
         groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
         for name, parameter in self.optimized().items():
             head_lr = self.optim.head_lr or self.optim.lr
-            lr = self.rate * self.optim.lr if name.startswith(base) else head_lr
+            tuned = name.startswith(base) and name not in drawn
+            lr = self.rate * self.optim.lr if tuned else head_lr
             groups[lr, self.optim.weight_decay if parameter.ndim > 1 else 0.0].append(parameter)
         return torch.optim.AdamW(
             [

@@ -1,5 +1,6 @@
 """Everything a run is made of, from its config, built and checked before the first step."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from finegrid import backbone, identity
-from finegrid.backbone import Backbone
+from finegrid.backbone import Backbone, Limits
 from finegrid.config import RunConfig, bind, require
 from finegrid.data import Encoded, Splits, split
 from finegrid.errors import UserError
@@ -20,6 +21,9 @@ from finegrid.seeds import stream
 from finegrid.sources import load
 from finegrid.tasks import Task
 from finegrid.tokens import Tokeniser
+
+log = logging.getLogger(__name__)
+UNKNOWN = 0.25  # a share of unknown tokens that is worth a warning
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,12 @@ def _class(target: str, where: str) -> type[TuningMethod]:
 def _fits(
     method: TuningMethod, encoded: Mapping[str, Encoded], base: Backbone, config: RunConfig
 ) -> None:
-    """Refuse texts that leave no room for the positions that a method takes."""
+    """Refuse texts that the model cannot read, or that leave no room for a method's positions."""
+    limits = Limits.of(base.model, config.model.name)
+    limits.check_length(config.model.max_length)
+    for name, tokens in limits.fit({k: rows.tokens for k, rows in encoded.items()}).items():
+        encoded[name].tokens = tokens
+    _tell(encoded["train"], base, config)
     if not method.positions:
         return
     longest = max(int(rows.lengths.max()) for rows in encoded.values())
@@ -116,3 +125,21 @@ def _fits(
         f"{config.model.name} has {base.sites.positions} positions; "
         + (f"set model.max_length={room}" if room > 2 else "use a shorter prompt"),
     )
+
+
+def _tell(train: Encoded, base: Backbone, config: RunConfig) -> None:
+    """Warn of what trains well or badly without an error."""
+    if backbone.drawn_pooler(base.model):
+        log.warning(
+            "model %s: the checkpoint has no pooler; it is drawn from the seed and trains with "
+            "the head, for every method alike",
+            config.model.name,
+        )
+    share = train.tokens.unknown_share
+    if share > UNKNOWN:
+        log.warning(
+            "model %s: %.0f %% of the training rows' tokens are unknown to its tokenizer; is it "
+            "for this language, and are its files complete?",
+            config.model.name,
+            100 * share,
+        )

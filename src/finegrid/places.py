@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-MODEL_FILES = ("*.safetensors", "*.json", "*.txt")  # weights, architecture, vocabulary
-TOKENIZER_FILES = ("*.json", "*.txt", "*.model")  # settings and vocabulary, whichever kind it is
+TOKENIZER_FILES = ("*.json", "*.txt", "*.model", "*.spm", "*.codes")  # settings and vocabulary
+MODEL_FILES = ("*.safetensors", *TOKENIZER_FILES)  # weights and architecture too
 
 
 def shards(folder: Path, split: str) -> list[Path]:
@@ -32,12 +32,17 @@ def model(path: str, *, builtin: Path) -> str:
 
 def model_files(folder: Path) -> list[Path]:
     """The files of a local model that decide what it computes."""
-    return sorted(file for pattern in MODEL_FILES for file in folder.glob(pattern))
+    return _those(folder, MODEL_FILES)
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
     """The files of a local model that decide how it tokenises, and a few more."""
-    return sorted(file for pattern in TOKENIZER_FILES for file in folder.glob(pattern))
+    return _those(folder, TOKENIZER_FILES)
+
+
+def _those(folder: Path, patterns: Iterable[str]) -> list[Path]:
+    found = (file for pattern in patterns for file in folder.glob(pattern))
+    return sorted(file for file in found if file.is_file())  # no broken link
 
 
 def code(folder: Path) -> list[Path]:

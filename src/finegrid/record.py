@@ -47,6 +47,7 @@ class Record:
     cell: str | None = None
     config_hash: str | None = None  # of the settings in .hydra/config.yaml beside it
     fingerprint: str | None = None  # of the backbone's weights as loaded
+    drawn_pooler: bool | None = None  # the checkpoint had none: it trains as part of the head
     train_hash: str | None = None
     validation_hash: str | None = None
     test_hash: str | None = None

@@ -101,6 +101,15 @@ class Site:
     layer: int | None
 
 
+def need_anatomy(architecture: str) -> None:
+    """Raise SiteError where `ANATOMY` lacks a model type."""
+    if architecture not in ANATOMY:
+        raise SiteError(
+            f"no anatomy for architecture {architecture!r} "
+            f"(known: {', '.join(ANATOMY)}); give its roles as `sites:` in the model's YAML"
+        )
+
+
 class Sites:
     """The modules of `model` by role; `prefix` is the base model's path, e.g. `bert`."""
 
@@ -116,17 +125,14 @@ class Sites:
             for role, matches in found.items()
         }
         self._sites["layernorm"] = self._norms(model, f"{prefix}.")
+        self.in_table = positions(model)
         self.n_layers = len(numbers)  # layers with weights of their own: 1 for ALBERT
 
     @classmethod
     def of(cls, model: nn.Module) -> "Sites":
         """The sites of a transformers model; raises SiteError where `ANATOMY` lacks its type."""
         config: Any = model.config
-        if config.model_type not in ANATOMY:
-            raise SiteError(
-                f"no anatomy for architecture {config.model_type!r} "
-                f"(known: {', '.join(ANATOMY)}); give its roles as `sites:` in the model's YAML"
-            )
+        need_anatomy(config.model_type)
         return cls(model, ANATOMY[config.model_type], str(model.base_model_prefix))
 
     def __getitem__(self, role: str) -> list[Site]:
@@ -215,16 +221,22 @@ class Sites:
 
     @property
     def positions(self) -> int:
-        """How many tokens the backbone can read: RoBERTa counts from behind its padding id."""
-        embeddings = self._sites.get("embeddings", [])
-        table = getattr(embeddings[0].module, "position_embeddings", None) if embeddings else None
-        padding = getattr(table, "padding_idx", None)
-        return int(self._config.max_position_embeddings) - (0 if padding is None else padding + 1)
+        """How many tokens the backbone can read, or was made for where it has no table of them."""
+        return self.in_table or int(self._config.max_position_embeddings)
 
     @property
     def hidden_size(self) -> int:
         """H, the width of the residual stream."""
         return int(self._config.hidden_size)
+
+
+def positions(model: nn.Module) -> int | None:
+    """Tokens that a table of positions has rows for: RoBERTa counts from behind its padding id."""
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            padding = module.padding_idx
+            return module.num_embeddings - (0 if padding is None else padding + 1)
+    return None
 
 
 def _match(model: nn.Module, pattern: str) -> list[tuple[tuple[int, ...], str, nn.Module]]:

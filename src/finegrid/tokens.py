@@ -8,7 +8,7 @@ libraries' versions, so methods, seeds and sweeps share it, and no change of the
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -21,7 +21,7 @@ import transformers
 from finegrid import cache, hub, places
 from finegrid.cache import Array
 
-FORMAT = 1  # of an entry
+FORMAT = 2  # of an entry
 FIELDS = {"input_ids": np.int32, "token_type_ids": np.uint8}
 
 
@@ -32,6 +32,18 @@ class Tokens:
     fields: dict[str, Array]  # input_ids and, if the tokenizer gives them, token_type_ids
     offsets: Array
     padding: int  # the token id
+    unknown: int = -1  # the token id; -1: there is none
+
+    def without_types(self) -> "Tokens":
+        """The same for a model that tells no first text from a second."""
+        kept = {name: flat for name, flat in self.fields.items() if name != "token_type_ids"}
+        return replace(self, fields=kept)
+
+    @property
+    def unknown_share(self) -> float:
+        """How much of the texts the tokenizer could not read."""
+        ids = self.fields["input_ids"]
+        return float((ids == self.unknown).mean()) if len(ids) else 0.0
 
 
 class Tokeniser:
@@ -51,10 +63,10 @@ class Tokeniser:
         path = cache.place(f"tokens/{_key(texts, source, self.max_length)}")
         if kept := cache.read(path):
             fields = {name: kept[name] for name in FIELDS if name in kept}
-            return Tokens(fields, kept["offsets"], int(kept["padding"][0]))
+            return Tokens(fields, kept["offsets"], *map(int, kept["special"]))
         new = self._encoded(texts)
-        padding = np.asarray([new.padding])
-        cache.keep(path, {**new.fields, "offsets": new.offsets, "padding": padding})
+        special = np.asarray([new.padding, new.unknown])
+        cache.keep(path, {**new.fields, "offsets": new.offsets, "special": special})
         return new
 
     def _encoded(self, texts: Sequence[list[str]]) -> Tokens:
@@ -86,7 +98,10 @@ def encode(texts: Sequence[list[str]], tokenizer: Any, max_length: int) -> Token
         for name, kind in FIELDS.items()
         if name in encoded
     }
-    return Tokens(fields, offsets, int(tokenizer.pad_token_id or 0))
+    unknown = tokenizer.unk_token_id
+    return Tokens(
+        fields, offsets, int(tokenizer.pad_token_id or 0), -1 if unknown is None else int(unknown)
+    )
 
 
 def _key(texts: Sequence[list[str]], source: str, max_length: int) -> str:

@@ -1,0 +1,168 @@
+"""A checkpoint as people have it: what cannot be fine-tuned as it stands is refused in one line.
+
+Three looks, each before the next one costs time: at `config.json`, at the headers of the weights'
+files, and at what transformers made of them.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers.models.auto import modeling_auto as auto
+
+from finegrid.config import require
+from finegrid.errors import UserError, nearest
+from finegrid.sites import need_anatomy
+
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+LFS = b"version https://git-lfs"  # begins the file that stands for one that was not fetched
+FLOATS = ("F64", "F32", "F16", "BF16")
+PLAIN = {  # what a pass through the model relies on, whatever config.json says
+    "return_dict": True,
+    "output_hidden_states": False,
+    "output_attentions": False,
+    "problem_type": None,
+}
+TASKS_OWN = ("num_labels", "id2label", "label2id", "model_type", *PLAIN)
+
+
+def reason(error: Exception) -> str:
+    """What an error says, in one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def settle(config: Any, changes: Mapping[str, Any], *, outputs: int, sites: bool) -> None:
+    """Apply `model.config` and the task's outputs to an architecture; refuse what is no encoder.
+
+    Raises:
+        UserError: naming the setting or the kind of model.
+    """
+    known = {*config.to_dict(), *config.attribute_map}.difference(TASKS_OWN)
+    for key, value in changes.items():
+        require(key not in TASKS_OWN, f"model.config.{key} is not free to choose; leave it out")
+        require(key in known, f"model.config.{key} is unknown; {nearest(key, known)}")
+        try:
+            setattr(config, key, value)
+        except Exception as error:  # each field checks its own type
+            raise UserError(f"model.config.{key}={value}: {reason(error)}") from error
+    config.update({"num_labels": outputs, **PLAIN})
+    _need_encoder(config, sites=sites)
+
+
+def _need_encoder(config: Any, *, sites: bool) -> None:
+    kind, quantised = config.model_type, getattr(config, "quantization_config", None)
+    masked = kind in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    decoder = kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not masked
+    classifies = kind in auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+    encoders = "; only encoders of text such as BERT can be fine-tuned here"
+    require(not config.is_encoder_decoder, f"{kind} is an encoder-decoder{encoders}")
+    require(not decoder, f"{kind} is a decoder{encoders}")
+    require(classifies, f"{kind} is no model that classifies text{encoders}")
+    require(
+        not getattr(config, "is_decoder", False),
+        "config.json says is_decoder: true, so that no token sees those behind it; if it is an "
+        "encoder after all, add +model.config.is_decoder=false",
+    )
+    require(not quantised, "its weights are quantised; use the checkpoint in fp32, bf16 or fp16")
+    if not sites:
+        need_anatomy(kind)
+
+
+def check_files(folder: Path) -> None:
+    """Look at the headers of a folder's weights.
+
+    Raises:
+        UserError: if they are an adapter's, missing, cut short, or not floating point.
+    """
+    require(
+        not (folder / "adapter_config.json").exists(),
+        "holds a peft adapter (adapter_config.json); merge it first: PeftModel.from_pretrained"
+        "(...).merge_and_unload().save_pretrained(FOLDER)",
+    )
+    for file in _files(folder):
+        try:
+            with safe_open(file, "pt") as weights:
+                for name in weights.keys():  # noqa: SIM118
+                    _check_name(name, weights.get_slice(name).get_dtype(), file)
+        except (SafetensorError, OSError) as error:
+            if file.is_file() and file.open("rb").read(len(LFS)) == LFS:
+                raise UserError(f"{file.name} is a git-lfs pointer: run `git lfs pull`") from error
+            raise UserError(f"{file.name} is cut short or damaged ({reason(error)})") from error
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files that transformers will read."""
+    if (folder / WHOLE).is_file():
+        return [folder / WHOLE]
+    others = sorted(file.name for file in folder.glob("*.bin"))
+    require(
+        (folder / INDEX).is_file(),
+        f"holds no {WHOLE}"
+        + (f" (only {others[0]}: convert it with save_pretrained)" if others else ""),
+    )
+    try:
+        named = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
+        files = [folder / name for name in sorted(set(named))]
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{INDEX} is not readable ({reason(error)})") from error
+    missing = [file.name for file in files if not file.is_file()]
+    require(not missing, f"lacks {len(missing)} of {len(files)} files, such as {missing[:1]}")
+    return files
+
+
+def _check_name(name: str, kind: str, file: Path) -> None:
+    adapter = re.search(r"(^|\.)(lora_|base_layer\.|base_model\.)|\.adapters?\.", name)
+    require(not adapter, f"{file.name} holds an adapter's tensors ({name}); merge it first")
+    fits = kind in FLOATS or name.rpartition(".")[2] not in ("weight", "bias")
+    require(fits, f"{file.name} holds {name} as {kind}; use the weights in fp32, bf16 or fp16")
+
+
+def check_loaded(network: Any, info: Mapping[str, Any], *, changed: bool) -> bool:
+    """Whether the encoder is all there but for its pooler, which is then to be drawn.
+
+    Raises:
+        UserError: if anything else of it is missing, of another shape, left over or not finite.
+    """
+    prefix, pooler = f"{network.base_model_prefix}.", poolers(network)
+    missing = {name for name in info["missing_keys"] if name.startswith(prefix)}
+    drawn = bool(pooler) and pooler.keys() <= missing
+    lacks = sorted(missing - pooler.keys() if drawn else missing)
+    require(
+        not lacks,
+        f"lacks {len(lacks)} of the encoder's tensors, {lacks[:1]} among them; they would start "
+        "at random. Use a complete checkpoint, of the architecture that config.json says",
+    )
+    for name, theirs, ours in info["mismatched_keys"]:
+        require(
+            not name.startswith(prefix),
+            f"{name} has shape {tuple(theirs)}, by its settings it should have {tuple(ours)}; "
+            "correct config.json or model.config",
+        )
+    extra = sorted(n for n in info["unexpected_keys"] if re.search(r"(^|\.)\d+\.", n))
+    require(
+        changed or not extra,
+        f"holds {len(extra)} tensors that its config.json has no place for, {extra[:1]} among them",
+    )
+    for name, value in network.base_model.named_parameters():
+        finite = f"{prefix}{name}" in missing or bool(torch.isfinite(value.sum()))
+        require(
+            finite, f"{prefix}{name} holds NaN or infinite numbers; use an undamaged checkpoint"
+        )
+    return drawn
+
+
+def poolers(network: Any) -> dict[str, nn.Parameter]:
+    """Name -> parameter of the pooler that the base model has itself, if it has one."""
+    pooler: nn.Module | None = getattr(network.base_model, "pooler", None)
+    prefix = f"{network.base_model_prefix}.pooler."
+    return {f"{prefix}{n}": p for n, p in pooler.named_parameters()} if pooler else {}
+
+
+def empty(tokenizer: Any) -> bool:
+    """Whether a tokenizer knows its special tokens alone: so one without its files comes out."""
+    return len(tokenizer) <= len(set(tokenizer.all_special_ids))
