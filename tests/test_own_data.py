@@ -1,31 +1,42 @@
 """`task=custom`: a user's own rows on every way through the program, whatever their labels."""
 
+import contextlib
 import csv
-from collections.abc import Callable, Sequence
+import json
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import METHODS, composed, run_cell
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
-from safetensors.torch import load_file
+from test_cli import call
+from test_groups import cell
 
-from finegrid import delta, together
+from finegrid import delta, preflight, together
 from finegrid.attempt import Request
+from finegrid.errors import UserError
 from finegrid.export import export
+from finegrid.grid import survey
+from finegrid.grid.estimate import Evidence, Wanted, past
+from finegrid.grid.groups import grouped
 from finegrid.inference import predict_file
+from finegrid.meter import Meter
 from finegrid.record import Record, read
+from finegrid.report import frame
+from finegrid.report.rates import tuning
+from finegrid.run import run_alone
 from finegrid.together import run_together
 
 FUSING = [name for name in METHODS if composed(f"method={name}").method.get("fuses")]
 SHORT = ("model=tiny", "trainer=cpu", "budget=steps", "budget.steps=2", "evaluations=1")
-REGRESSION = ("task.kind=regression", "task.metrics=[pearson,spearman]")
-KINDS = {  # -> number of rows and of classes (none: graded labels), what the task is told
+GRADED = ("task.kind=regression", "task.metrics=[pearson,spearman]")
+KINDS = {  # -> rows, classes (none: graded labels), what the task is told
     "two classes": (60, 2, ()),
     "three classes": (90, 3, ()),
-    "sixty classes": (600, 60, ()),
-    "graded": (60, None, REGRESSION),
+    "sixty classes": (300, 60, ()),
+    "graded": (60, None, GRADED),
 }
 
 
@@ -41,17 +52,22 @@ def own_rows(path: Path, rows: int, classes: int | None, *, prefix: str = "team"
 
 
 def own_task(path: Path, *more: str) -> tuple[str, ...]:
-    return (
-        "task=custom", f"task.train='{path}'", "task.text=[message,reply]", "task.label=team", *more
-    )  # fmt: skip
+    """Overrides for a task over a file."""
+    columns = ("task.text=[message,reply]", "task.label=team")
+    return ("task=custom", f"task.train={path}", *columns, *SHORT, *more)
 
 
-def request(directory: Path, *overrides: str) -> Request:
+def own_kind(kind: str, directory: Path) -> tuple[str, ...]:
+    rows, classes, more = KINDS[kind]
+    return own_task(own_rows(directory / "rows.csv", rows, classes), *more)
+
+
+def request(directory: Path, *overrides: str, key: str | None = None) -> Request:
     """A cell of a sweep, with what Hydra would have left in its directory."""
     cfg = composed(*overrides)
     (directory / ".hydra").mkdir(parents=True, exist_ok=True)
     OmegaConf.save(cfg, directory / ".hydra" / "config.yaml")
-    return Request(cfg, directory, list(overrides), "sweep")
+    return Request(cfg, directory, list(overrides), "sweep", key=key)
 
 
 def fused(root: Path, lines: Sequence[Sequence[str]]) -> list[Record]:
@@ -62,22 +78,22 @@ def fused(root: Path, lines: Sequence[Sequence[str]]) -> list[Record]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_head_has_an_output_for_each_label(kind: str, tmp_path: Path) -> None:
-    rows, classes, more = KINDS[kind]
-    told = (*own_task(own_rows(tmp_path / "rows.csv", rows, classes), *more), *SHORT)
+    told, (_, classes, _) = own_kind(kind, tmp_path), KINDS[kind]
     lines = [(*told, "method=lora", "seed=0"), (*told, "method=head", "seed=1")]
-    together = fused(tmp_path / "fused", lines)
+    shared = fused(tmp_path / "fused", lines)
     alone = [run_cell(tmp_path / f"alone{n}", *line) for n, line in enumerate(lines)]
-    assert [(one.status, one.fused, one.error) for one in together] == [("ok", 2, None)] * 2
-    for number, (one, other) in enumerate(zip(together, alone, strict=True)):
+    assert [(one.status, one.fused, one.error) for one in shared] == [("ok", 2, None)] * 2
+    for one, other in zip(shared, alone, strict=True):
         assert one.params_head == other.params_head == 129 * (classes or 1)
         assert one.validation == pytest.approx(other.validation, abs=1e-4)
         assert one.metrics["test"] == pytest.approx(other.metrics["test"], abs=1e-4)
-        for directory in (tmp_path / "fused" / str(number), tmp_path / f"alone{number}"):
-            _usable(directory, tmp_path / "rows.csv", rows, classes)
+    used(tmp_path / "fused/0", tmp_path / "rows.csv", kind)
+    used(tmp_path / "alone1", tmp_path / "rows.csv", kind)
 
 
-def _usable(directory: Path, file: Path, rows: int, classes: int | None) -> None:
-    """Whether a run's labels are known where it is used."""
+def used(directory: Path, file: Path, kind: str) -> None:
+    """Predict with a run and export it: its labels are those of the rows."""
+    rows, classes, _ = KINDS[kind]
     labels = delta.metadata(directory / delta.FILE)["labels"]
     assert sorted(labels) == sorted(f"team {i}" for i in range(classes or 0))
     assert predict_file(directory, file, directory / "out.csv") == rows
@@ -86,14 +102,244 @@ def _usable(directory: Path, file: Path, rows: int, classes: int | None) -> None
     assert header[3:] == ["prediction", *(f"score_{label}" for label in labels)]
     assert first[3] in labels if classes else float(first[3])
     export(directory, "merged", directory / "merged")
+    config = json.loads((directory / "merged/config.json").read_text(encoding="utf-8"))
+    assert list(config["id2label"].values()) == (labels or ["LABEL_0"])
 
 
-@pytest.mark.parametrize("kind", ["sixty classes", "graded"])
-def test_every_method_that_fuses(kind: str, tmp_path: Path) -> None:
-    rows, classes, more = KINDS[kind]
-    told = (*own_task(own_rows(tmp_path / "rows.csv", rows, classes), *more), *SHORT)
-    lines = [(*told, f"method={name}") for name in FUSING]
-    found = fused(tmp_path, lines)
-    assert [(one.status, one.fused, one.error) for one in found] == [
-        ("ok", len(lines), None)
-    ] * len(lines)
+def test_every_method_that_fuses(tmp_path: Path) -> None:
+    told = own_kind("sixty classes", tmp_path)
+    found = fused(tmp_path, [(*told, f"method={name}") for name in FUSING])
+    assert {(one.status, one.fused, one.error) for one in found} == {("ok", len(FUSING), None)}
+
+
+@pytest.mark.parametrize("kind", ["three classes", "graded"])
+def test_trials_are_tuned(kind: str, tmp_path: Path) -> None:
+    told = (*own_kind(kind, tmp_path), "experiment=tune")
+    methods, trials = ("bitfit", "lora"), ("trial=0", "trial=1")
+    runs = fused(tmp_path, [(*told, f"method={m}", t) for m in methods for t in trials])
+    assert [(one.status, one.fused, one.test) for one in runs] == [("ok", 4, None)] * 4
+    search = tuning.search(runs)
+    assert {method: len(search[method]) for method in methods} == {"bitfit": 2, "lora": 2}
+
+
+def test_small_fractions_have_all_the_files_labels(tmp_path: Path) -> None:
+    told = own_kind("three classes", tmp_path)
+    lines = [(*told, f"data.fraction={size}", "method=bitfit") for size in (1, 0.5, 0.1)]
+    assert [(one.status, one.params_head) for one in fused(tmp_path, lines)] == [("ok", 387)] * 3
+
+
+CANNOT = {  # what makes a run fail before it trains
+    "rows": "data.fraction=0.001",  # leaves classes without rows
+    "method": "method.rank=9999",
+    "columns": "task.label=reeply",
+}
+
+
+ANY = [(why, which, 3) for why in CANNOT for which in ({0}, {0, 1, 2})]
+
+
+@pytest.mark.parametrize(
+    ("why", "which", "most"),
+    [*ANY, ("rows", {0}, None)],  # null: the first run's rows tell how many share a pass
+    ids=str,
+)
+def test_runs_that_cannot_begin_leave_the_others(
+    why: str, which: set[int], most: int | None, tmp_path: Path
+) -> None:
+    told = (*own_kind("three classes", tmp_path), "method=lora")
+    lines = [(*told, f"seed={n}", *([CANNOT[why]] if n in which else [])) for n in range(3)]
+    requests = [request(tmp_path / str(n), *line) for n, line in enumerate(lines)]
+    run_together(requests, most=most)
+    found = [read(tmp_path / str(n)) for n in range(3)]
+    assert [one.status for one in found] == ["failed" if n in which else "ok" for n in range(3)]
+    assert all("Traceback" not in (one.error or "") for one in found)
+
+
+@pytest.mark.parametrize("which", [{0}, {0, 1}], ids=str)
+def test_a_pass_ends_when_its_runs_are_over_before_the_first_step(
+    which: set[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, calls = Meter.on_train_start, iter(range(9))
+
+    def broken(self: Meter, *given: Any) -> None:
+        if next(calls) in which:
+            raise RuntimeError("no start")
+        start(self, *given)
+
+    monkeypatch.setattr(Meter, "on_train_start", broken)
+    monkeypatch.setattr(together.Batches, "__iter__", counted(together.Batches.__iter__))
+    told = own_kind("three classes", tmp_path)
+    found = fused(tmp_path, [(*told, "method=bitfit"), (*told, "method=lora")])
+    assert [one.status for one in found] == ["failed" if n in which else "ok" for n in range(2)]
+
+
+def counted(each: Any) -> Any:
+    """Batches that are asked for again and again end the test, not the machine's patience."""
+    times = iter(range(3))
+
+    def batches(self: Any) -> Iterator[Any]:
+        if next(times, None) is None:
+            raise KeyboardInterrupt
+        yield from each(self)
+
+    return batches
+
+
+GONE = {
+    "changed": "changed after the sweep had begun",
+    "vanished": "no such file",
+    "untouched": "",
+}
+
+
+@pytest.mark.parametrize("what", GONE)
+@pytest.mark.parametrize("together", [False, True])
+def test_files_that_change_after_the_plan(what: str, together: bool, tmp_path: Path) -> None:
+    lines = [(*own_kind("three classes", tmp_path), "method=bitfit", f"seed={n}") for n in (0, 1)]
+    keys = [cell(*line).key for line in lines]
+    requests = [request(tmp_path / k, *line, key=k) for k, line in zip(keys, lines, strict=True)]
+    if what == "changed":
+        own_rows(tmp_path / "rows.csv", 99, 3)
+    elif what == "vanished":
+        (tmp_path / "rows.csv").unlink()
+    if together:
+        run_together(requests, most=2)
+    else:
+        for one in requests:
+            try_alone(one)
+    for key in keys:
+        found = read(tmp_path / key)
+        assert (found.cell, found.status) == (key, "failed" if GONE[what] else "ok")
+        assert GONE[what] in (found.error or "")
+        assert "Traceback" not in (found.error or "")
+
+
+def try_alone(one: Request) -> None:
+    with contextlib.suppress(UserError):  # its record says why
+        run_alone(one)
+
+
+APART = {  # sweeps whose values must not share a pass
+    "files": ("task.train={}", ("a.csv", "b.csv")),
+    "test files": ("task.test={}", ("a.csv", "b.csv")),
+    "columns": ("task.text={}", ("[message]", "[message,reply]")),
+    "labels": ("task.label={}", ("team", "reply")),
+    "kinds": ("task.metrics={}", ("[accuracy]", "[accuracy,f1]")),
+}
+
+
+@pytest.mark.parametrize(("override", "values"), APART.values(), ids=APART)
+def test_other_rows_or_labels_never_share_a_pass(
+    override: str, values: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    own_rows(Path("a.csv"), 60, 2)
+    own_rows(Path("b.csv"), 60, 3)
+    told = own_task(Path("a.csv"))
+    cells = [
+        cell(*told, override.format(value), f"seed={seed}") for seed in (0, 1) for value in values
+    ]
+    assert len({one.key for one in cells}) == 4
+    jobs = grouped(cells, fuse=8, slots=1)
+    assert [len(job) for job in jobs] == [2, 2]
+    assert all(len({json.dumps(one.config["task"]) for one in job}) == 1 for job in jobs)
+
+
+def test_equal_files_make_one_cell_wherever_they_lie(tmp_path: Path) -> None:
+    one = own_rows(tmp_path / "rows.csv", 60, 2)
+    (tmp_path / "copy").mkdir()
+    other = Path(shutil.copy(one, tmp_path / "copy"))
+    assert cell(*own_task(one)).key == cell(*own_task(other)).key
+    own_rows(other, 61, 2)
+    assert cell(*own_task(one)).key != cell(*own_task(other)).key
+
+
+SEEN = {  # what a sweep is told of its task -> what it says before any job starts
+    "good": ((), ""),
+    "good, with a test file": (("task.test=rows.csv",), ""),
+    "a fraction that is too small for a class": (("data.fraction=0.001",), ""),
+    "no file": (("task.train=null",), "task=custom needs task.train=FILE"),
+    "no such file": (("task.train=nowhere.csv",), "no such file: nowhere.csv"),
+    "no such test file": (("task.test=nowhere.csv",), "no such file: nowhere.csv"),
+    "no such column": (("task.text=[massage]",), "no column 'massage'; it has message"),
+    "no such label": (("task.label=tim",), "no column 'tim'"),
+    "other labels in the test file": (("task.test=other.csv",), "label 'group 0'"),
+    "texts as numbers": (("task.kind=regression", *GRADED[1:]), "must be a number"),
+    "metrics of another kind": (("task.kind=regression",), "do not fit task.kind=regression"),
+}
+
+
+@pytest.mark.parametrize(("more", "message"), SEEN.values(), ids=SEEN)
+def test_a_sweep_looks_at_its_rows_first(
+    more: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    own_rows(Path("rows.csv"), 60, 2)
+    own_rows(Path("other.csv"), 20, 2, prefix="group")
+    configs = [cell(*own_task(Path("rows.csv")), f"seed={seed}", *more).config for seed in (0, 1)]
+    if not message:
+        preflight.check(configs)
+        return
+    with pytest.raises(UserError, match=message) as caught:
+        preflight.check(configs)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_report_keeps_other_rows_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, classes in (("a.csv", 2), ("b.csv", 3)):
+        told = own_task(own_rows(Path(name), 60, classes))
+        fused(tmp_path / "runs" / name, [(*told, f"method={m}") for m in ("bitfit", "lora")])
+    (tmp_path / "elsewhere").mkdir()
+    same = own_task(Path(shutil.copy("a.csv", "elsewhere")), "seed=1")
+    fused(tmp_path / "same", [(*same, f"method={m}") for m in ("bitfit", "lora")])
+    found = frame.results([tmp_path / "runs"])
+    assert set(zip(found.runs["task"], found.runs["method"], strict=True)) == {
+        (f"custom task.train={name}", method) for name in ("a.csv", "b.csv")
+        for method in ("bitfit", "lora")
+    }  # fmt: skip
+    assert found.notes == ()
+    found = frame.results([tmp_path / "runs/a.csv", tmp_path / "same"])
+    assert set(found.runs["method"]) == {"bitfit", "lora"}
+    assert set(found.runs["task"]) == {"custom"}, "the same rows, told in two ways"
+    assert found.notes == ()
+
+
+def test_the_estimate_of_own_data(tmp_path: Path) -> None:
+    told = own_kind("three classes", tmp_path)
+    fused(tmp_path / "runs", [(*told, f"method={m}") for m in ("bitfit", "lora")])
+    evidence = Evidence(past(tmp_path / "runs"))
+    plan = survey.planned([*told, "method=bitfit,lora", "seed=0,1"], conf=composed_from())
+    kinds = [evidence.estimate(Wanted.of(one.facts)) for one in plan.cells]
+    assert [one.kind for one in kinds if one] == ["runs alike"] * 4
+
+
+def composed_from() -> Path:
+    from finegrid import cli
+
+    cli.register()
+    return cli.CONF
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """What everybody does first: own rows, some methods, some seeds; and how it was told."""
+    root = tmp_path_factory.mktemp("swept")
+    told = [*own_task(own_rows(root / "tickets.csv", 90, 3)), "method=full,bitfit,lora,head"]
+    told += ["seed=0,1,2", f"hydra.sweep.dir='{root}/grid'"]
+    result = call("-m", *told)
+    assert result.returncode == 0, result.stderr
+    return root, told
+
+
+def test_a_sweep_over_own_rows(swept: tuple[Path, list[str]]) -> None:
+    root, told = swept
+    runs = frame.records(root / "grid")
+    assert [(one.status, one.params_head) for one in runs] == [("ok", 387)] * 12
+    assert {one.fused for one in runs if one.method != "full"} != {1}
+    plan = call("-m", *told, "--json", script="scripts/plan.py")
+    assert json.loads(plan.stdout)["todo"] == 0
+    report = call(str(root / "grid"), script="scripts/report.py")
+    assert "### custom, tiny: accuracy" in report.stdout
+    for one in (root / "grid/custom/tiny").glob("[fb]*/f1-s0-*"):  # one alone, one of a pass
+        used(one, root / "tickets.csv", "three classes")
