@@ -5,10 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import composed, run_cell
 from safetensors.torch import load_file, save_file
+from sentencepiece import sentencepiece_model_pb2
 from tokenizers import Tokenizer
 from transformers import (
     AutoConfig,
@@ -20,10 +22,14 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from finegrid import backbone, builtin, inference
+from finegrid import backbone, builtin, delta, identity, inference, predictions
+from finegrid.attempt import Request
 from finegrid.config import RunConfig
 from finegrid.errors import UserError
-from finegrid.parts import Parts, prepare
+from finegrid.export import export
+from finegrid.parts import Parts, prepare, rows_of
+from finegrid.record import read
+from finegrid.together import run_together
 
 VOCABULARY = 613  # of the builtin tokenizer
 SPECIAL = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
@@ -307,3 +313,148 @@ def test_layers_may_be_left_out_by_an_override(folder: Folder) -> None:
     parts = prepared(folder(), "model=bert-base", "model.max_length=60",
                      "+model.config.num_hidden_layers=1")  # fmt: skip
     assert parts.module.backbone.sites.n_layers == 1
+
+
+# --- from a run to its predictions and its export ------------------------------------------------
+
+SHORT = ("task=builtin_paraphrase", "data.fraction=0.05", "budget=steps", "budget.steps=3",
+         "evaluations=1", "model.max_length=60", "trainer.threads=1")  # fmt: skip
+FOREIGN: dict[str, tuple[dict[str, Any], Edit, str, bool]] = {  # the bool: a pooler is drawn
+    "masked words": ({"auto": AutoModelForMaskedLM}, str, "bert-base", True),
+    "ALBERT's masked words": (
+        {"auto": AutoModelForMaskedLM, "model_type": "albert", "embedding_size": 16},
+        str, "albert-base", True,
+    ),
+    "another head": (
+        {"auto": AutoModelForSequenceClassification, "num_labels": 3}, str, "bert-base", False,
+    ),
+    "RoBERTa with token types": (
+        {"model_type": "roberta", "type_vocab_size": 1}, str, "roberta-base", False,
+    ),
+    "bf16": ({"dtype": torch.bfloat16}, str, "bert-base", False),
+    "fp16, tuples, two labels a row": (
+        {"dtype": torch.float16},
+        settings(return_dict=False, output_hidden_states=True,
+                 problem_type="multi_label_classification"),
+        "bert-base", False,
+    ),
+}  # fmt: skip
+
+
+def request(directory: Path, *overrides: str) -> Request:
+    directory.mkdir(parents=True, exist_ok=True)
+    return Request(composed(*overrides), directory, list(overrides), "sweep")
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_a_run_is_what_it_predicts_and_exports(
+    kind: str, folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, edit, model, drawn = FOREIGN[kind]
+    path = folder(**made)
+    edit(path)
+    run = tmp_path / "run"
+    record = run_cell(run, f"model={model}", f"model.path={path}", "method=lora", *SHORT)
+    assert (record.status, record.drawn_pooler) == ("ok", drawn)
+    assert bool(record.params_pooler) is drawn
+    tests = pq.read_table(run / predictions.FILE).column("scores").to_pylist()
+    cfg = composed(f"model={model}", f"model.path={path}", *SHORT)
+    _, splits, _ = rows_of(cfg, RunConfig.of(cfg))
+    torch.manual_seed(5)  # what is restored does not depend on it
+    again = inference.restore(run).logits(splits.test["test"].texts)
+    torch.testing.assert_close(again, torch.tensor(tests))
+    for target in ("merged", "peft"):
+        if target == "peft":
+            pytest.importorskip("peft")
+        out = tmp_path / target
+        assert "16 texts" in export(run, target, out)
+        monkeypatch.chdir(tmp_path)
+        names: dict[str, Any] = {}
+        exec((out / "README.md").read_text().split("```python\n")[1].split("```")[0], names)
+        assert names["logits"].dtype == torch.float32
+        about = AutoConfig.from_pretrained(tmp_path / "merged")
+        assert (about.problem_type, about.num_labels) == ("single_label_classification", 2)
+
+
+@pytest.mark.parametrize("method", ["head", "bitfit", "layernorm", "lora", "full", "prefix"])
+def test_a_drawn_pooler_trains_with_the_head(method: str, folder: Folder) -> None:
+    path = folder(auto=AutoModelForMaskedLM)
+    parts = prepared(path, "model=bert-base", "model.max_length=60", f"method={method}")
+    plain = prepared(path, "model=bert-base", "model.max_length=60", "method=hft")
+    start = {k: v.clone() for k, v in backbone.drawn_pooler(plain.module.model).items()}
+    for name, value in backbone.drawn_pooler(parts.module.model).items():
+        assert torch.equal(value, start[name]), "the same for every method"
+    parts.method.tune(parts.module.backbone, seed=0)
+    pooler = {id(p) for p in backbone.drawn_pooler(parts.module.model).values()}
+    groups = parts.module.configure_optimizers().param_groups
+    rates = {group["lr"] for group in groups for p in group["params"] if id(p) in pooler}
+    assert rates == {parts.config.optim.head_lr}
+
+
+def test_runs_with_a_drawn_pooler_share_a_pass(folder: Folder, tmp_path: Path) -> None:
+    path = folder(auto=AutoModelForMaskedLM)
+    lines = [("model=bert-base", f"model.path={path}", f"method={method}", f"seed={seed}", *SHORT)
+             for method, seed in (("lora", 0), ("head", 1), ("bitfit", 1))]  # fmt: skip
+    run_together([request(tmp_path / str(n), *line) for n, line in enumerate(lines)], most=3)
+    for number, line in enumerate(lines):
+        fused, alone = read(tmp_path / str(number)), run_cell(tmp_path / f"alone{number}", *line)
+        assert (fused.status, fused.fused, fused.drawn_pooler) == ("ok", 3, True)
+        assert fused.fingerprint == alone.fingerprint == read(tmp_path / "0").fingerprint
+        ours, theirs = (
+            load_file(tmp_path / d / delta.FILE) for d in (str(number), f"alone{number}")
+        )
+        assert ours.keys() == theirs.keys()
+        assert "bert.pooler.dense.weight" in ours
+        for name, tensor in theirs.items():
+            torch.testing.assert_close(ours[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+def test_rows_to_predict_meet_the_same_limits(folder: Folder) -> None:
+    """A token that no training row has is one line when it comes."""
+    words = tokenizer()
+    words.add_tokens(["zyzzyva"])
+    parts = prepared(folder(words=words), "model=bert-base", "model.max_length=60")
+    run = inference.Restored(parts.config, None, parts.task, parts.module.model, words)
+    assert run.logits((["the cat"], ["the dog"])).shape == (1, 2)
+    with pytest.raises(UserError, match="rows: the tokenizer gives token 613, but the embeddings"):
+        run.logits((["the zyzzyva"], ["the dog"]))
+
+
+def test_a_foreign_language_is_told(
+    folder: Folder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = "".join(f'"{word}",{n % 2}\n' for n, word in enumerate(["русский текст"] * 40))
+    (tmp_path / "rows.csv").write_text(f"text,label\n{rows}", encoding="utf-8")
+    rows_are = (f"task.train={tmp_path / 'rows.csv'}", "task.text=[text]", "task.label=label")
+    cfg = composed(f"model.path={folder()}", "model.max_length=60", "task=custom", *rows_are)
+    prepare(cfg, RunConfig.of(cfg))
+    assert "50 % of the training rows' tokens are unknown" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["spm.model", "tokenizer.json", WHOLE, "config.json"])
+def test_a_changed_file_is_another_cell(name: str, folder: Folder) -> None:
+    path = folder()
+    (path / "spm.model").write_bytes(b"old")
+    model = {"path": str(path), "revision": "main"}
+    before = identity.weights(model)
+    (path / name).write_bytes(b"a file of another content")
+    assert identity.weights(model) != before
+
+
+def test_sentencepiece_alone_is_enough(folder: Folder) -> None:
+    """As DeBERTa v3 lies on the hub: spm.model, and nothing else of a tokenizer."""
+    path = folder(model_type="deberta-v2", type_vocab_size=0)
+    remove("tokenizer.json")(path)
+    settings = {"do_lower_case": False, "vocab_type": "spm"}
+    (path / "tokenizer_config.json").write_text(json.dumps(settings))
+    model = sentencepiece_model_pb2.ModelProto()
+    model.trainer_spec.model_type, model.trainer_spec.unk_id = 1, 3
+    special = [("[PAD]", 3), ("[CLS]", 3), ("[SEP]", 3), ("[UNK]", 2)]
+    words = [f"\u2581{word}" for word in ("the", "a", "cat", "dog", "sees")]
+    plain = [(piece, 1) for piece in ("\u2581", *"abcdefghijklmnopqrstuvwxyz", *words)]
+    for piece, kind in special + plain:
+        model.pieces.add(piece=piece, type=kind, score=-12.0 if len(piece) == 1 else -1.0)
+    (path / "spm.model").write_bytes(model.SerializeToString())
+    parts = prepared(path, "model=deberta-v3-base", "model.max_length=60")
+    assert logits(parts).isfinite().all()
+    assert parts.encoded["train"].tokens.unknown_share < 0.1

@@ -94,7 +94,7 @@ LAYERS = {
         "record", "seeds", "sites", "sources", "surgery",
     },
     "export": {
-        "backbone", "bottleneck", "config", "data", "errors", "export", "inference", "methods",
+        "backbone", "bottleneck", "checkpoint", "config", "data", "errors", "export", "inference", "methods",
         "module", "sources", "surgery", "tokens",
     },
 }

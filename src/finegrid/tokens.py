@@ -98,7 +98,7 @@ def encode(texts: Sequence[list[str]], tokenizer: Any, max_length: int) -> Token
         for name, kind in FIELDS.items()
         if name in encoded
     }
-    unknown = tokenizer.unk_token_id
+    unknown = getattr(tokenizer, "unk_token_id", None)
     return Tokens(
         fields, offsets, int(tokenizer.pad_token_id or 0), -1 if unknown is None else int(unknown)
     )

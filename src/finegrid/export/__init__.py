@@ -7,7 +7,7 @@ from finegrid.config import one_of, require
 from finegrid.errors import UserError
 from finegrid.export.adapters import Adapters
 from finegrid.export.merged import Merged
-from finegrid.export.parts import Layout, Unfit
+from finegrid.export.parts import README, Layout, Unfit
 from finegrid.export.peft import Peft
 from finegrid.export.verify import difference, logits_from, probe
 from finegrid.inference import Restored, restore
@@ -50,8 +50,18 @@ def export_run(run: Restored, to: str, out: Path, *, python: str | None = None) 
         layouts[to].write(run, folder)
         found, how = layouts[to].load_back(run, folder, inputs)
         largest = difference(wanted, found)
+        _readdress(folder, out)
         folder.rename(out)
     return f"{out}\nverified: {how}; logits of {texts} differ by at most {largest:.1e}"
+
+
+def _readdress(folder: Path, out: Path) -> None:
+    """Let the README's lines, which were run, name the place where the files will lie."""
+    readme = folder / README
+    if readme.exists():
+        text = readme.read_text(encoding="utf-8")
+        moved = text.replace(repr(str(folder.resolve())), repr(str(out.resolve())))
+        readme.write_text(moved, encoding="utf-8")
 
 
 def check(run: Restored, to: str) -> None:

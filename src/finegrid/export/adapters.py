@@ -68,6 +68,8 @@ class Adapters:
     def check(self, run: Restored) -> None:
         """Refuse what the library's bottlenecks cannot say."""
         parts.need_plain_base(run)
+        drawn = backbone.drawn_pooler(run.model)
+        need(not drawn, "its pooler was drawn, and the library looks for it in the encoder's files")
         architecture = run.model.config.model_type  # type: ignore[union-attr]
         known = ", ".join(ARCHITECTURES)
         need(architecture in ARCHITECTURES, f"{architecture} is laid out differently than {known}")

@@ -17,7 +17,12 @@ def main(base: str, export: str, inputs: str, output: str) -> None:
 
     outputs = json.loads(Path(export, "head_config.json").read_text(encoding="utf-8"))["num_labels"]
     model = AutoModelForSequenceClassification.from_pretrained(
-        base, num_labels=outputs, torch_dtype=torch.float32
+        base,
+        num_labels=outputs,
+        torch_dtype=torch.float32,
+        ignore_mismatched_sizes=True,
+        return_dict=True,
+        trust_remote_code=False,
     )
     adapters.init(model)
     model.load_adapter(export, set_active=True, use_safetensors=True)

@@ -7,10 +7,29 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
-from finegrid import surgery
+from finegrid import __version__, surgery
+from finegrid.export import parts
 from finegrid.export.parts import Inputs, Unfit, label_names, need
 from finegrid.export.verify import logits_from
 from finegrid.inference import Restored
+
+README = """---
+library_name: transformers
+---
+
+{method} on {task}, trained with finegrid {version}. Outputs: {labels}.
+
+```python
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+folder = {folder!r}  # wherever these files lie now
+model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+tokenizer = AutoTokenizer.from_pretrained(folder)
+with torch.inference_mode():
+    logits = model(**{example}).logits
+```
+"""
 
 
 class Merged:
@@ -23,22 +42,31 @@ class Merged:
             raise Unfit(f"{what} works on activations and cannot be merged into weights")
 
     def write(self, run: Restored, folder: Path) -> None:
-        """Merge the run's own model and save it with its class names and tokenizer."""
+        """Merge the run's own model and save it with class names, tokenizer and a README."""
         model: Any = run.model
         surgery.merge(model)
         names = label_names(run)
         model.config.id2label = names
         model.config.label2id = {name: number for number, name in names.items()}
-        if run.task.kind == "regression":
-            model.config.problem_type = "regression"
+        kinds = {"regression": "regression", "classification": "single_label_classification"}
+        model.config.problem_type = kinds[run.task.kind]
         model.save_pretrained(folder)
-        run.tokenizer.save_pretrained(folder)
+        parts.save_tokenizer(run, folder)
+        text = README.format(
+            method=run.record.method,
+            task=run.task.name,
+            version=__version__,
+            labels=", ".join(names.values()),
+            folder=str(folder.resolve()),
+            example=parts.example(run),
+        )
+        (folder / parts.README).write_text(text, encoding="utf-8")
 
     def load_back(self, run: Restored, folder: Path, inputs: Inputs) -> tuple[Tensor, str]:
-        """Logits of the checkpoint as transformers loads it."""
-        model, info = AutoModelForSequenceClassification.from_pretrained(
+        """Logits of what the README's lines load, after a look at what they leave out."""
+        _, info = AutoModelForSequenceClassification.from_pretrained(
             folder, dtype=torch.float32, output_loading_info=True
         )
         for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             need(not info[problem], f"{folder.name} has {problem}: {sorted(info[problem])[:3]}")
-        return logits_from(model, inputs), "loaded back with transformers"
+        return logits_from(parts.run_readme(folder), inputs), "loaded back with transformers"

@@ -1,17 +1,21 @@
 """What every layout asks of a restored run: head, base model, what was injected, what trains."""
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers import AutoConfig
 
-from finegrid import backbone, surgery
+from finegrid import backbone, checkpoint, surgery
 from finegrid.errors import UserError
 from finegrid.inference import Restored
+from finegrid.tokens import encode
 
+README = "README.md"
 Inputs = dict[str, Tensor]  # input_ids, attention_mask and, where the model has them, token types
 
 
@@ -44,13 +48,20 @@ def base_prefix(model: Any) -> str:
 
 
 def head(model: nn.Module) -> dict[str, Tensor]:
-    """The tensors outside the encoder, by name."""
-    prefix = base_prefix(model)
+    """The tensors outside the encoder, by name, and those of a pooler that was drawn."""
+    prefix, drawn = base_prefix(model), backbone.drawn_pooler(model)
     return {
         name: value.contiguous()
         for name, value in model.state_dict().items()
-        if not name.startswith(prefix)
+        if name in drawn or not name.startswith(prefix)
     }
+
+
+def head_modules(model: nn.Module) -> set[str]:
+    """The modules that the head's tensors lie in, such as `classifier`."""
+    drawn = backbone.drawn_pooler(model)
+    tops = {name.split(".")[0] for name in head(model) if name not in drawn}
+    return tops | ({f"{base_prefix(model)}pooler"} if drawn else set())
 
 
 def injected(model: nn.Module) -> dict[str, nn.Module]:
@@ -61,8 +72,9 @@ def injected(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def trained_in_place(model: nn.Module) -> list[str]:
-    """Names of the encoder's own parameters that train."""
-    prefix, inside = base_prefix(model), tuple(f"{path}." for path in injected(model))
+    """Names of the encoder's own parameters that train, without a pooler that was drawn."""
+    prefix = base_prefix(model)
+    inside = (*(f"{path}." for path in injected(model)), *backbone.drawn_pooler(model))
     return [
         name
         for name in surgery.trainable(model)
@@ -95,6 +107,65 @@ def need_plain_base(run: Restored) -> None:
     need(model.pretrained, "its encoder started from random weights, which no path holds")
     changed = ", ".join(model.config)
     need(not model.config, f"its encoder was changed by model.config ({changed}) when it loaded")
+
+
+def loading(run: Restored) -> str:
+    """What `from_pretrained` is to be told beside the encoder's path, as Python's source."""
+    where, commit = backbone.locate(run.config.model), revision(run)
+    stored: Any = AutoConfig.from_pretrained(where, revision=commit, trust_remote_code=False)
+    told = [f"num_labels={run.task.outputs}", "dtype=torch.float32"]
+    told += [f"revision={commit!r}"] if commit else []
+    other = stored.num_labels != run.task.outputs and "Classif" in str(stored.architectures)
+    told += ["ignore_mismatched_sizes=True"] if other else []
+    told += [] if stored.return_dict else ["return_dict=True"]
+    return ", ".join(told)
+
+
+def example(run: Restored) -> str:
+    """A call of the tokenizer on the task's columns, as Python's source."""
+    texts = ", ".join(repr(f"a text for {column!r}") for column in run.task.text)
+    longest = min(run.config.model.max_length, room(run))
+    return f'tokenizer({texts}, truncation=True, max_length={longest}, return_tensors="pt")'
+
+
+def room(run: Restored) -> int:
+    """Tokens of text that fit beside what the method puts in front of them in another library."""
+    limits = backbone.Limits.of(run.model, run.config.model.name)
+    taken = max((_length(child) for child in injected(run.model).values()), default=0)
+    return int(min(limits.positions, run.config.model.max_length + taken)) - taken
+
+
+def _length(child: Any) -> int:
+    """Positions that an injected prompt or prefix takes."""
+    return len(child.pair()[0]) if hasattr(child, "pair") else int(getattr(child, "length", 0))
+
+
+def save_tokenizer(run: Restored, folder: Path) -> None:
+    """Save the tokenizer so that it gives the model what the model takes."""
+    tokens = encode([["a"] for _ in run.task.text], run.tokenizer, run.config.model.max_length)
+    limits = backbone.Limits.of(run.model, run.config.model.name)
+    if "token_type_ids" not in limits.fit({"a text": tokens})["a text"].fields:
+        names = run.tokenizer.model_input_names
+        run.tokenizer.model_input_names = [name for name in names if name != "token_type_ids"]
+    run.tokenizer.save_pretrained(folder)
+
+
+def run_readme(folder: Path) -> nn.Module:
+    """The model that a README's Python block makes; the block is run as it is written.
+
+    Raises:
+        UserError: with what went wrong.
+    """
+    text = (folder / README).read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            exec(text.split("```python\n")[1].split("```")[0], names)
+    except Exception as error:  # whatever a library raises, the export is of no use
+        raise UserError(f"the export cannot be used: {checkpoint.reason(error)}") from error
+    model: nn.Module = names["model"]
+    return model
 
 
 def label_names(run: Restored) -> dict[int, str]:

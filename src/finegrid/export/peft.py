@@ -6,7 +6,6 @@ texts may have `length` tokens less than the encoder has positions.
 """
 
 import importlib
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification
 
-from finegrid import __version__, backbone
+from finegrid import __version__
 from finegrid.errors import UserError
 from finegrid.export import parts
 from finegrid.export.parts import Inputs, Unfit, need
@@ -36,11 +34,16 @@ library_name: peft
 {method} on {task}, trained with finegrid {version}. Outputs: {labels}.
 
 ```python
+import torch
 from peft import PeftModel
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-model = AutoModelForSequenceClassification.from_pretrained({base!r}, num_labels={outputs})
-model = PeftModel.from_pretrained(model, "this folder").eval()
+folder = {folder!r}  # wherever these files lie now
+model = AutoModelForSequenceClassification.from_pretrained({base!r}, {loading})
+model = PeftModel.from_pretrained(model, folder).eval()
+tokenizer = AutoTokenizer.from_pretrained(folder)
+with torch.inference_mode():
+    logits = model(**{example}).logits
 ```
 {note}"""
 PREFIX_NOTE = """
@@ -69,14 +72,14 @@ class Peft:
         _translate(run.model)
 
     def write(self, run: Restored, folder: Path) -> None:
-        """Write config, tensors and a README.
+        """Write config, tensors, the tokenizer and a README.
 
         Raises:
             UserError: if the peft library is missing.
         """
         peft, found, head = _library(), _translate(run.model), parts.head(run.model)
         whole = found.whole | head
-        modules = {name.split(".")[0] for name in head}  # such as classifier, pre_classifier
+        modules = parts.head_modules(run.model)
         modules |= {name.rpartition(".")[0] for name in found.whole}
         about: dict[str, Any] = {
             "base_model_name_or_path": parts.base_path(run),
@@ -93,25 +96,18 @@ class Peft:
             task=run.task.name,
             version=__version__,
             labels=", ".join(parts.label_names(run).values()),
-            outputs=run.task.outputs,
+            folder=str(folder.resolve()),
+            loading=parts.loading(run),
+            example=parts.example(run),
             note=found.note,
         )
-        (folder / "README.md").write_text(text, encoding="utf-8")
+        (folder / parts.README).write_text(text, encoding="utf-8")
+        parts.save_tokenizer(run, folder)
 
     def load_back(self, run: Restored, folder: Path, inputs: Inputs) -> tuple[Tensor, str]:
-        """Logits of the plain encoder with what peft makes of the files."""
-        peft = _library()
-        plain = AutoModelForSequenceClassification.from_pretrained(
-            backbone.locate(run.config.model), num_labels=run.task.outputs, dtype=torch.float32
-        )
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                logits = logits_from(peft.PeftModel.from_pretrained(plain, folder), inputs)
-        except Exception as error:  # whatever peft raises, the export is of no use
-            line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UserError(f"peft {peft.__version__} cannot use the export: {line}") from error
-        return logits, f"loaded back with peft {peft.__version__}"
+        """Logits of what the README's lines make of the plain encoder and the files."""
+        version = _library().__version__
+        return logits_from(parts.run_readme(folder), inputs), f"loaded back with peft {version}"
 
 
 def _library() -> Any:

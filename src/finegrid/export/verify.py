@@ -1,16 +1,16 @@
 """Whether an export computes what its run computes: the same inputs, the same logits."""
 
 import math
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from finegrid.backbone import Limits
 from finegrid.config import require
 from finegrid.data import Encoded, Rows, read_rows
 from finegrid.errors import UserError
-from finegrid.export.parts import Inputs, injected
+from finegrid.export.parts import Inputs, room
 from finegrid.inference import Restored
 from finegrid.module import logits_of
 from finegrid.sources import load
@@ -29,13 +29,13 @@ def logits_from(model: nn.Module, inputs: Inputs) -> Tensor:
 
 def probe(run: Restored) -> tuple[Inputs, str]:
     """A padded batch of the run's first training texts, else of made-up ones; and which it is."""
-    longest = min(run.config.model.max_length, _room(run))
+    longest = min(run.config.model.max_length, room(run))
     try:
         _, tables = load(run.task, run.config.data)
         rows = read_rows(tables.train.slice(0, ROWS), run.task, tables.source)
     except UserError:
         return _made_up(run, longest), f"{len(LENGTHS)} made-up texts"
-    return _batch(rows, run.tokenizer, longest), f"{len(rows)} texts of {run.task.name}"
+    return _batch(run, rows, longest), f"{len(rows)} texts of {run.task.name}"
 
 
 def difference(ours: Tensor, theirs: Tensor) -> float:
@@ -56,8 +56,9 @@ def difference(ours: Tensor, theirs: Tensor) -> float:
     return largest
 
 
-def _batch(rows: Rows, tokenizer: Any, longest: int) -> Inputs:
-    tokens = encode(rows.texts, tokenizer, longest)
+def _batch(run: Restored, rows: Rows, longest: int) -> Inputs:
+    limits = Limits.of(run.model, run.config.model.name)
+    tokens = limits.fit({"rows": encode(rows.texts, run.tokenizer, longest)})["rows"]
     batch = Encoded(rows, tokens).batch(range(len(rows)))
     return {name: value for name, value in batch.items() if name not in ("labels", "real_tokens")}
 
@@ -67,22 +68,11 @@ def _made_up(run: Restored, longest: int) -> Inputs:
     lengths = torch.tensor([min(length, longest) for length in LENGTHS])
     mask = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
     padding = int(run.tokenizer.pad_token_id or 0)
-    vocabulary = np.array(sorted({*run.tokenizer.get_vocab().values()} - {padding}))
+    known = Limits.of(run.model, run.config.model.name).vocabulary
+    ids = {*run.tokenizer.get_vocab().values()} - {padding}
+    vocabulary = np.array(sorted(number for number in ids if number < known))
     drawn = np.random.Generator(np.random.PCG64(0)).choice(vocabulary, size=tuple(mask.shape))
     return {
         "input_ids": torch.from_numpy(drawn).where(mask.bool(), padding),
         "attention_mask": mask,
     }
-
-
-def _room(run: Restored) -> int:
-    """Tokens of text that fit beside what the method puts in front of them in another library."""
-    config: Any = run.model.config
-    limit = int(getattr(config, "max_position_embeddings", run.config.model.max_length + 2))
-    taken = max((_length(child) for child in injected(run.model).values()), default=0)
-    return limit - taken - 2  # RoBERTa counts from behind its padding id
-
-
-def _length(child: Any) -> int:
-    """Positions that an injected prompt or prefix takes."""
-    return len(child.pair()[0]) if hasattr(child, "pair") else int(getattr(child, "length", 0))
