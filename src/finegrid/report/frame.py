@@ -113,6 +113,7 @@ def gather(runs: pd.DataFrame, *, mix: Collection[str] = ()) -> Results:
     runs = _once(runs, said)
     said.experiments(runs, TABLE)
     said.ends(runs)
+    said.busy(runs)
     said.missing(missing(runs))
     return Results(runs, settings, tuple(said))
 
