@@ -1,12 +1,12 @@
 """Budgets in every unit, the schedule over them, and the clock."""
 
-import time
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from conftest import composed, run_cell
 
+from finegrid import budget
 from finegrid.budget import Clock, schedule
 from finegrid.config import Budget, OptimConfig, RunConfig
 from finegrid.errors import UserError
@@ -87,22 +87,33 @@ def test_a_step_of_seconds_is_as_long_as_the_mean_of_those_before() -> None:
     clock = Clock(Budget("seconds", 10), OPTIM, rows=100, alone=False)
     batch = {"labels": [0] * 10, "real_tokens": 50}
     assert clock._share_of_step(batch) == 0
-    clock.credit(1.0)
-    clock.credit(2.0)
+    clock.credit(1.0, 1.0)
+    clock.credit(2.0, 1.0)
     clock.steps = 2
     assert clock._share_of_step(batch) == pytest.approx(0.15)
     assert clock.progress == pytest.approx(0.3)
 
 
-def test_paused_time_does_not_count() -> None:
+def test_paused_time_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = {"perf_counter": 100.0, "process_time": 7.0}
+    for name in now:
+        monkeypatch.setattr(budget.time, name, lambda name=name: now[name])
+
+    def passes(seconds: float, cpu_seconds: float) -> None:
+        now["perf_counter"] += seconds
+        now["process_time"] += cpu_seconds
+
     clock = Clock(Budget("seconds", 10), OPTIM, rows=100)
     clock._resume()
+    passes(2.0, 1.5)
     with clock.paused():
-        before = clock.seconds
-        time.sleep(0.05)
-        assert clock.seconds == before
-    time.sleep(0.02)
-    assert before + 0.02 <= clock.seconds < before + 0.05
+        passes(50.0, 40.0)
+        assert clock.seconds == 2.0
+    passes(1.0, 0.25)
+    assert clock.seconds == 3.0
+    clock._pause()
+    passes(9.0, 9.0)
+    assert (clock.seconds, clock.cpu_seconds) == (3.0, 1.75)
 
 
 @pytest.mark.parametrize(

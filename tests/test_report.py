@@ -232,6 +232,34 @@ def test_tuning_trials_are_left_out(tmp_path: Path) -> None:
     assert found.notes == ("1 tuning trial left out; scripts/tune.py reads them.",)
 
 
+@pytest.mark.parametrize(
+    ("threads", "device", "cpu", "marked"),
+    [
+        (1, "cpu x86_64", 99.0, False),
+        (1, "cpu x86_64", 55.0, True),
+        (8, "cpu x86_64", 500.0, False),
+        (8, "cpu x86_64", 250.0, True),
+        (2, "NVIDIA H100", 30.0, False),  # waits for the GPU
+        (1, "cpu x86_64", None, False),  # of an earlier version
+    ],
+)
+def test_seconds_of_a_busy_machine_are_marked(
+    threads: int, device: str, cpu: float | None, marked: bool
+) -> None:
+    facts = {"threads": threads, "device": device, "train_seconds": 100.0}
+    busy = record("lora", 0, 0.8, train_cpu_seconds=cpu, **facts)
+    quiet = record("full", 0, 0.8, train_cpu_seconds=95.0 * threads, **facts)
+    found = results(busy, quiet).notes
+    assert [note for note in found if "not to be compared" in note] == (
+        [
+            f"Training times not to be compared: 1 run shared the cores with other work "
+            f"({cpu / 100:.2g} CPU seconds a second): lora on mrpc (1)."
+        ]
+        if marked and cpu
+        else []
+    )
+
+
 def test_ties_are_marked_and_the_others_are_not() -> None:
     scores = {"full": 0.9, "lora": 0.899, "head": 0.5}
     runs = [record(method, seed, score + 0.001 * (seed * len(method) % 3), test_rows=400)

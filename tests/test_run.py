@@ -244,7 +244,7 @@ class Judge:
 def test_a_run_is_scored_with_the_weights_that_validation_chose(
     select: str, step: int, value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first of the best, though none is above 0; file, predictions and scores are all of the same weights."""
+    """The first of the best, though none is above 0: file, predictions and scores are its own."""
     judge = Judge(monkeypatch, -0.3, -0.1, -0.1, -0.2)
     record = run_cell(tmp_path, "method=layernorm", "data.fraction=0.1", "evaluations=4",
                       "budget=steps", "budget.steps=8", f"select={select}",

@@ -213,6 +213,7 @@ def test_costs_are_shared_out(tmp_path: Path) -> None:
     run_together([request(tmp_path / str(n), *line) for n, line in enumerate(LINES)], most=4)
     records = [read(tmp_path / str(n)) for n in range(4)]
     assert all(r.train_seconds > 0 and r.setup_seconds > 0 and r.mfu for r in records)
+    assert all(r.train_cpu_seconds and r.train_cpu_seconds > 0 for r in records)
     assert records[3].train_seconds < records[0].train_seconds  # it trained on less, and less long
 
 

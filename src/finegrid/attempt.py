@@ -204,6 +204,7 @@ def _cost(record: Record, watch: Watch, *, setup: float) -> None:
     clock, meter = watch.clock, watch.meter
     record.steps, record.epochs = clock.steps, clock.epochs
     record.setup_seconds, record.train_seconds = setup, clock.seconds
+    record.train_cpu_seconds = clock.cpu_seconds
     record.examples_per_second = clock.examples / clock.seconds
     record.tokens_per_second = clock.tokens / clock.seconds
     record.train_flops = meter.flops_per_token * clock.tokens

@@ -32,6 +32,7 @@ class Clock(pl.Callback):
         self.steps = self.examples = self.tokens = 0
         self.started = 0.0  # time.perf_counter() at the first step
         self._seconds, self._since = 0.0, 0.0
+        self.cpu_seconds, self._cpu_since = 0.0, 0.0  # of all threads, while the clock ran
 
     @property
     def seconds(self) -> float:
@@ -48,9 +49,10 @@ class Clock(pl.Callback):
         """Share of the budget that is spent; 1 or a little more at the end."""
         return float(getattr(self, self.budget.unit)) / self.budget.amount
 
-    def credit(self, seconds: float) -> None:
+    def credit(self, seconds: float, cpu_seconds: float) -> None:
         """Add a run's share of a step that it did not take alone."""
         self._seconds += seconds
+        self.cpu_seconds += cpu_seconds
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -107,10 +109,13 @@ class Clock(pl.Callback):
     def _pause(self) -> None:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
+        if self._since:
+            self.cpu_seconds += time.process_time() - self._cpu_since
         self._seconds, self._since = self.seconds, 0.0
 
     def _resume(self) -> None:
         self._since = time.perf_counter() if self.alone else 0.0
+        self._cpu_since = time.process_time()
 
 
 def schedule(progress: float, *, warmup: float, shape: str) -> float:

@@ -77,6 +77,7 @@ class Record:
     delta_bound_bytes: float | None = None  # its numbers as they are plus the entropy of its masks
     delta_bits_per_trainable: float | None = None
     train_seconds: float | None = None
+    train_cpu_seconds: float | None = None  # of the process meanwhile: few, if others had the cores
     eval_seconds: float | None = None
     setup_seconds: float | None = None
     examples_per_second: float | None = None

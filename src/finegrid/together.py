@@ -3,8 +3,8 @@
 Each run keeps what it has on its own: seeds and batch order, head, loss, clipping, schedule,
 budget, validation, checkpoint, record. What they share must be divided for the records:
 
-- A step's seconds are divided by the tokens, padding included, that each run has in it. Seconds
-  of validation and scoring are a run's own.
+- A step's seconds, CPU seconds too, are divided by the tokens, padding included, that each run
+  has in it. Seconds of validation and scoring are a run's own.
 - Set-up is a run's own, plus an equal part of what was made for all.
 - The peak of memory is the process's, divided by the number of runs.
 
@@ -127,7 +127,7 @@ class Conductor(pl.Callback):
 
     def __init__(self, lanes: Sequence[Lane]) -> None:
         self.lanes = lanes
-        self.began = 0.0
+        self.began = self.cpu_began = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin every run."""
@@ -139,7 +139,7 @@ class Conductor(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Let each run set its learning rate."""
-        self.began = time.perf_counter()
+        self.began, self.cpu_began = time.perf_counter(), time.process_time()
         for run, own in batch.items():
             self.lanes[run].tell("on_train_batch_start", own, batch_idx)
 
@@ -158,7 +158,8 @@ class Conductor(pl.Callback):
     ) -> None:
         """Share out the step's seconds, and let each run count, validate and end."""
         module: Any = pl_module
-        _share(time.perf_counter() - self.began, self.lanes, {k: batch[k] for k in module.losses})
+        spent = time.perf_counter() - self.began, time.process_time() - self.cpu_began
+        _share(spent, self.lanes, {k: batch[k] for k in module.losses})
         for run, loss in module.losses.items():
             lane = self.lanes[run]
             lane.tell("on_train_batch_end", {"loss": loss}, batch[run], batch_idx)
@@ -171,10 +172,11 @@ class Conductor(pl.Callback):
         trainer.should_stop = True
 
 
-def _share(seconds: float, lanes: Sequence[Lane], batches: Mapping[int, Any]) -> None:
+def _share(spent: tuple[float, float], lanes: Sequence[Lane], batches: Mapping[int, Any]) -> None:
     tokens = {run: batch["input_ids"].numel() for run, batch in batches.items()}
     for run, count in tokens.items():
-        lanes[run].watch.clock.credit(seconds * count / sum(tokens.values()))
+        share = count / sum(tokens.values())
+        lanes[run].watch.clock.credit(spent[0] * share, spent[1] * share)
 
 
 def _finish(lane: Lane, lanes: Sequence[Lane]) -> None:

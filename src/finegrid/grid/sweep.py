@@ -240,16 +240,20 @@ class Sweep:
 
 @contextmanager
 def _ending_cleanly() -> Iterator[None]:
-    """End on SIGTERM as on Ctrl-C, with the jobs stopped and the table printed."""
+    """End on SIGTERM and SIGHUP as on Ctrl-C, with the jobs stopped and the table printed."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(number)
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

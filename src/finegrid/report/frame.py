@@ -114,6 +114,7 @@ def gather(runs: pd.DataFrame, *, mix: Collection[str] = ()) -> Results:
     runs = _once(runs, said)
     said.experiments(runs, TABLE)
     said.ends(runs)
+    said.busy(runs)
     said.missing(missing(runs))
     return Results(runs, settings, tuple(said))
 

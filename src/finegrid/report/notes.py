@@ -9,6 +9,8 @@ import pandas as pd
 
 from finegrid.errors import printable
 
+# CPU seconds a second below which a run had no core of its own: of one thread, of each of many
+ONE, MOST = 0.8, 0.4
 LISTED = 8  # things that a sentence names before it only counts the rest
 
 
@@ -80,6 +82,25 @@ class Notes(list[str]):
                 for cell, group in own.groupby(["method", "task", "fraction"], observed=True)
             )
             self.append(f"{_count(len(own), 'run')} {status}: {some(reasons)}.")
+
+    def busy(self, runs: pd.DataFrame) -> None:
+        """Runs on CPU that had to share their cores: their seconds say little of the method.
+
+        A run alone on a machine keeps one core busy all the time, and most of its others.
+        """
+        if not {"train_cpu_seconds", "threads", "device"} <= set(runs.columns):
+            return
+        least = (MOST * runs["threads"].fillna(1)).clip(lower=ONE) * runs["train_seconds"]
+        on_cpu = runs["device"].astype(str).str.startswith("cpu")
+        found = runs[on_cpu & (runs["train_cpu_seconds"] < least)]
+        if len(found):
+            share = found["train_cpu_seconds"].sum() / found["train_seconds"].sum()
+            cells = found.groupby(["method", "task"], observed=True).size().items()
+            named = (f"{method} on {task} ({count})" for (method, task), count in cells)
+            self.append(
+                f"Training times not to be compared: {_count(len(found), 'run')} shared the cores "
+                f"with other work ({share:.2g} CPU seconds a second): {some(named)}."
+            )
 
     def missing(self, runs: pd.DataFrame) -> None:
         """Runs that others of their table have, as `frame.missing` gives them."""
