@@ -86,7 +86,9 @@ def test_each_step_takes_the_rate_of_its_middle(unit: str, amount: float) -> Non
 def test_a_step_of_seconds_is_as_long_as_the_mean_of_those_before() -> None:
     clock = Clock(Budget("seconds", 10), OPTIM, rows=100, alone=False)
     batch = {"labels": [0] * 10, "real_tokens": 50}
-    assert clock._share_of_step(batch) == 0
+    nobody: Any = None
+    clock.on_train_start(nobody, nobody)
+    assert (clock.seconds, clock._share_of_step(batch)) == (0, 0), "it counts its credit alone"
     clock.credit(1.0, 1.0)
     clock.credit(2.0, 1.0)
     clock.steps = 2

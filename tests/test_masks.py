@@ -1,5 +1,6 @@
 """Methods that zero weights, diff pruning, and what their deltas take on disk."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,13 @@ from finegrid import delta, surgery
 from finegrid.backbone import Backbone
 from finegrid.data import Encoded
 from finegrid.errors import UserError
-from finegrid.masks import LearnedMask, Mask
+from finegrid.masks import LearnedMask, Mask, smallest, zeros
 from finegrid.methods.diff_pruning import GatedDifference
 from finegrid.methods.mask_threshold import ThresholdMask
 from finegrid.methods.supermask import BernoulliMask
 from finegrid.module import predict
 from finegrid.parts import build_method
-from finegrid.sparse import SparseDifference
+from finegrid.sparse import SparseDifference, count
 
 LEARNED = ["supermask", "mask_threshold", "mask_threshold_magnitude"]
 FIXED = ["mask_random", "mask_magnitude"]
@@ -114,6 +115,56 @@ def test_either_rule_round_trips(rule: str, encoded: Encoded, tmp_path: Path) ->
     delta.load(tmp_path / "delta", other.model, **facts)
     found, expected = (predict(b.model, encoded, batch_size=8) for b in (other, base))
     assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda scores: BernoulliMask(scores, evaluate="mode"),
+        lambda scores: BernoulliMask(scores, evaluate="draw"),
+        ThresholdMask,
+        lambda scores: Mask(scores > 0),
+    ],
+    ids=["mode", "draw", "threshold", "fixed"],
+)
+def test_a_stored_mask_replaces_the_scores_for_good(
+    made: Callable[[torch.Tensor], nn.Module],
+) -> None:
+    one, other, weight = made(torch.randn(6, 5)), made(torch.randn(6, 5)), torch.randn(6, 5)
+    expected = one.eval()(weight)
+    assert not torch.equal(other.eval()(weight), expected)
+    other.expand({name: value.clone() for name, value in one.compact().items()})
+    for mode in (False, True):
+        assert torch.equal(other.train(mode)(weight), expected)
+
+
+@pytest.mark.parametrize(("sparsity", "size", "count"), [(0.2, 7, 1), (0.5, 3, 1), (0, 9, 0)])
+def test_a_sparsity_is_rounded_down(sparsity: float, size: int, count: int) -> None:
+    assert zeros(sparsity, size) == count
+    assert int(smallest(torch.randn(size), sparsity).sum()) == count
+
+
+def test_a_sparse_difference_keeps_values_and_places_together() -> None:
+    """Whatever the order in which its places were chosen."""
+    weight, places = torch.randn(4, 5), torch.tensor([17, 3, 8])
+    for moved in (False, True):
+        one = SparseDifference((4, 5), torch.tensor([1, 2]) if moved else places)
+        if moved:
+            nn.init.ones_(one.values)
+            one.move(places)
+            assert torch.equal(one(weight), weight), "from zero again"
+        with torch.no_grad():
+            one.values.copy_(torch.tensor([1.0, 2.0, 3.0]))
+        other = SparseDifference((4, 5), torch.tensor([0]))
+        other.expand(one.compact())
+        assert torch.equal(other(weight), one(weight))
+        added = (one(weight) - weight).flatten()
+        assert added[[3, 8, 17]].tolist() == pytest.approx([1, 2, 3], abs=1e-5)
+
+
+@pytest.mark.parametrize(("density", "size", "kept"), [(0.5, 7, 3), (1e-9, 7, 1), (1, 7, 7)])
+def test_a_density_is_rounded_down_to_one_at_least(density: float, size: int, kept: int) -> None:
+    assert count(density, size) == kept
 
 
 def test_threshold_gradient_is_the_masks() -> None:

@@ -287,6 +287,48 @@ class TestContract:
         )
 
 
+def test_modules_over_one_tensor_apply_in_order_and_merge() -> None:
+    class Affine(nn.Module):
+        """w -> a w + b."""
+
+        def __init__(self, a: float, b: float) -> None:
+            super().__init__()
+            self.a, self.b = a, b
+
+        def forward(self, weight: Tensor) -> Tensor:
+            return self.a * weight + self.b
+
+    layer, x = nn.Linear(3, 2), torch.randn(5, 3)
+    before = layer.weight.detach().clone()
+    surgery.reparametrize(layer, "weight", "doubled", Affine(2.0, 0.0))
+    surgery.reparametrize(layer, "weight", "raised", Affine(1.0, 0.5))
+    expected = nn.functional.linear(x, 2 * before + 0.5, layer.bias)
+    assert torch.equal(surgery.own(layer, "weight"), before)
+    torch.testing.assert_close(layer(x), expected)
+    surgery.merge(layer)
+    assert type(layer) is nn.Linear
+    assert not list(layer.children())
+    torch.testing.assert_close(layer(x), expected)
+
+
+@pytest.mark.parametrize("name", ["lora", "ia3", "bitfit_lora"])
+def test_what_is_merged_leaves_neither_modules_nor_hooks(name: str, encoded: Encoded) -> None:
+    base, plain = tuned(name), fresh()
+    with torch.no_grad():
+        for parameter in surgery.trainable(base.model.base_model).values():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    expected = predict(base.model, encoded, batch_size=8)
+    surgery.merge(base.model)
+    torch.testing.assert_close(
+        predict(base.model, encoded, batch_size=8), expected, rtol=1e-4, atol=1e-5
+    )
+    assert base.model.state_dict().keys() == plain.model.state_dict().keys()
+    for (path, mine), theirs in zip(base.model.named_modules(), plain.model.modules(), strict=True):
+        assert type(mine) is type(theirs), path
+        for hooks in ("_forward_hooks", "_forward_pre_hooks"):
+            assert len(getattr(mine, hooks)) == len(getattr(theirs, hooks)), path
+
+
 def test_predictions_are_in_the_rows_order_whatever_their_length(encoded: Encoded) -> None:
     model = fresh().model.eval()
     assert (np.diff(encoded.lengths) > 0).any(), "longest first is not their order"

@@ -6,23 +6,22 @@ import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import BUILTIN, METHODS, composed, run_cell
+from conftest import BUILTIN, METHODS, run_cell
 from safetensors.torch import load_file, save_file
 from sklearn import metrics as sk
+from test_data import splits_of
 
 from finegrid import builtin, delta, metrics, selection
-from finegrid.config import RunConfig, bind
-from finegrid.data import split
 from finegrid.errors import Diverged, UserError
 from finegrid.inference import predict_file, restore
 from finegrid.record import Record, read
-from finegrid.sources import load, read_table
+from finegrid.sources import read_table
 from finegrid.tasks import Task
 
 SHORT = ("data.fraction=0.2", "budget.epochs=1", "evaluations=2")
@@ -63,10 +62,25 @@ class TestRecord:
         assert record.examples_per_second == pytest.approx(rate)
         assert record.delta_bytes == (directory / delta.FILE).stat().st_size
         assert record.test_overlap == 0
+        assert record.setup_seconds > 0
+        assert record.eval_seconds > 0
+        trained = record.params_delta + record.params_pooler + record.params_head
+        assert record.delta_bits_per_trainable == 8 * record.delta_bytes / trained
         assert len(record.cell) == 12
         assert record.peak_memory_bytes > 50e6
         trained = record.params_delta + record.params_pooler + record.params_head
         assert 0 < trained < 0.1 * record.params_total
+
+    def test_rows_are_told_by_number_and_by_hash(self, cell: tuple[Path, Record]) -> None:
+        record, splits = cell[1], splits_of(*SHORT)[1]
+        every = {
+            "train": splits.train,
+            "validation": splits.validation,
+            "test": splits.test["test"],
+        }
+        for name, rows in every.items():
+            found = (getattr(record, f"{name}_rows"), getattr(record, f"{name}_hash"))
+            assert found == (len(rows), rows.digest()), name
 
     def test_flops_are_near_four_per_weight_and_token(self, cell: tuple[Path, Record]) -> None:
         """Forward and the backward that frozen weights need, padding and attention on top."""
@@ -244,15 +258,13 @@ class Judge:
 def test_a_run_is_scored_with_the_weights_that_validation_chose(
     select: str, step: int, value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first of the best, though none is above 0: file, predictions and scores are its own."""
+    """Of the first of the best, though none is above 0: file, predictions and scores agree."""
     judge = Judge(monkeypatch, -0.3, -0.1, -0.1, -0.2)
     record = run_cell(tmp_path, "method=layernorm", "data.fraction=0.1", "evaluations=4",
                       "budget=steps", "budget.steps=8", f"select={select}",
                       "data.validation_max=40", "optim.lr=0.01")  # fmt: skip
     restored = restore(tmp_path)
-    cfg = composed()
-    task, tables = load(bind(Task, cfg.task, "task"), RunConfig.of(cfg).data)
-    splits = split(tables, task, replace(RunConfig.of(cfg).data, validation_max=40))
+    task, splits = splits_of("data.validation_max=40")
     assert (record.best_step, record.validation) == (4, value)
     for labels in judge.labels:
         assert labels.tolist() == splits.validation.labels.tolist()

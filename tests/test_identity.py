@@ -1,0 +1,99 @@
+"""What makes another cell and what does not, by the hash alone; nothing is run."""
+
+import shutil
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import composed
+from omegaconf import OmegaConf
+
+from finegrid import builtin, identity
+from finegrid.errors import UserError
+
+
+@cache
+def cell(*overrides: str) -> str:
+    """The hash of a command line's cell."""
+    plain: Any = OmegaConf.to_container(composed(*overrides), resolve=True)
+    return identity.cell(plain)
+
+
+MATTERS = [
+    ("seed=1",), ("select=last",), ("store=bfloat16",), ("evaluations=2",),
+    ("frozen_dropout=false",), ("method=head",), ("method=bitfit_q_m2",), ("method.roles=[query]",),
+    ("task=builtin_similarity",), ("task.metrics=[accuracy]",), ("model.max_length=32",),
+    ("model.pretrained=false",), ("+model.config.num_hidden_layers=1",), ("data.fraction=0.5",),
+    ("data.batch_size=16",), ("data.subset_seed=1",), ("data.split_seed=1",),
+    ("data.validation_fraction=0.2",), ("data.validation_max=7",), ("data.protocol=dev",),
+    ("optim.lr=0.5",), ("optim.head_lr=0.5",), ("optim.weight_decay=0.5",), ("optim.warmup=0.5",),
+    ("optim.schedule=constant",), ("optim.clip=0",), ("budget.epochs=1",),
+    ("budget=steps", "budget.steps=3"), ("trainer.precision=bf16-mixed",),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", MATTERS, ids=" ".join)
+def test_what_decides_a_result_makes_another_cell(change: tuple[str, ...]) -> None:
+    assert cell(*change) != cell()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [("data.eval_batch_size=3",), ("trainer.threads=1",), ("trainer.device=cpu",), ("logger=csv",),
+     ("data.fraction=1",), ("optim.clip=1",), ("budget.epochs=5",)],
+    ids=" ".join,
+)  # fmt: skip
+def test_what_does_not_is_the_same_cell(change: tuple[str, ...]) -> None:
+    """Speed, places and the spelling of a number: 1 is 1.0."""
+    assert cell(*change) == cell()
+
+
+def test_a_trial_is_another_cell_than_the_run_with_its_rate() -> None:
+    trial = ("experiment=tune", "method=head", "model=tiny", "trial=0")
+    plain: Any = OmegaConf.to_container(composed(*trial), resolve=True)
+    assert identity.cell(plain) != identity.cell(plain | {"trial": None})
+    assert identity.cell(plain) == identity.cell(plain | {"trial": 4}), (
+        "the rate tells trials apart"
+    )
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_file_counts_by_what_it_holds_and_not_by_its_place(split: str, tmp_path: Path) -> None:
+    def written(name: str, text: str) -> str:
+        (tmp_path / name).mkdir(exist_ok=True)
+        for file in ("train", "test"):
+            content = text if file == split else "text,label\na,x\nb,y\n"
+            (tmp_path / name / f"{file}.csv").write_text(content, encoding="utf-8")
+        files = (f"task.{file}={tmp_path / name / file}.csv" for file in ("train", "test"))
+        return cell("task=custom", *files)
+
+    first = written("one", "text,label\na,x\nb,y\n")
+    assert written("two", "text,label\na,x\nb,y\n") == first
+    assert written("three", "text,label\na,x\nb,z\n") != first
+
+
+def test_a_model_counts_by_its_files(tmp_path: Path) -> None:
+    for name in ("one", "two", "three"):
+        shutil.copytree(builtin.MODEL_DIR, tmp_path / name)
+    with (tmp_path / "three/model.safetensors").open("ab") as file:
+        file.write(b"\0")
+    one, two, three = (cell(f"model.path={tmp_path / n}") for n in ("one", "two", "three"))
+    assert one == two != three
+
+
+def test_the_codes_version_makes_another_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain: Any = OmegaConf.to_container(composed(), resolve=True)
+    before = identity.cell(plain)
+    monkeypatch.setattr(identity, "_code", lambda by: "another")
+    assert identity.cell(plain) != before
+
+
+def test_members_of_a_composition_are_checked_and_counted_as_methods_are() -> None:
+    plain: Any = OmegaConf.to_container(composed("method=bitfit_lora"), resolve=True)
+    kept = identity.arguments(plain["method"])["members"]
+    for name, member in kept.items():
+        assert not set(member) & set(identity.NOT_ARGUMENTS), name
+    plain["method"]["members"]["lora"]["_target_"] = "os.system"
+    with pytest.raises(UserError, match=r"method\.members\.lora\._target_"):
+        identity.arguments(plain["method"])
