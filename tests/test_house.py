@@ -35,8 +35,9 @@ LAYERS = {
     "places": set(),
     "cache": {"record"},
     "tokens": {"cache", "hub", "places"},
-    "sources": {"builtin", "cache", "config", "errors", "hub", "places", "tasks"},
-    "data": {"cache", "config", "errors", "sources", "tasks", "tokens"},
+    "files": {"config", "errors"},
+    "sources": {"builtin", "cache", "config", "errors", "files", "hub", "places", "tasks"},
+    "data": {"cache", "config", "errors", "files", "sources", "tasks", "tokens"},
     "backbone": {
         "attention", "builtin", "checkpoint", "config", "dropout", "errors", "hub", "lean",
         "places", "seeds", "sites", "sources", "surgery", "tokens",

@@ -190,6 +190,8 @@ def _begin(request: Request, config: RunConfig) -> Record:
 def _identify(record: Record, parts: Parts) -> None:
     """Fill in what the data and the weights turned out to be."""
     splits, base = parts.splits, parts.module.backbone
+    record.positive_class = of = parts.task.f1_class
+    record.positive = None if of is None else parts.task.labels[of]
     record.data_source, record.model_revision = splits.source, base.revision
     record.fingerprint = base.fingerprint
     record.drawn_pooler = bool(drawn_pooler(base.model))

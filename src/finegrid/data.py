@@ -1,6 +1,8 @@
 """Rows to batches: load, check, split, take the fraction, tokenise, bucket by length, pad."""
 
 import hashlib
+import logging
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,12 +17,15 @@ from torch.utils.data import DataLoader, Sampler
 from finegrid.cache import Array
 from finegrid.config import DataConfig
 from finegrid.errors import UserError
+from finegrid.files import NUMBER, column, shown, texts
 from finegrid.sources import Tables
 from finegrid.tasks import Task
 from finegrid.tokens import Tokens
 
+log = logging.getLogger(__name__)
 QUANTILES = 10  # strata of a regression task
 POOL = 50  # batches sorted by length together: little padding, yet well mixed
+LARGEST = 2.0**63  # a graded label's; the square of an error must fit into fp32
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ class Rows:
 
     texts: tuple[list[str], ...]
     labels: np.ndarray[Any, np.dtype[Any]]
-    idx: list[int]
+    idx: list[Any]  # numbers or text
 
     def __len__(self) -> int:
         return len(self.idx)
@@ -42,8 +47,8 @@ class Rows:
     def digest(self) -> str:
         """Hash of what the rows say, in their order."""
         digest = hashlib.sha256()
-        for *texts, label in zip(*self.texts, self.labels.tolist(), strict=True):
-            digest.update(repr((*texts, label)).encode())
+        for *row, label in zip(*self.texts, self.labels.tolist(), strict=True):
+            digest.update(repr((*row, label)).encode())
         return digest.hexdigest()[:16]
 
 
@@ -82,9 +87,9 @@ def split(tables: Tables, task: Task, data: DataConfig) -> Splits:
     Raises:
         UserError: for unusable columns or labels, or a fraction that leaves a class empty.
     """
-    train = read_rows(tables.train, task, f"{tables.source}, train")
+    train = everything = read_rows(tables.train, task, tables.where("train"))
     test = {
-        _test_name(name, tables.dev): read_rows(table, task, f"{tables.source}, {name}")
+        _test_name(name, tables.dev): read_rows(table, task, tables.where(name))
         for name, table in tables.dev.items()
     }
     if not test:
@@ -96,6 +101,9 @@ def split(tables: Tables, task: Task, data: DataConfig) -> Splits:
         train, validation = _carve(train, task, data, size=size)
     if len(train) == 0:
         raise UserError(f"{tables.source}: too few rows to carve validation and test from")
+    if task.kind == "classification":
+        _require_every_class(train, everything, task, tables.where("train"))
+        _tell_untested(everything, test["test"], task, tables)
     train = take_fraction(train, task, data)
     seen = set(zip(*train.texts, strict=True))
     overlap = sum(text in seen for text in zip(*test["test"].texts, strict=True))
@@ -129,67 +137,94 @@ def take_fraction(train: Rows, task: Task, data: DataConfig) -> Rows:
     return used
 
 
+def _tell_untested(rows: Rows, test: Rows, task: Task, tables: Tables) -> None:
+    """Warn of classes that no test row is of, where the test rows were carved."""
+    counts = Counter(rows.labels.tolist())
+    unseen = sorted(set(counts) - set(test.labels.tolist()))
+    if unseen and not tables.dev:
+        listed = ", ".join(f"{shown(task.labels[n])} ({counts[n]})" for n in unseen[:20])
+        where = tables.where("train")
+        log.warning("%s: no test row is of class (rows): %s", where, listed)
+
+
+def _require_every_class(train: Rows, rows: Rows, task: Task, where: str) -> None:
+    """Refuse classes of which nothing is left to train on, whatever the fraction."""
+    left, counts = set(train.labels.tolist()), Counter(rows.labels.tolist())
+    rare = [label for label in range(task.outputs) if label not in left]
+    if not rare:
+        return
+    listed = ", ".join(f"{shown(task.labels[n])} ({counts[n]})" for n in rare[:20])
+    more = f" and {len(rare) - 20} more" if len(rare) > 20 else ""
+    graded = all(NUMBER.fullmatch(name) for name in task.labels)
+    raise UserError(
+        f"{where}: too few rows to train on and to split, of class (rows): {listed}{more}; add "
+        "rows, merge these classes or leave them out"
+        + ("; use task.kind=regression for graded labels" if graded else "")
+    )
+
+
 def read_rows(table: pa.Table, task: Task, where: str) -> Rows:
     """Check a table's columns, texts and labels and take them out."""
     if len(table) == 0:
         raise UserError(f"{where}: no rows")
-    texts = tuple(column_texts(table, column, where) for column in task.text)
-    labels = _labels(table, task, where)
-    numbers = table.column("idx").to_pylist() if "idx" in table.column_names else range(len(table))
-    return Rows(texts, labels, list(numbers))
+    columns = tuple(column_texts(table, name, where) for name in task.text)
+    return Rows(columns, _labels(table, task, where), _ids(table, where))
 
 
-def column_texts(table: pa.Table, column: str, where: str) -> list[str]:
+def column_texts(table: pa.Table, name: str, where: str) -> list[str]:
     """A text column's values; a missing column or an empty text is a `UserError`."""
-    _require_column(table, column, where)
-    values = table.column(column).to_pylist()
-    for row, value in enumerate(values):
-        if not isinstance(value, str) or not value.strip():
-            found = "is empty" if value in (None, "") or isinstance(value, str) else "is not text"
-            raise UserError(f"{where}, row {row + 1}: column {column!r} {found} ({value!r})")
-    return values  # type: ignore[no-any-return]
+    values = texts(column(table, name, where), where, name)
+    for row, value in enumerate(values, start=1):
+        if value is None or not value.strip():
+            raise UserError(f"{where}, row {row}: column {name!r} is empty ({value!r})")
+    return values  # type: ignore[return-value]
 
 
-def _require_column(table: pa.Table, column: str, where: str) -> None:
-    if column not in table.column_names:
-        raise UserError(
-            f"{where}: no column {column!r}; it has {', '.join(table.column_names)}; "
-            "set task.text=[...] and task.label=..."
-        )
+def _ids(table: pa.Table, where: str) -> list[Any]:
+    """The rows' ids: of the column idx, whole numbers where all are; else their places."""
+    if "idx" not in table.column_names:
+        return list(range(len(table)))
+    ids = [value or "" for value in texts(table.column("idx"), where, "idx")]
+    numbers = all(value.isdecimal() and value.isascii() and len(value) < 19 for value in ids)
+    return [int(value) for value in ids] if numbers else ids
 
 
 def _labels(table: pa.Table, task: Task, where: str) -> np.ndarray[Any, np.dtype[Any]]:
-    _require_column(table, task.label, where)
-    values = table.column(task.label).to_pylist()
-    read = _number if task.kind == "regression" else _class
-    labels = []
-    for row, value in enumerate(values):
-        label = read(value, task)
-        if label is None:
-            wanted = "a number" if task.kind == "regression" else f"one of {task.labels}"
+    values = column(table, task.label, where)
+    labels = texts(values, where, task.label)
+    if task.kind == "regression":
+        return _graded(labels, task, where)
+    number = {name: place for place, name in enumerate(task.labels)}
+    if task.numbered:
+        number = {str(place): place for place in range(len(task.labels))} | number
+    if not pa.types.is_string(values.type):  # typed: 1 is the class 1.0 too, and true is True
+        number |= {name.removesuffix(".0"): n for name, n in number.items()} | number
+        number |= {name.lower(): number[name] for name in {"True", "False"} & set(number)} | number
+    found = [number.get(label) for label in labels]  # type: ignore[arg-type]
+    if None in found:
+        row = found.index(None)
+        _refuse_label(labels[row], task, f"{where}, row {row + 1}")
+    return np.asarray(found, dtype=np.int64)
+
+
+def _refuse_label(label: str | None, task: Task, where: str) -> None:
+    if label is None or not label.strip():
+        raise UserError(f"{where}: label is missing")
+    names = ", ".join(map(shown, task.labels[:20]))
+    more = f" or {len(task.labels) - 20} more" if len(task.labels) > 20 else ""
+    hidden = "; GLUE's test splits hide their labels (-1)" if label == "-1" else ""
+    raise UserError(f"{where}: label {shown(label)} must be one of {names}{more}{hidden}")
+
+
+def _graded(labels: Sequence[str | None], task: Task, where: str) -> np.ndarray[Any, np.dtype[Any]]:
+    for row, label in enumerate(labels, start=1):
+        number = label is not None and NUMBER.fullmatch(label)
+        if not number or not abs(float(str(label))) < LARGEST:
+            kind = "a number below 2**63" if number else "a number"
             raise UserError(
-                f"{where}, row {row + 1}: label {value!r} in column {task.label!r} must be {wanted}"
-                + ("; GLUE's test splits hide their labels (-1)" if value == -1 else "")
+                f"{where}, row {row}: label {label!r} in column {task.label!r} must be {kind}"
             )
-        labels.append(label)
-    return np.asarray(labels, dtype=np.float32 if task.kind == "regression" else np.int64)
-
-
-def _number(value: object, task: Task) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if np.isfinite(value) else None
-
-
-def _class(value: object, task: Task) -> int | None:
-    """A class given by number (as in GLUE) or by name."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if str(value) in task.labels:
-        return task.labels.index(str(value))
-    if isinstance(value, int) and 0 <= value < len(task.labels):
-        return value
-    return None
+    return np.asarray([float(str(label)) for label in labels], dtype=np.float32)
 
 
 @dataclass(frozen=True)

@@ -54,12 +54,21 @@ def _settings(plain: Mapping[str, Any]) -> dict[str, Any]:
         for group in GROUPS
         for left_out in [VOLATILE.get(group, ())]
     }
+    if not _chooses(plain["task"]):
+        groups["task"].pop("positive", None)
     groups["method"] = {"name": plain["method"]["name"]} | arguments(plain["method"])
     found: dict[str, Any] = _canonical(groups | {name: plain[name] for name in VALUES})
     return found | {
         "precision": plain["trainer"]["precision"],
         "tuning": plain["trial"] is not None,
     }
+
+
+def _chooses(task: Mapping[str, Any]) -> bool:
+    """Whether `task.positive` changes a score: there is an F1, not of that class anyway."""
+    positive, labels = task.get("positive"), [str(name) for name in task.get("labels") or ()]
+    anyway = len(labels) == 2 and labels[1] == str(positive)
+    return positive is not None and "f1" in task["metrics"] and not anyway
 
 
 def _canonical(node: Any) -> Any:

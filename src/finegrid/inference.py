@@ -1,12 +1,17 @@
 """Use a finished run: backbone + delta -> predictions on a user's file."""
 
+import json
+import os
+import re
+import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -16,13 +21,17 @@ from finegrid import backbone, delta, identity, metrics, stored
 from finegrid.backbone import Backbone
 from finegrid.config import RunConfig, bind, require
 from finegrid.data import Encoded, Rows, column_texts
+from finegrid.errors import UserError
+from finegrid.files import json_text, read_table, texts
 from finegrid.module import predict
 from finegrid.parts import build_method
-from finegrid.record import Record, read
+from finegrid.record import Record, read, write_atomic
 from finegrid.seeds import stream
-from finegrid.sources import read_table
 from finegrid.tasks import Task
 from finegrid.tokens import encode
+
+FORMULA = r"^([=+\-@\t\r\n](?s:.))"  # how text begins that a spreadsheet runs
+NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 
 
 @dataclass(frozen=True)
@@ -64,17 +73,10 @@ def restore(
         UserError: if the run is unfinished or unreadable, or its delta does not belong to the
             backbone or the method.
     """
-    record = read(directory)
-    require(record.status == "ok", f"{directory}: the run's status is {record.status}, not ok")
-    cfg = stored.config(directory)
+    record, cfg, task = _opened(directory)
     config = RunConfig.of(cfg)
-    _same_run(directory, record, cfg)
     if model_path is not None:
         cfg.model.path = config.model.path = model_path
-    if record.delta_digest is not None:
-        delta.verify(directory / delta.FILE, record.delta_digest)
-    labels = delta.metadata(directory / delta.FILE)["labels"]
-    task = replace(bind(Task, cfg.task, "task"), labels=labels)
     method = build_method(cfg)
     seed = stream(config.seed, "init")  # some methods draw what trains
     base = build(config.model, outputs=task.outputs, seed=seed)
@@ -90,27 +92,94 @@ def restore(
 
 
 def predict_file(
-    directory: Path, source: Path, target: Path, *, model_path: str | None = None
+    directory: Path, source: Path, target: Path, *, model_path: str | None = None, raw: bool = False
 ) -> int:
     """Write a file's rows with a prediction and scores beside them, as CSV; returns their number.
 
-    Classification adds the class name and one logit a class, regression the value.
+    Classification adds the class name and one logit a class, regression the value. Nested values
+    are written as JSON. Text that a spreadsheet would run as a formula gets an apostrophe before
+    it, unless it is a number or `raw` asks for what the file holds.
+
+    Raises:
+        UserError: for an unusable run, input or output, before the model is loaded.
     """
+    _, _, task = _opened(directory)
+    _require_writable(target, source)
     table = read_table(source)
-    restored = restore(directory, model_path=model_path)
-    task = restored.task
-    logits = restored.logits(tuple(column_texts(table, name, str(source)) for name in task.text))
+    require(len(table) > 0, f"{source}: no rows")
+    columns = tuple(column_texts(table, name, str(source)) for name in task.text)
+    for name in ("prediction", *(f"score_{label}" for label in task.labels)):
+        require(name not in table.column_names, f"{source} already has a column {name!r}")
+    names = table.column_names
+    table = pa.table({x: _writable(table.column(x), str(source), x) for x in names})
+    logits = restore(directory, model_path=model_path).logits(columns)
+    for name, values in _added(task, logits).items():
+        table = table.append_column(name, pa.array(values))
+    sink = pa.BufferOutputStream()
+    pa.csv.write_csv(table if raw else _without_formulas(table), sink)
+    try:
+        write_atomic(target, sink.getvalue().to_pybytes())
+    except OSError as error:
+        raise UserError(f"{target} cannot be written: {error.strerror or error}") from error
+    return len(table)
+
+
+def _added(task: Task, logits: Tensor) -> dict[str, list[Any]]:
     predicted = metrics.predictions(task, logits).tolist()
     columns = {"prediction": [task.labels[i] for i in predicted] if task.labels else predicted}
-    for number, name in enumerate(task.labels):
-        columns[f"score_{name}"] = logits[:, number].tolist()
-    for name, values in columns.items():
-        require(name not in table.column_names, f"{source} already has a column {name!r}")
-        table = table.append_column(name, pa.array(values))
-    temporary = target.with_name(f".{target.name}")
-    pa.csv.write_csv(table, temporary)
-    temporary.replace(target)
-    return len(table)
+    return columns | {f"score_{x}": logits[:, n].tolist() for n, x in enumerate(task.labels)}
+
+
+def _require_writable(target: Path, source: Path) -> None:
+    """Refuse a file that cannot be written, or is the input, before there is something to lose."""
+    require(not target.is_dir(), f"{target} is a directory; name a file")
+    same = target.exists() and source.exists() and target.samefile(source)
+    require(not same, f"{target} is the input; name another file")
+    if target.exists() and not os.access(target, os.W_OK):
+        raise UserError(f"{target} cannot be written: it is read-only")
+    try:
+        with tempfile.TemporaryFile(dir=target.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"{target} cannot be written: {error.strerror}") from error
+
+
+def _writable(values: pa.ChunkedArray, where: str, name: str) -> pa.ChunkedArray:
+    """A column as CSV can hold it: text, numbers, yes and no as they are, the rest as text."""
+    kind = values.type
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
+        return values
+    if not pa.types.is_nested(kind) and not isinstance(kind, pa.JsonType):
+        return pa.chunked_array([pa.array(texts(values, where, name), pa.string())])
+    plain = values.to_pylist()
+    if isinstance(kind, pa.JsonType):
+        plain = [None if value is None else json.loads(value) for value in plain]
+    cells = [v if v is None or isinstance(v, str) else json_text(v) for v in plain]
+    return pa.chunked_array([pa.array(cells, pa.string())])
+
+
+def _without_formulas(table: pa.Table) -> pa.Table:
+    """The same table, but text and names that begin like a formula have an apostrophe before."""
+    columns = []
+    for values in table.columns:
+        if pa.types.is_string(values.type):
+            quoted = pc.replace_substring_regex(values, FORMULA, r"'\1")
+            values = pc.if_else(pc.match_substring_regex(values, NUMBER), values, quoted)
+        columns.append(values)
+    return pa.table(columns, names=[re.sub(FORMULA, r"'\1", name) for name in table.column_names])
+
+
+def _opened(directory: Path) -> tuple[Record, DictConfig, Task]:
+    """A finished run's record, its config, and its task with the class names that it found."""
+    record = read(directory)
+    require(record.status == "ok", f"{directory}: the run's status is {record.status}, not ok")
+    cfg = stored.config(directory)
+    RunConfig.of(cfg)
+    _same_run(directory, record, cfg)
+    if record.delta_digest is not None:
+        delta.verify(directory / delta.FILE, record.delta_digest)
+    labels = delta.metadata(directory / delta.FILE)["labels"]
+    return record, cfg, bind(Task, cfg.task, "task").named(labels)
 
 
 def require_finite(logits: Tensor) -> None:

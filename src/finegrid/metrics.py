@@ -16,12 +16,10 @@ from torchmetrics.regression import PearsonCorrCoef, SpearmanCorrCoef
 
 from finegrid.tasks import MEAN, Task
 
-# name -> the metric for so many classes; F1 is of class 1 when there are two, as in GLUE
+# name -> the metric for so many classes
 MAKE: dict[str, Callable[[int], Metric]] = {
     "accuracy": lambda classes: MulticlassAccuracy(num_classes=classes, average="micro"),
-    "f1": lambda classes: (
-        BinaryF1Score() if classes == 2 else MulticlassF1Score(num_classes=classes)
-    ),
+    "f1": lambda classes: MulticlassF1Score(num_classes=classes),
     "matthews": lambda classes: MulticlassMatthewsCorrCoef(num_classes=classes),
     "pearson": lambda _: PearsonCorrCoef(),
     "spearman": lambda _: SpearmanCorrCoef(),
@@ -49,11 +47,17 @@ def score(task: Task, logits: Tensor, labels: Tensor) -> dict[str, float]:
             continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # constant predictions are reported as `degenerate`
-            value = float(MAKE[name](task.outputs)(predicted, labels.cpu()))
+            value = _value(name, task, predicted, labels.cpu())
         scores[name] = value if value == value else 0.0
     if len(scores) > 1:
         scores[MEAN] = sum(scores.values()) / len(scores)
     return scores
+
+
+def _value(name: str, task: Task, predicted: Tensor, labels: Tensor) -> float:
+    if name == "f1" and (of := task.f1_class) is not None:
+        return float(BinaryF1Score()(predicted == of, labels == of))
+    return float(MAKE[name](task.outputs)(predicted, labels))
 
 
 def _constant(values: Tensor) -> bool:

@@ -59,6 +59,8 @@ class Record:
     status: str = "running"
     error: str | None = None
     metric: str | None = None
+    positive: str | None = None  # class that F1 is of; null: the mean over all, or no F1
+    positive_class: int | None = None  # its number in the predictions
     test: float | None = None
     test_last: float | None = None
     validation: float | None = None
@@ -105,7 +107,8 @@ class Record:
         """One line for people."""
         split = "test" if self.trial is None else "validation"
         scores = self.metrics.get(split, {})
-        every = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+        of = {"f1": f" of {self.positive}"} if self.positive is not None else {}
+        every = ", ".join(f"{name}{of.get(name, '')} {value:.4f}" for name, value in scores.items())
         trains = sum(filter(None, (self.params_delta, self.params_pooler, self.params_head)))
         share = 100 * trains / self.params_total if self.params_total else 0.0
         return (

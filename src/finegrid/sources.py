@@ -1,19 +1,16 @@
 """Where rows come from: the builtin grammar, local files, or the hub and its cache."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.json
-import pyarrow.parquet as pq
 
 from finegrid import cache, hub, places
 from finegrid.config import DataConfig, require
 from finegrid.errors import UserError, nearest
+from finegrid.files import NUMBER, column, read_table, shown, texts
 from finegrid.tasks import Task
 
 WAYS_OUT = (
@@ -29,6 +26,11 @@ class Tables:
     train: pa.Table
     dev: dict[str, pa.Table]  # the headline's first; empty: to be carved from train
     source: str  # where they were found, for messages and the record
+    files: Mapping[str, str] = field(default_factory=dict)  # split -> its file, if it is one
+
+    def where(self, split: str) -> str:
+        """What to call a split in a message."""
+        return self.files.get(split, f"{self.source}, {split}")
 
 
 def load(task: Task, data: DataConfig) -> tuple[Task, Tables]:
@@ -44,35 +46,6 @@ def load(task: Task, data: DataConfig) -> tuple[Task, Tables]:
     else:
         tables = _glue(task, data)
     return _with_labels(task, tables), tables
-
-
-def read_table(path: Path) -> pa.Table:
-    """Read a CSV, JSON-lines or parquet file whole, by its ending."""
-    readers = {
-        ".csv": partial(_read_delimited, delimiter=","),
-        ".tsv": partial(_read_delimited, delimiter="\t"),
-        ".jsonl": pa.json.read_json,
-        ".json": pa.json.read_json,
-        ".parquet": _read_parquet,
-    }
-    require(path.is_file(), f"no such file: {path}")
-    require(path.suffix in readers, f"{path}: unknown ending; use one of {', '.join(readers)}")
-    try:
-        return readers[path.suffix](path)
-    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-        line = str(error).splitlines()[0]
-        raise UserError(f"{path}: not readable as {path.suffix[1:]}: {line}") from error
-
-
-def _read_parquet(path: Path) -> pa.Table:
-    """A whole file; `pq.read_table` would first import pandas."""
-    with pq.ParquetFile(path) as file:
-        return file.read()
-
-
-def _read_delimited(path: Path, *, delimiter: str) -> pa.Table:
-    options = pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
-    return pa.csv.read_csv(path, parse_options=options)
 
 
 def _builtin(task: Task) -> Tables:
@@ -101,9 +74,9 @@ def _streamed(table: pa.Table) -> cache.Array:
 def _files(task: Task) -> Tables:
     """The user's own files; the test file may be missing."""
     require(task.train is not None, "task=custom needs task.train=FILE (csv, tsv, jsonl, parquet)")
-    train = read_table(Path(str(task.train)))
-    dev = {} if task.test is None else {"test": read_table(Path(task.test))}
-    return Tables(train, dev, f"file {Path(str(task.train)).name}")
+    files = {"train": str(task.train)} | ({} if task.test is None else {"test": task.test})
+    tables = {split: read_table(Path(file)) for split, file in files.items()}
+    return Tables(tables.pop("train"), tables, f"file {Path(files['train']).name}", files)
 
 
 def _glue(task: Task, data: DataConfig) -> Tables:
@@ -141,37 +114,45 @@ def _shards(folder: Path, name: str) -> pa.Table:
     files = places.shards(folder, name)
     names = [file.name for file in folder.iterdir()]
     require(bool(files), f"{folder}: no file of the split {name!r}; {nearest(name, names)}")
-    return pa.concat_tables([read_table(file) for file in files])
+    try:
+        return pa.concat_tables([read_table(file) for file in files])
+    except pa.ArrowException as error:
+        raise UserError(f"{folder}: the files of the split {name!r} differ: {error}") from error
 
 
 def _with_labels(task: Task, tables: Tables) -> Task:
     """Fill in the label names of a custom classification task from its training rows."""
     if task.kind == "regression" or task.labels:
         return task
-    if task.label not in tables.train.column_names:
-        return replace(task, labels=["?"])  # reading the rows reports the missing column
-    values = tables.train.column(task.label).to_pylist()
-    return replace(task, labels=_class_names(values, task, tables.source))
+    return task.named(_class_names(tables.train, task, tables.where("train")))
 
 
-def _class_names(values: Sequence[object], task: Task, where: str) -> list[str]:
-    for row, value in enumerate(values):
-        missing = value is None or value != value or value == ""
-        require(not missing, f"{where}, train, row {row + 1}: label is missing")
-        fraction = isinstance(value, float) and not value.is_integer()
+def _class_names(table: pa.Table, task: Task, where: str) -> list[str]:
+    """The distinct labels, by number where all are whole numbers."""
+    require(len(table) > 0, f"{where}: no rows")
+    values = column(table, task.label, where)
+    labels = texts(values, where, task.label)
+    for row, label in enumerate(labels, start=1):
+        require(label is not None and bool(label.strip()), f"{where}, row {row}: label is missing")
+    names = sorted({str(label) for label in labels})
+    if all(NUMBER.fullmatch(name) for name in names):
+        graded = next((name for name in names if not float(name).is_integer()), None)
         require(
-            not fraction,
-            f"{where}, train, row {row + 1}: label {value!r} is not a class; "
-            "use task.kind=regression for graded labels",
+            graded is None,
+            f"{where}, row {labels.index(graded) + 1}: label {graded} is not a class; use "
+            "task.kind=regression for graded labels, or name the classes with task.labels",
         )
-    names = sorted({str(int(v)) if isinstance(v, float) else str(v) for v in values})
-    require(len(names) > 1, f"{where}: column {task.label!r} holds one class only: {names}")
+    what = f"{where}: column {task.label!r} holds"
+    require(len(names) > 1, f"{what} one class only: {shown(names[0])}")
     require(
         len(names) <= 1000,
-        f"{where}: column {task.label!r} holds {len(names)} classes; is it text?",
+        f"{what} {len(names)} classes; is it text, or a number to predict (task.kind=regression)?",
     )
+    stripped = [name.strip() for name in names]
+    twice = next((name for name in stripped if stripped.count(name) > 1), "")
+    require(not twice, f"{what} labels that only spaces around them tell apart: {twice!r}")
     return sorted(names, key=lambda name: (len(name), name)) if _all_digits(names) else names
 
 
-def _all_digits(names: Sequence[str]) -> bool:
+def _all_digits(names: list[str]) -> bool:
     return all(name.isdigit() for name in names)

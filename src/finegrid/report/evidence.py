@@ -55,7 +55,7 @@ def evidence(results: Results, *, tell: Callable[[int], None] = lambda done: Non
         tell: called with the number of runs read so far.
     """
     runs = results.runs[results.runs["status"].eq("ok") & results.runs["test"].notna()]
-    scores = [name for name in runs if str(name).startswith("test/")]
+    scores = [name for name in runs if str(name).startswith(("test/", "positive_class"))]
     runs = runs[[*NEEDED, *scores]].astype({"method": object, "directory": object})
     found: dict[Key, dict[str, Known]] = {}
     refused: list[str] = []
@@ -124,10 +124,11 @@ def _metrics(runs: pd.DataFrame) -> tuple[str, ...]:
     """What the headline metric is made of; nothing if that cannot be computed here."""
     headline = str(runs["metric"].iloc[0])
     if headline != MEAN:
-        return (headline,) if headline in METRICS else ()
-    return tuple(
-        name for name in METRICS if f"test/{name}" in runs and runs[f"test/{name}"].notna().any()
-    )
+        names = [headline] if headline in METRICS else []
+    else:
+        names = [n for n in METRICS if f"test/{n}" in runs and runs[f"test/{n}"].notna().any()]
+    of = [f"f1:{n:g}" for n in runs.get("positive_class", pd.Series(dtype=float)).dropna()]
+    return tuple(of[0] if name == "f1" and of else name for name in names)
 
 
 def _readable(runs: pd.DataFrame, refused: list[str]) -> Iterable[tuple[str, Predictions]]:

@@ -165,8 +165,8 @@ def _stored(path: Path) -> pd.DataFrame:
 
 def _placed(runs: pd.DataFrame, said: notes.Notes) -> pd.DataFrame:
     """Runs whose ranking is known; what a failed or unreadable run lacks is that of its like."""
-    runs = runs.copy()
-    for column in ("method", "task", "budget_unit", *FIELDS):
+    runs = runs.assign(positive=runs.get("positive"))  # in none of old
+    for column in ("method", "task", "budget_unit", "positive", *FIELDS):
         runs[column] = runs[column].astype(object)
     identity = [name for name in FIELDS if name not in ("precision", "version", "fingerprint")]
     rest = ["budget_unit", "budget", *identity[1:]]
@@ -211,14 +211,15 @@ def _settings(runs: pd.DataFrame, mix: Collection[str]) -> tuple[pd.DataFrame, t
 
 def _same_rows(runs: pd.DataFrame, said: notes.Notes) -> pd.DataFrame:
     """Leave out the runs of a ranking with other rows or another metric than most of it."""
-    differs = runs.groupby(RANKING)[SAME].nunique().gt(1).any(axis=1)
+    differs = runs.groupby(RANKING)[[*SAME, "positive"]].nunique().gt(1).any(axis=1)
     refused = pd.Series(False, index=runs.index)
     for key in differs.index[differs]:
         own = runs[(runs[RANKING] == key).all(axis=1)]
         whole = own.dropna(subset=SAME)
         counts = (whole if len(whole) else own).value_counts(SAME, dropna=False)
         most = sorted(counts.index[counts == counts.max()], key=str)[0]
-        for name, value in zip(SAME, most, strict=True):
+        wanted = [*zip(SAME, most, strict=True), *(("positive", p) for p in own["positive"].mode())]
+        for name, value in wanted[: len(SAME) + 1]:
             refused[own.index] |= own[name].notna() & (own[name] != value)
     said.refused(runs[refused], RANKING)
     return runs[~refused]

@@ -5,7 +5,7 @@ N rows, D draws, S runs. A draw is N rows with replacement, kept as how often ea
 
 import itertools
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,12 +33,12 @@ class Resampler:
 
         Args:
             labels: of the N rows: classes, or values for a regression.
-            metrics: names of tasks.METRICS; a run's score is their mean.
+            metrics: names of tasks.METRICS; a run's score is their mean. `f1:0` is F1 of class 0.
 
         Raises:
             UserError: if a metric is unknown.
         """
-        unknown = [name for name in metrics if name not in METRICS]
+        unknown = [name for name in metrics if name.partition(":")[0] not in METRICS]
         if unknown:
             raise UserError(f"metric {unknown[0]} cannot be resampled; known: {', '.join(METRICS)}")
         self.labels, self.metrics = labels, tuple(metrics)
@@ -56,7 +56,7 @@ class Resampler:
 
     def scores(self, predictions: NDArray[np.generic]) -> Floats:
         """Scores on the rows as they are, then on every draw: 1 + D x S, of predictions S x N."""
-        found = [METRICS[name](self, predictions) for name in self.metrics]
+        found = [_metric(name)(self, predictions) for name in self.metrics]
         return np.asarray(sum(found[1:], found[0]) / len(found))
 
     def counts(self, of: NDArray[np.bool_]) -> Floats:
@@ -208,3 +208,8 @@ METRICS: dict[str, Callable[[Resampler, NDArray[np.generic]], Floats]] = {
     "pearson": _pearson,
     "spearman": _spearman,
 }
+
+
+def _metric(name: str) -> Callable[[Resampler, NDArray[np.generic]], Floats]:
+    of = name.partition(":")[2]
+    return partial(_f1_of, name=int(of)) if of else METRICS[name]

@@ -120,8 +120,9 @@ def _tables(cells: pd.DataFrame, best: pd.DataFrame) -> Iterator[pd.DataFrame]:
 def _section(results: Results, cells: pd.DataFrame, level: float) -> str:
     first, setting = cells.iloc[0], results.settings[cells["setting"].iloc[0]]
     level *= 100
+    of = _of_class(results, cells)
     parts = [
-        plain(f"### {first['task']}, {setting.model}: {first['metric'] or 'no finished run'}"),
+        plain(f"### {first['task']}, {setting.model}: {first['metric'] or 'no finished run'}{of}"),
         plain(f"{words.setting(setting)}, {words.budget(first['budget_unit'], first['budget'])}. ")
         + f"Mean ± standard deviation over seeds (their number). {BOLD.format(level=level)}",
         aligned(*_grid(cells, _marked)),
@@ -131,6 +132,13 @@ def _section(results: Results, cells: pd.DataFrame, level: float) -> str:
     ]
     several = cells.loc[cells["ok"] > 0, "method"].nunique() > 1
     return "\n\n".join(parts if several else [*parts[:3], parts[-1]]) + "\n"
+
+
+def _of_class(results: Results, cells: pd.DataFrame) -> str:
+    """Which class F1 is of, in a table's heading."""
+    runs, first = results.runs, cells.iloc[0]
+    of = words.of_class(runs[runs["setting"].eq(first["setting"]) & runs["task"].eq(first["task"])])
+    return f" (F1{of})" if of else ""
 
 
 def _marked(cell: Any) -> str:

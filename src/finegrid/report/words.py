@@ -24,6 +24,12 @@ def score(value: float | None, digits: int = 4) -> str:
     return f"{value:.{digits}f}".replace("-", MINUS)
 
 
+def of_class(runs: pd.DataFrame) -> str:
+    """` of CLASS` where F1 is of one class in these runs; nothing where it is not, or not known."""
+    names = sorted(set(runs["positive"].dropna().astype(str))) if "positive" in runs else []
+    return f" of {' / '.join(names)}" if names else ""
+
+
 def span(low: float | None, high: float | None, digits: int = 4) -> str:
     """An interval, such as `0.8512 to 0.8611`; nothing where there is none."""
     if low is None or high is None or missing(low) or missing(high):

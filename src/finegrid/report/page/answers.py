@@ -80,13 +80,15 @@ def answers(
 
 
 def _metric(runs: pd.DataFrame, task: str) -> str:
-    """The headline metric; of a mean also what it is the mean of."""
+    """The headline metric, with the class that F1 is of; of a mean what it is the mean of."""
     own = runs[runs.task == task]
+    of = words.of_class(own)
     names = sorted(set(own.metric.dropna().astype(str)))
     if names != ["mean"]:
-        return " / ".join(names)
+        return " / ".join(f"{name}{of}" if name == "f1" else name for name in names)
     columns = [name for name in map(str, own) if name.startswith("test/") and own[name].count()]
     parts = [name.removeprefix("test/") for name in columns if name != "test/mean"]
+    parts = [f"{name}{of}" if name == "f1" else name for name in parts]
     return f"mean of {words.listed(parts)}" if parts else "mean"
 
 
