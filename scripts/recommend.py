@@ -33,12 +33,14 @@ def main() -> None:
     known = evidence(results)
     decision = decide(
         results,
-        compare.cells(results),
+        compare.cells(results, known),
         compare.draws(results, known=known),
+        compare.standings(known),
         labels=given.labels,
         minutes=given.minutes,
         megabytes=given.megabytes,
         task=given.task,
+        budget=given.budget,
     )
     print(advice.text(decision, notes=[*results.notes, *known.notes]))
 
@@ -51,6 +53,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, required=True, help="of training, for one task")
     parser.add_argument("--megabytes", type=float, required=True, help="to store for one task")
     parser.add_argument("--task", help="one task; otherwise the mean over the tasks measured")
+    parser.add_argument(
+        "--budget",
+        help="kind of budget, such as epochs or seconds; otherwise that of most evidence",
+    )
     parser.add_argument("--model", help="one model; otherwise the one with most evidence")
     parser.add_argument(
         "--results",

@@ -1,7 +1,7 @@
 """Compare the runs of a sweep: `python scripts/report.py DIRECTORY [--out REPORT]`.
 
 Without --out the tables go to the terminal. With it a report is written: a page, tables, figures,
-and runs.parquet, which later stands for the directories (without their predictions).
+and runs.parquet, which later stands for the directories: it holds their predictions, and no text.
 """
 
 import finegrid.quiet  # noqa: F401
@@ -38,7 +38,7 @@ def main() -> None:
         runs=runs,
         results=results,
         known=known,
-        cells=compare.cells(results, level=given.level),
+        cells=compare.cells(results, known, level=given.level),
         best=compare.against_best(results, known, level=given.level),
         level=given.level,
     )

@@ -36,8 +36,7 @@ def main() -> None:
     if not 0 < given.margin < 1:
         raise UserError(f"--margin {given.margin:g} must lie between 0 and 1, as scores do")
     results = frame.results(given.results)
-    runs = results.runs.assign(directory="") if given.seeds_alone else results.runs
-    known = evidence(frame.Results(runs, results.settings))
+    known = evidence(results, seeds_alone=given.seeds_alone)
     page = verdicts.page(
         (paper1 if given.paper == "paper1" else paper2).TITLE,
         frame.Results(results.runs, results.settings, (*results.notes, *known.notes)),

@@ -20,7 +20,7 @@ def run(method: str, seed: int, score: float, **changes: object) -> Record:
         "budget_unit": "epochs", "budget": 3.0, "seed": seed, "protocol": "holdout",
         "overrides": [f"method={method}", f"seed={seed}"], "fingerprint": "f", "lr": 1e-3,
         "train_hash": "a", "validation_hash": "b", "test_hash": "c", "train_rows": 1000,
-        "test_rows": 400, "status": "ok", "metric": "f1", "test": score, "validation": score + 0.01,
+        "test_rows": 40_000, "status": "ok", "metric": "f1", "test": score, "validation": score + 0.01,
         "metrics": {"test": {"f1": score}}, "best_step": 30, "steps": 40, "degenerate": False,
         "params_total": 500_900, "params_delta": params, "params_head": 258, "params_pooler": 0,
         "delta_bytes": 4 * params + 1_100, "train_seconds": 5 + params**0.5 / 100,

@@ -130,7 +130,7 @@ def results_of(score: Score, **grid: object) -> frame.Results:
 def on_paper1(score: Score, **grid: object) -> dict[str, Verdict]:
     methods = {"methods": ("full", "bitfit", "houlsby", "pfeiffer")}
     results = results_of(score, **(methods | grid))
-    cells = paired.cells_of(results, evidence(results), 0)
+    cells = paired.cells_of(results, evidence(results, seeds_alone=True), 0)
     return named(paper1.findings(cells, margin=0.01))
 
 
@@ -247,7 +247,7 @@ METHODS2 = ("full", "critical_layers", "layers", "supermask", "mask_random", "ma
 def on_paper2(score: Score, **given: pd.DataFrame) -> dict[str, Verdict]:
     results = results_of(score, methods=METHODS2, fractions=(0.3, 1.0), seeds=range(5))
     results.runs.loc[results.runs["method"] == "full", "delta_bytes"] = 32e6
-    cells = paired.cells_of(results, evidence(results), 0)
+    cells = paired.cells_of(results, evidence(results, seeds_alone=True), 0)
     return named(paper2.findings(results.runs, cells, margin=0.01, **given))
 
 
@@ -432,7 +432,7 @@ def test_seeds_alone_speak_of_these_test_sets(grid: Path) -> None:
 
 def test_a_page_tells_what_each_verdict_stands_on() -> None:
     results = results_of(as_claimed, methods=("full", "bitfit"))
-    cells = paired.cells_of(results, evidence(results), 0)
+    cells = paired.cells_of(results, evidence(results, seeds_alone=True), 0)
     found = {0: paper1.findings(cells, margin=0.01)}
     text = verdicts.page("Paper", results, found, margin=0.01, command="python x.py")
     assert "Written by `python x.py`." in text

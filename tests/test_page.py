@@ -32,6 +32,7 @@ class Made:
     cells: pd.DataFrame
     best: pd.DataFrame
     draws: answers.Draws
+    standings: compare.Standings
     html: str
 
     @property
@@ -46,9 +47,10 @@ def make(root: Path, *, figures: bool = True) -> Made:
     """The page of the runs below a directory."""
     results = frame.results([root])
     cells, best = compare.cells(results), compare.against_best(results)
-    draws = compare.draws(results)
+    draws, standings = compare.draws(results), compare.standings(compare.evidence(results))
     drawn = plots.draw(results, cells, best) if figures else []
-    return Made(results, cells, best, draws, page.page(results, cells, best, drawn, draws))
+    html = page.page(results, cells, best, drawn, draws, standings)
+    return Made(results, cells, best, draws, standings, html)
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +223,7 @@ def test_many_runs_are_bounded(made: Made, monkeypatch: pytest.MonkeyPatch) -> N
     lowest = runs[runs.status == "ok"].groupby(frame.CELL).test.idxmin()
     assert set(lowest) <= set(kept.index)
     monkeypatch.setattr(details, "RUNS", 30)
-    html = page.page(made.results, made.cells, made.best, [], made.draws)
+    html = page.page(made.results, made.cells, made.best, [], made.draws, made.standings)
     assert f"{len(runs)} runs were read; the page lists 30" in html
     assert "2 of 4 runs are listed" in html
 
@@ -385,8 +387,8 @@ def test_the_panel_decides_as_recommend_does(shown: Browser, made: Made) -> None
     ):
         for name, value in (("labels", labels), ("minutes", minutes), ("kilobytes", kilobytes)):
             choose(shown, f"[name={name}]", value)
-        found = decide.decide(made.results, made.cells, made.draws, labels=labels, minutes=minutes,
-                              megabytes=kilobytes / 1000, task="mrpc")  # fmt: skip
+        found = decide.decide(made.results, made.cells, made.draws, made.standings, labels=labels,
+                              minutes=minutes, megabytes=kilobytes / 1000, task="mrpc")  # fmt: skip
         text = shown.run(f"{answer}.innerText")
         assert found.choice is None or found.choice in text
         assert (found.choice is None) == text.startswith("Not enough evidence")

@@ -1,5 +1,6 @@
 """Rankings to what a reader wants to know: each cell, what is not told from the best, how sure."""
 
+from collections.abc import Mapping
 from math import nan, sqrt
 from typing import Any
 
@@ -7,29 +8,35 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from finegrid.report import stats
+from finegrid.report import simultaneous, stats
 from finegrid.report.across import Ranks, across, ranks
+from finegrid.report.choice.verdict import verdict
 from finegrid.report.evidence import Evidence, Key, Known, evidence
 from finegrid.report.frame import CELL, RANKING, TABLE, Results, missing, ordered
-from finegrid.report.stats import Difference, Scores
+from finegrid.report.simultaneous import Pairs, Spread
+from finegrid.report.stats import Scores
 
-__all__ = ["Ranks", "across", "against_best", "cells", "draws", "evidence", "ranks"]
+__all__ = ["Ranks", "across", "against_best", "cells", "draws", "evidence", "ranks", "standings"]
 
 COSTS = [
     "train_rows", "train_seconds", "eval_seconds", "setup_seconds", "params_total", "params_delta",
     "params_pooler", "params_head", "delta_bytes", "delta_bits_per_trainable", "peak_memory_bytes",
     "train_flops", "mfu", "steps", "epochs",
 ]  # fmt: skip
-BOOTSTRAP = 10  # seeds from which on an interval is the bootstrap's and not Student's
+LOWEST = {"accuracy": 0.0, "f1": 0.0, "matthews": -1.0, "pearson": -1.0, "spearman": -1.0}
+Standings = Mapping[tuple[Any, ...], tuple[Scores, Spread]]  # cell, as frame.CELL names it
 
 
-def cells(results: Results, *, level: float = 0.95) -> pd.DataFrame:
+def cells(results: Results, known: Evidence | None = None, *, level: float = 0.95) -> pd.DataFrame:
     """A row for each method at each fraction of a table: its scores over seeds, and its costs.
 
-    Costs are means over the runs that ended well. `low` and `high` bound the mean over seeds, by
-    what `interval` names: Student's `t`, the `bootstrap` from 10 seeds on, nothing for one.
-    `failures` says how the others ended, `missing` counts the seeds that only others here have.
+    Costs are means over the runs that ended well. `low` and `high` bound the mean over all seeds,
+    on other test rows too where `interval` says `seeds and rows`, on these where it says `seeds`
+    (the number of rows is unknown); nothing for one seed. `learned` is false for a method that
+    predicts a constant or is no better than one. `failures` says how the others ended, `missing`
+    counts the seeds that only others here have.
     """
+    known = known or evidence(results)
     runs = results.runs
     fine = runs["status"].eq("ok") & runs["test"].notna()
     constant = runs["degenerate"].astype("boolean").to_numpy(float, na_value=nan)
@@ -47,7 +54,7 @@ def cells(results: Results, *, level: float = 0.95) -> pd.DataFrame:
             "validation": by_cell["validation"].mean(),
         }
     )
-    found = _bounded(found, scores, level).join(by_cell[COSTS].mean())
+    found = _bounded(found, known, level).join(by_cell[COSTS].mean())
     lacks = missing(runs)
     every = pd.concat([runs[CELL], lacks[CELL]]).drop_duplicates()
     table = every.merge(found.reset_index(), on=CELL, how="left")
@@ -57,21 +64,37 @@ def cells(results: Results, *, level: float = 0.95) -> pd.DataFrame:
     table[counts] = table[counts].fillna(0).astype(int)
     text = ["metric", "failures", "interval"]
     table[text] = table[text].astype(object).fillna("")
+    table["learned"] = table["learned"].ne(False)
     table["metric"] = _of_ranking(table)
     return _in_order(table, runs)
 
 
-def _bounded(found: pd.DataFrame, scores: Any, level: float) -> pd.DataFrame:
-    """With the interval of each mean."""
-    columns = [found[name].to_numpy(float) for name in ("mean", "sd", "ok")]
-    low, high = stats.t_interval(*columns, level=level)
-    interval = np.where(found["ok"] > 1, "t", "").astype(object)
-    many = found["ok"].to_numpy() >= BOOTSTRAP
-    if many.any():
-        values = [own.to_numpy() for (_, own), large in zip(scores, many, strict=True) if large]
-        low[many], high[many] = stats.mean_intervals(values, level=level)
-        interval[many] = "bootstrap"
-    return found.assign(low=low, high=high, interval=interval)
+def _bounded(found: pd.DataFrame, known: Evidence, level: float) -> pd.DataFrame:
+    """With the interval of each mean, after Banerjee: the half-widths' squares add up."""
+    rows = [
+        _interval(known.rankings[key[:-1]][str(key[-1])], str(metric), level)
+        for key, metric in zip(found.index, found["metric"], strict=True)
+    ]
+    columns = ["low", "high", "interval", "learned"]
+    return found.join(pd.DataFrame(rows, columns=columns, index=found.index))
+
+
+def _interval(known: Known, metric: str, level: float) -> tuple[float, float, str, bool]:
+    scores = known.scores
+    n, mean = len(scores.seeds), float(scores.values.mean())
+    if n < 2:
+        return nan, nan, "", known.learned
+    of_rows = simultaneous.row_variance(scores)
+    squares = (
+        float(scores.values.var(ddof=1)) / n * float(stats.quantile(0.5 + level / 2, n - 1)) ** 2
+    )
+    if of_rows > 0:
+        squares += of_rows * float(stats.quantile(0.5 + level / 2, scores.rows - 1)) ** 2
+    if not squares > 0:
+        return nan, nan, "", known.learned
+    half, lowest = sqrt(squares), LOWEST.get(metric, -1.0)
+    low, high = min(mean, max(mean - half, lowest)), max(mean, min(mean + half, 1.0))
+    return low, high, "seeds and rows" if of_rows > 0 else "seeds", known.learned
 
 
 def _ends(runs: pd.DataFrame) -> pd.DataFrame:
@@ -102,16 +125,17 @@ def against_best(
 ) -> pd.DataFrame:
     """A row a cell: how far it is below the best mean of its ranking, and whether that is chance.
 
-    `difference` is best - this over common seeds, with the interval of that one comparison.
-    `p_holm` is adjusted for the pairs of a ranking (`stats.holm_with_best`); `tie` says that it is
-    not below 1 - level. `detectable` is the true difference that the comparison, so adjusted, would
-    find in 80 %. `test` names the chance accounted for: of `seeds`, `rows`, both, or none.
-    `mcnemar` is the exact test of which rows are right; of several seeds twice the median p, which
-    holds however they depend on one another.
+    `difference` is best - this over common seeds; `low` and `high` bound it simultaneously with all
+    others of the ranking, so that they hold although the best was chosen by the same data. `tie`
+    says that they include 0; `p_adjusted` is the level at which they just would, `p` that of the
+    two alone. `detectable` is the true difference that this would find in 80 %. `test` names the
+    chance accounted for: of `seeds`, `rows`, both, or none. No method that learned nothing is the
+    best; where none learned, there is none and no tie. `mcnemar` is the exact test of which rows
+    are right; of several seeds twice the median p, which holds however they depend on one another.
     """
     known = known or evidence(results)
     rows = [row for key, methods in known.rankings.items() for row in _ranking(key, methods, level)]
-    columns = [*CELL, "best", "difference", "low", "high", "p", "p_holm", "tie", "detectable",
+    columns = [*CELL, "best", "difference", "low", "high", "p", "p_adjusted", "tie", "detectable",
                "test", "mcnemar", "seeds"]  # fmt: skip
     told = pd.DataFrame(rows, columns=columns)
     every = pd.concat([results.runs[CELL], missing(results.runs)[CELL]]).drop_duplicates()
@@ -125,44 +149,47 @@ def against_best(
 
 
 def _ranking(key: Key, methods: dict[str, Known], level: float) -> list[list[Any]]:
-    best = _best(methods)
-    others = [method for method in methods if method != best]
-    found = _differences(methods[best].scores, [methods[m].scores for m in others], level)
-    adjusted = stats.holm_with_best(np.array([one.p for one in found]))
-    tested = sum(one.p == one.p for one in found)
-    rows: list[list[Any]] = [[*key, best, best, 0.0, nan, nan, nan, nan, True, nan, "", nan, 0]]
-    for method, one, p in zip(others, found, adjusted, strict=True):
-        tie = not p < 1 - level
-        least = _detectable(one, level, tested)
-        exact = _mcnemar(methods[best], methods[method])
-        told = [one.mean, one.low, one.high, one.p, p, tie, least, one.test, exact, one.seeds]
-        rows.append([*key, method, best, *told])
+    names, cells = list(methods), [cell.scores for cell in methods.values()]
+    pairs = simultaneous.pairs(cells, simultaneous.spreads(cells))
+    leader = _leader(methods, pairs, level)
+    if leader is None:
+        return [[*key, name, "", *[nan] * 5, False, nan, "", nan, 0] for name in names]
+    half = pairs.half(level)[leader]
+    told = "" if not pairs.parts else " and ".join(part.chance for part in pairs.parts)
+    rows: list[list[Any]] = []
+    for at, name in enumerate(names):
+        row = [*key, name, names[leader]]
+        if at == leader:
+            rows.append([*row, 0.0, nan, nan, nan, nan, True, nan, "", nan, 0])
+            continue
+        mean, p = float(pairs.difference[leader, at]), pairs.p(leader, at)
+        width = float(half[at]) if np.isfinite(half[at]) else nan
+        low, high = (mean - width, mean + width)
+        exact = _mcnemar(methods[names[leader]], methods[name])
+        test = told if p == p else ""
+        rows.append([*row, mean, low, high, pairs.p(leader, at, alone=True), p, not low > 0,
+                     _detectable(pairs, leader, at, width), test, exact,
+                     int(pairs.seeds[leader, at])])  # fmt: skip
     return rows
 
 
-def _best(methods: dict[str, Known]) -> str:
-    """The best mean; of methods with one seed only if none has more."""
-    several = {m: c for m, c in methods.items() if len(c.scores.seeds) > 1} or methods
-    return max(several, key=lambda method: several[method].scores.values.mean())
+def _leader(methods: dict[str, Known], pairs: Pairs, level: float) -> int | None:
+    """The best mean that learned something; with one seed only if none has more."""
+    means = np.array([cell.scores.values.mean() for cell in methods.values()])
+    several = np.array([len(cell.scores.seeds) > 1 for cell in methods.values()])
+    learned = np.array([cell.learned for cell in methods.values()])
+    first = learned & several if (learned & several).any() else learned
+    return verdict(means, first, pairs.above(level)).leader
 
 
-def _differences(best: Scores, others: list[Scores], level: float) -> list[Difference]:
-    """The best less each, the spread over seeds drawn towards what is usual among them."""
-    alone = [stats.difference(best, scores, level=level) for scores in others]
-    seeds = [part for one in alone for part in one.parts if part.chance == "seeds"]
-    counts = [one.seeds for one in alone if any(part.chance == "seeds" for part in one.parts)]
-    variances = [part.variance * n for part, n in zip(seeds, counts, strict=True)]
-    usual = stats.usual_spread(variances, [part.df for part in seeds])
-    if usual is None:
-        return alone
-    return [stats.difference(best, scores, level=level, usual=usual) for scores in others]
-
-
-def _detectable(one: Difference, level: float, tests: int) -> float:
-    if not one.parts:
+def _detectable(pairs: Pairs, row: int, column: int, half: float) -> float:
+    """By the degrees of freedom of Welch and Satterthwaite."""
+    parts = [(p.variance[row, column], p.df[row, column]) for p in pairs.parts]
+    total = sum(variance for variance, _ in parts)
+    if not (total > 0 and half > 0):
         return nan
-    reached = stats.critical(one.parts, (1 - level) / (tests * (tests + 1) / 2))
-    return stats.detectable(one.se, 1, df=one.df, critical=reached)
+    df = total**2 / sum(variance**2 / df for variance, df in parts)
+    return stats.detectable(sqrt(total), 1, df=df, critical=half / sqrt(total))
 
 
 def _mcnemar(a: Known, b: Known) -> float:
@@ -176,14 +203,23 @@ def _mcnemar(a: Known, b: Known) -> float:
     return exact[0] if len(exact) == 1 else min(1.0, 2 * float(np.median(exact)))
 
 
+def standings(known: Evidence) -> Standings:
+    """Each cell's scores and its spread over seeds, for comparisons beyond its ranking."""
+    found = {}
+    for key, methods in known.rankings.items():
+        cells = [cell.scores for cell in methods.values()]
+        for method, scores, spread in zip(methods, cells, simultaneous.spreads(cells), strict=True):
+            found[*key, method] = scores, spread
+    return found
+
+
 def draws(
     results: Results, n: int = 400, *, known: Evidence | None = None
 ) -> dict[Key, tuple[list[str], NDArray[np.float64]]]:
     """Joint draws of the methods' true mean scores, for the probability that each is the best.
 
-    Ranking -> methods, methods x n. Seeds are resampled, the same for all methods of a ranking;
-    where predictions are known the test rows are too. A bootstrap of S seeds spreads too little by
-    (S - 1) / S, which is made up for; a single seed spreads as the others of its ranking do.
+    Ranking -> methods, methods x n. Each mean strays by its standard error over seeds times a
+    Student t, and with the test rows: on the same draws of rows for all where predictions are known.
     """
     known = known or evidence(results)
     rng = np.random.default_rng(0)
@@ -194,26 +230,19 @@ def draws(
 
 
 def _joint(cells: list[Scores], n: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    seeds = sorted({seed for scores in cells for seed in scores.seeds})
-    shares = rng.multinomial(len(seeds), np.full(len(seeds), 1 / len(seeds)), size=n)  # n U
-    pooled = [scores.values.var(ddof=1) for scores in cells if len(scores.seeds) > 1]
-    spread = float(np.sqrt(np.mean(pooled))) if pooled else 0.0
     rows = []
-    for scores in cells:
-        size = len(scores.seeds)
-        centred = scores.values - scores.values.mean()
-        own = shares[:, np.searchsorted(seeds, scores.seeds)].astype(float)
-        total = own.sum(axis=1, keepdims=True)
-        own = np.where(total > 0, own / np.maximum(total, 1), 1 / size)
-        single = size == 1
-        chance = rng.normal(0, spread, n) if single else own @ centred * sqrt(size / (size - 1))
-        rows.append(scores.values.mean() + chance + _row_chance(scores, n))
+    for scores, spread in zip(cells, simultaneous.spreads(cells), strict=True):
+        strayed = _row_chance(scores, n, rng)
+        if spread.variance > 0:
+            df = min(2 * spread.df, spread.most)
+            strayed = strayed + sqrt(spread.variance / len(scores.seeds)) * rng.standard_t(df, n)
+        rows.append(scores.values.mean() + strayed)
     return np.stack(rows)
 
 
-def _row_chance(scores: Scores, n: int) -> NDArray[np.float64]:
-    """How far the mean over seeds strays on other test rows: on the same draws for all methods."""
-    if scores.resampled is None or np.isnan(scores.resampled[0]).all():
-        return np.zeros(n)
-    strayed = np.nanmean(scores.resampled, axis=1, dtype=float)
+def _row_chance(scores: Scores, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """How far the mean over seeds strays on other test rows."""
+    strayed = simultaneous.resampled_mean(scores)
+    if strayed is None:
+        return rng.normal(0, sqrt(scores.of_rows), n)
     return np.resize(strayed - strayed.mean(), n)

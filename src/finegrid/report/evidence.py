@@ -1,34 +1,31 @@
-"""What is known of each cell's score: its seeds and, from predictions, the chance of test rows."""
+"""What is known of each cell's score: its seeds and, from predictions, the chance of test rows.
 
+Predictions come from a run's directory or, just the same, from the columns of a `runs.parquet`.
+"""
+
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from finegrid.report import notes
+from finegrid.report.baseline import Baseline, baseline, learned
 from finegrid.report.frame import CELL, RANKING, Results
 from finegrid.report.resampling import MEAN, METRICS, Resampler
+from finegrid.report.rowchance import variance
 from finegrid.report.stats import Scores
+from finegrid.report.stored import COLUMNS as STORED
+from finegrid.report.stored import FILE, Predictions, of_run
 
-FILE = "predictions.parquet"
 NEEDED = [*CELL, "seed", "test", "metric", "degenerate", "test_rows", "directory"]
-COLUMNS = ["split", "idx", "label", "prediction"]
 TOGETHER = 256  # runs scored at once: what makes matrix products of useful size
 AGREES = 1e-3  # of the record's score with that of the predictions
 Key = tuple[Any, ...]  # the values of frame.RANKING
-
-
-class Predictions(NamedTuple):
-    """One run's predictions on the headline test set."""
-
-    rows: bytes  # digest of idx and labels
-    labels: NDArray[np.generic]  # N
-    values: NDArray[np.generic]  # N
 
 
 @dataclass(frozen=True)
@@ -37,6 +34,7 @@ class Known:
 
     scores: Scores
     correct: dict[int, NDArray[np.uint8]]  # seed -> N bits, packed
+    learned: bool = True  # false: predicts a constant, or is not better than one
 
 
 @dataclass(frozen=True)
@@ -47,22 +45,29 @@ class Evidence:
     notes: tuple[str, ...] = ()  # which predictions could not be used
 
 
-def evidence(results: Results, *, tell: Callable[[int], None] = lambda done: None) -> Evidence:
+def evidence(
+    results: Results,
+    *,
+    seeds_alone: bool = False,
+    tell: Callable[[int], None] = lambda done: None,
+) -> Evidence:
     """Scores of every cell; with those on resampled rows where a ranking's predictions are there.
 
     Args:
         results: runs in rankings.
+        seeds_alone: leave the chance of test rows aside, so that all speaks of these test sets.
         tell: called with the number of runs read so far.
     """
     runs = results.runs[results.runs["status"].eq("ok") & results.runs["test"].notna()]
-    scores = [name for name in runs if str(name).startswith(("test/", "positive_class"))]
-    runs = runs[[*NEEDED, *scores]].astype({"method": object, "directory": object})
+    also = {"positive_class", *STORED}
+    more = [name for name in runs if str(name).startswith("test/") or name in also]
+    runs = runs[[*NEEDED, *more]].astype({"method": object, "directory": object})
     found: dict[Key, dict[str, Known]] = {}
     refused: list[str] = []
     draws = _Draws()
     done = 0
     for key, own in runs.groupby(RANKING, observed=True):
-        found[key] = _ranking(own, draws, refused)
+        found[key] = _ranking(own, draws, refused, seeds_alone)
         done += len(own)
         tell(done)
     told = [f"Predictions not used: {notes.some(refused)}."] if refused else []
@@ -73,7 +78,7 @@ class _Draws:
     """The draws of the last test set: rankings on one set come one after the other."""
 
     def __init__(self) -> None:
-        self._of: tuple[bytes, tuple[str, ...]] | None = None
+        self._of: tuple[str, tuple[str, ...]] | None = None
         self._draws: Resampler | None = None
 
     def of(self, predictions: Predictions, metrics: tuple[str, ...]) -> Resampler:
@@ -85,38 +90,36 @@ class _Draws:
         return self._draws
 
 
-def _ranking(runs: pd.DataFrame, draws: _Draws, refused: list[str]) -> dict[str, Known]:
-    metrics = _metrics(runs)
-    several = runs["method"].nunique() > 1 and metrics and runs["directory"].ne("").any()
-    read = dict(_readable(runs, refused)) if several else {}
-    scored = _scored(runs, read, draws, metrics, refused) if read else {}
+def _ranking(
+    runs: pd.DataFrame, draws: _Draws, refused: list[str], seeds_alone: bool
+) -> dict[str, Known]:
+    metrics = () if seeds_alone else _metrics(runs)
+    read = dict(_readable(runs, refused)) if metrics else {}
+    resampler = draws.of(next(iter(read.values())), metrics) if read else None
+    scored = _scored(runs, read, resampler, refused) if resampler else {}
+    constant = baseline(runs, metrics, resampler)
     return {
-        str(method): _cell(own, read, scored)
+        str(method): _cell(own, read, scored, metrics, constant)
         for method, own in runs.groupby("method", observed=True, sort=False)
     }
 
 
 def _scored(
-    runs: pd.DataFrame,
-    read: dict[str, Predictions],
-    draws: _Draws,
-    metrics: tuple[str, ...],
-    refused: list[str],
-) -> dict[str, NDArray[np.float32]]:
-    """Directory -> scores on resampled rows, of the predictions that give their record's score."""
-    resampler = draws.of(next(iter(read.values())), metrics)
-    own = runs.set_index("directory").loc[list(read)]
+    runs: pd.DataFrame, read: dict[Any, Predictions], resampler: Resampler, refused: list[str]
+) -> dict[Any, NDArray[np.float32]]:
+    """Run -> scores on resampled rows, of the predictions that give their record's score."""
+    own = runs.loc[list(read)]
     values = [predictions.values for predictions in read.values()]
     parts = [values[start : start + TOGETHER] for start in range(0, len(values), TOGETHER)]
     scores = np.concatenate([resampler.scores(np.stack(part)) for part in parts], axis=1)
     constant = own["degenerate"].eq(True).to_numpy()  # some metrics are undefined there
     agree = constant | (np.abs(scores[0] - own["test"].to_numpy(float)) <= AGREES)
     found = {}
-    for directory, column, fine in zip(read, scores[1:].T, agree, strict=True):
+    for run, column, fine in zip(read, scores[1:].T, agree, strict=True):
         if fine:
-            found[directory] = column.astype(np.float32)
+            found[run] = column.astype(np.float32)
         else:
-            refused.append(f"{directory}/{FILE} (its score is not its record's)")
+            refused.append(f"{_place(own.loc[run])} (its score is not its record's)")
     return found
 
 
@@ -131,64 +134,61 @@ def _metrics(runs: pd.DataFrame) -> tuple[str, ...]:
     return tuple(of[0] if name == "f1" and of else name for name in names)
 
 
-def _readable(runs: pd.DataFrame, refused: list[str]) -> Iterable[tuple[str, Predictions]]:
-    """Directory -> predictions, of those on the rows that most of the ranking was scored on."""
+def _readable(runs: pd.DataFrame, refused: list[str]) -> Iterable[tuple[Any, Predictions]]:
+    """Run -> predictions, of those on the rows that most of the ranking was scored on."""
     found = {}
-    for directory in filter(None, runs["directory"]):
+    for run, row in zip(runs.index, runs.to_dict("records"), strict=True):
         try:
-            found[directory] = read(directory)
+            predictions = of_run(row)
         except FileNotFoundError:
             continue  # told of all together
-        except (OSError, ValueError, KeyError) as error:
-            refused.append(f"{directory}/{FILE} ({str(error).splitlines()[0][:100]})")
+        except (OSError, ValueError, KeyError, zlib.error) as error:
+            refused.append(f"{_place(row)} ({str(error).splitlines()[0][:100]})")
+            continue
+        if predictions:
+            found[run] = predictions
     counts = Counter(one.rows for one in found.values())
-    usual = max(counts, key=lambda rows: (counts[rows], rows), default=b"")
-    for directory, predictions in found.items():
+    usual = max(counts, key=lambda rows: (counts[rows], rows), default="")
+    for run, predictions in found.items():
         if predictions.rows == usual:
-            yield directory, predictions
+            yield run, predictions
         else:
-            refused.append(f"{directory}/{FILE} (other rows or labels than most of its ranking)")
+            place = _place(runs.loc[run])
+            refused.append(f"{place} (other rows or labels than most of its ranking)")
 
 
-def read(directory: str) -> Predictions:
-    """A run's predictions on the headline test set.
-
-    Raises:
-        OSError, ValueError, KeyError: if there are none that can be read.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(pa.memory_map(f"{directory}/{FILE}"), pre_buffer=False) as file:
-        table = file.read(columns=COLUMNS, use_threads=False)
-    if len(table.column("split").unique()) > 1:
-        table = table.filter(table.column("split").to_numpy() == "test")
-    idx, labels, values = (table.column(name).to_numpy() for name in COLUMNS[1:])
-    if not len(labels) or not np.isfinite(values).all():
-        raise ValueError("no rows, or predictions that are no numbers")
-    digest = blake2b(idx.tobytes(), digest_size=16)
-    digest.update(labels.tobytes())
-    return Predictions(digest.digest(), labels, values)
+def _place(run: Any) -> str:
+    """Where a run's predictions are, for a note."""
+    if run["directory"]:
+        return f"{run['directory']}/{FILE}"
+    return f"{run['method']} seed {run['seed']} on {run['task']} at {run['fraction']:g}"
 
 
 def _cell(
-    runs: pd.DataFrame, read: dict[str, Predictions], scored: dict[str, NDArray[np.float32]]
+    runs: pd.DataFrame,
+    read: dict[Any, Predictions],
+    scored: dict[Any, NDArray[np.float32]],
+    metrics: tuple[str, ...],
+    constant: Baseline | None,
 ) -> Known:
     seeds, values = tuple(runs["seed"].tolist()), runs["test"].to_numpy(float)
-    known = {s: d for s, d in zip(seeds, runs["directory"], strict=True) if d in scored}
+    known = {seed: run for seed, run in zip(seeds, runs.index, strict=True) if run in scored}
     if not known:
         rows = runs["test_rows"].min()
-        return Known(Scores(seeds, values, rows=int(rows) if rows > 0 else 0), {})
+        size = int(rows) if rows > 0 else 0
+        scores = Scores(seeds, values, rows=size, of_rows=variance(runs, metrics, size))
+        return Known(scores, {}, learned(runs, scores, constant))
     unknown = np.full_like(next(iter(scored.values())), np.nan)
     columns = [scored[known[seed]] if seed in known else unknown for seed in seeds]
-    predictions = {seed: read[directory] for seed, directory in known.items()}
+    predictions = {seed: read[run] for seed, run in known.items()}
     rows = len(next(iter(predictions.values())).values)
     right = {
         seed: np.packbits(one.values == one.labels)
         for seed, one in predictions.items()
         if one.values.dtype.kind in "iu"
     }
-    return Known(Scores(seeds, values, np.stack(columns, axis=1), rows), right)
+    scores = Scores(seeds, values, np.stack(columns, axis=1), rows)
+    return Known(scores, right, learned(runs, scores, constant))
 
 
 def _unresampled(found: dict[Key, dict[str, Known]]) -> list[str]:
@@ -196,10 +196,16 @@ def _unresampled(found: dict[Key, dict[str, Known]]) -> list[str]:
     told = []
     compared = [methods for methods in found.values() if len(methods) > 1]
     cells = [cell.scores for methods in compared for cell in methods.values()]
-    if any(scores.resampled is None for scores in cells):
+    lacking = [scores for scores in cells if scores.resampled is None]
+    if any(scores.of_rows > 0 for scores in lacking):
         told.append(
-            "Where predictions are missing a test knows the chance of seeds alone: it speaks of "
-            "this test set, not of others like it."
+            "Where predictions are missing the chance of test rows is estimated from score and "
+            "number of rows, as if methods erred on unrelated rows: fewer are told apart."
+        )
+    if any(not scores.of_rows > 0 for scores in lacking):
+        told.append(
+            "Where neither predictions nor the number of test rows are used a test knows the "
+            "chance of seeds alone: it speaks of this test set, not of others like it."
         )
     if any(len(scores.seeds) == 1 for scores in cells):
         told.append(

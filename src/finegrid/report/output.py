@@ -1,6 +1,7 @@
 """A report's files: page, tables, figures and the tidy frame, each written whole or not at all."""
 
 import io
+import sys
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from finegrid.record import write_atomic
-from finegrid.report import compare, tables
+from finegrid.report import compare, stored, tables
 from finegrid.report.evidence import Evidence
 from finegrid.report.frame import Results
 
@@ -65,7 +66,10 @@ def _html(made: Made) -> Files:
     from finegrid.report.page.page import page
 
     draws = compare.draws(made.results, known=made.known)
-    text = page(made.results, made.cells, made.best, made.figures, draws, level=made.level)
+    standings = compare.standings(made.known)
+    text = page(
+        made.results, made.cells, made.best, made.figures, draws, standings, level=made.level
+    )
     yield "report.html", text.encode()
 
 
@@ -96,7 +100,12 @@ def _png(made: Made) -> Files:
 def _parquet(made: Made) -> Files:
     places = made.runs["directory"].astype(str).str.split("/").str[-4:].str.join("/")
     buffer = io.BytesIO()  # with what the grid names a run, and no path of this machine
-    made.runs.assign(directory=places).to_parquet(buffer, index=False, compression="zstd")
+    predictions, left_out = stored.stored(made.runs)
+    others = made.runs.drop(columns=list(predictions), errors="ignore").assign(directory=places)
+    runs = pd.concat([others, predictions], axis=1)
+    runs.to_parquet(buffer, index=False, compression="zstd")
+    if left_out:
+        print(f"note: {left_out}", file=sys.stderr)
     yield PARQUET, buffer.getvalue()
 
 

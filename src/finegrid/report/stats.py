@@ -6,7 +6,7 @@ Notation: S seeds, T strata (tasks), N test rows, D draws. No function draws fro
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from math import inf, isinf, nan, sqrt
+from math import inf, nan, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ class Scores:
     values: Floats  # S
     resampled: NDArray[np.floating] | None = None  # D S, on the same draws of rows for all methods
     rows: int = 0  # of the test set, if known
+    of_rows: float = 0.0  # variance of the mean over test rows, estimated without predictions
 
 
 class Part(NamedTuple):
@@ -33,22 +34,6 @@ class Part(NamedTuple):
     chance: str  # `seeds` or `rows`
     variance: float
     df: float
-
-
-class Spread(NamedTuple):
-    """A variance over seeds, and how well it is known."""
-
-    variance: float
-    df: float
-    most: float = inf  # degrees of freedom that there are in all
-
-    def draws(self, own: "Spread") -> "Spread":
-        """One comparison's own variance, drawn towards this one."""
-        df = min(self.df + own.df, self.most)
-        if isinf(self.df):
-            return Spread(self.variance, df)
-        whole = self.df * self.variance + own.df * own.variance
-        return Spread(whole / (self.df + own.df), df)
 
 
 @dataclass(frozen=True)
@@ -71,54 +56,6 @@ def iqm(values: Floats) -> float:
     ordered = np.sort(np.ravel(values))
     cut = len(ordered) // 4
     return float(ordered[cut : len(ordered) - cut].mean())
-
-
-STATISTICS: dict[str, Callable[[Floats], Floats]] = {  # D n -> D
-    "mean": lambda x: x.mean(axis=1),
-    "median": lambda x: np.median(x, axis=1),
-    "iqm": lambda x: np.sort(x, axis=1)[:, x.shape[1] // 4 : x.shape[1] - x.shape[1] // 4].mean(1),
-}
-
-
-def interval(
-    scores: Sequence[Floats],
-    statistic: str = "mean",
-    *,
-    level: float = 0.95,
-    draws: int = 2000,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Percentile interval of a statistic of all scores, seeds resampled within each stratum.
-
-    The stratified bootstrap of Agarwal et al. 2021 (arXiv 2108.13264); a stratum is a task.
-    """
-    rng = np.random.default_rng(seed)
-    drawn = [x[rng.integers(len(x), size=(draws, len(x)))] for x in map(np.asarray, scores)]
-    values = STATISTICS[statistic](np.concatenate(drawn, axis=1))
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
-def mean_intervals(cells: Sequence[Floats], *, level: float = 0.95, draws: int = 2000) -> Floats:
-    """`interval` of the mean of each of many cells, the draws shared: 2 x cells."""
-    bounds = np.full((2, len(cells)), nan)
-    sizes = np.array([len(cell) for cell in cells])
-    for n in np.unique(sizes):
-        drawn = np.random.default_rng(0).integers(n, size=(draws, n))
-        shares = np.apply_along_axis(np.bincount, 1, drawn, minlength=n) / n  # D n
-        places = np.flatnonzero(sizes == n)
-        for chunk in np.array_split(places, max(1, len(places) // 500)):
-            means = shares @ np.stack([cells[place] for place in chunk], axis=1)
-            bounds[:, chunk] = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return bounds
-
-
-def t_interval(mean: Floats, sd: Floats, n: Floats, *, level: float = 0.95) -> Floats:
-    """Student's interval of a mean of n values with sample deviation sd; 2 x cells."""
-    n = np.asarray(n, float)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        half = quantile((1 + level) / 2, np.where(n > 1, n - 1, nan)) * sd / np.sqrt(n)
-    return np.stack([mean - half, mean + half])
 
 
 def quantile(p: float, df: Floats | float) -> Floats:
@@ -149,21 +86,6 @@ def holm(p: Floats) -> Floats:
     order = tested[np.argsort(p[tested], kind="stable")]
     steps = p[order] * np.arange(len(order), 0, -1)
     adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
-    return adjusted
-
-
-def holm_with_best(p: Floats) -> Floats:
-    """Adjusted p of comparisons with the best of several, which the same data picked.
-
-    As Holm's, but a step with r methods still in question counts all (r + 1) r / 2 pairs of them
-    and the best, since each of them might have been it.
-    """
-    p = np.asarray(p, float)
-    adjusted = np.full(len(p), nan)
-    tested = np.flatnonzero(~np.isnan(p))
-    order = tested[np.argsort(p[tested], kind="stable")]
-    left = np.arange(len(order), 0, -1)
-    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * left * (left + 1) / 2), 1.0)
     return adjusted
 
 
@@ -219,58 +141,31 @@ def _distance(df: float, critical: float, power: float) -> float:
     return _falling(missed, 1 - power, 1e-6, 1e9)
 
 
-def usual_spread(variances: Sequence[float], dfs: Sequence[float]) -> Spread | None:
-    """What the variances of several comparisons over seeds have in common; none for fewer than two.
-
-    The more alike they are, the more degrees of freedom the common one has: the moments of log
-    variances, as in Smyth 2004 (doi 10.2202/1544-6115.1027).
-    """
-    found = [(v, df) for v, df in zip(variances, dfs, strict=True) if v > 0 and df > 0]
-    if len(found) < 2:
-        return None
-    variance, df = np.array(found).T
-    logs = np.log(variance) - special.digamma(df / 2) + np.log(df / 2)
-    extra = float(logs.var(ddof=1) - special.polygamma(1, df / 2).mean())
-    most = float(df.sum())
-    if extra <= 0:  # no more unlike than chance makes equal ones
-        return Spread(float(np.average(variance, weights=df)), inf, most)
-    half = _falling(lambda x: float(special.polygamma(1, x)), extra, 1e-6, 1e6)
-    usual = float(np.exp(logs.mean() + special.digamma(half) - np.log(half)))
-    return Spread(usual, 2 * half, most)
-
-
-def difference(
-    a: Scores, b: Scores, *, level: float = 0.95, usual: Spread | None = None
-) -> Difference:
+def difference(a: Scores, b: Scores, *, level: float = 0.95) -> Difference:
     """How much a is above b, of which both the seeds and the test rows are a sample.
 
-    Variance of the mean difference: over seeds (of the paired differences, / S) plus over
-    resampled test rows (of the mean over seeds). Chance that belongs to a seed and a row at once
-    is in both, so the sum is too large rather than too small. The interval and p are Banerjee's
-    (see `critical`), which reject a true null in at most 1 - level however the two compare; with
-    degrees of freedom after Welch and Satterthwaite two or three seeds would do so in up to 13 or
-    8 % instead of 5, and far more often at the levels of Holm's steps.
+    Variance of the mean difference: over seeds (of the paired differences, / S) plus over test rows
+    (of the mean over seeds): resampled, or without predictions estimated as if the two erred on
+    unrelated rows. Chance that belongs to a seed and a row at once is in both, so the sum is too
+    large rather than too small. The interval and p are Banerjee's (see `critical`), which reject a
+    true null in at most 1 - level however the two compare; with degrees of freedom after Welch and
+    Satterthwaite two or three seeds would do so in up to 13 or 8 % instead of 5.
 
-    Two or three seeds say little about their own spread, so `usual` draws it towards that of the
-    other comparisons of a ranking, which makes up for the loss of power.
-
-    One seed: the usual spread, if known; else the rows alone, so a statement on these two runs and
-    not on their methods. No predictions: the seeds alone, so one on this test set; then their
-    spread counts as one test row at least, below which it cannot be seen.
+    One seed: the rows alone, so a statement on these two runs and not on their methods. Where the
+    chance of rows is unknown, the seeds alone, so one on this test set.
     """
     common, at_a, at_b = np.intersect1d(a.seeds, b.seeds, return_indices=True)
     n = len(common)
     paired = a.values[at_a] - b.values[at_b]
     resampled = _resampled(a, b, at_a, at_b)
     parts = []
-    if n:
-        own = Spread(float(paired.var(ddof=1)) if n > 1 else 0.0, n - 1.0)
-        variance, df, _ = own if usual is None else usual.draws(own)
+    if n > 1:
         least = 1 / a.rows if a.rows and resampled is None else 0.0
-        if df > 0:
-            parts.append(Part("seeds", max(variance, least**2) / n, df))
+        parts.append(Part("seeds", max(float(paired.var(ddof=1)), least**2) / n, n - 1.0))
     if resampled is not None:
         parts.append(Part("rows", _over_rows(resampled, a.rows), a.rows - 1.0))
+    elif n and min(a.of_rows, b.of_rows) > 0:
+        parts.append(Part("rows", a.of_rows + b.of_rows, a.rows - 1.0))
     return _tested(float(paired.mean()) if n else nan, tuple(parts), n, level)
 
 

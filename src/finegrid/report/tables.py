@@ -19,6 +19,10 @@ LATEX = {
     "^": r"\textasciicircum{}",
 }
 BOLD = "Bold: the best of a column and all that cannot be told from it ({level:g} %, adjusted)."
+NOTHING = (
+    "none is better than the best constant prediction (the majority class of the test labels, or "
+    "the class that scores highest), tested on rows at 5 %"
+)
 COSTS = {
     "params_delta": ("delta params", ",.0f"),
     "params_pooler": ("pooler params", ",.0f"),
@@ -83,6 +87,7 @@ def score(cell: Any) -> str:
     notes += [f"{cell.missing} missing"] if cell.missing else []
     constant = round(cell.degenerate * cell.ok) if cell.degenerate > 0 else 0
     notes += [f"{constant} constant"] if constant else []
+    notes += ["no better than a constant"] if cell.ok > constant and not cell.learned else []
     count = ", ".join([str(cell.ok), *notes])
     if not cell.ok:
         return f"none ({count})"
@@ -125,13 +130,23 @@ def _section(results: Results, cells: pd.DataFrame, level: float) -> str:
         plain(f"### {first['task']}, {setting.model}: {first['metric'] or 'no finished run'}{of}"),
         plain(f"{words.setting(setting)}, {words.budget(first['budget_unit'], first['budget'])}. ")
         + f"Mean ± standard deviation over seeds (their number). {BOLD.format(level=level)}",
+        *_unlearned(cells),
         aligned(*_grid(cells, _marked)),
-        f"How far the best is above each, with the {level:g} % interval of that one comparison:",
+        f"How far the best is above each; the {level:g} % intervals of a column hold all together:",
         aligned(*_grid(cells, distance)),
         _costs(cells),
     ]
     several = cells.loc[cells["ok"] > 0, "method"].nunique() > 1
-    return "\n\n".join(parts if several else [*parts[:3], parts[-1]]) + "\n"
+    return "\n\n".join(parts if several else [*parts[:-3], parts[-1]]) + "\n"
+
+
+def _unlearned(cells: pd.DataFrame) -> list[str]:
+    """The headline where no method learned anything."""
+    found = cells[cells["ok"] > 0].groupby("fraction")["learned"].any()
+    nothing = [f"{fraction:g}" for fraction in found.index[~found]]
+    if not nothing:
+        return []
+    return [f"**No method learned anything** at {words.listed(nothing)} of the data: {NOTHING}."]
 
 
 def _of_class(results: Results, cells: pd.DataFrame) -> str:

@@ -8,9 +8,6 @@ from finegrid.report import words
 from finegrid.report.choice.decide import Decision
 from finegrid.report.tables import aligned
 
-CLEAR = 0.95  # probability from which a method is called the best
-LIKELY = 0.05  # below it, a method is not named beside the likeliest
-
 
 def text(decision: Decision, *, notes: Sequence[str] = ()) -> str:
     """The whole answer, as Markdown; `notes` are those on the results."""
@@ -33,17 +30,12 @@ def sentence(decision: Decision) -> str:
         f"measured with {first['labels']:.0f} labels, {words.duration(first['seconds'])} of "
         f"training and {words.size(first['bytes'])}{failed}"
     )
-    if first["probability"] >= CLEAR:
+    if decision.clear:
         return f"Use {decision.choice} within {_limits(decision)} ({cost})."
-    rivals = decision.options.iloc[1:]
-    rivals = rivals[rivals["probability"] >= LIKELY]
-    others = [
-        f"{row['method']} ({words.chance(row['probability'])})" for _, row in rivals.iterrows()
-    ]
-    likeliest = f"{decision.choice} ({words.chance(first['probability'])}; {cost})"
+    level = decision.options.loc[decision.options["level"], "method"]
     return (
-        f"No method is clearly the best within {_limits(decision)}: most likely {likeliest}, "
-        f"then {', '.join(others) or 'many others'}."
+        f"No method is clearly the best within {_limits(decision)}: {decision.choice} leads "
+        f"({cost}), not told apart from {words.listed(list(map(str, level)), most=8)}."
     )
 
 
@@ -52,18 +44,31 @@ def _limits(decision: Decision) -> str:
     where = f" on {asked.task}" if asked.task else ""
     return (
         f"{asked.labels} labels, {asked.minutes:g} min and {asked.megabytes:g} MB a task{where} "
-        f"({decision.setting.model}, protocol {decision.setting.protocol})"
+        f"({decision.setting.model}, protocol {decision.setting.protocol}, budgets in "
+        f"{decision.unit})"
     )
 
 
 def _options(decision: Decision) -> str:
-    head = ["method", "P(best)", "score", "95 %", "labels", "training", "stored", "seeds", "front"]
+    head = [
+        "method",
+        "",
+        "P(best)",
+        "score",
+        "95 %",
+        "labels",
+        "training",
+        "stored",
+        "seeds",
+        "front",
+    ]
     rows = [
         [
             str(row["method"]),
+            "leads" if row["leads"] else "level" if row["level"] else "",
             words.chance(row["probability"]),
             f"{row['score']:.4f}",
-            f"{row['low']:.4f} to {row['high']:.4f}",
+            words.span(row["low"], row["high"]),
             f"{row['labels']:.0f}",
             words.duration(row["seconds"]),
             words.size(row["bytes"]),
@@ -84,7 +89,8 @@ def _how(decision: Decision) -> str:
     )
     return (
         f"{score}. P(best): the share of joint draws of the true scores in which the method's is "
-        "the largest. Front: no other method here is as good in score, seconds, bytes and labels "
+        "the largest. Level: the difference to the leader could be chance (simultaneous 95 % "
+        "intervals hold 0). 95 %: the method's own mean, over all seeds and on other test rows. Front: no other method here is as good in score, seconds, bytes and labels "
         "and better in one (means, without regard to chance). Seconds are of training alone."
     )
 
@@ -101,7 +107,7 @@ def _measured(decision: Decision) -> str:
             f"{row['budget']:g} {row['budget_unit']}",
             f"{row['ok']:g}" + (f", {row['failed']:g} failed" if row["failed"] else ""),
             f"{row['mean']:.4f}",
-            f"{row['low']:.4f} to {row['high']:.4f}",
+            words.span(row["low"], row["high"]),
             words.duration(row["train_seconds"]),
         ]
         for row in decision.cells.to_dict("records")

@@ -2,7 +2,8 @@
 
 Nothing is extrapolated: only what was measured within the three limits counts. A method measured
 several times within them stands with its most labels, then its most seconds; never with its best
-score, which would favour whoever was measured more often.
+score, which would favour whoever was measured more often. Cells of one kind of budget are compared:
+a run of six seconds does not stand against one of six thousand examples.
 """
 
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,7 @@ import pandas as pd
 
 from finegrid.errors import UserError, nearest
 from finegrid.report import words
-from finegrid.report.choice.options import Draws, options
+from finegrid.report.choice.options import Draws, Standings, options
 from finegrid.report.frame import CELL, Results, Setting
 
 SEEDS = 3  # finished runs that a method needs on a task
@@ -27,6 +28,7 @@ class Asked:
     minutes: float
     megabytes: float
     task: str | None = None
+    budget: str | None = None  # its unit
 
 
 @dataclass(frozen=True)
@@ -37,14 +39,20 @@ class Decision:
     setting: Setting
     lacking: str | None  # why there is no choice
     notes: tuple[str, ...]
+    unit: str  # of the budgets compared
     cells: pd.DataFrame  # what was compared: a row a method and task
-    options: pd.DataFrame = field(default_factory=pd.DataFrame)  # a row a method, likeliest first
+    options: pd.DataFrame = field(default_factory=pd.DataFrame)  # a row a method, the leader first
     runs: pd.DataFrame = field(default_factory=pd.DataFrame)  # behind `cells`
 
     @property
     def choice(self) -> str | None:
-        """The method most likely the best of those compared."""
+        """The method that leads those compared; the best of them if `clear`."""
         return None if self.lacking else str(self.options["method"].iloc[0])
+
+    @property
+    def clear(self) -> bool:
+        """Whether the choice is told apart from every other method compared."""
+        return self.choice is not None and not self.options["level"].any()
 
     @property
     def tasks(self) -> list[str]:
@@ -56,31 +64,45 @@ def decide(
     results: Results,
     cells: pd.DataFrame,
     draws: Draws,
+    standings: Standings,
     *,
     labels: int,
     minutes: float,
     megabytes: float,
     task: str | None = None,
+    budget: str | None = None,
 ) -> Decision:
-    """Decide in every setting, and return the decision that stands on most.
+    """Decide in every setting and kind of budget, and return the decision that stands on most.
 
     Raises:
-        UserError: if nothing was run on the task, or a limit is not positive.
+        UserError: if nothing was run on the task, with the budget, or a limit is not positive.
     """
-    asked = Asked(labels, minutes, megabytes, task)
+    asked = Asked(labels, minutes, megabytes, task, budget)
     if min(labels, minutes, megabytes) <= 0:
         raise UserError("labels, minutes and megabytes must be above 0")
     if task is not None and task not in set(cells["task"]):
         raise UserError(f"no runs of task {task}; {nearest(task, map(str, set(cells['task'])))}")
     of_task = cells if task is None else cells[cells["task"] == task]
+    units = sorted(map(str, set(of_task["budget_unit"])))
+    if budget is not None and budget not in units:
+        raise UserError(f"no budgets in {budget}; {nearest(budget, units)}")
+    of_unit = of_task if budget is None else of_task[of_task["budget_unit"] == budget]
     decisions = [
-        _decide(results, of_task[of_task["setting"] == index], draws, asked)
-        for index in sorted(of_task["setting"].unique())
+        _decide(results, own, (draws, standings), asked)
+        for _, own in of_unit.groupby(["setting", "budget_unit"], observed=True)
     ]
     if not decisions:
         raise UserError("no finished grid to decide from; run a sweep, or name its directory")
     found = max(decisions, key=_weight)
-    if others := [words.setting(one.setting) for one in decisions if one is not found]:
+    same = [one.unit for one in decisions if one is not found and one.setting == found.setting]
+    if same:
+        aside = (
+            f"Budgets in {found.unit} are compared; those in {', '.join(same)} are not set against "
+            "them (--budget chooses)."
+        )
+        found = replace(found, notes=(*found.notes, aside))
+    apart = dict.fromkeys(words.setting(o.setting) for o in decisions if o.setting != found.setting)
+    if others := list(apart):
         aside = f"Numbers that cannot be compared with these: {'; '.join(others)}."
         found = replace(found, notes=(*found.notes, aside))
     return found
@@ -95,9 +117,12 @@ def _weight(decision: Decision) -> tuple[bool, bool, int, int]:
     )
 
 
-def _decide(results: Results, cells: pd.DataFrame, draws: Draws, asked: Asked) -> Decision:
-    """The decision in one setting."""
+def _decide(
+    results: Results, cells: pd.DataFrame, measured: tuple[Draws, Standings], asked: Asked
+) -> Decision:
+    """The decision in one setting and kind of budget."""
     setting = results.settings[int(cells["setting"].iloc[0])]
+    unit = str(cells["budget_unit"].iloc[0])
     cells = cells.assign(seconds=seconds(cells))
     enough = cells[cells["ok"] >= SEEDS]
     near = enough[_near(enough, asked.labels)]
@@ -106,18 +131,20 @@ def _decide(results: Results, cells: pd.DataFrame, draws: Draws, asked: Asked) -
         & (near["seconds"] <= 60 * asked.minutes)
         & (near["delta_bytes"] <= 1e6 * asked.megabytes)
     ]
-    compared = _table(_largest(feasible))
+    largest = _largest(feasible)
+    compared = _table(largest[largest["learned"]])
     lacking = (
         _few_seeds(cells, enough)
         or _few_labels(enough, near, asked.labels)
         or _too_dear(near, feasible, asked.labels)
+        or _nothing_learned(largest)
         or _few_methods(feasible, compared)
     )
     notes = _notes((cells, enough, near, feasible, compared), asked)
     if lacking:
-        return Decision(asked, setting, lacking, notes, compared)
+        return Decision(asked, setting, lacking, notes, unit, compared)
     runs = results.runs.merge(compared[CELL])
-    return Decision(asked, setting, None, notes, compared, options(compared, draws), runs)
+    return Decision(asked, setting, None, notes, unit, compared, options(compared, *measured), runs)
 
 
 def seconds(cells: pd.DataFrame) -> pd.Series:
@@ -187,6 +214,15 @@ def _too_dear(near: pd.DataFrame, feasible: pd.DataFrame, labels: int) -> str | 
     )
 
 
+def _nothing_learned(largest: pd.DataFrame) -> str | None:
+    if largest["learned"].any():
+        return None
+    return (
+        "no method that fits learned anything: none is better than the best constant prediction "
+        "(such as the majority class), tested on rows at 5 %"
+    )
+
+
 def _few_methods(feasible: pd.DataFrame, compared: pd.DataFrame) -> str | None:
     if len(compared):
         return None
@@ -200,14 +236,21 @@ def _few_methods(feasible: pd.DataFrame, compared: pd.DataFrame) -> str | None:
 def _notes(stages: tuple[pd.DataFrame, ...], asked: Asked) -> tuple[str, ...]:
     """What a reader of the choice should know of what was left aside."""
     cells, enough, near, feasible, compared = stages
+    dull = feasible[~feasible["learned"]]
+    learned = feasible[feasible["learned"]]
     found = {
+        "No better than the best constant prediction, so out of the question where measured": (
+            ", ".join(
+                sorted({f"{m} on {t}" for m, t in zip(dull["method"], dull["task"], strict=True)})
+            )
+        ),
         f"Fewer than {SEEDS} finished seeds wherever run": _lost(cells, enough, "method"),
         "Tasks measured with more labels alone, or far fewer": _lost(enough, near, "task"),
         "Over a limit wherever measured": _lost(near, feasible, "method"),
         "Tasks with too few methods in common, or no score above 0": _lost(
             feasible, compared, "task"
         ),
-        "Within the limits, but not on every task compared": _lost(feasible, compared, "method"),
+        "Within the limits, but not on every task compared": _lost(learned, compared, "method"),
     }
     notes = [f"{what}: {names}." for what, names in found.items() if names]
     if len(compared) and 60 * asked.minutes > FAR * compared["seconds"].max():

@@ -1,21 +1,28 @@
-"""Methods measured on the same tasks: which is likely the best, and which none outdoes."""
+"""Methods measured on the same tasks: which leads, which may be as good, which none outdoes."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from finegrid.report.frame import RANKING
+from finegrid.report import simultaneous
+from finegrid.report.choice.verdict import verdict
+from finegrid.report.frame import CELL, RANKING
+from finegrid.report.simultaneous import Pairs, Spread
+from finegrid.report.stats import Scores
 
 Draws = Mapping[tuple[object, ...], tuple[list[str], np.ndarray]]  # ranking -> methods, M x draws
+Standings = Mapping[tuple[Any, ...], tuple[Scores, Spread]]  # cell, as frame.CELL names it
 
 
-def options(compared: pd.DataFrame, draws: Draws) -> pd.DataFrame:
-    """A row a method, the likeliest first.
+def options(compared: pd.DataFrame, draws: Draws, standings: Standings) -> pd.DataFrame:
+    """A row a method, the leader first, then those that may be as good (`level`) by their means.
 
     Args:
         compared: a row a method and task, of every method on every task.
         draws: of the true scores, in every ranking.
+        standings: of every cell.
     """
     tasks = compared["task"].nunique()
     best = compared.groupby("task", observed=True)["mean"].transform("max")
@@ -34,14 +41,46 @@ def options(compared: pd.DataFrame, draws: Draws) -> pd.DataFrame:
         drawn[(compared["method"] == method).to_numpy()].mean(0) for method in options.index
     ]
     joint = np.stack(of_method)  # methods x draws
-    options["low"], options["high"] = np.quantile(joint, [0.025, 0.975], axis=1)
+    options["low"], options["high"] = _bounds(scaled.assign(scale=scale), options["score"])
     options["probability"] = probability_best(joint)
     options["front"] = front(options)
+    told = _pairs(scaled.assign(scale=scale), list(options.index), standings)
+    scores = options["score"].to_numpy(float)
+    found = verdict(scores, np.ones(len(scores), bool), told.above())
+    options["level"] = [at in found.level for at in range(len(options))]
+    options["leads"] = [at == found.leader for at in range(len(options))]
     options.index = options.index.astype(str)
-    likeliest = options.reset_index().sort_values(
-        ["probability", "score", "method"], ascending=[False, False, True]
+    first = options.reset_index().sort_values(
+        ["leads", "level", "score", "method"], ascending=[False, False, False, True]
     )
-    return likeliest.reset_index(drop=True)
+    return first.reset_index(drop=True)
+
+
+def _pairs(cells: pd.DataFrame, methods: list[Any], standings: Standings) -> Pairs:
+    """The methods' differences in the mean over tasks of score / scale: tasks are independent."""
+    total: Pairs | None = None
+    tasks = cells["task"].nunique()
+    for _, own in cells.groupby("task", observed=True):
+        rows = own.set_index("method").loc[methods].reset_index().to_dict("records")
+        found = [standings[tuple(row[name] for name in CELL)] for row in rows]
+        one = simultaneous.pairs(*map(list, zip(*found, strict=True)))
+        one = one.scaled(1 / (float(own["scale"].iloc[0]) * tasks))
+        total = one if total is None else total.plus(one)
+    assert total is not None
+    return total
+
+
+def _bounds(cells: pd.DataFrame, score: pd.Series) -> list[np.ndarray]:
+    """Of each mean score over tasks: the squares of the tasks' own distances add up."""
+    tasks = cells["task"].nunique()
+    below = ((cells["mean"] - cells["low"]) / cells["scale"] / tasks) ** 2
+    above = ((cells["high"] - cells["mean"]) / cells["scale"] / tasks) ** 2
+    far = [
+        side.groupby(cells["method"], observed=True).sum(skipna=False).loc[score.index].to_numpy()
+        ** 0.5
+        for side in (below, above)
+    ]
+    return [score.to_numpy() - far[0], score.to_numpy() + far[1]]
 
 
 def _drawn(compared: pd.DataFrame, draws: Draws) -> np.ndarray:

@@ -44,6 +44,7 @@ class Outcome:
     data: str
     methods: int  # with scores
     best: Method
+    learned: bool  # whether any method is better than the best constant prediction
     chance: str | None  # that it is the best, from the joint draws
     level: tuple[str, ...]  # not told apart from it, best first; near: above all that are
     behind: str  # the first that is told apart, with the difference and its interval
@@ -109,20 +110,23 @@ def _answer(cells: pd.DataFrame, metric: str, draws: Draws) -> Answer:
 def _outcome(key: tuple[object, ...], cells: pd.DataFrame, draws: Draws) -> Outcome:
     ranked = cells.sort_values(["mean", "method"], ascending=[False, True])
     is_best = ranked.method == ranked.best
-    first = ranked[is_best].iloc[0]
+    learned = bool(is_best.any())
+    first = (ranked[is_best] if learned else ranked).iloc[0]
     apart = ranked[ranked["tie"].eq(False)]
     level = pd.concat([ranked[is_best], ranked[ranked["tie"].eq(True) & ~is_best]])
     # Level after adjustment and yet nothing to offer: below what is told apart, or by its own test.
     near = level[~(level["mean"] <= apart["mean"].max()) & ~(level["low_behind"] > 0)]
-    near = near[near.ok >= SEEDS] if first.ok >= SEEDS else near.head(0)
+    near = near[near.ok >= SEEDS] if learned and first.ok >= SEEDS else near.head(0)
+    near = near[near.learned]
     return Outcome(
         budget=words.budget(str(first.budget_unit), float(first.budget)),
         data=words.percent(float(first.fraction)),
         methods=len(ranked),
         best=_method(first),
-        chance=_chance(key, str(first.method), draws),
-        level=tuple(level.method.iloc[1:]),
-        behind=_behind(apart),
+        learned=learned,
+        chance=_chance(key, str(first.method), draws) if learned else None,
+        level=tuple(level.method.iloc[1:]) if learned else (),
+        behind=_behind(apart) if learned else "",
         stored=dict(zip(near.method, near.delta_bytes, strict=True)),
         smallest=_other(near, "delta_bytes", first),
         quickest=_other(near, "train_seconds", first),
@@ -184,6 +188,8 @@ def overall(found: Sequence[Answer]) -> str:
             f"Best, or not told apart from the best, on all {len(found)} tasks: "
             f"{words.listed(every)}.{_least(every, found)}"
         )
+    if not names:
+        return f"No method learned anything on any of the {len(found)} tasks."
     most = max(names.values())
     often = [name for name, many in names.items() if many == most]
     return (
@@ -193,7 +199,7 @@ def overall(found: Sequence[Answer]) -> str:
 
 
 def _top(answer: Answer) -> tuple[str, ...]:
-    return (answer.main.best.name, *answer.main.level)
+    return (answer.main.best.name, *answer.main.level) if answer.main.learned else ()
 
 
 def _least(names: Sequence[str], found: Sequence[Answer]) -> str:

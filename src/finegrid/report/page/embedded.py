@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from finegrid.report import words
+from finegrid.report import simultaneous, words
 from finegrid.report.choice.decide import seconds
-from finegrid.report.choice.options import Draws
-from finegrid.report.frame import RANKING, Results
+from finegrid.report.choice.options import Draws, Standings
+from finegrid.report.frame import CELL, RANKING, Results
 
 VALUES = 2_000_000  # draws embedded: two bytes each
 
@@ -23,8 +23,12 @@ def script_json(value: object) -> str:
     return text
 
 
-def choices(results: Results, cells: pd.DataFrame, draws: Draws) -> dict[str, object]:
-    """What the decision panel computes with: candidates by task, and their draws as bytes."""
+def choices(
+    results: Results, cells: pd.DataFrame, draws: Draws, standings: Standings
+) -> dict[str, object]:
+    """What the decision panel computes with: candidates by task and kind of budget, as bytes their
+    draws, and which of two is told apart from the other and better.
+    """
     known = {key: number for number, key in enumerate(draws)}
     total = sum(len(methods) for methods, _ in draws.values())
     most = max(100, VALUES // max(1, total))
@@ -32,13 +36,25 @@ def choices(results: Results, cells: pd.DataFrame, draws: Draws) -> dict[str, ob
     setting: Any
     scored = cells[(cells.ok > 0) & cells[["train_rows", "train_seconds"]].notna().all(axis=1)]
     scored = scored.assign(seconds=seconds(scored))
-    for (setting, task), own in scored.groupby(["setting", "task"], observed=True):
+    by = ["setting", "task", "budget_unit"]
+    for (setting, task, unit), own in scored.groupby(by, observed=True):
         several = f" (setting {setting + 1})" if len(results.settings) > 1 else ""
+        same = scored["setting"].eq(setting) & scored["task"].eq(task)
+        kind = f", budgets in {unit}" if scored.loc[same, "budget_unit"].nunique() > 1 else ""
+        rows = own.to_dict("records")
         tasks.append({
-            "label": f"{task}{several}",
-            "cells": [_candidate(row, draws, known) for row in own.to_dict("records")],
+            "label": f"{task}{kind}{several}",
+            "cells": [_candidate(row, draws, known) for row in rows],
+            "above": _above(rows, standings),
         })  # fmt: skip
     return {"tasks": tasks, "draws": [packed(values, most) for _, values in draws.values()]}
+
+
+def _above(rows: list[dict[Any, Any]], standings: Standings) -> str:
+    """A bit for each pair, row by row: whether the first is better than the second, told apart."""
+    found = [standings[tuple(row[name] for name in CELL)] for row in rows]
+    told = simultaneous.pairs([one for one, _ in found], [spread for _, spread in found])
+    return base64.b64encode(np.packbits(told.above(), bitorder="little").tobytes()).decode()
 
 
 def _candidate(
@@ -53,6 +69,7 @@ def _candidate(
         "bytes": 0 if words.missing(row["delta_bytes"]) else row["delta_bytes"],
         "ok": int(row["ok"]),
         "mean": row["mean"],
+        "learned": bool(row["learned"]),
         "data": words.percent(row["fraction"]),
         "budget": words.budget(row["budget_unit"], row["budget"]),
         "cost": f"{words.duration(row['train_seconds'])}, {words.size(row['delta_bytes'])}",

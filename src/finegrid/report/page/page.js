@@ -158,14 +158,14 @@
   const answer = one("[data-decision]");
   const unpacked = new Map();
 
-  function drawsOf(ranking) {
-    if (!unpacked.has(ranking)) {
-      const { data: text } = data.draws[ranking];
-      const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-      unpacked.set(ranking, new Uint16Array(bytes.buffer));
+  function bytesOf(text) {
+    if (!unpacked.has(text)) {
+      unpacked.set(text, Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)));
     }
-    return unpacked.get(ranking);
+    return unpacked.get(text);
   }
+
+  const drawsOf = (ranking) => new Uint16Array(bytesOf(data.draws[ranking].data).buffer);
 
   function drawn([ranking, row], k) {
     const { low, high, n } = data.draws[ranking];
@@ -206,8 +206,15 @@
     return [...kept.values()];
   }
 
-  // Either { lacking: why } or { options: [...] }, likeliest first.
-  function decide(cells, { labels, minutes, kilobytes }) {
+  // Whether the first of two cells of a task is better than the second and told apart from it.
+  function tellsApart({ above, cells }, a, b) {
+    const bit = a.place * cells.length + b.place;
+    return (bytesOf(above)[bit >> 3] >> (bit & 7)) & 1;
+  }
+
+  // Either { lacking: why } or { options: [...] }, the leader first; choice/verdict.py decides alike.
+  function decide(task, { labels, minutes, kilobytes }) {
+    const cells = task.cells.map((cell, place) => ({ ...cell, place }));
     if (![labels, minutes, kilobytes].every((limit) => limit > 0)) {
       return { lacking: "give the three limits, each above 0" };
     }
@@ -220,15 +227,21 @@
     }
     const fits = largest(enough.filter((cell) => cell.rows <= labels
       && cell.seconds <= 60 * minutes && cell.bytes <= 1000 * kilobytes));
-    if (fits.length < 2) {
-      const only = fits.map((cell) => cell.method).join("");
-      return { lacking: only ? `only ${only} fits, so there is no choice` : "nothing measured fits" };
+    if (!fits.length) return { lacking: "nothing measured fits" };
+    const learned = fits.filter((cell) => cell.learned);
+    if (!learned.length) {
+      return { lacking: "no method that fits learned anything: none is better than the best constant prediction" };
     }
-    const shares = probabilities(fits);
-    const options = fits.map((cell, at) => ({
-      ...cell, probability: shares[at], front: !dominated(cell, fits),
+    if (learned.length < 2) {
+      return { lacking: `only ${learned[0].method} fits and learned anything, so there is no choice` };
+    }
+    const shares = probabilities(learned);
+    const first = learned.reduce((best, cell) => (cell.mean > best.mean ? cell : best));
+    const options = learned.map((cell, at) => ({
+      ...cell, probability: shares[at], front: !dominated(cell, learned),
+      leads: cell === first, level: cell !== first && !tellsApart(task, first, cell),
     }));
-    options.sort((a, b) => b.probability - a.probability || b.mean - a.mean);
+    options.sort((a, b) => b.leads - a.leads || b.level - a.level || b.mean - a.mean);
     return { options };
   }
 
@@ -255,11 +268,12 @@
   }
 
   function sentence(options) {
-    const [first, second] = options;
-    const name = element("b", {}, first.method);
-    if (first.probability >= 0.95) return ["Use ", name, "."];
-    return ["No method is clearly the best. Most likely: ", name,
-      ` (${percent(first.probability)}), then ${second.method} (${percent(second.probability)}).`];
+    const name = element("b", {}, options[0].method);
+    const level = options.filter((option) => option.level).map((option) => option.method);
+    if (!level.length) return ["Use ", name, "."];
+    const more = level.length > 8 ? ` and ${level.length - 8} more` : "";
+    return ["No method is clearly the best. ", name,
+      ` leads, not told apart from ${level.slice(0, 8).join(", ")}${more}.`];
   }
 
   function show() {
@@ -267,20 +281,20 @@
     if (!task) return;
     const limits = Object.fromEntries(
       ["labels", "minutes", "kilobytes"].map((name) => [name, Number(form.elements[name].value)]));
-    const found = decide(task.cells, limits);
+    const found = decide(task, limits);
     if (found.lacking) {
       answer.replaceChildren(element("p", { class: "choice" }, `Not enough evidence: ${found.lacking}.`));
       return;
     }
-    const likely = found.options.filter((option) => option.probability >= 0.01);
-    const cheaper = found.options.filter((option) => option.probability < 0.01 && option.front);
+    const likely = found.options.filter((option) => option.leads || option.level);
+    const cheaper = found.options.filter((option) => !likely.includes(option) && option.front);
     const rest = found.options.length - likely.length - cheaper.length;
     const parts = [element("p", { class: "choice" }, ...sentence(found.options)), optionTable(likely)];
     if (cheaper.length) {
-      const summary = element("summary", {}, `Hardly the best, but on the front for what they cost (${cheaper.length})`);
+      const summary = element("summary", {}, `Below the leader, but on the front for what they cost (${cheaper.length})`);
       parts.push(element("details", {}, summary, optionTable(cheaper)));
     }
-    if (rest) parts.push(element("p", { class: "reading" }, `${rest} more fit, below 1 % and off the front.`));
+    if (rest) parts.push(element("p", { class: "reading" }, `${rest} more fit, below the leader and off the front.`));
     answer.replaceChildren(...parts);
   }
 

@@ -13,7 +13,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from finegrid.report import tables, words
-from finegrid.report.choice.options import Draws
+from finegrid.report.choice.options import Draws, Standings
 from finegrid.report.figures import palette, panels
 from finegrid.report.frame import Results
 from finegrid.report.page import answers, details, embedded, rows
@@ -43,6 +43,7 @@ def page(
     against_best: pd.DataFrame,
     figures: Sequence[Drawn],
     draws: Draws,
+    standings: Standings,
     *,
     level: float = 0.95,
 ) -> str:
@@ -54,6 +55,7 @@ def page(
         against_best: each cell's difference to the best of its ranking.
         figures: as `plots.draw` gives them; may be empty.
         draws: joint draws of the methods' true means, per ranking.
+        standings: of `compare.standings`.
         level: of the intervals and ties in `cells` and `against_best`.
     """
     found = answers.answers(results, cells, against_best, draws)
@@ -64,7 +66,7 @@ def page(
         "curves": curves,
         "csv": {figure.name: tables.csv(figure.data) for figure in figures}
         | {"cells": tables.csv(cells)},
-        **embedded.choices(results, cells, draws),
+        **embedded.choices(results, cells, draws, standings),
     }
     script = _asset("page.js")
     return _template().render(

@@ -23,7 +23,7 @@ class Whisker:
 def rows(cells: pd.DataFrame, against_best: pd.DataFrame) -> list[dict[str, Any]]:
     """A row of the table per cell, best first within a ranking."""
     renamed = {"low": "behind_low", "high": "behind_high"}
-    columns = [*CELL, "best", "difference", "low", "high", "p_holm", "tie"]
+    columns = [*CELL, "best", "difference", "low", "high", "p_adjusted", "tie"]
     joined = panels.with_trainable(cells).merge(
         against_best[columns].rename(columns=renamed), on=CELL, how="left"
     )
@@ -57,7 +57,10 @@ def _row(number: int, row: dict[Any, Any], scale: tuple[float, float]) -> dict[s
         "behind": (_behind(row, best), _value(row["difference"])),
         "margin": "" if best else words.span(row["behind_low"], row["behind_high"]),
         "verdict": verdict if scored else "",
-        "p": (_probability(row["p_holm"]) if scored and not best else "", _value(row["p_holm"])),
+        "p": (
+            _probability(row["p_adjusted"]) if scored and not best else "",
+            _value(row["p_adjusted"]),
+        ),
         "seeds": (_seeds(row), int(row["ok"])),
         "missing": int(row["missing"]),
         "whole": row["ok"] > 0 and not row["failed"] and not row["missing"],
@@ -92,6 +95,7 @@ def _seeds(row: dict[Any, Any]) -> str:
         *([str(row["failures"])] if row["failed"] else []),
         *([f"{int(row['missing'])} missing"] if row["missing"] else []),
         *([f"{constant} constant"] if constant else []),
+        *(["no better than a constant"] if row["ok"] > constant and not row["learned"] else []),
     ]
     return ", ".join(parts)
 

@@ -90,7 +90,9 @@ def _plus(a: Scores, b: Scores) -> Scores:
     seeds, at_a, at_b = np.intersect1d(a.seeds, b.seeds, return_indices=True)
     whole = a.resampled is not None and b.resampled is not None
     resampled = a.resampled[:, at_a] + b.resampled[:, at_b] if whole else None  # type: ignore[index]
-    return Scores(tuple(seeds.tolist()), a.values[at_a] + b.values[at_b], resampled, a.rows)
+    of_rows = a.of_rows + b.of_rows if min(a.of_rows, b.of_rows) > 0 else 0.0
+    values = a.values[at_a] + b.values[at_b]
+    return Scores(tuple(seeds.tolist()), values, resampled, a.rows, of_rows)
 
 
 def differences(cells: Cells, method: str, other: str) -> list[Contrast]:

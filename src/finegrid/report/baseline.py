@@ -1,0 +1,63 @@
+"""What a method must beat to have learned anything: the best constant prediction.
+
+The majority class of the test labels, or whichever single class scores highest in the task's own
+metric (for F1 that may be the rare one); a constant value, whose correlation is 0, in a regression.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from finegrid.report.resampling import Resampler
+from finegrid.report.stats import Scores, two_sided
+
+LEVEL = 0.05
+UNDEFINED = {"matthews", "pearson", "spearman"}  # of a constant; counted as 0
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The score of a constant prediction, and those on resampled rows if labels are known."""
+
+    score: float
+    resampled: NDArray[np.floating] | None = None  # D
+
+
+def baseline(
+    runs: pd.DataFrame, metrics: tuple[str, ...], resampler: Resampler | None
+) -> Baseline | None:
+    """Of a ranking's test set; none if neither its labels nor a constant run are known."""
+    if metrics and set(metrics) <= UNDEFINED:
+        return Baseline(0.0)
+    if resampler is not None:
+        labels = resampler.labels
+        constant = np.repeat(np.unique(labels)[:, None], len(labels), axis=1)
+        scores = resampler.scores(constant)
+        best = int(scores[0].argmax())
+        return Baseline(float(scores[0, best]), scores[1:, best])
+    constants = runs.loc[runs["degenerate"].eq(True), "test"]
+    return Baseline(float(constants.max())) if len(constants) else None
+
+
+def learned(runs: pd.DataFrame, scores: Scores, constant: Baseline | None) -> bool:
+    """Whether a method predicts no constant and is better than one, tested on rows at 5 %."""
+    if runs["degenerate"].eq(True).all():
+        return False
+    if constant is None:
+        return True
+    above = float(scores.values.mean()) - constant.score
+    spread = _variance(scores, constant)
+    if above <= 0 or not spread > 0:
+        return above > 0
+    return two_sided(above / spread**0.5, scores.rows - 1.0) < 2 * LEVEL  # above: one side
+
+
+def _variance(scores: Scores, constant: Baseline) -> float:
+    """Over test rows, of the mean over seeds less the constant's score."""
+    if scores.resampled is None:  # as if the two erred on unrelated rows
+        return scores.of_rows * (1 if constant.score == 0 else 2)
+    own = np.nanmean(scores.resampled, axis=1, dtype=float)
+    less = own if constant.resampled is None else own - constant.resampled
+    return float(less.var(ddof=1)) * scores.rows / (scores.rows - 1)

@@ -1,0 +1,113 @@
+"""Predictions of runs: in their directories, or in the columns of a `runs.parquet`, just the same.
+
+Of one run: labels and predictions of the headline test set and the digest of its rows; no text.
+"""
+
+import zlib
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+FILE = "predictions.parquet"  # of a run
+WRITTEN = ["split", "idx", "label", "prediction"]  # what is read of it
+COLUMNS = ["prediction_rows", "prediction_labels", "prediction_values"]  # of a runs.parquet
+MOST = 5_000_000  # bytes of predictions in a runs.parquet
+DTYPES = {b"i": "<i4", b"f": "<f4"}  # of a stored array: a letter, then zlib
+LARGEST = 400_000_000  # bytes that a stored array may unfold to
+
+
+class Predictions(NamedTuple):
+    """One run's predictions on the headline test set."""
+
+    rows: str  # digest of idx and labels
+    labels: NDArray[np.generic]  # N
+    values: NDArray[np.generic]  # N
+
+
+def of_run(run: Any) -> Predictions | None:
+    """A run's predictions: those that its row holds, else those in its directory; or none.
+
+    Raises:
+        OSError, ValueError, KeyError, zlib.error: if there are none that can be read.
+    """
+    rows, labels, values = (run.get(name) for name in COLUMNS)
+    if isinstance(rows, str) and isinstance(labels, bytes) and isinstance(values, bytes):
+        return _checked(rows, _unpacked(labels), _unpacked(values))
+    return read(str(run["directory"])) if run["directory"] else None
+
+
+def read(directory: str) -> Predictions:
+    """A run's predictions on the headline test set.
+
+    Raises:
+        OSError, ValueError, KeyError: if there are none that can be read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(pa.memory_map(f"{directory}/{FILE}"), pre_buffer=False) as file:
+        table = file.read(columns=WRITTEN, use_threads=False)
+    if len(table.column("split").unique()) > 1:
+        table = table.filter(table.column("split").to_numpy() == "test")
+    idx = table.column("idx")
+    labels, values = (_plain(table.column(name).to_numpy()) for name in WRITTEN[2:])
+    named = "\n".join(map(repr, idx.to_pylist())).encode()  # by value: an id may be text
+    digest = blake2b(named, digest_size=16)
+    digest.update(labels.tobytes())
+    return _checked(digest.hexdigest(), labels, values)
+
+
+def _plain(values: NDArray[np.generic]) -> NDArray[np.generic]:
+    """As they are stored: 32 bits each, which is what a run computes in."""
+    return values.astype("<i4" if values.dtype.kind in "iub" else "<f4")
+
+
+def _checked(rows: str, labels: NDArray[np.generic], values: NDArray[np.generic]) -> Predictions:
+    if not len(labels) or len(labels) != len(values) or not np.isfinite(values).all():
+        raise ValueError("no rows, or predictions that are no numbers")
+    return Predictions(rows, labels, values)
+
+
+def stored(runs: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """The columns of `COLUMNS` for some runs, and a note on what is left out (or nothing).
+
+    Labels, predictions and the digest of the rows, and no text. Predictions of the largest test
+    sets are left out if all together are more than `MOST` bytes.
+    """
+    rows: list[tuple[str | None, bytes | None, bytes | None]] = []
+    packs: dict[bytes, bytes] = {}  # labels are the same for all runs on a test set
+    for row in runs.to_dict("records"):
+        try:
+            one = of_run(row) if row["status"] == "ok" else None
+        except (OSError, ValueError, KeyError, zlib.error):
+            one = None  # a report tells of those
+        if one is None:
+            rows.append((None, None, None))
+            continue
+        labels = _packed(one.labels)
+        rows.append((one.rows, packs.setdefault(labels, labels), _packed(one.values)))
+    found = pd.DataFrame(rows, index=runs.index, columns=COLUMNS, dtype=object)
+    sizes = found["prediction_values"].str.len().fillna(0)
+    sizes += found["prediction_labels"].str.len().where(~found["prediction_rows"].duplicated(), 0)
+    by_set = sizes.groupby(found["prediction_rows"]).sum().sort_values()
+    over = by_set.index[by_set.cumsum() > MOST]
+    left = found["prediction_rows"].isin(over)
+    found.loc[left] = None
+    note = (
+        f"{left.sum()} runs on the largest test sets have no predictions in runs.parquet, which "
+        f"keeps {MOST / 1e6:g} MB of them at most."
+    )
+    return found, note if left.any() else ""
+
+
+def _packed(values: NDArray[np.generic]) -> bytes:
+    letter = b"f" if values.dtype.kind == "f" else b"i"
+    return letter + zlib.compress(values.astype(DTYPES[letter]).tobytes(), 9)
+
+
+def _unpacked(data: bytes) -> NDArray[np.generic]:
+    raw = zlib.decompressobj().decompress(data[1:], LARGEST)
+    return np.frombuffer(raw, DTYPES[data[:1]])
