@@ -88,20 +88,20 @@ def tasks(runs: pd.DataFrame, ranking: list[str], same: list[str]) -> pd.Series:
     Only where rows or metrics (`same`) differ within a ranking: the same rows may be told in
     several ways.
     """
-    by = ["setting", "task"]
     differs = runs.groupby(ranking)[same].nunique().gt(1).any(axis=1)
     several = {(setting, task) for setting, task, *_ in differs.index[differs]}
     texts = runs["overrides"].fillna("").astype(str)
     told = {text: _of_task(text) for text in texts.unique()}
     names = runs["task"].astype(object).copy()
-    for key, own in runs.groupby(by):
+    for key, own in texts.groupby([runs["setting"], runs["task"]]):
         if key in several:
-            keys = _unequal(told[text] for text in texts[own.index])
-            names[own.index] = [
-                " ".join([key[1], *(f"{k}={v}" for k, v in told[text] if k in keys)])
-                for text in texts[own.index]
-            ]
+            keys = _unequal(map(told.__getitem__, own))
+            names[own.index] = [_with(str(key[1]), told[text], keys) for text in own]
     return names
+
+
+def _with(task: str, overrides: Sequence[tuple[str, str]], keys: set[str]) -> str:
+    return " ".join([task, *(f"{key}={value}" for key, value in overrides if key in keys)])
 
 
 def _of_task(overrides: str) -> tuple[tuple[str, str], ...]:
