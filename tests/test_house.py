@@ -88,8 +88,8 @@ LAYERS = {
         "record", "seeds", "sites", "sources", "surgery",
     },
     "export": {
-        "backbone", "bottleneck", "checkpoint", "config", "data", "errors", "export", "inference", "methods",
-        "module", "sources", "surgery", "tokens",
+        "backbone", "bottleneck", "checkpoint", "config", "data", "errors", "export", "inference",
+        "methods", "module", "sources", "surgery", "tokens",
     },
 }
 # fmt: on
