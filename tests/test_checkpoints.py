@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -210,6 +211,12 @@ REFUSED: dict[str, tuple[dict[str, Any], Edit, list[str], str]] = {
     "an override of the outputs": ({}, str, ["+model.config.num_labels=7"], "not free to choose"),
     "heads that do not divide": ({}, str, ["+model.config.num_attention_heads=5"],
                                  "not a multiple of the number of attention heads"),
+    "heads that do not divide, ELECTRA": (
+        {"model_type": "electra", "embedding_size": 16}, str,
+        ["model.pretrained=false", "+model.config.num_attention_heads=5"],
+        "settings do not fit one another",
+    ),
+    "no layers": ({}, str, ["+model.config.num_hidden_layers=0"], "0 layers are none"),
     "too many layers": ({}, str, ["+model.config.num_hidden_layers=5"], "lacks 48 of the encoder"),
     "another hidden size": ({}, str, ["+model.config.hidden_size=64"], "has shape"),
     "an unknown activation": ({}, str, ["+model.config.hidden_act=softplush"], "softplush"),
@@ -414,7 +421,8 @@ def test_rows_to_predict_meet_the_same_limits(folder: Folder) -> None:
     words = tokenizer()
     words.add_tokens(["zyzzyva"])
     parts = prepared(folder(words=words), "model=bert-base", "model.max_length=60")
-    run = inference.Restored(parts.config, None, parts.task, parts.module.model, words)
+    record: Any = SimpleNamespace(precision="32")
+    run = inference.Restored(parts.config, record, parts.task, parts.module.model, words)
     assert run.logits((["the cat"], ["the dog"])).shape == (1, 2)
     with pytest.raises(UserError, match="rows: the tokenizer gives token 613, but the embeddings"):
         run.logits((["the zyzzyva"], ["the dog"]))

@@ -114,7 +114,7 @@ class Limits:
                 largest < self.vocabulary,
                 f"{name}: the tokenizer gives token {largest}, but the embeddings of {self.name} "
                 f"have {self.vocabulary} rows; the two do not belong together: take the model's "
-                "own tokenizer, or resize_token_embeddings and train before saving",
+                "own tokenizer, or save the model after resize_token_embeddings",
             )
         types = [tokens.fields.get("token_type_ids") for tokens in splits.values()]
         largest = max((int(kind.max(initial=0)) for kind in types if kind is not None), default=0)
@@ -160,6 +160,7 @@ def build(model: ModelConfig, *, outputs: int, seed: int) -> Backbone:
     with forked(seed), _one_line(model):
         make = _pretrained if model.pretrained else _random
         network, revision = make(model, outputs)
+        checkpoint.check_pass(network)
     surgery.freeze(network.base_model)
     for parameter in drawn_pooler(network).values():
         parameter.requires_grad_(True)

@@ -51,6 +51,7 @@ def settle(config: Any, changes: Mapping[str, Any], *, outputs: int, sites: bool
         except Exception as error:  # each field checks its own type
             raise UserError(f"model.config.{key}={value}: {reason(error)}") from error
     config.update({"num_labels": outputs, **PLAIN})
+    vars(config).pop("auto_map", None)  # remote code: neither run nor passed on by an export
     _need_encoder(config, sites=sites)
 
 
@@ -68,6 +69,8 @@ def _need_encoder(config: Any, *, sites: bool) -> None:
         "config.json says is_decoder: true, so that no token sees those behind it; if it is an "
         "encoder after all, add +model.config.is_decoder=false",
     )
+    layers = getattr(config, "num_hidden_layers", 1)
+    require(layers >= 1, f"{layers} layers are none")
     require(not quantised, "its weights are quantised; use the checkpoint in fp32, bf16 or fp16")
     if not sites:
         need_anatomy(kind)
@@ -154,6 +157,25 @@ def check_loaded(network: Any, info: Mapping[str, Any], *, changed: bool) -> boo
             finite, f"{prefix}{name} holds NaN or infinite numbers; use an undamaged checkpoint"
         )
     return drawn
+
+
+def check_pass(network: Any) -> None:
+    """Send two tokens through a model: sizes that do not fit one another show at the latest here.
+
+    Raises:
+        UserError: if that fails.
+    """
+    training = network.training
+    network.eval()
+    try:
+        with torch.inference_mode():
+            network(input_ids=torch.zeros(1, 2, dtype=torch.long))
+    except Exception as error:
+        raise UserError(
+            f"its settings do not fit one another: {reason(error)}; correct config.json or "
+            "model.config"
+        ) from error
+    network.train(training)
 
 
 def poolers(network: Any) -> dict[str, nn.Parameter]:

@@ -147,6 +147,7 @@ def save_tokenizer(run: Restored, folder: Path) -> None:
     if "token_type_ids" not in limits.fit({"a text": tokens})["a text"].fields:
         names = run.tokenizer.model_input_names
         run.tokenizer.model_input_names = [name for name in names if name != "token_type_ids"]
+    run.tokenizer.init_kwargs.pop("auto_map", None)  # no remote code is passed on
     run.tokenizer.save_pretrained(folder)
 
 
