@@ -87,6 +87,38 @@ def test_lora_starts_as_a_fresh_linear() -> None:
     assert not child.b.any()
 
 
+BOTTLENECK = {"down.weight": 0.02, "down.bias": 0, "up.weight": 0, "up.bias": 0}
+STARTS: dict[str, dict[str, float]] = {  # method -> parameter -> standard deviation at the start
+    "method=houlsby": BOTTLENECK,
+    "method=parallel": BOTTLENECK,
+    "method=pfeiffer method.gated=true": {
+        **BOTTLENECK, "gate.linear.weight": 0.02, "gate.linear.bias": 0,
+    },
+    "method=lora": {"lora.a": (3 * 128) ** -0.5, "lora.b": 0},
+    "method=prefix": {"prefix.key": 0.02, "prefix.value": 0.02},
+    "method=prefix method.reparametrization=16": {"prefix.embedding": 1},
+    "method=prompt_deep": {"1.prompt.vectors": 0.02, "2.prompt.vectors": 0.02},
+    "method=compacter method.reduction_factor=4": {
+        "compacter.matrices": 0.2, "down.s": (2 / 33) ** 0.5, "down.t": (2 / 9) ** 0.5,
+        "up.s": (2 / 9) ** 0.5, "up.t": 0, "bias": 0,
+    },
+    "method=diff_pruning_structured": {"difference": 0, "gates": 0, "group": 0},
+    "method=sparse_random": {"values": 0},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("overrides", STARTS)
+def test_what_is_injected_starts_as_its_method_says(overrides: str) -> None:
+    base = backbone.build(RunConfig.of(composed()).model, outputs=2, seed=0)
+    build_method(composed(*overrides.split())).tune(base, seed=0)
+    named = surgery.trainable(base.model.base_model)
+    for suffix, spread in STARTS[overrides].items():
+        drawn = [p.detach().flatten() for name, p in named.items() if name.endswith(suffix)]
+        values = torch.cat(drawn)
+        assert float(values.std()) == pytest.approx(spread, rel=0.3 if len(values) < 99 else 0.08)
+        assert abs(float(values.mean())) <= 4 * spread / len(values) ** 0.5
+
+
 def test_a_gated_update_scales_each_token() -> None:
     _, sites = tiny("method=lora", "method.gated=true")
     site = sites["query"][0].module
