@@ -15,7 +15,7 @@ from finegrid.data import Encoded
 from finegrid.errors import UserError
 from finegrid.masks import LearnedMask, Mask, smallest, zeros
 from finegrid.methods.diff_pruning import GatedDifference
-from finegrid.methods.mask_threshold import ThresholdMask
+from finegrid.methods.mask_threshold import THRESHOLD, ThresholdMask
 from finegrid.methods.supermask import BernoulliMask
 from finegrid.module import predict
 from finegrid.parts import build_method
@@ -61,6 +61,20 @@ def test_no_sparsity_is_the_pretrained_model(encoded: Encoded) -> None:  # noqa:
     for name in ("supermask", "mask_threshold_magnitude", *FIXED):
         found = predict(applied(f"method={name}", "method.sparsity=0").model, encoded, batch_size=8)
         assert torch.equal(found, expected), name
+
+
+@pytest.mark.parametrize(
+    ("overrides", "low", "high"),
+    [
+        ("method=supermask method.initial=3", -3.0, 3.0),
+        ("method=mask_threshold_magnitude", 0, 0.02),
+    ],
+)
+def test_scores_start_at_two_values(overrides: str, low: float, high: float) -> None:
+    base = applied(*overrides.split(), "method.sparsity=0.2")
+    for module in base.model.modules():
+        if isinstance(module, LearnedMask):
+            assert module.scores.unique().tolist() == pytest.approx([low, high])
 
 
 def test_masks_only_the_chosen_matrices() -> None:
@@ -174,6 +188,11 @@ def test_threshold_gradient_is_the_masks() -> None:
     torch.testing.assert_close(mask.scores.grad, (upstream * weight).flatten())
 
 
+def test_a_score_at_the_threshold_is_cut() -> None:
+    scores = torch.tensor([THRESHOLD - 1e-4, THRESHOLD, THRESHOLD + 1e-4])
+    assert ThresholdMask(scores).settle().tolist() == [False, False, True]
+
+
 def test_no_weight_decay_on_scores() -> None:
     for name in (*LEARNED, "diff_pruning_structured"):
         for module in applied(f"method={name}").model.modules():
@@ -234,8 +253,14 @@ def test_projection_keeps_the_largest_of_all(name: str, encoded: Encoded) -> Non
         pass
     base.model.eval()
     dense = torch.cat([module.gated().detach() for module in gated(base)])
+    base.model.train()  # as in a run, where gates are drawn
     assert not method.after_step(base.model.base_model, 0.59)
-    settle(method, base)
+    assert (method.settled, method.rate) == (False, 1.0)
+    assert method.after_step(base.model.base_model, 0.6)
+    assert (method.settled, method.rate) == (True, 5.0)
+    assert not method.after_step(base.model.base_model, 0.7), "once"
+    assert base.model.base_model.training
+    base.model.eval()
     kept = torch.cat([module(torch.zeros(module.shape)).flatten() for module in gated(base)])
     count = int(0.005 * len(dense))
     assert (kept != 0).sum() == count
