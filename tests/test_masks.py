@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import composed, run_cell
-from test_methods import encoded, fresh, method_of, settle, steps  # noqa: F401
+from test_methods import encoded, fresh, method_of, steps  # noqa: F401
 from torch import nn
 
 from finegrid import delta, surgery
@@ -239,9 +239,11 @@ def test_gates_follow_their_formula() -> None:
 
 def test_the_penalty_reaches_the_gates() -> None:
     base = applied("method=diff_pruning")
-    build_method(composed("method=diff_pruning", "method.l0=1")).after_backward(base.model, 0.0)
+    build_method(composed("method=diff_pruning", "method.l0=0.5")).after_backward(base.model, 0.0)
     for module in gated(base):
-        assert (module.gates.grad > 0).all()
+        (expected,) = torch.autograd.grad(module.expected(), module.gates)
+        assert (expected > 0).all()
+        torch.testing.assert_close(module.gates.grad, 0.5 * expected)
         assert module.difference.grad is None
 
 
@@ -260,6 +262,7 @@ def test_projection_keeps_the_largest_of_all(name: str, encoded: Encoded) -> Non
     assert (method.settled, method.rate) == (True, 5.0)
     assert not method.after_step(base.model.base_model, 0.7), "once"
     assert base.model.base_model.training
+    method.after_backward(base.model.base_model, 0.7)  # no gates, no penalty
     base.model.eval()
     kept = torch.cat([module(torch.zeros(module.shape)).flatten() for module in gated(base)])
     count = int(0.005 * len(dense))
@@ -268,6 +271,7 @@ def test_projection_keeps_the_largest_of_all(name: str, encoded: Encoded) -> Non
     assert dense[kept != 0].abs().min() >= dense[kept == 0].abs().max()
     trains = surgery.trainable(base.model.base_model)
     assert sum(p.numel() for p in trains.values()) == count
+    assert len(trains) == len(gated(base)), "neither gates nor dense differences"
 
 
 def test_a_run_of_diff_pruning_delivers_its_density(tmp_path: Path) -> None:
