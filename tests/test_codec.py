@@ -35,6 +35,22 @@ def test_never_more_than_packed(density: float) -> None:
     assert len(codec.encode(random_mask(80_000, density))) <= 10_000 + 32
 
 
+@pytest.mark.parametrize("size", [1, 9, 40, 100])
+def test_a_small_mask_takes_no_more_than_its_bits(size: int) -> None:
+    for bits in (np.arange(size) == size // 2, np.arange(size) % 7 == 0):
+        assert len(codec.encode(bits)) <= codec._HEADER.size + -(-size // 8)
+
+
+@pytest.mark.parametrize("more", [-1, 1])
+def test_a_wrong_number_of_entries_is_refused(more: int) -> None:
+    whole = codec.encode(random_mask(10_000, 0.05))
+    kind, rare, low, size, count = codec._HEADER.unpack_from(whole)
+    assert kind == codec.GAPS
+    head = codec._HEADER.pack(kind, rare, low, size, count + more)
+    with pytest.raises(ValueError, match="not a coded mask"):
+        codec.decode(head + whole[codec._HEADER.size :])
+
+
 def test_clustered_masks_may_take_less_than_the_entropy_of_independent_bits() -> None:
     bits = np.zeros(100_000, dtype=bool)
     bits[500:1500] = True

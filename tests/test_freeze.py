@@ -1,11 +1,14 @@
 """Methods that choose which weights train: layers, halves, sparse differences, compositions."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from conftest import composed, run_cell
 from test_methods import OPTIM, TASK, encoded, fresh, method_of, steps  # noqa: F401
+from torch import nn
 
 from finegrid import surgery
 from finegrid.backbone import Backbone
@@ -13,6 +16,7 @@ from finegrid.data import Encoded
 from finegrid.errors import UserError
 from finegrid.methods.base import TuningMethod
 from finegrid.methods.compose import Compose
+from finegrid.methods.hft import HFT, _half
 from finegrid.methods.sparse import Sparse
 from finegrid.module import FineTuner
 from finegrid.parts import build_method
@@ -101,12 +105,18 @@ def test_another_seed_draws_another_half() -> None:
     assert halves[0] != halves[1]
 
 
+def test_half_of_an_odd_number_is_rounded_up() -> None:
+    modules: list[nn.Module] = [nn.Identity() for _ in range(5)]
+    half = _half(modules)
+    assert len({id(module) for module in half} & {id(module) for module in modules}) == 3
+
+
 def test_a_round_moves_only_its_own_half(encoded: Encoded) -> None:  # noqa: F811
     base, method = applied("method=hft", "method.rounds=2", "method.embeddings=false")
     module = FineTuner(base, TASK, OPTIM, seed=0)
     optimizer = module.configure_optimizers()
     moved = []
-    for progress in (0.0, 0.4, 0.5, 0.9):
+    for progress in (0.0, 0.4, 0.5, 0.9, 1.0):
         before = {
             n: p.detach().clone() for n, p in surgery.trainable(base.model.base_model).items()
         }
@@ -116,8 +126,12 @@ def test_a_round_moves_only_its_own_half(encoded: Encoded) -> None:  # noqa: F81
         optimizer.step()
         now = surgery.trainable(base.model.base_model)
         moved.append({name for name in before if not torch.equal(before[name], now[name])})
-    first, second = moved[0], moved[2]
-    assert moved == [first, first, second, second]
+    assert isinstance(method, HFT)
+    name_of = {id(p): name for name, p in base.model.base_model.named_parameters()}
+    first, second = (
+        {name_of[id(p)] for module in half for p in module.parameters()} for half in method.halves
+    )
+    assert moved == [first, first, second, second, second], "neither decay nor momentum elsewhere"
     assert first != second
     assert first | second == surgery.trainable(base.model.base_model).keys()
 
@@ -170,6 +184,17 @@ def test_gradient_rules_choose_by_the_gradients(rule: str, encoded: Encoded) -> 
         assert worst >= score.sort().values[-count] * (1 - 1e-4)
         assert not torch.equal(chosen.places, before[name])
     assert all(not site.module._parameters["weight"].requires_grad for site in base.sites["value"])
+
+
+def test_residual_takes_what_a_low_rank_misses() -> None:
+    method = build_method(
+        composed("method=sparse", "method.rule=residual", "method.rank=1", "method.density=0.03")
+    )
+    assert isinstance(method, Sparse)
+    outer = torch.linspace(1, 2, 6)[:, None] * torch.linspace(3, 5, 6)
+    outer[2, 4] += 0.5
+    (places,) = method._places([nn.Parameter(outer)])
+    assert places.tolist() == [2 * 6 + 4]
 
 
 def test_losses_for_a_choice_are_of_random_rows_without_dropout(encoded: Encoded) -> None:  # noqa: F811
@@ -271,6 +296,67 @@ def test_a_composition_passes_everything_on() -> None:
     assert not method.settled
     assert method.after_step(base.model.base_model, 1.0)
     assert method.settled
+
+
+class Member(TuningMethod):
+    """A method that notes what it is asked."""
+
+    def __init__(self, *, changes: bool, settled: bool, starts_pretrained: bool = True) -> None:
+        self.changes, self.settled, self.starts_pretrained = changes, settled, starts_pretrained
+        self.rate, self.positions = 0.5, 3
+        self.asked: list[str] = []
+
+    def choose(self, backbone: nn.Module, losses: object) -> None:
+        self.asked.append("choose")
+
+    def after_step(self, backbone: nn.Module, progress: float) -> bool:
+        self.asked.append("after_step")
+        return self.changes
+
+    def after_backward(self, backbone: nn.Module, progress: float) -> None:
+        self.asked.append("after_backward")
+
+
+@pytest.mark.parametrize("second", [False, True])
+@pytest.mark.parametrize("first", [False, True])
+def test_a_composition_is_the_sum_of_its_members(first: bool, second: bool) -> None:
+    pair = [Member(changes=one, settled=one, starts_pretrained=one) for one in (first, second)]
+    method = Compose(members=dict(zip("ab", pair, strict=True)))
+    nothing = nn.Linear(1, 1)
+    method.choose(nothing, lambda count, size: iter(()))
+    method.after_backward(nothing, 0.5)
+    assert method.after_step(nothing, 0.5) == (first or second)
+    assert method.settled == method.starts_pretrained == (first and second)
+    assert (method.rate, method.positions) == (0.25, 6)
+    assert [member.asked for member in pair] == [["choose", "after_backward", "after_step"]] * 2
+
+
+@pytest.mark.parametrize("changes", [False, True])
+def test_the_optimizer_follows_what_a_method_changes(changes: bool) -> None:
+    made: list[object] = []
+    strategy = SimpleNamespace(setup_optimizers=made.append)
+    trainer: Any = SimpleNamespace(strategy=strategy)
+    module: Any = SimpleNamespace(
+        model=SimpleNamespace(base_model=None), progress=0.5, rate=1.0, settled=None
+    )
+    member = Member(changes=changes, settled=changes)
+    member.on_after_backward(trainer, module)
+    member.on_train_batch_end(trainer, module, None, None, 0)
+    assert member.asked == ["after_backward", "after_step"]
+    assert module.settled == changes
+    assert (module.rate, made) == ((0.5, [trainer]) if changes else (1.0, []))
+
+
+def test_a_method_is_applied_by_the_runs_own_seed_and_chooses_then() -> None:
+    member = Member(changes=False, settled=True)
+    member.tune = lambda backbone, *, seed: member.asked.append(f"tune {seed}")  # type: ignore[method-assign]
+    module: Any = SimpleNamespace(
+        backbone=None, init_seed=7, model=SimpleNamespace(base_model=None), losses=None,
+        to=lambda device: member.asked.append(f"to {device}"),
+    )  # fmt: skip
+    trainer: Any = SimpleNamespace(strategy=SimpleNamespace(root_device="cpu"))
+    member.setup(trainer, module, "fit")
+    assert member.asked == ["tune 7", "to cpu", "choose"]
 
 
 def test_sparse_members_choose_in_a_composition(encoded: Encoded) -> None:  # noqa: F811

@@ -12,8 +12,10 @@ from transformers import PreTrainedModel
 from transformers.models.modernbert.modeling_modernbert import apply_rotary_pos_emb
 
 from finegrid import backbone, surgery
+from finegrid.bottleneck import width_of
 from finegrid.config import RunConfig
 from finegrid.errors import UserError
+from finegrid.methods.prompt import _some_words
 from finegrid.parts import build_method
 from finegrid.sites import ANATOMY, Sites
 
@@ -78,6 +80,16 @@ def test_lora_is_its_formula() -> None:
     assert "lora" not in sites["key"][0].module._modules
 
 
+def test_lora_drops_what_it_reads_and_nothing_else() -> None:
+    _, sites = tiny("method=lora", "method.dropout=0.5")
+    site = sites["query"][0].module
+    child, x = site.get_submodule("lora"), torch.randn(2, 5, sites.hidden_size)
+    child.dropout.register_forward_hook(lambda _, inputs, out: inputs[0] * 3)
+    torch.testing.assert_close(
+        site(x), functional.linear(x, site.weight + 3 * 2 * child.b @ child.a, site.bias)
+    )
+
+
 def test_lora_starts_as_a_fresh_linear() -> None:
     base = backbone.build(RunConfig.of(composed()).model, outputs=2, seed=0)
     build_method(composed("method=lora", "method.rank=64")).tune(base, seed=0)
@@ -85,6 +97,43 @@ def test_lora_starts_as_a_fresh_linear() -> None:
     bound = base.sites.hidden_size**-0.5
     assert 0.9 * bound < child.a.abs().max() <= bound
     assert not child.b.any()
+
+
+BOTTLENECK = {"down.weight": 0.02, "down.bias": 0, "up.weight": 0, "up.bias": 0}
+STARTS: dict[str, dict[str, float]] = {  # method -> parameter -> standard deviation at the start
+    "method=houlsby": BOTTLENECK,
+    "method=parallel": BOTTLENECK,
+    "method=pfeiffer method.gated=true": {
+        **BOTTLENECK, "gate.linear.weight": 0.02, "gate.linear.bias": 0,
+    },
+    "method=lora": {"lora.a": (3 * 128) ** -0.5, "lora.b": 0},
+    "method=prefix": {"prefix.key": 0.02, "prefix.value": 0.02},
+    "method=prefix method.reparametrization=16": {"prefix.embedding": 1},
+    "method=prompt_deep": {"1.prompt.vectors": 0.02, "2.prompt.vectors": 0.02},
+    "method=compacter method.reduction_factor=4": {
+        "compacter.matrices": 0.2, "down.s": (2 / 33) ** 0.5, "down.t": (2 / 9) ** 0.5,
+        "up.s": (2 / 9) ** 0.5, "up.t": 0, "bias": 0,
+    },
+    "method=diff_pruning_structured": {"difference": 0, "gates": 0, "group": 0},
+    "method=sparse_random": {"values": 0},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("overrides", STARTS)
+def test_what_is_injected_starts_as_its_method_says(overrides: str) -> None:
+    base = backbone.build(RunConfig.of(composed()).model, outputs=2, seed=0)
+    build_method(composed(*overrides.split())).tune(base, seed=0)
+    named = surgery.trainable(base.model.base_model)
+    for suffix, spread in STARTS[overrides].items():
+        drawn = [p.detach().flatten() for name, p in named.items() if name.endswith(suffix)]
+        values = torch.cat(drawn)
+        assert float(values.std()) == pytest.approx(spread, rel=0.3 if len(values) < 99 else 0.08)
+        assert abs(float(values.mean())) <= 4 * spread / len(values) ** 0.5
+
+
+@pytest.mark.parametrize(("factor", "width"), [(3, 42), (128, 1), (1.5, 85), (1, 128)])
+def test_a_bottlenecks_width_is_rounded_down(factor: float, width: int) -> None:
+    assert width_of(128, factor) == width
 
 
 def test_a_gated_update_scales_each_token() -> None:
@@ -222,6 +271,21 @@ def test_a_prompt_stands_in_its_place(place: str, at: int) -> None:
     assert output.last_hidden_state.shape[1] == (8 if place == "front" else 5)
     first = entered[-1][0][1][:, 0]
     assert torch.equal(output.last_hidden_state[:, 0], first)
+
+
+def test_words_to_start_from_are_none_of_the_vocabularys_ends() -> None:
+    table = nn.Embedding(100, 1)
+    table.weight.data = torch.arange(100.0)[:, None]
+    drawn = _some_words(table, 2000)
+    assert (int(drawn.min()), int(drawn.max())) == (5, 94)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "roberta"])
+def test_a_prompt_is_never_taken_for_padding(model_type: str) -> None:
+    """RoBERTa tells positions by which ids are padding."""
+    model = small(model_type)
+    tuned(model, "method=prompt")
+    assert model.base_model.get_submodule("prompt").filler != model.config.pad_token_id
 
 
 def test_a_prompt_starts_as_words() -> None:
@@ -368,6 +432,7 @@ def test_only_a_prefix_with_a_network_compacts() -> None:
     [
         ("method=lora method.rank=0", r"method\.rank=0 must lie in \[1, 32\].*query"),
         ("method=lora method.rank=33", r"method\.rank=33 must lie in \[1, 32\]"),
+        ("method=lora method.roles=[intermediate] method.rank=33", r"must lie in \[1, 32\]"),
         ("method=lora method.dropout=1", r"method\.dropout=1 must lie in \[0, 1\)"),
         ("method=lora method.roles=[querry]", r"no role 'querry'"),
         ("method=ia3 method.roles=[qkv]", r"no role 'qkv'"),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import composed, run_cell
-from test_methods import encoded, fresh, method_of, settle, steps  # noqa: F401
+from test_methods import encoded, fresh, method_of, steps  # noqa: F401
 from torch import nn
 
 from finegrid import delta, surgery
@@ -15,7 +15,7 @@ from finegrid.data import Encoded
 from finegrid.errors import UserError
 from finegrid.masks import LearnedMask, Mask, smallest, zeros
 from finegrid.methods.diff_pruning import GatedDifference
-from finegrid.methods.mask_threshold import ThresholdMask
+from finegrid.methods.mask_threshold import THRESHOLD, ThresholdMask
 from finegrid.methods.supermask import BernoulliMask
 from finegrid.module import predict
 from finegrid.parts import build_method
@@ -61,6 +61,20 @@ def test_no_sparsity_is_the_pretrained_model(encoded: Encoded) -> None:  # noqa:
     for name in ("supermask", "mask_threshold_magnitude", *FIXED):
         found = predict(applied(f"method={name}", "method.sparsity=0").model, encoded, batch_size=8)
         assert torch.equal(found, expected), name
+
+
+@pytest.mark.parametrize(
+    ("overrides", "low", "high"),
+    [
+        ("method=supermask method.initial=3", -3.0, 3.0),
+        ("method=mask_threshold_magnitude", 0, 0.02),
+    ],
+)
+def test_scores_start_at_two_values(overrides: str, low: float, high: float) -> None:
+    base = applied(*overrides.split(), "method.sparsity=0.2")
+    for module in base.model.modules():
+        if isinstance(module, LearnedMask):
+            assert module.scores.unique().tolist() == pytest.approx([low, high])
 
 
 def test_masks_only_the_chosen_matrices() -> None:
@@ -174,6 +188,11 @@ def test_threshold_gradient_is_the_masks() -> None:
     torch.testing.assert_close(mask.scores.grad, (upstream * weight).flatten())
 
 
+def test_a_score_at_the_threshold_is_cut() -> None:
+    scores = torch.tensor([THRESHOLD - 1e-4, THRESHOLD, THRESHOLD + 1e-4])
+    assert ThresholdMask(scores).settle().tolist() == [False, False, True]
+
+
 def test_no_weight_decay_on_scores() -> None:
     for name in (*LEARNED, "diff_pruning_structured"):
         for module in applied(f"method={name}").model.modules():
@@ -220,9 +239,11 @@ def test_gates_follow_their_formula() -> None:
 
 def test_the_penalty_reaches_the_gates() -> None:
     base = applied("method=diff_pruning")
-    build_method(composed("method=diff_pruning", "method.l0=1")).after_backward(base.model, 0.0)
+    build_method(composed("method=diff_pruning", "method.l0=0.5")).after_backward(base.model, 0.0)
     for module in gated(base):
-        assert (module.gates.grad > 0).all()
+        (expected,) = torch.autograd.grad(module.expected(), module.gates)
+        assert (expected > 0).all()
+        torch.testing.assert_close(module.gates.grad, 0.5 * expected)
         assert module.difference.grad is None
 
 
@@ -234,8 +255,15 @@ def test_projection_keeps_the_largest_of_all(name: str, encoded: Encoded) -> Non
         pass
     base.model.eval()
     dense = torch.cat([module.gated().detach() for module in gated(base)])
+    base.model.train()  # as in a run, where gates are drawn
     assert not method.after_step(base.model.base_model, 0.59)
-    settle(method, base)
+    assert (method.settled, method.rate) == (False, 1.0)
+    assert method.after_step(base.model.base_model, 0.6)
+    assert (method.settled, method.rate) == (True, 5.0)
+    assert not method.after_step(base.model.base_model, 0.7), "once"
+    assert base.model.base_model.training
+    method.after_backward(base.model.base_model, 0.7)  # no gates, no penalty
+    base.model.eval()
     kept = torch.cat([module(torch.zeros(module.shape)).flatten() for module in gated(base)])
     count = int(0.005 * len(dense))
     assert (kept != 0).sum() == count
@@ -243,6 +271,7 @@ def test_projection_keeps_the_largest_of_all(name: str, encoded: Encoded) -> Non
     assert dense[kept != 0].abs().min() >= dense[kept == 0].abs().max()
     trains = surgery.trainable(base.model.base_model)
     assert sum(p.numel() for p in trains.values()) == count
+    assert len(trains) == len(gated(base)), "neither gates nor dense differences"
 
 
 def test_a_run_of_diff_pruning_delivers_its_density(tmp_path: Path) -> None:

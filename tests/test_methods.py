@@ -372,6 +372,15 @@ def test_a_delta_lacking_a_tensor_is_refused(tmp_path: Path) -> None:
         delta.load(path, tuned("bitfit").model, **facts)
 
 
+def test_a_delta_with_a_tensor_too_many_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "delta.safetensors"
+    base = tuned("bitfit")
+    facts = {"method": "bitfit", "fingerprint": base.fingerprint}
+    delta.save(path, base.model, labels=[], **facts)
+    with pytest.raises(UserError, match="has the unknown"):
+        delta.load(path, tuned("bitfit_q_m2").model, **facts)
+
+
 def test_pfeiffer_is_its_formula(encoded: Encoded) -> None:
     """LN(x + h + A(LN(x + h))), A being the bottleneck."""
     base = tuned("pfeiffer")

@@ -150,6 +150,22 @@ def test_a_frozen_matrix_gives_the_gradients_of_a_plain_one(
         torch.testing.assert_close(one, other, rtol=0.02, atol=0.02 * largest)
 
 
+def test_the_product_with_a_frozen_matrix_has_the_gradients_of_a_linear_layer() -> None:
+    """The same code that packed matrices use, where this CPU packs none either."""
+    weight, found = torch.randn(5, 4), []
+    for product in (
+        lambda x, bias: functional.linear(x, weight, bias),
+        lambda x, bias: lean._Product.apply(x, bias, lean.Matrix(weight)),
+    ):
+        x, bias = torch.linspace(-1, 1, 24).view(3, 2, 4), torch.linspace(0, 1, 5)
+        x, bias = x.requires_grad_(), bias.requires_grad_()
+        y = product(x, bias)
+        y.pow(2).sum().backward()
+        found.append((y.detach(), x.grad, bias.grad))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_what_has_trained_is_cast_anew_once_it_is_frozen() -> None:
     layer = nn.Sequential(small(nn.Linear, 48, 24))
     slim(layer)
@@ -161,6 +177,9 @@ def test_what_has_trained_is_cast_anew_once_it_is_frozen() -> None:
             plain = functional.linear(x, layer[0].weight, layer[0].bias)  # type: ignore[union-attr, arg-type]
             return [layer(x), plain]
 
+    layer.requires_grad_(False)  # as it is in between, too: what was cast then is stale later
+    torch.testing.assert_close(*mine_and_plain())
+    layer.requires_grad_(True)
     for _ in range(3):
         torch.testing.assert_close(*mine_and_plain())
         optimizer.zero_grad()

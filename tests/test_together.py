@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -215,6 +216,65 @@ def test_costs_are_shared_out(tmp_path: Path) -> None:
     assert all(r.train_seconds > 0 and r.setup_seconds > 0 and r.mfu for r in records)
     assert all(r.train_cpu_seconds and r.train_cpu_seconds > 0 for r in records)
     assert records[3].train_seconds < records[0].train_seconds  # it trained on less, and less long
+
+
+def test_a_steps_seconds_are_divided_by_the_tokens_of_those_in_it() -> None:
+    credits: dict[int, float] = {}
+
+    def lane(number: int) -> Any:
+        clock = SimpleNamespace(credit=lambda seconds: credits.update({number: seconds}))
+        return SimpleNamespace(watch=SimpleNamespace(clock=clock))
+
+    batches = {0: {"input_ids": torch.zeros(2, 3)}, 2: {"input_ids": torch.zeros(4, 6)}}
+    together._share(10.0, [lane(number) for number in range(3)], batches)
+    assert credits == {0: 2.0, 2: 8.0}
+
+
+def test_set_up_and_memory_are_divided_by_the_number_of_runs() -> None:
+    """10 s from the first run's beginning to training, of which 2 and 3 were the runs' own."""
+    ends: list[Any] = []
+
+    def lane(prepared: float, started: float) -> Any:
+        record = SimpleNamespace(peak_memory_bytes=None, setup=None, fused=1)
+
+        def score(parts: Any, watch: Any, *, setup: float) -> None:
+            record.setup, record.peak_memory_bytes = setup, 1001
+
+        return SimpleNamespace(
+            prepared=prepared, over=False, parts=None, tell=lambda hook: None, end=ends.append,
+            attempt=SimpleNamespace(started=started, record=record, score=score),
+            watch=SimpleNamespace(clock=SimpleNamespace(started=100.0)),
+        )  # fmt: skip
+
+    lanes = [lane(2.0, 90.0), lane(3.0, 95.0)]
+    for one in lanes:
+        together._finish(one, lanes)
+    records = [one.attempt.record for one in lanes]
+    assert [(r.setup, r.peak_memory_bytes, r.fused) for r in records] == [
+        (4.5, 500, 2), (5.5, 500, 2),
+    ]  # fmt: skip
+    assert ends == [None, None]
+
+
+def test_so_many_runs_share_a_pass_and_a_single_one_goes_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared: list[list[Request]] = []
+    alone: list[Request] = []
+
+    def train(requests: list[Request], base: Backbone) -> list[Request]:
+        shared.append(requests)
+        return requests[:1] if len(shared) == 2 else []  # one of the second pass is left over
+
+    monkeypatch.setattr(together, "_train_together", train)
+    monkeypatch.setattr(together, "run_alone", alone.append)
+    made = [request(tmp_path / str(n), "trainer=cpu") for n in range(5)]
+    run_together(made, most=2)
+    assert shared == [made[:2], made[2:4]]
+    assert alone == [made[2], made[4]]
+    rows = SimpleNamespace(lengths=np.full(7, 16))
+    monkeypatch.setattr(together, "rows_of", lambda *_: (None, None, {"train": rows}))
+    assert together._runs_of_a_pass(made[0]) == 2048 // (16 * 32)
 
 
 def test_a_diverging_run_ends_alone(tmp_path: Path) -> None:

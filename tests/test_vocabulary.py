@@ -69,6 +69,15 @@ def test_weights_come_out_as_if_the_whole_had_trained(micro: int | None) -> None
         assert not torch.equal(value, before[name]) or name.endswith("token_type_embeddings"), name
 
 
+def test_padding_gets_no_gradient_wherever_its_row_lies() -> None:
+    whole = nn.Embedding(10, 2, padding_idx=5)
+    part = vocabulary.Part(whole.weight, torch.tensor([2, 5, 7]), whole.padding_idx)
+    whole.__class__, whole.__dict__["part"] = vocabulary.Compact, part
+    whole(torch.tensor([[2, 7, 5, 5]])).sum().backward()
+    assert part.rows.grad is not None
+    assert part.rows.grad[:, 0].tolist() == [1, 0, 1, 0]
+
+
 def test_what_no_row_uses_decays_and_does_nothing_else() -> None:
     module = prepared()
     before = words(module).weight.detach().clone()  # type: ignore[operator, union-attr]

@@ -66,7 +66,7 @@ class Supermask(TuningMethod):
     ) -> None:
         one_of("method.evaluate", evaluate, ("mode", "draw"))
         require(initial > 0, f"method.initial={initial:g} must be above 0")
-        self.sparsity, self.initial, self.evaluate = sparsity, initial, evaluate
+        self.sparsity, self.initial, self.evaluate = sparsity, float(initial), evaluate
         self.roles, self.layers = roles, layers
 
     def apply(self, backbone: nn.Module, sites: Sites) -> None:
