@@ -72,14 +72,14 @@ def cells(results: Results, known: Evidence | None = None, *, level: float = 0.9
 def _bounded(found: pd.DataFrame, known: Evidence, level: float) -> pd.DataFrame:
     """With the interval of each mean, after Banerjee: the half-widths' squares add up."""
     rows = [
-        _interval(known.rankings[key[:-1]][str(key[-1])], str(metric), level)
+        interval(known.rankings[key[:-1]][str(key[-1])], str(metric), level)
         for key, metric in zip(found.index, found["metric"], strict=True)
     ]
     columns = ["low", "high", "interval", "learned"]
     return found.join(pd.DataFrame(rows, columns=columns, index=found.index))
 
 
-def _interval(known: Known, metric: str, level: float) -> tuple[float, float, str, bool]:
+def interval(known: Known, metric: str, level: float) -> tuple[float, float, str, bool]:
     scores = known.scores
     n, mean = len(scores.seeds), float(scores.values.mean())
     if n < 2:
