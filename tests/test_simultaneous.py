@@ -168,7 +168,7 @@ def test_the_baseline_is_the_best_constant(metric: str, score: float) -> None:
 
 
 def test_a_method_no_better_than_a_constant_never_leads(tmp_path: Path) -> None:
-    """Twice three methods on 200 rows: 140 of a class, one method says so, one errs a little less."""
+    """200 rows, 140 of a class: one method says so, one errs a little less, one is good."""
     labels = np.repeat([0, 1], [60, 140])
     right = {"constant": labels == 1, "luck": np.arange(200) >= 58, "good": np.arange(200) >= 20}
     runs = [record(name, seed, float(own.mean()), metric="accuracy", test_rows=200,

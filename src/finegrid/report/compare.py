@@ -219,7 +219,7 @@ def draws(
     """Joint draws of the methods' true mean scores, for the probability that each is the best.
 
     Ranking -> methods, methods x n. Each mean strays by its standard error over seeds times a
-    Student t, and with the test rows: on the same draws of rows for all where predictions are known.
+    Student t, and with the test rows: on the same draws for all where predictions are known.
     """
     known = known or evidence(results)
     rng = np.random.default_rng(0)
