@@ -96,6 +96,43 @@ def test_of_several_budgets_the_largest_counts_and_not_the_luckiest() -> None:
     assert set(decided(runs).cells["budget"]) == {3.0}
 
 
+def test_kinds_of_budget_are_not_set_against_one_another() -> None:
+    epochs = table(usual, methods=("full", "bitfit"))
+    seconds = table(usual, methods=("bitfit", "head"), budgets=(6.0,), budget_unit="seconds")
+    runs = pd.concat([epochs, seconds], ignore_index=True)
+    found = decided(runs)
+    assert (found.unit, set(found.options["method"])) == ("epochs", {"full", "bitfit"})
+    assert "Budgets in epochs are compared; those in seconds are not" in found.notes[-1]
+    assert "budgets in epochs" in advice.sentence(found)
+    asked = decided(runs, budget="seconds")
+    assert set(asked.options["method"]) == {"bitfit", "head"}
+    with pytest.raises(UserError, match="no budgets in second; did you mean 'seconds'"):
+        decided(runs, budget="second")
+
+
+def test_a_method_that_learned_nothing_is_not_recommended() -> None:
+    runs = table(usual, metric="matthews")
+    dull = runs["method"].eq("full")
+    runs.loc[dull, "degenerate"] = True
+    assert decided(runs).choice == "bitfit"
+    runs["degenerate"] = True
+    assert "no method that fits learned anything" in str(decided(runs).lacking)
+
+
+def test_two_equal_methods_are_level_in_report_and_recommend() -> None:
+    rng = np.random.default_rng(0)
+    clear = 0
+    for _ in range(60):
+        noisy = table(lambda *_: 0.8 + 0.02 * rng.normal(), methods=("full", "bitfit"),
+                      fractions=(1.0,), seeds=range(3))  # fmt: skip
+        found = decided(noisy)
+        best = compare.against_best(frame.gather(noisy))
+        assert found.clear == (best["tie"].sum() == 1)
+        assert found.choice == best["best"].iloc[0]
+        clear += found.clear
+    assert clear <= 7, "5 % and chance"
+
+
 def test_a_budget_in_seconds_is_what_it_says() -> None:
     runs = table(usual, budgets=(60.0,), budget_unit="seconds", train_seconds=60.4)
     assert decided(runs, minutes=1.0).choice == "full"

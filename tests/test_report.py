@@ -333,9 +333,11 @@ def test_stored_runs_stand_for_their_directories(sweep: Path, tmp_path: Path) ->
     result = report(tmp_path / "runs.parquet")
     assert result.returncode == 0, result.stderr
     first = report(sweep)
-    assert result.stdout.splitlines()[4] == first.stdout.splitlines()[4], "the same scores"
-    assert "predictions are missing" in result.stdout
+    assert result.stdout == first.stdout, "the same runs give the same verdict in either form"
     assert "predictions are missing" not in first.stdout
+    again = tmp_path / "again"
+    assert report(tmp_path / "runs.parquet", "--out", again, "--format", "parquet").returncode == 0
+    assert report(again / "runs.parquet").stdout == first.stdout, "and so does their copy"
 
 
 @pytest.mark.slow

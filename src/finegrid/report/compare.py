@@ -72,14 +72,14 @@ def cells(results: Results, known: Evidence | None = None, *, level: float = 0.9
 def _bounded(found: pd.DataFrame, known: Evidence, level: float) -> pd.DataFrame:
     """With the interval of each mean, after Banerjee: the half-widths' squares add up."""
     rows = [
-        _interval(known.rankings[key[:-1]][str(key[-1])], str(metric), level)
+        interval(known.rankings[key[:-1]][str(key[-1])], str(metric), level)
         for key, metric in zip(found.index, found["metric"], strict=True)
     ]
     columns = ["low", "high", "interval", "learned"]
     return found.join(pd.DataFrame(rows, columns=columns, index=found.index))
 
 
-def _interval(known: Known, metric: str, level: float) -> tuple[float, float, str, bool]:
+def interval(known: Known, metric: str, level: float) -> tuple[float, float, str, bool]:
     scores = known.scores
     n, mean = len(scores.seeds), float(scores.values.mean())
     if n < 2:
@@ -219,7 +219,7 @@ def draws(
     """Joint draws of the methods' true mean scores, for the probability that each is the best.
 
     Ranking -> methods, methods x n. Each mean strays by its standard error over seeds times a
-    Student t, and with the test rows: on the same draws of rows for all where predictions are known.
+    Student t, and with the test rows: on the same draws for all where predictions are known.
     """
     known = known or evidence(results)
     rng = np.random.default_rng(0)

@@ -225,8 +225,8 @@ def _prior(own: Floats, df: Floats, mean: float) -> float:
     if len(own) < 3 or not mean > 0:
         return 0.0
     logs = np.log(np.maximum(own, 1e-3 * mean)) - special.digamma(df / 2) + np.log(df / 2)
-    chance = float(special.polygamma(1, df / 2).mean())
-    tails = float(special.polygamma(3, df / 2).mean())
+    chance = float(special.zeta(2, df / 2).mean())  # the trigamma function
+    tails = float(6 * special.zeta(4, df / 2).mean())  # its second derivative
     error = sqrt(2 * chance**2 / (len(own) - 1) + tails / len(own))
     unlike = max(float(logs.var(ddof=1)) - chance, 0.0) + error
     return 2 * _inverse_trigamma(unlike)
@@ -234,8 +234,8 @@ def _prior(own: Floats, df: Floats, mean: float) -> float:
 
 def _inverse_trigamma(value: float) -> float:
     low, high = 1e-6, 1e6
-    for _ in range(60):
+    for _ in range(40):
         middle = sqrt(low * high)
-        too_low = float(special.polygamma(1, middle)) > value
+        too_low = float(special.zeta(2, middle)) > value
         low, high = (middle, high) if too_low else (low, middle)
     return high

@@ -96,11 +96,12 @@ def stored(runs: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     over = by_set.index[by_set.cumsum() > MOST]
     left = found["prediction_rows"].isin(over)
     found.loc[left] = None
+    many = int(left.sum())
     note = (
-        f"{left.sum()} runs on the largest test sets have no predictions in runs.parquet, which "
-        f"keeps {MOST / 1e6:g} MB of them at most."
+        f"{many} run{'s' * (many != 1)} on the largest test sets: no predictions in "
+        f"runs.parquet, which keeps {MOST / 1e6:g} MB of them at most."
     )
-    return found, note if left.any() else ""
+    return found, note if many else ""
 
 
 def _packed(values: NDArray[np.generic]) -> bytes:

@@ -5,7 +5,7 @@ t. Accurate to about 1e-3 of p; scipy's own is a hundred times as slow.
 """
 
 from functools import cache
-from math import inf, isinf
+from math import floor, inf, isinf, log10
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,20 +33,24 @@ def critical(p: float, methods: int, df: float) -> float:
     return float(np.exp(np.interp(-np.log(p), -log_p, log_t)))
 
 
+_known = cache(critical)
+
+
 def criticals(p: float, methods: NDArray[np.int64], df: Floats) -> Floats:
-    """`critical` of each number of methods and degrees of freedom, which may repeat."""
-    finite = np.where(np.isinf(df), 1e9, df)
-    each, at = np.unique(np.stack([methods, finite]).reshape(2, -1), axis=1, return_inverse=True)
-    found = [critical(p, int(m), float(one)) if one > 0 else inf for m, one in each.T]
-    return np.asarray(found)[at].reshape(df.shape)
+    """`critical` of each number of methods and degrees of freedom, which often repeat."""
+    found = [
+        _known(p, many, one if many <= 2 else _rounded(one)) if one > 0 else inf
+        for many, one in zip(methods.ravel().tolist(), df.ravel().tolist(), strict=True)
+    ]
+    return np.array(found).reshape(df.shape)
 
 
 def _rounded(df: float) -> float:
     """Down to two digits, so that few tables are made."""
     if isinf(df) or df >= 1e4:
         return inf
-    step = 10.0 ** (np.floor(np.log10(df)) - 1)
-    return float(max(np.floor(df / step + 1e-6) * step, 0.1))
+    step = 10.0 ** (floor(log10(df)) - 1)
+    return max(round(floor(df / step + 1e-6) * step, 6), 0.1)
 
 
 @cache

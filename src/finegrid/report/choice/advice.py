@@ -90,8 +90,9 @@ def _how(decision: Decision) -> str:
     return (
         f"{score}. P(best): the share of joint draws of the true scores in which the method's is "
         "the largest. Level: the difference to the leader could be chance (simultaneous 95 % "
-        "intervals hold 0). 95 %: the method's own mean, over all seeds and on other test rows. Front: no other method here is as good in score, seconds, bytes and labels "
-        "and better in one (means, without regard to chance). Seconds are of training alone."
+        "intervals hold 0). 95 %: the method's own mean, over all seeds and on other test rows. "
+        "Front: no other method here is as good in score, seconds, bytes and labels and better "
+        "in one (means, without regard to chance). Seconds are of training alone."
     )
 
 

@@ -1,4 +1,4 @@
-"""Which method leads, and which others may be as good: the one rule of page, report and recommend."""
+"""Which method leads, which others may be as good: one rule for page, report and recommend."""
 
 from dataclasses import dataclass
 

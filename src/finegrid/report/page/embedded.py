@@ -34,9 +34,11 @@ def choices(
     most = max(100, VALUES // max(1, total))
     tasks = []
     setting: Any
+    task: Any
     scored = cells[(cells.ok > 0) & cells[["train_rows", "train_seconds"]].notna().all(axis=1)]
     scored = scored.assign(seconds=seconds(scored))
     by = ["setting", "task", "budget_unit"]
+    unit: Any
     for (setting, task, unit), own in scored.groupby(by, observed=True):
         several = f" (setting {setting + 1})" if len(results.settings) > 1 else ""
         same = scored["setting"].eq(setting) & scored["task"].eq(task)
