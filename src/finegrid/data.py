@@ -150,7 +150,8 @@ def _tell_untested(rows: Rows, test: Rows, task: Task, tables: Tables) -> None:
 def _require_every_class(train: Rows, rows: Rows, task: Task, where: str) -> None:
     """Refuse classes of which nothing is left to train on, whatever the fraction."""
     left, counts = set(train.labels.tolist()), Counter(rows.labels.tolist())
-    rare = [label for label in range(task.outputs) if label not in left]
+    most = max((counts[label] for label in range(task.outputs) if label not in left), default=-1)
+    rare = [label for label in range(task.outputs) if counts[label] <= most]
     if not rare:
         return
     listed = ", ".join(f"{shown(task.labels[n])} ({counts[n]})" for n in rare[:20])

@@ -16,6 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
@@ -27,8 +28,6 @@ DELIMITERS = {".csv": ",", ".tsv": "\t"}
 JSON = (".json", ".jsonl", ".ndjson")
 ENDINGS = (*DELIMITERS, *JSON, ".parquet")
 MARK = b"\xef\xbb\xbf"  # which Excel puts before UTF-8
-# Quoted fields of one line, as they should be; what quotes remain need a closer look.
-FINE = re.compile(rb'(?m)(?:^|(?<=,))"[^"\r\n]*+(?:""[^"\r\n]*+)*+"(?=[,\r\n]|\Z)')
 # What tells a TSV whose fields are quoted: its first line, or a doubled quote in a quoted field.
 QUOTED = re.compile(r'\A"|(?m:^|\t)"[^"\t\r\n]*""')
 MIDNIGHT = re.compile(r"(?<=:\d\d)\.0+(?=Z|$)")  # fractions of a second that are none
@@ -107,11 +106,9 @@ def _delimited(path: Path, data: bytes, delimiter: str) -> pa.Table:
     """Every field as text; Arrow reads what leaves no doubt, since it is faster."""
     text = _decoded(path, data)
     csv.field_size_limit(2**31 - 1)
-    clear = delimiter == "," or b'"' not in data
-    if clear and b'"' not in (FINE.sub(b"", data) if b'"' in data else data):
-        table = _by_arrow(data, delimiter, next(_records(text, delimiter), []))
-        if table is not None:
-            return table
+    clear = _well_quoted(data) if delimiter == "," else b'"' not in data
+    if clear and (table := _by_arrow(data, delimiter, text)) is not None:
+        return table
     rows = _unquoted(text) if delimiter == "\t" else None
     header, *rows = rows or _quoted(path, text, delimiter)
     for number, row in enumerate(rows, start=1):
@@ -127,18 +124,28 @@ def _require_fields(path: Path, number: int, row: Sequence[str], wanted: int) ->
         raise UserError(f"{path}, row {number}: not readable as {path.suffix[1:]}: {count}")
 
 
-def _records(text: str, delimiter: str) -> Iterator[list[str]]:
-    """The records that are not blank; stray quotes raise csv.Error."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    return (row for row in reader if row)
+def _well_quoted(data: bytes) -> bool:
+    """Whether the quotes of a CSV, pair by pair, enclose fields of one line each."""
+    codes = np.frombuffer(data, np.uint8)
+    quotes = np.flatnonzero(codes == ord('"'))
+    if len(quotes) % 2:
+        return False
+    around = np.concatenate([[10], codes, [10]])
+    edges = np.concatenate([around[quotes[::2]], around[quotes[1::2] + 2]])
+    ends = np.flatnonzero((codes == 10) | (codes == 13))
+    lines = np.searchsorted(ends, quotes)
+    return bool(np.isin(edges, list(b',"\r\n')).all() and (lines[::2] == lines[1::2]).all())
 
 
-def _by_arrow(data: bytes, delimiter: str, names: list[str]) -> pa.Table | None:
+def _by_arrow(data: bytes, delimiter: str, text: str) -> pa.Table | None:
     """None if Arrow finds fault, or names other columns."""
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    names = next((row for row in lines if row), [])
     options = pa.csv.ConvertOptions(
         column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
     )
-    parse = pa.csv.ParseOptions(delimiter=delimiter, quote_char='"' if delimiter == "," else False)
+    quote = '"' if delimiter == "," else False
+    parse = pa.csv.ParseOptions(delimiter=delimiter, quote_char=quote)
     try:
         table = pa.csv.read_csv(pa.BufferReader(data), parse_options=parse, convert_options=options)
     except pa.ArrowException:
@@ -169,10 +176,13 @@ def _quoted(path: Path, text: str, delimiter: str) -> list[list[str]]:
                 rows.append(row)
     except csv.Error as error:
         _stray(path, len(rows), start, reader.line_num, error)
-    if spans:
+    if spans and len(rows[0]) > 1:
         lines = io.StringIO(text, newline=None).read().split("\n")
+        several = {number for number, _, _ in spans}
+        others = [row for n, row in enumerate(rows[1:], start=1) if n not in several]
+        known = [(set(x), all(map(str.isdecimal, x))) for x in zip(*others, strict=False)]
         for number, first, after in spans:
-            if _swallows(rows, number, [line.split(delimiter) for line in lines[first:after]]):
+            if _swallows([line.split(delimiter) for line in lines[first:after]], known):
                 _stray(path, number, first, after, None)
     return rows
 
@@ -185,23 +195,18 @@ def _stray(path: Path, row: int, first: int, after: int, error: Exception | None
     ) from error
 
 
-def _swallows(rows: list[list[str]], number: int, lines: list[list[str]]) -> bool:
+def _swallows(lines: list[list[str]], known: list[tuple[set[str], bool]]) -> bool:
     """Whether a quoted field of many lines is in truth many rows.
 
     Each line would be a row by its number of fields, and in some column would say what other rows
     say there, or a whole number where all of them do.
     """
-    if len(rows[0]) < 2 or any(len(line) != len(rows[0]) for line in lines):
+    if any(len(line) != len(known) for line in lines):
         return False
-    others = [
-        row for n, row in enumerate(rows) if n not in (0, number) and len(row) == len(rows[0])
-    ]
-    for own, known in zip(
-        zip(*lines, strict=True), map(set, zip(*others, strict=True)), strict=False
-    ):
-        if known.issuperset(own) or all(map(str.isdecimal, known.union(own))):
-            return True
-    return False
+    return any(
+        others.issuperset(own) or (numbers and all(map(str.isdecimal, own)))
+        for own, (others, numbers) in zip(zip(*lines, strict=True), known, strict=True)
+    )
 
 
 class _Repeated(dict[str, Any]):

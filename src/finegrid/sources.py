@@ -135,12 +135,12 @@ def _class_names(table: pa.Table, task: Task, where: str) -> list[str]:
     for row, label in enumerate(labels, start=1):
         require(label is not None and bool(label.strip()), f"{where}, row {row}: label is missing")
     names = sorted({str(label) for label in labels})
-    if all(NUMBER.fullmatch(name) for name in names):
-        graded = next((name for name in names if not float(name).is_integer()), None)
-        require(
-            graded is None,
-            f"{where}, row {labels.index(graded) + 1}: label {graded} is not a class; use "
-            "task.kind=regression for graded labels, or name the classes with task.labels",
+    graded = [name for name in names if not float(name).is_integer()] if _numbers(names) else []
+    if graded:
+        row = next(row for row, label in enumerate(labels, start=1) if label in graded)
+        raise UserError(
+            f"{where}, row {row}: label {labels[row - 1]} is not a class; use "
+            "task.kind=regression for graded labels, or name the classes with task.labels"
         )
     what = f"{where}: column {task.label!r} holds"
     require(len(names) > 1, f"{what} one class only: {shown(names[0])}")
@@ -152,6 +152,10 @@ def _class_names(table: pa.Table, task: Task, where: str) -> list[str]:
     twice = next((name for name in stripped if stripped.count(name) > 1), "")
     require(not twice, f"{what} labels that only spaces around them tell apart: {twice!r}")
     return sorted(names, key=lambda name: (len(name), name)) if _all_digits(names) else names
+
+
+def _numbers(names: list[str]) -> bool:
+    return all(NUMBER.fullmatch(name) for name in names)
 
 
 def _all_digits(names: list[str]) -> bool:
