@@ -123,6 +123,8 @@ def test_paused_time_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (["budget.epochs=0"], "must be above 0"),
         (["budget.epochs=-1"], "must be above 0"),
+        (["budget.epochs=inf"], "must be above 0 and finite"),
+        (["budget.epochs=nan"], "must be above 0 and finite"),
         (["budget.epochs=abc"], "must be a number"),
         (["+budget.steps=3"], "exactly one unit"),
         (["+budget.hours=3", "~budget.epochs"], "unknown"),

@@ -14,13 +14,14 @@ from omegaconf import OmegaConf
 from test_cli import call
 from test_groups import cell
 
-from finegrid import delta, preflight, together
+from finegrid import cli, delta, preflight, together
 from finegrid.attempt import Request
 from finegrid.errors import UserError
 from finegrid.export import export
-from finegrid.grid import survey
+from finegrid.grid import groups, survey
 from finegrid.grid.estimate import Evidence, Wanted, past
 from finegrid.grid.groups import grouped
+from finegrid.grid.store import Store, key_of
 from finegrid.inference import predict_file
 from finegrid.meter import Meter
 from finegrid.record import Record, read
@@ -315,8 +316,6 @@ def test_the_estimate_of_own_data(tmp_path: Path) -> None:
 
 
 def composed_from() -> Path:
-    from finegrid import cli
-
     cli.register()
     return cli.CONF
 
@@ -343,3 +342,13 @@ def test_a_sweep_over_own_rows(swept: tuple[Path, list[str]]) -> None:
     assert "### custom, tiny: accuracy" in report.stdout
     for one in (root / "grid/custom/tiny").glob("[fb]*/f1-s0-*"):  # one alone, one of a pass
         used(one, root / "tickets.csv", "three classes")
+
+
+@pytest.mark.parametrize("more", [(), ("experiment=tune", "trial=1"), ("data.fraction=0.5",)])
+def test_a_job_knows_a_cell_by_the_hash_of_the_sweep(more: tuple[str, ...], tmp_path: Path) -> None:
+    planned = survey.planned([*own_kind("graded", tmp_path), *more, "seed=3"], conf=composed_from())
+    one = next(found for found in planned.cells if found.facts["method"] == "bitfit")
+    groups.write(tmp_path / "group.json", [one], Store(tmp_path))
+    ((directory, _, config),) = groups.read(tmp_path / "group.json")
+    cli.register()
+    Request(OmegaConf.create(config), directory, [], "sweep", key=key_of(directory)).unchanged()

@@ -5,6 +5,7 @@ Values live in `conf/`, once; the classes here hold types and limits, no default
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from math import inf
 from typing import Any, ClassVar, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
@@ -146,7 +147,8 @@ class Budget:
         one_of("budget", unit, UNITS)
         good = isinstance(amount, int | float) and not isinstance(amount, bool)
         require(good, f"budget.{unit}={amount} must be a number")
-        require(amount > 0, f"budget.{unit}={amount:g} must be above 0")
+        finite = 0 < amount < inf  # a run without an end would never leave a record
+        require(finite, f"budget.{unit}={amount:g} must be above 0 and finite")
         return cls(unit=unit, amount=float(amount))
 
 
