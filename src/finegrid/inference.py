@@ -19,7 +19,7 @@ from finegrid.data import Encoded, Rows, column_texts
 from finegrid.errors import UserError
 from finegrid.module import predict
 from finegrid.parts import build_method
-from finegrid.record import Record, read
+from finegrid.record import Record, read, whole
 from finegrid.seeds import stream
 from finegrid.sources import read_table
 from finegrid.tasks import Task
@@ -100,9 +100,8 @@ def predict_file(
     for name, values in columns.items():
         require(name not in table.column_names, f"{source} already has a column {name!r}")
         table = table.append_column(name, pa.array(values))
-    temporary = target.with_name(f".{target.name}")
-    pa.csv.write_csv(table, temporary)
-    temporary.replace(target)
+    with whole(target) as draft:
+        pa.csv.write_csv(table, draft)
     return len(table)
 
 

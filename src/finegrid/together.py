@@ -3,8 +3,8 @@
 Each run keeps what it has on its own: seeds and batch order, head, loss, clipping, schedule,
 budget, validation, checkpoint, record. What they share must be divided for the records:
 
-- A step's seconds, CPU seconds too, are divided by the tokens, padding included, that each run has in it. Seconds
-  of validation and scoring are a run's own.
+- A step's seconds, CPU seconds too, are divided by the tokens, padding included, that each run has
+  in it. Seconds of validation and scoring are a run's own.
 - Set-up is a run's own, plus an equal part of what was made for all.
 - The peak of memory is the process's, divided by the number of runs.
 
@@ -167,9 +167,7 @@ class Conductor(pl.Callback):
         trainer.should_stop = all(lane.over for lane in self.lanes)
 
 
-def _share(
-    spent: tuple[float, float], lanes: Sequence[Lane], batches: Mapping[int, Any]
-) -> None:
+def _share(spent: tuple[float, float], lanes: Sequence[Lane], batches: Mapping[int, Any]) -> None:
     tokens = {run: batch["input_ids"].numel() for run, batch in batches.items()}
     for run, count in tokens.items():
         share = count / sum(tokens.values())
