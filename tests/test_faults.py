@@ -273,31 +273,8 @@ def test_an_interrupt_ends_with_the_table(
 
 
 def test_no_process_outlives_its_launcher() -> None:
-    """Killed while it imports, starts cells and trains; `kills.py` has no time limit of its own.
-
-    But for the 2 seconds that processes have to end, of which they need a hundredth.
-    """
-    command = [sys.executable, "benchmarks/kills.py", "--kills", "6", "--seed", "1"]
+    """Killed while it imports, starts cells and trains; waits as long as pytest lets it."""
+    kills = ["--kills", "5", "--within", "1000", "--seed", "1"]
+    command = [sys.executable, "benchmarks/kills.py", *kills]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
-
-
-def test_a_job_that_stops_is_ended_by_the_watchdog(
-    tmp_path: Path, started: list[subprocess.Popen[str]]
-) -> None:
-    one_cell = ("method=head", "data.fraction=1.0", "seed=0", "budget.steps=1000000")
-    process = sweep(tmp_path, *one_cell, "hydra.launcher.stall_s=20")
-    started.append(process)
-    while not list(tmp_path.rglob("curve.csv")):  # it trains
-        assert process.poll() is None
-        time.sleep(0.1)
-    for worker in workers(process):
-        worker.suspend()
-    output, _ = process.communicate()
-    assert process.returncode == 1, output
-    assert "so the watchdog ended it" in output
-    (path,) = tmp_path.rglob("record.json")
-    found = json.loads(path.read_text())
-    assert found["status"] == "failed"
-    assert "no step of work was done for 20 s" in found["error"]
-    assert len(list(path.parent.glob(".claim-*"))) == 2, "its own, and that of who wrote the record"
