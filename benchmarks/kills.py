@@ -2,8 +2,8 @@
 
 Starts a sweep again and again and kills its launcher with SIGKILL at a random moment: while the
 fork server imports, while cells start, while they train. Every process of the sweep, known by a
-variable of its environment, has to be gone 2 seconds later. `--load` busy loops hold the cores
-meanwhile. Ends with 1 if any process was left.
+variable of its environment, has to be gone 2 seconds later (`--within`). `--load` busy loops hold
+the cores meanwhile. Ends with 1 if any process was left.
 """
 
 import argparse
@@ -23,7 +23,6 @@ import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
 MARK = "FINEGRID_KILLS"  # variable that tells a sweep's processes from all others
-WITHIN = 2.0  # seconds that they have
 CELLS = ("method=head,bitfit", "seed=0,1,2,3", "budget=steps", "budget.steps=100000", "fuse=1")
 
 
@@ -35,12 +34,13 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--load", type=int, default=0, help="busy loops beside the sweep")
     parser.add_argument("--longest", type=float, default=20.0, help="seconds until a kill, at most")
+    parser.add_argument("--within", type=float, default=2.0, help="seconds that processes have")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     draw, left, phases = random.Random(given.seed), 0, Counter[str]()
     with _busy(given.load):
         for number in range(given.kills):
-            phase, slowest, orphans = _one(draw.uniform(0.1, given.longest))
+            phase, slowest, orphans = _one(draw.uniform(0.1, given.longest), given.within)
             left += bool(orphans)
             phases[phase] += 1
             print(f"{number + 1:3d} {phase:<9} last process after {slowest:.2f} s {orphans or ''}")
@@ -49,7 +49,7 @@ def main() -> None:
     sys.exit(left > 0)
 
 
-def _one(delay: float) -> tuple[str, float, list[str]]:
+def _one(delay: float, within: float) -> tuple[str, float, list[str]]:
     """Start a sweep and kill it: what it was doing, seconds until all were gone, who was not."""
     mark = uuid.uuid4().hex
     with tempfile.TemporaryDirectory() as directory:
@@ -62,18 +62,17 @@ def _one(delay: float) -> tuple[str, float, list[str]]:
         phase = _phase(mark, directory)
         launcher.kill()
         launcher.wait()
-        slowest = _time_until_gone(mark)
+        slowest = _time_until_gone(mark, within)
         orphans = [_command(one) for one in _marked(mark)]
         for one in _marked(mark):
             one.kill()
     return phase, slowest, orphans
 
 
-def _time_until_gone(mark: str) -> float:
+def _time_until_gone(mark: str, within: float) -> float:
     """Seconds until none of a sweep's processes is alive; no more than they have."""
     began = time.monotonic()
-    known = _marked(mark)
-    while any(map(_lives, known)) and time.monotonic() - began < WITHIN:
+    while _marked(mark) and time.monotonic() - began < within:
         time.sleep(0.01)
     return time.monotonic() - began
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from finegrid import cli
 from finegrid.errors import UserError
+from finegrid.record import whole
 
 
 def main() -> None:
@@ -78,7 +79,8 @@ def _write(folder: Path | None, frames: Mapping[str, Any]) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     for name, frame in frames.items():
-        frame.to_csv(folder / f"{name}.csv", index=False)
+        with whole(folder / f"{name}.csv") as draft:
+            frame.to_csv(draft, index=False)
 
 
 if __name__ == "__main__":

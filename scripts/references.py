@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from finegrid import cli
+from finegrid.record import write_atomic
 from finegrid.report import reference
 
 INTRODUCTION = """# Published numbers
@@ -43,7 +44,7 @@ def main() -> None:
     given = parser.parse_args()
     text = page()
     if given.out:
-        given.out.write_text(text, encoding="utf-8")
+        write_atomic(given.out, text.encode())
     else:
         print(text, end="")
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from finegrid import cli
 from finegrid.errors import UserError
+from finegrid.record import write_atomic
 from finegrid.report import frame
 from finegrid.report.rates import overlay, tuning
 
@@ -37,7 +38,7 @@ def main() -> None:
     if given.out:
         command = shlex.join(["python", "scripts/tune.py", *sys.argv[1:]])
         given.out.parent.mkdir(parents=True, exist_ok=True)
-        given.out.write_text(overlay.overlay(search, given.out.stem, command), encoding="utf-8")
+        write_atomic(given.out, overlay.overlay(search, given.out.stem, command).encode())
         print(f"\n{given.out}: use it with python train.py tuned={given.out.stem}")
 
 

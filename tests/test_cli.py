@@ -19,11 +19,13 @@ for name in ("FINEGRID_DATA_DIR", "FINEGRID_MODEL_DIR", "HYDRA_FULL_ERROR"):
     ENV.pop(name, None)
 
 
-def call(*args: str, script: str = "train.py") -> subprocess.CompletedProcess[str]:
-    """Run a script of the project."""
+def call(
+    *args: str, script: str = "train.py", imports: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Run a script of the project; `imports` names on stderr what it imports."""
     return subprocess.run(
-        [sys.executable, str(ROOT / script), *args],
-        capture_output=True, text=True, env=ENV, cwd=ROOT, timeout=240, check=False,
+        [sys.executable, *(["-X", "importtime"] if imports else []), str(ROOT / script), *args],
+        capture_output=True, text=True, env=ENV, cwd=ROOT, check=False,
     )  # fmt: skip
 
 
@@ -33,11 +35,11 @@ def errors(result: subprocess.CompletedProcess[str]) -> list[str]:
     return [line for line in lines if not line.startswith("Error executing job")]
 
 
-def test_help_lists_every_option_quickly() -> None:
-    started = time.perf_counter()
-    result = call("--help")
+def test_help_lists_every_option_without_torch() -> None:
+    result = call("--help", imports=True)
     assert result.returncode == 0
-    assert time.perf_counter() - started < 5  # no torch behind it; 0.3 s on a quiet machine
+    heavy = {"torch", "transformers", "pytorch_lightning"}
+    assert not heavy & {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
     for name in (*METHODS, *TASKS, *MODELS, "demo", "reproduce/lora2021"):
         lines = [line for line in result.stdout.splitlines() if line.startswith(f"  {name} ")]
         assert lines, f"{name} is not listed"
@@ -176,18 +178,18 @@ def test_predict_from_no_run_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_run_leaves_no_record(tmp_path: Path, how: signal.Signals) -> None:
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
+def test_a_killed_run_leaves_no_record(tmp_path: Path, how: signal.Signals, code: int) -> None:
     command = [sys.executable, str(ROOT / "train.py"), "method=full", "budget.epochs=500",
                "evaluations=500", f"hydra.run.dir={tmp_path / 'run'}"]  # fmt: skip
-    process = subprocess.Popen(command, env=ENV, cwd=ROOT, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, env=ENV, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     curve = tmp_path / "run/curve.csv"
-    deadline = time.monotonic() + 120
     while not (curve.exists() and curve.read_text(encoding="utf-8").count("\n") > 1):
-        assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.2)
     process.send_signal(how)
-    assert process.wait(timeout=30) != 0
+    _, told = process.communicate()
+    assert process.returncode == code
+    assert "Traceback" not in told
     assert not (tmp_path / "run/record.json").exists()
     assert not (tmp_path / "run/delta.safetensors").exists()

@@ -1,7 +1,6 @@
 """The floor of a training step's FLOPs, against formulas, autograd and what is executed."""
 
 import math
-import time
 from typing import Any
 
 import numpy as np
@@ -122,10 +121,9 @@ def test_what_is_executed_lies_above_the_floor(method: str, encoded: Encoded) ->
         assert executed < 1.2 * floor
 
 
-def test_the_gauge_is_quick_and_draws_nothing() -> None:
-    state, began = torch.get_rng_state(), time.perf_counter()
+def test_the_gauge_draws_nothing() -> None:
+    state = torch.get_rng_state()
     rate = matmul_rate.__wrapped__("cpu", torch.float32, torch.get_num_threads())
-    assert time.perf_counter() - began < 1  # 0.02 s on a quiet machine
     assert 1e8 < rate < 1e14
     assert torch.equal(state, torch.get_rng_state())
 

@@ -135,7 +135,7 @@ def hangs() -> None:
         (kills_the_worker, "WorkerCrashedError"),
         (exits, "exit code 3"),
         (raises, "Odd: odd"),
-        (hangs, "longer than the limit of 6 s"),
+        (hangs, "no step of work was done for 15 s"),
     ],
 )
 def test_a_job_takes_down_itself_alone(
@@ -150,7 +150,7 @@ def test_a_job_takes_down_itself_alone(
             harm()
         return os.getpid()
 
-    returns = run(task, 4, *JOIN, "hydra.launcher.timeout_s=6")
+    returns = run(task, 4, *JOIN, "hydra.launcher.stall_s=15")
     assert [one.status == JobStatus.COMPLETED for one in returns] == [True, False, True, True]
     assert says in str(returns[1]._return_value)
     assert len({one.return_value for one in returns if one is not returns[1]}) == 3
@@ -224,15 +224,13 @@ def test_a_sweep_leaves_its_records(tmp_path: Path) -> None:
 def test_ending_the_command_ends_everything(tmp_path: Path, number: signal.Signals) -> None:
     cells = ["seed=0,1,2", "budget=seconds", "budget.seconds=200", f"hydra.sweep.dir={tmp_path}"]
     with subprocess.Popen(train(*cells), cwd=ROOT, start_new_session=True) as command:
-        until = time.monotonic() + 120
-        while time.monotonic() < until and not list(tmp_path.rglob(".claim-1")):
+        while not list(tmp_path.rglob(".claim-1")):
+            assert command.poll() is None
             time.sleep(0.5)
         started = psutil.Process(command.pid).children(recursive=True)
-        began = time.monotonic()
         os.killpg(command.pid, number)
-        assert command.wait(30) == 1
-    assert not psutil.wait_procs(started, timeout=10)[1]
-    assert time.monotonic() - began < 20
+        assert command.wait() == 128 + number
+    psutil.wait_procs(started)
 
 
 @needs_ray

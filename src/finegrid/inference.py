@@ -25,7 +25,7 @@ from finegrid.errors import UserError
 from finegrid.files import json_text, read_table, texts
 from finegrid.module import predict
 from finegrid.parts import build_method
-from finegrid.record import Record, read, write_atomic
+from finegrid.record import Record, read, whole
 from finegrid.seeds import stream
 from finegrid.tasks import Task
 from finegrid.tokens import encode
@@ -115,12 +115,8 @@ def predict_file(
     logits = restore(directory, model_path=model_path).logits(columns)
     for name, values in _added(task, logits).items():
         table = table.append_column(name, pa.array(values))
-    sink = pa.BufferOutputStream()
-    pa.csv.write_csv(table if raw else _without_formulas(table), sink)
-    try:
-        write_atomic(target, sink.getvalue().to_pybytes())
-    except OSError as error:
-        raise UserError(f"{target} cannot be written: {error.strerror or error}") from error
+    with whole(target) as draft:
+        pa.csv.write_csv(table if raw else _without_formulas(table), draft)
     return len(table)
 
 

@@ -16,8 +16,8 @@ def _ends(kind: type[BaseException], error: BaseException, traceback: TracebackT
     if issubclass(kind, KeyboardInterrupt):
         print("interrupted", file=sys.stderr, flush=True)
         os._exit(128 + signal.SIGINT)
-    line = refusal(error) if "HYDRA_FULL_ERROR" not in os.environ else ""
-    if line:
+    verbose = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
+    if line := "" if verbose else refusal(error):
         print(f"finegrid: {line}", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, traceback)

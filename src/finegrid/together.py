@@ -3,8 +3,8 @@
 Each run keeps what it has on its own: seeds and batch order, head, loss, clipping, schedule,
 budget, validation, checkpoint, record. What they share must be divided for the records:
 
-- A step's seconds, CPU seconds too, are divided by the tokens, padding included, that each run
-  has in it. Seconds of validation and scoring are a run's own.
+- A step's seconds, CPU seconds too, are divided by the tokens, padding included, that each run has
+  in it. Seconds of validation and scoring are a run's own.
 - Set-up is a run's own, plus an equal part of what was made for all.
 - The peak of memory is the process's, divided by the number of runs.
 

@@ -95,8 +95,11 @@ class Notes(list[str]):
         found = runs[on_cpu & (runs["train_cpu_seconds"] < least)]
         if len(found):
             share = found["train_cpu_seconds"].sum() / found["train_seconds"].sum()
-            cells = found.groupby(["method", "task"], observed=True).size().items()
-            named = (f"{method} on {task} ({count})" for (method, task), count in cells)
+            by = ["method", "task"]
+            named = (
+                f"{method} on {task} ({len(own)})"
+                for (method, task), own in found.groupby(by, observed=True)
+            )
             self.append(
                 f"Training times not to be compared: {_count(len(found), 'run')} shared the cores "
                 f"with other work ({share:.2g} CPU seconds a second): {some(named)}."
