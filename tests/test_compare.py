@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import scipy.special
 import scipy.stats
 from test_report import HASHES, record, results, saved
 from test_stats import two_methods
@@ -94,6 +95,7 @@ def test_p_counts_the_pairs_that_might_have_been_the_best() -> None:
     p = np.array([0.001, 0.2, 0.01, np.nan])
     adjusted = stats.holm_with_best(p)
     assert adjusted == pytest.approx([0.006, 0.2, 0.03, np.nan], nan_ok=True)
+    assert stats.holm_with_best(np.array([0.012, 0.01])) == pytest.approx([0.03, 0.03])
 
 
 def ranking(
@@ -146,6 +148,19 @@ def test_unlike_spreads_lend_each_other_little() -> None:
     drawn = stats.Spread(1.0, 6.0, most=7.0).draws(own)
     assert (drawn.variance, drawn.df) == (1.75, 7.0)
     assert stats.usual_spread([0.1], [2.0]) is None
+
+
+def test_the_usual_spread_is_found_again() -> None:
+    """Variances of 4 df about ones that are themselves 0.04 times 6 / chi-square of 6 df."""
+    rng = np.random.default_rng(0)
+    drawn = 0.04 * (rng.chisquare(4, 20_000) / 4) / (rng.chisquare(6, 20_000) / 6)
+    found = stats.usual_spread(list(drawn), [4.0] * len(drawn))
+    assert found is not None
+    assert (found.variance, found.df) == (pytest.approx(0.04, rel=0.03), pytest.approx(6, rel=0.1))
+    few = stats.usual_spread([1.0, 4.0, 40.0], [4.0] * 3)
+    assert few is not None
+    extra = np.log([1.0, 4.0, 40.0]).var(ddof=1) - scipy.special.polygamma(1, 2)
+    assert scipy.special.polygamma(1, few.df / 2) == pytest.approx(extra)
 
 
 def predictions(directory: Path, labels: np.ndarray, right: np.ndarray, **changes: object) -> None:

@@ -26,7 +26,7 @@ from finegrid.data import (
 from finegrid.errors import UserError
 from finegrid.sources import load, read_table
 from finegrid.tasks import Task
-from finegrid.tokens import encode
+from finegrid.tokens import Tokens, encode
 
 
 def splits_of(*overrides: str) -> tuple[Task, Splits]:
@@ -186,6 +186,15 @@ def test_batches_are_padded_to_their_own_longest_row() -> None:
         assert batch[name].tolist() == expected[name].tolist(), name
     assert batch["labels"].tolist() == [1, 0]
     assert batch["real_tokens"] == int(expected["attention_mask"].sum())
+
+
+def test_batches_are_padded_with_the_tokenizers_own_id() -> None:
+    fields = {"input_ids": np.asarray([5, 6, 7], np.int32)}
+    tokens = Tokens(fields, np.asarray([0, 1, 3]), padding=1)
+    encoded = Encoded(Rows((["a", "b c"],), np.asarray([0, 1]), [0, 1]), tokens)
+    batch = encoded.batch([0, 1])
+    assert batch["input_ids"].tolist() == [[5, 1], [6, 7]]
+    assert batch["attention_mask"].tolist() == [[1, 0], [1, 1]]
 
 
 def glue_root(tmp_path: Path, **columns: list[object]) -> str:

@@ -49,6 +49,10 @@ def test_the_interval_of_a_mean_is_what_theory_and_scipy_give() -> None:
     cells = [values, values[:12], values[12:24]]
     each = [stats.interval([cell]) for cell in cells]
     assert np.allclose(stats.mean_intervals(cells).T, each)
+    many = list(RNG.normal(size=(1100, 4)))
+    found = stats.mean_intervals(many, draws=60).T
+    for cell in (0, 600, 1099):
+        assert np.allclose(found[cell], stats.interval([many[cell]], draws=60))
 
 
 @pytest.mark.parametrize("n", [2, 3, 10])
@@ -158,6 +162,14 @@ def test_the_chance_of_rows_is_that_of_the_mean_over_all_seeds() -> None:
     assert stats.difference(cancel, b).se == pytest.approx(of_seeds / 2)
     expected = np.hypot(of_seeds / 2, stray.std(ddof=1) * np.sqrt(100 / 99))
     assert stats.difference(agree, b).se == pytest.approx(expected)
+
+
+def test_seeds_without_predictions_say_nothing_of_rows() -> None:
+    stray = RNG.normal(0, 0.1, (500, 1))
+    a = Scores((0, 1), np.array([0.6, 0.9]), np.hstack([stray, np.full((500, 1), np.nan)]), 100)
+    b = Scores((0, 1), np.array([0.2, 0.3]), np.zeros((500, 2)), 100)
+    expected = np.hypot(0.1, stray.std(ddof=1) * np.sqrt(100 / 99))
+    assert stats.difference(a, b).se == pytest.approx(expected)
 
 
 def f1(labels: np.ndarray, predicted: np.ndarray) -> float:
