@@ -1,5 +1,6 @@
 """Budgets in every unit, the schedule over them, and the clock."""
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -41,7 +42,7 @@ def test_a_run_ends_inside_its_budget_plus_one_step(
         "seconds": record.train_seconds,
     }
     step = {"epochs": batch / rows, "steps": 1, "examples": batch, "tokens": 64 * batch,
-            "seconds": 3 * record.train_seconds / steps + 0.1}  # fmt: skip
+            "seconds": math.inf}  # fmt: skip
     assert amount * (1 - 1e-6) <= spent[unit] < amount + step[unit]
 
 
@@ -116,6 +117,45 @@ def test_paused_time_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     clock._pause()
     passes(9.0, 9.0)
     assert (clock.seconds, clock.cpu_seconds) == (3.0, 1.75)
+
+
+class FakeTime:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr(budget, "time", self)
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def process_time(self) -> float:
+        return self.now / 2
+
+
+def test_seconds_count_from_the_first_step_to_the_last_without_pauses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, now = Clock(Budget("seconds", 10), OPTIM, rows=100), FakeTime(monkeypatch)
+    group = {"lr": 0.0, "initial_lr": 1.0}
+    trainer: Any = SimpleNamespace(optimizers=[SimpleNamespace(param_groups=[group])])
+    module: Any = SimpleNamespace()
+    batch, stops = {"labels": [0] * 10, "real_tokens": 50}, []
+    now.now += 50  # set-up
+    clock.on_train_start(trainer, module)
+    for step in range(3):
+        clock.on_train_batch_start(trainer, module, batch, step)
+        now.now += 4
+        clock.on_train_batch_end(trainer, module, None, batch, step)
+        stops.append(trainer.should_stop)
+        with clock.paused():
+            now.now += 30
+            assert clock.seconds == 4 * (step + 1)
+    assert stops == [False, False, True]
+    assert (clock.started, clock.seconds) == (150, 12)
+    clock.on_train_end(trainer, module)
+    now.now += 7
+    assert clock.seconds == 12
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import scipy.special
 import scipy.stats
 from test_report import HASHES, record, results, saved
 from test_stats import two_methods

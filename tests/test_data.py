@@ -2,6 +2,8 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,13 +11,22 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import BUILTIN, composed
 
-from finegrid import backbone
+from finegrid import backbone, data
 from finegrid.config import DataConfig, RunConfig, bind
-from finegrid.data import BucketSampler, Encoded, Rows, Splits, split, stratified_order
+from finegrid.data import (
+    BucketSampler,
+    Encoded,
+    Rows,
+    Splits,
+    sorted_batches,
+    split,
+    stratified_order,
+    take_fraction,
+)
 from finegrid.errors import UserError
 from finegrid.sources import load, read_table
 from finegrid.tasks import Task
-from finegrid.tokens import encode
+from finegrid.tokens import Tokens, encode
 
 
 def splits_of(*overrides: str) -> tuple[Task, Splits]:
@@ -68,6 +79,27 @@ def rows_with(labels: list[float]) -> Rows:
     )
 
 
+@pytest.mark.parametrize(("fraction", "size"), [(0.27, 3), (0.24, 2), (0.01, 1), (1.0, 10)])
+def test_a_fraction_is_rounded_and_keeps_the_files_order(fraction: float, size: int) -> None:
+    task = Task(name="t", text=["a"], metrics=["pearson"], kind="regression", labels=[])
+    config: Any = SimpleNamespace(fraction=fraction, subset_seed=0)
+    used = take_fraction(rows_with([*range(10)]), task, config)
+    assert len(used) == size
+    assert used.idx == sorted(used.idx) == used.labels.tolist()
+
+
+def test_a_digest_tells_labels_texts_and_order_apart() -> None:
+    def digest(*rows: tuple[str, str, int]) -> str:
+        first, second, labels = (list(column) for column in zip(*rows, strict=True))
+        return Rows((first, second), np.asarray(labels), [*range(len(rows))]).digest()
+
+    one, other = ("ab", "c", 0), ("a", "bc", 0)
+    found = [digest(one), digest(other), digest(("ab", "c", 1)), digest(one, other),
+             digest(other, one)]  # fmt: skip
+    assert len(set(found)) == 5
+    assert digest(one) == found[0]
+
+
 def test_every_prefix_keeps_the_classes() -> None:
     labels = [0] * 700 + [1] * 300
     order = stratified_order(rows_with(labels), "classification", 0)
@@ -75,6 +107,12 @@ def test_every_prefix_keeps_the_classes() -> None:
     for size in (10, 33, 100, 517):
         share = np.asarray(labels)[order[:size]].mean()
         assert abs(share - 0.3) <= 1 / size
+
+
+def test_a_rare_class_comes_in_the_middle_of_its_share() -> None:
+    """The k-th of n rows at (k + 1/2) / n: a single row of a class is no row of a small prefix."""
+    order = stratified_order(rows_with([0] * 99 + [1]), "classification", 0)
+    assert 45 <= order.tolist().index(99) <= 54
 
 
 def test_regression_is_stratified_by_quantile() -> None:
@@ -104,6 +142,38 @@ def test_sampler_is_seeded_complete_and_bucketed() -> None:
     assert list(sampler) != list(sampler), "every epoch has an order of its own"
 
 
+def test_batches_come_from_pools_and_in_random_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = np.arange(64)
+
+    def batches(pool: int) -> list[list[int]]:
+        monkeypatch.setattr(data, "POOL", pool)
+        return list(BucketSampler(lengths, batch_size=8, seed=1))
+
+    pooled, alone = batches(50), batches(1)
+    assert [max(batch) - min(batch) for batch in pooled] == [7] * 8
+    assert np.mean([max(batch) - min(batch) for batch in alone]) > 30
+    starts = [min(batch) for batch in pooled]
+    assert starts not in (sorted(starts), sorted(starts, reverse=True))
+
+
+@pytest.mark.parametrize(
+    ("rows", "tokens", "expected"),
+    [
+        (4, 100, [[2, 0], [4, 1, 3, 5]]),  # as many as 100 tokens take
+        (2, 1000, [[2, 0], [4, 1], [3, 5]]),
+        (9, 20, [[2], [0], [4, 1], [3, 5]]),  # a single row may have more
+    ],
+)
+def test_evaluation_goes_from_long_to_short_rows(
+    rows: int, tokens: int, expected: list[list[int]]
+) -> None:
+    lengths = np.asarray([30, 9, 50, 5, 10, 1])
+    encoded: Any = SimpleNamespace(lengths=lengths, batch=lambda index: [lengths[i] for i in index])
+    found = list(sorted_batches(encoded, rows, tokens=tokens))
+    assert [index for index, _ in found] == expected
+    assert all(batch == [lengths[i] for i in index] for index, batch in found)
+
+
 def test_batches_are_padded_to_their_own_longest_row() -> None:
     tokenizer = backbone.tokenizer(RunConfig.of(composed()).model)
     texts = (["a man sees the dog .", "the dog ."], ["the dog sees a man .", "a man ."])
@@ -116,6 +186,15 @@ def test_batches_are_padded_to_their_own_longest_row() -> None:
         assert batch[name].tolist() == expected[name].tolist(), name
     assert batch["labels"].tolist() == [1, 0]
     assert batch["real_tokens"] == int(expected["attention_mask"].sum())
+
+
+def test_batches_are_padded_with_the_tokenizers_own_id() -> None:
+    fields = {"input_ids": np.asarray([5, 6, 7], np.int32)}
+    tokens = Tokens(fields, np.asarray([0, 1, 3]), padding=1)
+    encoded = Encoded(Rows((["a", "b c"],), np.asarray([0, 1]), [0, 1]), tokens)
+    batch = encoded.batch([0, 1])
+    assert batch["input_ids"].tolist() == [[5, 1], [6, 7]]
+    assert batch["attention_mask"].tolist() == [[1, 0], [1, 1]]
 
 
 def glue_root(tmp_path: Path, **columns: list[object]) -> str:
@@ -135,6 +214,14 @@ def test_local_root(tmp_path: Path) -> None:
     assert found.overlap == 36, "test rows that occur in train are counted"
     half = splits_of("task=mrpc", root, "data.fraction=0.5")[1]
     assert (len(half.train), half.overlap) == (18, 18), "of the train rows that are used"
+
+
+def test_a_test_row_overlaps_if_all_its_texts_do(tmp_path: Path) -> None:
+    texts = [f"sentence {i}" for i in range(40)]
+    root = glue_root(tmp_path, sentence1=texts, sentence2=texts, label=[0, 1] * 20)
+    others = pa.table({"sentence1": texts, "sentence2": texts[::-1], "label": [0, 1] * 20})
+    pq.write_table(others, tmp_path / "mrpc" / "validation-00000-of-00001.parquet")
+    assert splits_of("task=mrpc", root)[1].overlap == 0
 
 
 def test_mnli_has_two_test_sets(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from test_models import B, T, build_small
 from torch import nn
 from transformers import PreTrainedModel
 
+from finegrid import floor as gauge
 from finegrid import surgery
 from finegrid.config import RunConfig
 from finegrid.data import Encoded
@@ -126,6 +127,23 @@ def test_the_gauge_draws_nothing() -> None:
     rate = matmul_rate.__wrapped__("cpu", torch.float32, torch.get_num_threads())
     assert 1e8 < rate < 1e14
     assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(("threads", "side"), [(1, 384), (4, 384), (5, 1024)])
+def test_the_gauge_takes_the_best_of_a_few_products(
+    threads: int, side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For 0.02 s, without the first one, which sets up the library."""
+    times, squares = iter([9.0, 0.004, 0.002, 0.015, 0.001]), []
+
+    def timed(square: torch.Tensor) -> float:
+        squares.append(square.shape)
+        return next(times)
+
+    monkeypatch.setattr(gauge, "_timed", timed)
+    rate = matmul_rate.__wrapped__("cpu", torch.float32, threads)
+    assert rate == pytest.approx(2 * side**3 / 0.002)
+    assert squares == [(side, side)] * 4
 
 
 def test_mfu_is_the_floor_in_seconds_over_seconds(encoded: Encoded) -> None:  # noqa: F811

@@ -20,7 +20,7 @@ from finegrid import backbone, builtin, delta, frozen, stages
 from finegrid.backbone import Backbone
 from finegrid.config import Budget, RunConfig
 from finegrid.data import Encoded, Features
-from finegrid.frozen import Frozen, Prefix, repeats
+from finegrid.frozen import Frozen, Prefix, _obstacle, repeats
 from finegrid.inference import restore
 from finegrid.lanes import ARCHITECTURES
 from finegrid.meter import COUNTED
@@ -150,6 +150,21 @@ def test_methods_that_change_what_trains_have_no_prefix() -> None:
     for name, expected in {"head": True, "hft": True, "dsee": True, "diff_pruning": False}.items():
         method = build_method(composed(f"method={name}"))
         assert changes(method, "after_step") != expected, name
+
+
+@pytest.mark.parametrize(
+    ("overrides", "why"),
+    [
+        (HEAD, None), (TOP, None), (("method=diff_pruning",), "changes what trains on the way"),
+        (("method=bitfit",), "trains in the embeddings"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_has_no_prefix_says_why(overrides: tuple[str, ...], why: str | None) -> None:
+    base = applied(*overrides)
+    found = _obstacle(build_method(composed(*overrides)), base, stages.depth(base))
+    assert (found is None) == (why is None)
+    assert (why or "") in (found or "")
 
 
 @pytest.mark.parametrize("depth", [1, 2])
@@ -319,6 +334,16 @@ def test_what_lies_on_disk_is_found_by_all_that_decides_it(rows: Encoded) -> Non
     others = [("+model.config.num_hidden_layers=2",), ("+model.config.hidden_act=relu",)]
     places = {place(), place(precision="bf16-mixed"), *map(place, others)}
     assert len(places) == 4
+    base = applied(*HEAD)
+    places.add(Prefix(base, 2, "32-true", 64)._place(rows))
+    places.add(Prefix(replace(base, fingerprint="others"), 3, "32-true", 64)._place(rows))
+    ids = rows.tokens.fields["input_ids"].copy()
+    ids[-1] += 1
+    rows.tokens = replace(rows.tokens, fields=rows.tokens.fields | {"input_ids": ids})
+    places.add(place())
+    rows.tokens = replace(rows.tokens, padding=7)
+    places.add(place())
+    assert len(places) == 8
 
 
 @pytest.mark.parametrize("precision", ["trainer.precision=32", MIXED])

@@ -60,3 +60,19 @@ def test_constant_predictions_are_degenerate_and_finite() -> None:
     assert scores == {"pearson": 0.0}
     assert not any(math.isnan(value) for value in scores.values())
     assert not metrics.degenerate(task, torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
+    assert not metrics.degenerate(graded, torch.tensor([[0.5], [0.501], [0.5]]))
+    assert metrics.degenerate(graded, torch.tensor([[0.5], [0.5], [0.5]]))
+
+
+def test_correlations_with_constant_labels_are_zero() -> None:
+    values = torch.linspace(0.1, 0.7, 12)
+    graded = Task(name="t", text=["x"], kind="regression", metrics=["pearson", "spearman"])
+    found = metrics.score(graded, values[:, None], torch.full((12,), 0.1))
+    assert found == {"pearson": 0.0, "spearman": 0.0, "mean": 0.0}
+
+
+def test_two_metrics_have_a_mean_and_one_has_none() -> None:
+    logits, labels = torch.tensor([[0.0, 1.0], [1.0, 0.0]] * 3), torch.tensor([0, 0, 1, 1, 1, 0])
+    both = metrics.score(classification(["accuracy", "f1"], 2), logits, labels)
+    assert both["mean"] == (both["accuracy"] + both["f1"]) / 2
+    assert [*metrics.score(classification(["f1"], 2), logits, labels)] == ["f1"]

@@ -27,7 +27,7 @@ from finegrid import cli, identity
 from finegrid.config import RunConfig
 from finegrid.grid import claims
 from finegrid.grid.cells import cells
-from finegrid.grid.estimate import FORK, IMPORTS, Evidence, Wanted, engines, makespan, past
+from finegrid.grid.estimate import COMPOSE, FORK, IMPORTS, Evidence, Wanted, engines, makespan, past
 from finegrid.grid.store import outcome
 from finegrid.record import Record, read
 
@@ -293,6 +293,12 @@ def test_estimates_rest_on_the_runs_most_alike(tmp_path: Path) -> None:
     assert evidence.estimate(Wanted("mrpc", "x", "head", 1.0, "epochs", 1.0)) is None
 
 
+def test_rows_of_a_fraction_tell_those_of_the_whole(tmp_path: Path) -> None:
+    ended(tmp_path / "a", fraction=0.5)
+    evidence = Evidence(past(tmp_path))
+    assert seconds(evidence, kind="another fraction or budget") == pytest.approx(8 + 3)
+
+
 def test_the_sweeps_own_records_come_first(tmp_path: Path) -> None:
     ended(tmp_path / "own/a")
     ended(tmp_path / "other/b", train_seconds=400.0)
@@ -306,5 +312,6 @@ def test_engines() -> None:
     assert makespan([3, 3, 4, 1], 2) == 7
     times = engines([10.0] * 4, {"slots": 2})
     assert times["slots"] == IMPORTS + 2 * (10 + FORK)
+    assert times["basic, one cell at a time"] == IMPORTS + 4 * (10 + COMPOSE)
     assert times["a fresh process for each cell"] == 4 * (10 + IMPORTS)
     assert engines([], {"slots": 2}) == {}

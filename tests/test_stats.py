@@ -131,6 +131,14 @@ def test_the_chance_of_rows_is_that_of_the_mean_over_all_seeds() -> None:
     assert stats.difference(agree, b).se == pytest.approx(expected)
 
 
+def test_seeds_without_predictions_say_nothing_of_rows() -> None:
+    stray = RNG.normal(0, 0.1, (500, 1))
+    a = Scores((0, 1), np.array([0.6, 0.9]), np.hstack([stray, np.full((500, 1), np.nan)]), 100)
+    b = Scores((0, 1), np.array([0.2, 0.3]), np.zeros((500, 2)), 100)
+    expected = np.hypot(0.1, stray.std(ddof=1) * np.sqrt(100 / 99))
+    assert stats.difference(a, b).se == pytest.approx(expected)
+
+
 def f1(labels: np.ndarray, predicted: np.ndarray) -> float:
     """As GLUE has it for two classes, the mean over classes for more."""
     average = "binary" if max(labels.max(), predicted.max()) < 2 else "macro"
