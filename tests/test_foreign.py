@@ -1,19 +1,23 @@
 """What others send is data: it can do nothing but be read, and what is wrong in it is one line."""
 
+import io
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import FACTS, composed, run_cell
+from conftest import composed, run_cell
 from grids import EVIL, grid, run, written
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 from safetensors.torch import load_file, safe_open, save_file
 
 from finegrid import cli, codec, delta, identity, stored, sync
@@ -24,7 +28,7 @@ from finegrid.export import export
 from finegrid.grid import estimate, store, survey
 from finegrid.inference import Restored, require_finite, restore
 from finegrid.parts import build_method
-from finegrid.record import FILE, RESULTS, Record, clear, read
+from finegrid.record import FILE, RESULTS, clear, read
 from finegrid.report import compare, frame, tables, variants
 from finegrid.report.figures import curves
 
@@ -121,6 +125,9 @@ def test_a_received_config_is_data(
     monkeypatch.setattr(torch, "load", lambda *a, **k: pytest.fail("code was run"))
     monkeypatch.setattr(torch.hub, "load", lambda *a, **k: pytest.fail("code was run"))
     change_config(received, change)
+    if "another run" not in says:  # whoever means ill takes the hash out of the record too
+        change_record(received, config_hash=None)
+        change_config(received, set_in("optim", "lr", to=read(received).lr))
     with pytest.raises(UserError, match=says) as raised:
         restore(received)
     assert "\n" not in str(raised.value)
@@ -131,7 +138,8 @@ TEXTS = {
     "aliases": ("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]", "aliases"),
     "deep": ("[" * 5000, "nested too deep"),
     "large": ("a: " + "x" * (1 << 19), "bytes"),
-    "empty": ("", "."),
+    "empty": ("", "not a run's config"),
+    "no sections": ("{select: best, store: float32}", "not a run's config"),
     "a list": ("[1, 2]", "no table"),
     "no text": ("\x00", "not a readable config"),
 }
@@ -236,8 +244,6 @@ class TestDelta:
             restore(received)
 
     def test_masks_stand_for_no_more_than_the_model_has(self) -> None:
-        import numpy as np
-
         content = codec.encode_all({"a": np.zeros((1000, 1000), dtype=bool)})
         assert codec.decode_all(content, 1_000_000)["a"].shape == (1000, 1000)
         with pytest.raises(ValueError, match="not a coded mask"):
@@ -327,8 +333,6 @@ def test_one_bad_record_is_one_unreadable_row(content: bytes, why: str, tmp_path
 
 
 def test_what_is_no_plain_file_is_unreadable(tmp_path: Path) -> None:
-    import os
-
     written(tmp_path, grid({"full": 0.8}, tasks=["mrpc"], fractions=[1.0], seeds=1))
     (tmp_path / "folder" / FILE).mkdir(parents=True)
     (tmp_path / "pipe").mkdir()
@@ -391,14 +395,14 @@ def test_no_name_climbs_out(group: str, name: str) -> None:
 
 def test_a_live_config_makes_loggers_and_methods_alone(tmp_path: Path) -> None:
     for target in ("finegrid.tracking.Guarded", "finegrid.tracking.logging.FileHandler", "os.x"):
-        with pytest.raises(UserError, match="logger._target_"):
+        with pytest.raises(UserError, match=r"logger\._target_"):
             run_cell(tmp_path / target, *SMOKE, f"+logger._target_={target}")
-    with pytest.raises(UserError, match="takes no arguments|evil"):
+    with pytest.raises(UserError, match="evil"):
         build_method(composed("method=bitfit", "+method.evil=1"))
 
 
 def test_a_new_run_takes_the_old_results_away(received: Path) -> None:
-    with pytest.raises(UserError, match="task"):
+    with pytest.raises(UserError, match="no such file"):
         run_cell(received, *SMOKE, "task=custom", "task.train=none.csv")
     assert read(received).status == "failed"
     assert not any((received / name).exists() for name in RESULTS if name != FILE)
@@ -452,8 +456,11 @@ HOSTILE = "a<img src=x>|**b**`c`[d](http://e)$f$\\_g_&"
 
 
 def test_a_report_shows_texts_as_texts(tmp_path: Path) -> None:
-    runs = [run("full", 0, 0.8), run("lora", 0, 0.7, overrides=[f"method.x={HOSTILE}"]),
-            run("head", 0, 0.7, status="failed", error=f"\x1b[31m{HOSTILE}", test=None, metrics={})]
+    runs = [
+        run("full", 0, 0.8),
+        run("lora", 0, 0.7, overrides=[f"method.x={HOSTILE}"]),
+        run("head", 0, 0.7, status="failed", error=f"\x1b[31m{HOSTILE}", test=None, metrics={}),
+    ]
     found = frame.results([written(tmp_path, runs)])
     cells, best = compare.cells(found), compare.against_best(found)
     text = tables.markdown(found, cells, best)
@@ -468,16 +475,17 @@ def test_a_report_shows_texts_as_texts(tmp_path: Path) -> None:
     assert "\n" not in tables._escaped("a\nb")
 
 
-FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx"]
+FORMULAS = {"=1+1": "'=1+1", "+1": "'+1", "-1": "'-1", "@SUM(A1)": "'@SUM(A1)", "\t=x": "' =x",
+            "\r\nx": " x", "a-b": "a-b"}  # fmt: skip
 
 
-@pytest.mark.parametrize("formula", FORMULAS)
-def test_no_cell_of_a_csv_is_a_formula(formula: str) -> None:
+@pytest.mark.parametrize(("formula", "safe"), FORMULAS.items())
+def test_no_cell_of_a_csv_is_a_formula(formula: str, safe: str) -> None:
     data = pd.DataFrame({"text": [formula, "plain", None], "n": [-1.5, 2, 3], formula: [1, 2, 3]})
-    back = pd.read_csv(__import__("io").StringIO(tables.csv(data)), keep_default_na=False)
-    assert list(back["text"])[:2] == [f"'{formula}", "plain"]
+    back = pd.read_csv(io.StringIO(tables.csv(data)), keep_default_na=False)
+    assert list(back["text"])[:2] == [safe, "plain"]
     assert list(back["n"]) == [-1.5, 2, 3]
-    assert back.columns[-1][0] == "'"
+    assert back.columns[-1] == safe
     category = data.assign(text=data["text"].astype("category"))
     assert tables.csv(category) == tables.csv(data)
 
@@ -564,14 +572,8 @@ def test_what_lies_beside_a_record_is_checked(tmp_path: Path) -> None:
     assert len(curves.distances(runs)) == 1
 
 
-def test_a_cells_hash_and_its_configs_hash_are_two(trained: Path) -> None:
-    plain = {**FACTS}
-    assert "cell" not in plain
-    cfg: Any = stored.config(trained)
-    from omegaconf import OmegaConf
-
-    resolved: Any = OmegaConf.to_container(cfg, resolve=True)
+def test_a_configs_hash_holds_wherever_the_files_lie(trained: Path) -> None:
+    resolved: Any = OmegaConf.to_container(stored.config(trained), resolve=True)
     assert identity.config_hash(resolved) == read(trained).config_hash
     moved = resolved | {"model": resolved["model"] | {"path": "/elsewhere"}}
     assert identity.config_hash(moved) == read(trained).config_hash
-    assert isinstance(read(trained), Record)

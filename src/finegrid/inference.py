@@ -10,12 +10,14 @@ import pyarrow as pa
 import pyarrow.csv
 import torch
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from finegrid import backbone, delta, identity, metrics, stored
 from finegrid.backbone import Backbone
 from finegrid.config import RunConfig, bind, require
 from finegrid.data import Encoded, Rows, column_texts
+from finegrid.errors import UserError
 from finegrid.module import predict
 from finegrid.parts import build_method
 from finegrid.record import Record, read
@@ -65,8 +67,7 @@ def restore(
     record = read(directory)
     require(record.status == "ok", f"{directory}: the run's status is {record.status}, not ok")
     cfg = stored.config(directory)
-    config = RunConfig.of(cfg)
-    _same_run(directory, record, cfg)
+    config = _settings(directory, record, cfg)
     if model_path is not None:
         cfg.model.path = config.model.path = model_path
     if record.delta_digest is not None:
@@ -120,6 +121,18 @@ def require_finite(logits: Tensor) -> None:
         f"{bad[0] + 1 if bad else 0} first): its weights are damaged, or too large for its "
         "precision; train it again",
     )
+
+
+def _settings(directory: Path, record: Record, cfg: DictConfig) -> RunConfig:
+    """A stored config as typed settings, if it is of the record's run."""
+    try:
+        config = RunConfig.of(cfg)
+        bind(Task, cfg.task, "task")
+        _same_run(directory, record, cfg)
+    except (OmegaConfBaseException, LookupError, TypeError, ValueError, AttributeError) as error:
+        why = (str(error).strip() or repr(error)).splitlines()[0]
+        raise UserError(f"{directory / stored.FILE} is not a run's config: {why}") from error
+    return config
 
 
 def _same_run(directory: Path, record: Record, cfg: DictConfig) -> None:
