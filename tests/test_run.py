@@ -222,7 +222,7 @@ class TestPrediction:
         with pytest.raises(UserError, match="not a readable record"):
             restore(tmp_path)
         (tmp_path / "record.json").write_text('{"schema": 99}', encoding="utf-8")
-        with pytest.raises(UserError, match="has schema 99"):
+        with pytest.raises(UserError, match="schema 99"):
             restore(tmp_path)
         values = json.loads((cell[0] / "record.json").read_text(encoding="utf-8"))
         (tmp_path / "record.json").write_text(json.dumps(values), encoding="utf-8")

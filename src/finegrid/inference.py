@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import torch
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from finegrid import backbone, delta, identity, metrics, stored
@@ -73,8 +74,7 @@ def restore(
         UserError: if the run is unfinished or unreadable, or its delta does not belong to the
             backbone or the method.
     """
-    record, cfg, task = _opened(directory)
-    config = RunConfig.of(cfg)
+    record, cfg, config, task = _opened(directory)
     if model_path is not None:
         cfg.model.path = config.model.path = model_path
     method = build_method(cfg)
@@ -103,7 +103,7 @@ def predict_file(
     Raises:
         UserError: for an unusable run, input or output, before the model is loaded.
     """
-    _, _, task = _opened(directory)
+    *_, task = _opened(directory)
     _require_writable(target, source)
     table = read_table(source)
     require(len(table) > 0, f"{source}: no rows")
@@ -165,17 +165,16 @@ def _without_formulas(table: pa.Table) -> pa.Table:
     return pa.table(columns, names=[re.sub(FORMULA, r"'\1", name) for name in table.column_names])
 
 
-def _opened(directory: Path) -> tuple[Record, DictConfig, Task]:
+def _opened(directory: Path) -> tuple[Record, DictConfig, RunConfig, Task]:
     """A finished run's record, its config, and its task with the class names that it found."""
     record = read(directory)
     require(record.status == "ok", f"{directory}: the run's status is {record.status}, not ok")
     cfg = stored.config(directory)
-    RunConfig.of(cfg)
-    _same_run(directory, record, cfg)
+    config = _settings(directory, record, cfg)
     if record.delta_digest is not None:
         delta.verify(directory / delta.FILE, record.delta_digest)
     labels = delta.metadata(directory / delta.FILE)["labels"]
-    return record, cfg, bind(Task, cfg.task, "task").named(labels)
+    return record, cfg, config, bind(Task, cfg.task, "task").named(labels)
 
 
 def require_finite(logits: Tensor) -> None:
@@ -187,6 +186,18 @@ def require_finite(logits: Tensor) -> None:
         f"{bad[0] + 1 if bad else 0} first): its weights are damaged, or too large for its "
         "precision; train it again",
     )
+
+
+def _settings(directory: Path, record: Record, cfg: DictConfig) -> RunConfig:
+    """A stored config as typed settings, if it is of the record's run."""
+    try:
+        config = RunConfig.of(cfg)
+        bind(Task, cfg.task, "task")
+        _same_run(directory, record, cfg)
+    except (OmegaConfBaseException, LookupError, TypeError, ValueError, AttributeError) as error:
+        why = (str(error).strip() or repr(error)).splitlines()[0]
+        raise UserError(f"{directory / stored.FILE} is not a run's config: {why}") from error
+    return config
 
 
 def _same_run(directory: Path, record: Record, cfg: DictConfig) -> None:

@@ -159,7 +159,7 @@ def checked(runs: pd.DataFrame, where: str) -> pd.DataFrame:
     for name in TYPES:
         bad = [value for value in _distinct(runs[name]) if not CHECKS[name](_plain(name, value))]
         lost = runs[name].isin(bad)
-        absent = runs[name].isna() if name in REQUIRED else False
+        absent = runs[name].isna() if name in (*REQUIRED, "status") else False
         why[(lost | absent) & why.eq("")] = f"{name} is not {WANTED[name]}"
         if bad:
             runs[name] = runs[name].astype(object).where(~lost, None)

@@ -10,7 +10,7 @@ from finegrid.errors import printable
 from finegrid.report import words
 from finegrid.report.frame import CELL, TABLE, Results, Setting, ordered
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what begins one
+FORMULA = ("=", "+", "-", "@")  # what begins one
 MARKS = re.compile(r"[\\`*|$~]|(?<!\w)_|_(?!\w)|(?<=\])[(\[]")  # that mean something to Markdown
 LATEX = {
     **{mark: rf"\{mark}" for mark in "&%$#_{}"},
@@ -71,8 +71,11 @@ def csv(data: pd.DataFrame) -> str:
 
 
 def _no_formula(value: Any) -> Any:
-    """A text that a spreadsheet would compute, behind an apostrophe, which says that it is text."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+    """A text on one line; what a spreadsheet would compute behind an apostrophe, as text."""
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    return f"'{text}" if text.lstrip().startswith(FORMULA) else text
 
 
 def plain(text: str) -> str:
