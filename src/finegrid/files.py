@@ -118,10 +118,14 @@ def _delimited(path: Path, data: bytes, delimiter: str) -> pa.Table:
     return pa.Table.from_arrays(arrays, names=header)
 
 
+def _kind(path: Path) -> str:
+    return path.name.lower().removesuffix(".gz").rpartition(".")[2]
+
+
 def _require_fields(path: Path, number: int, row: Sequence[str], wanted: int) -> None:
     if len(row) != wanted:
         count = f"{len(row)} field{'s' if len(row) > 1 else ''} where the header has {wanted}"
-        raise UserError(f"{path}, row {number}: not readable as {path.suffix[1:]}: {count}")
+        raise UserError(f"{path}, row {number}: not readable as {_kind(path)}: {count}")
 
 
 def _well_quoted(data: bytes) -> bool:
@@ -130,7 +134,7 @@ def _well_quoted(data: bytes) -> bool:
     quotes = np.flatnonzero(codes == ord('"'))
     if len(quotes) % 2:
         return False
-    around = np.concatenate([[10], codes, [10]])
+    around = np.pad(codes, 1, constant_values=10)
     edges = np.concatenate([around[quotes[::2]], around[quotes[1::2] + 2]])
     ends = np.flatnonzero((codes == 10) | (codes == 13))
     lines = np.searchsorted(ends, quotes)
@@ -206,7 +210,7 @@ def _require_no_rows_within(
 def _stray(path: Path, row: int, first: int, after: int, error: Exception | None) -> None:
     swallowed = f" takes in {after - first - 1} more lines" if after > first + 1 else " is stray"
     raise UserError(
-        f"{path}, {_place(row)}: not readable as {path.suffix[1:]}: a quote in line {first + 1}"
+        f"{path}, {_place(row)}: not readable as {_kind(path)}: a quote in line {first + 1}"
         f"{swallowed}; remove it, or enclose the field in quotes and double those within"
     ) from error
 
