@@ -118,10 +118,14 @@ def _delimited(path: Path, data: bytes, delimiter: str) -> pa.Table:
     return pa.Table.from_arrays(arrays, names=header)
 
 
+def _kind(path: Path) -> str:
+    return path.name.lower().removesuffix(".gz").rpartition(".")[2]
+
+
 def _require_fields(path: Path, number: int, row: Sequence[str], wanted: int) -> None:
     if len(row) != wanted:
         count = f"{len(row)} field{'s' if len(row) > 1 else ''} where the header has {wanted}"
-        raise UserError(f"{path}, row {number}: not readable as {path.suffix[1:]}: {count}")
+        raise UserError(f"{path}, row {number}: not readable as {_kind(path)}: {count}")
 
 
 def _well_quoted(data: bytes) -> bool:
@@ -130,7 +134,7 @@ def _well_quoted(data: bytes) -> bool:
     quotes = np.flatnonzero(codes == ord('"'))
     if len(quotes) % 2:
         return False
-    around = np.concatenate([[10], codes, [10]])
+    around = np.pad(codes, 1, constant_values=10)
     edges = np.concatenate([around[quotes[::2]], around[quotes[1::2] + 2]])
     ends = np.flatnonzero((codes == 10) | (codes == 13))
     lines = np.searchsorted(ends, quotes)
@@ -177,36 +181,38 @@ def _quoted(path: Path, text: str, delimiter: str) -> list[list[str]]:
     except csv.Error as error:
         _stray(path, len(rows), start, reader.line_num, error)
     if spans and len(rows[0]) > 1:
-        lines = io.StringIO(text, newline=None).read().split("\n")
-        several = {number for number, _, _ in spans}
-        others = [row for n, row in enumerate(rows[1:], start=1) if n not in several]
-        known = [(set(x), all(map(str.isdecimal, x))) for x in zip(*others, strict=False)]
-        for number, first, after in spans:
-            if _swallows([line.split(delimiter) for line in lines[first:after]], known):
-                _stray(path, number, first, after, None)
+        _require_no_rows_within(path, rows, spans, text, delimiter)
     return rows
+
+
+def _require_no_rows_within(
+    path: Path, rows: list[list[str]], spans: list[tuple[int, int, int]], text: str, delimiter: str
+) -> None:
+    """Refuse a quoted field of many lines that is in truth many rows.
+
+    Each line would be a row by its number of fields, and in some column would say what other rows
+    say there, or a whole number where all of them do.
+    """
+    lines = io.StringIO(text, newline=None).read().split("\n")
+    within = {span: [line.split(delimiter) for line in lines[span[1] : span[2]]] for span in spans}
+    wide = [span for span, parts in within.items() if {len(rows[0])} == set(map(len, parts))]
+    if not wide:
+        return
+    several = {number for number, _, _ in spans}
+    others = [row for n, row in enumerate(rows[1:], start=1) if n not in several]
+    known = [(set(x), all(map(str.isdecimal, x))) for x in zip(*others, strict=False)]
+    for span in wide:
+        for own, (values, numbers) in zip(zip(*within[span], strict=True), known, strict=False):
+            if values.issuperset(own) or (numbers and all(map(str.isdecimal, own))):
+                _stray(path, *span, None)
 
 
 def _stray(path: Path, row: int, first: int, after: int, error: Exception | None) -> None:
     swallowed = f" takes in {after - first - 1} more lines" if after > first + 1 else " is stray"
     raise UserError(
-        f"{path}, {_place(row)}: not readable as {path.suffix[1:]}: a quote in line {first + 1}"
+        f"{path}, {_place(row)}: not readable as {_kind(path)}: a quote in line {first + 1}"
         f"{swallowed}; remove it, or enclose the field in quotes and double those within"
     ) from error
-
-
-def _swallows(lines: list[list[str]], known: list[tuple[set[str], bool]]) -> bool:
-    """Whether a quoted field of many lines is in truth many rows.
-
-    Each line would be a row by its number of fields, and in some column would say what other rows
-    say there, or a whole number where all of them do.
-    """
-    if any(len(line) != len(known) for line in lines):
-        return False
-    return any(
-        others.issuperset(own) or (numbers and all(map(str.isdecimal, own)))
-        for own, (others, numbers) in zip(zip(*lines, strict=True), known, strict=True)
-    )
 
 
 class _Repeated(dict[str, Any]):
