@@ -179,7 +179,7 @@ class TestPrediction:
         own = pq.read_table(cell[0] / "predictions.parquet").to_pydict()
         names = ["not_equivalent", "equivalent"]
         assert found["prediction"] == [names[i] for i in own["prediction"]]
-        scores = torch.tensor([found[f"score_{name}"] for name in names]).T
+        scores = torch.tensor([list(map(float, found[f"score_{name}"])) for name in names]).T
         assert torch.equal(scores, torch.tensor(own["scores"]))
 
     @pytest.mark.parametrize(
