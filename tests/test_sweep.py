@@ -232,6 +232,7 @@ def test_a_full_disk_fails_the_cell_and_not_the_sweep(tmp_path: Path) -> None:
         assert not any(
             one["status"] == "ok" for one in records(disk).values() if one["method"] == "full"
         )
+        assert not list(disk.rglob(".*.*.*")), "no temporary is left"
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 
