@@ -70,9 +70,9 @@ def restore(
     config = _settings(directory, record, cfg)
     if model_path is not None:
         cfg.model.path = config.model.path = model_path
+    labels = delta.metadata(directory / delta.FILE)["labels"]
     if record.delta_digest is not None:
         delta.verify(directory / delta.FILE, record.delta_digest)
-    labels = delta.metadata(directory / delta.FILE)["labels"]
     task = replace(bind(Task, cfg.task, "task"), labels=labels)
     method = build_method(cfg)
     seed = stream(config.seed, "init")  # some methods draw what trains
