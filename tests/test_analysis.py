@@ -4,6 +4,7 @@ import math
 import runpy
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -294,6 +295,10 @@ def test_another_backbones_delta_is_refused(runs: Runs, tmp_path: Path) -> None:
     model, labels = Weights().solution(directory).run.model, ["a", "b"]
     path = tmp_path / delta.FILE
     delta.save(path, model, method="lora", fingerprint="0" * 16, labels=labels)
+    with pytest.raises(UserError, match="not what its run wrote"):
+        Weights().solution(tmp_path)
+    record = replace(read(directory), delta_digest=None)
+    record.write(tmp_path)
     with pytest.raises(UserError, match="fingerprint 0000000000000000, not"):
         Weights().solution(tmp_path)
 

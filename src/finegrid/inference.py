@@ -171,9 +171,9 @@ def _opened(directory: Path) -> tuple[Record, DictConfig, RunConfig, Task]:
     require(record.status == "ok", f"{directory}: the run's status is {record.status}, not ok")
     cfg = stored.config(directory)
     config = _settings(directory, record, cfg)
+    labels = delta.metadata(directory / delta.FILE)["labels"]
     if record.delta_digest is not None:
         delta.verify(directory / delta.FILE, record.delta_digest)
-    labels = delta.metadata(directory / delta.FILE)["labels"]
     return record, cfg, config, bind(Task, cfg.task, "task").named(labels)
 
 
