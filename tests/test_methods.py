@@ -13,6 +13,7 @@ import torch
 from conftest import METHODS, composed
 from hydra.utils import get_class
 from omegaconf import DictConfig
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from finegrid import backbone, delta, surgery
@@ -249,6 +250,8 @@ class TestContract:
         path = tmp_path / "delta.safetensors"
         facts = {"method": name, "fingerprint": base.fingerprint}
         delta.save(path, base.model, labels=[], dtype=torch.bfloat16, **facts)
+        stored = {value.dtype for value in load_file(path).values()}
+        assert stored <= {torch.bfloat16, torch.uint8}, "masks are bytes"
         other = tuned(name, seed=0 if _draws_what_trains(name) else 5)
         delta.load(path, other.model, **facts)
         found, expected = (predict(b.model, encoded, batch_size=8) for b in (other, base))

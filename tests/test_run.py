@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -260,12 +261,17 @@ def test_a_run_is_scored_with_the_weights_that_validation_chose(
 ) -> None:
     """Of the first of the best, though none is above 0: file, predictions and scores agree."""
     judge = Judge(monkeypatch, -0.3, -0.1, -0.1, -0.2)
+    monkeypatch.setattr(metrics, "degenerate", lambda task, logits: True)
+    began = time.perf_counter()
     record = run_cell(tmp_path, "method=layernorm", "data.fraction=0.1", "evaluations=4",
                       "budget=steps", "budget.steps=8", f"select={select}",
                       "data.validation_max=40", "optim.lr=0.01")  # fmt: skip
+    passed = time.perf_counter() - began
+    assert record.setup_seconds + record.train_seconds + record.eval_seconds <= passed
     restored = restore(tmp_path)
     task, splits = splits_of("data.validation_max=40")
     assert (record.best_step, record.validation) == (4, value)
+    assert record.degenerate is True, "what metrics say of the test set"
     for labels in judge.labels:
         assert labels.tolist() == splits.validation.labels.tolist()
     found = [
