@@ -419,22 +419,22 @@ def test_results_are_cleared_record_first(tmp_path: Path) -> None:
 
 
 VALUES = {
-    "task.train=a.csv": "full task.train=a.csv",
-    "task.train='sp ace/rows.csv'": "full task.train='sp ace/rows.csv'",
-    "task.train=sp ace/rows.csv": "full task.train='sp ace/rows.csv'",
-    'task.train="b.csv"': "full task.train=b.csv",
-    "+task.train=a=b,c.csv": "full task.train=a=b,c.csv",
-    "task.train='a\nb'": r"full task.train='a\nb'",
-    "task.train=it's": "full task.train=it's",
+    "model.path=a.csv": "full model.path=a.csv",
+    "model.path='sp ace/rows.csv'": "full model.path='sp ace/rows.csv'",
+    "model.path=sp ace/rows.csv": "full model.path='sp ace/rows.csv'",
+    'model.path="b.csv"': "full model.path=b.csv",
+    "+model.path=a=b,c.csv": "full model.path=a=b,c.csv",
+    "model.path='a\nb'": r"full model.path='a\nb'",
+    "model.path=it's": "full model.path=it's",
     "task.text=[a, b]": "full task.text='[a, b]'",
     "method.x=[a,b]": "full method.x=[a,b]",
-    f"task.train={'x' * 70}": f"full task.train={'x' * 50}...",
+    f"model.path={'x' * 70}": f"full model.path={'x' * 50}...",
 }
 
 
 @pytest.mark.parametrize(("override", "name"), VALUES.items())
 def test_variants_are_named_from_the_list(override: str, name: str, tmp_path: Path) -> None:
-    others = ["task.train=other.csv", "task.text=[c]", "seed=0"]
+    others = ["model.path=other.csv", "task.text=[c]", "seed=0"]
     runs = [
         run("full", 0, 0.8, overrides=["method=full", override, "seed=0"]),
         run("full", 0, 0.7, overrides=["method=full", *others]),

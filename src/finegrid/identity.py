@@ -23,6 +23,7 @@ VOLATILE = {
     "model": ("path", "revision", "architecture", "parameters", "head_lr"),
     "task": ("path", "train", "test"),
 }
+PLACES = {"data": ("source", "root"), "model": ("path",), "task": ("path", "train", "test")}
 NOT_ARGUMENTS = ("name", "recipe", "fuses")  # of a method's YAML, for people, optimizer and sweep
 METHOD = re.compile(r"finegrid\.methods\.[a-z]\w*\.[A-Za-z]\w*")  # a class in a module, no deeper
 
@@ -41,11 +42,17 @@ def cell(plain: Mapping[str, Any]) -> str:
 
 
 def config_hash(plain: Mapping[str, Any]) -> str:
-    """Twelve hex digits of the settings that decide a result, wherever and when it is computed.
+    """Twelve hex digits of a resolved config, but for the places where files lie.
 
-    A record holds it, so that the config beside it can be told from another run's.
+    A record holds it, so that the config beside it can be told from another run's, by any version.
     """
-    return cell_hash(_settings(plain))
+    kept = {
+        name: {key: value for key, value in node.items() if key not in PLACES[name]}
+        if name in PLACES
+        else node
+        for name, node in plain.items()
+    }
+    return cell_hash(_canonical(kept))
 
 
 def _settings(plain: Mapping[str, Any]) -> dict[str, Any]:

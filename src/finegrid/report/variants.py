@@ -71,7 +71,7 @@ def named(runs: pd.DataFrame, ranking: list[str]) -> pd.Series:
     rates = runs["lr"].fillna(texts.map(lambda text: _rate(parsed[text])))
     differing = _differing(runs.assign(shown=shown), ranking)
     by = [*ranking, "method"]
-    several = rates.groupby([runs[name] for name in [*by]]).transform("nunique") > 1
+    several = rates.groupby([runs[name] for name in by]).transform("nunique") > 1
     tuned = set(zip(runs.loc[several, "setting"], runs.loc[several, "method"], strict=True))
     names = [
         _name(method, overrides, differing[setting], rate if (setting, method) in tuned else None)
@@ -101,7 +101,7 @@ def tasks(runs: pd.DataFrame, ranking: list[str], same: list[str]) -> pd.Series:
 
 
 def _with(task: str, overrides: Sequence[tuple[str, str]], keys: set[str]) -> str:
-    return " ".join([task, *(f"{key}={value}" for key, value in overrides if key in keys)])
+    return " ".join([task, *(f"{_part(k)}={_part(v)}" for k, v in overrides if k in keys)])
 
 
 def _of_task(overrides: str) -> tuple[tuple[str, str], ...]:
