@@ -278,7 +278,8 @@ def test_weights_load_once(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     own = Weights()
     first, second = map(own.solution, directories)
     assert len(built) == 2, "the pre-trained and the random weights"
-    assert first.start is second.start
+    both = [one.start.model.get_parameter(f"{QUERY}.weight") for one in (first, second)]
+    assert both[0].data_ptr() == both[1].data_ptr()
     assert backbone.fingerprint(first.start.model.base_model) == first.start.fingerprint
     tuned = [s.run.model.get_parameter(f"{QUERY}.weight") for s in (first, second)]
     assert not torch.equal(*tuned)

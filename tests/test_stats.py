@@ -126,8 +126,8 @@ def test_the_chance_of_rows_is_that_of_the_mean_over_all_seeds() -> None:
         for other in (-stray, stray)
     )
     of_seeds = (0.6 - 0.4) / np.sqrt(2) / np.sqrt(2)  # sd of 0.4 and 0.6, of a mean of two
-    assert stats.difference(cancel, b).se == pytest.approx(of_seeds / 2)
-    expected = np.hypot(of_seeds / 2, stray.std(ddof=1) * np.sqrt(100 / 99))
+    assert stats.difference(cancel, b).se == pytest.approx(of_seeds)
+    expected = np.hypot(of_seeds, stray.std(ddof=1) * np.sqrt(100 / 99))
     assert stats.difference(agree, b).se == pytest.approx(expected)
 
 

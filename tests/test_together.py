@@ -219,15 +219,15 @@ def test_costs_are_shared_out(tmp_path: Path) -> None:
 
 
 def test_a_steps_seconds_are_divided_by_the_tokens_of_those_in_it() -> None:
-    credits: dict[int, float] = {}
+    credits: dict[int, tuple[float, float]] = {}
 
     def lane(number: int) -> Any:
-        clock = SimpleNamespace(credit=lambda seconds: credits.update({number: seconds}))
+        clock = SimpleNamespace(credit=lambda *spent: credits.update({number: spent}))
         return SimpleNamespace(watch=SimpleNamespace(clock=clock))
 
     batches = {0: {"input_ids": torch.zeros(2, 3)}, 2: {"input_ids": torch.zeros(4, 6)}}
-    together._share(10.0, [lane(number) for number in range(3)], batches)
-    assert credits == {0: 2.0, 2: 8.0}
+    together._share((10.0, 5.0), [lane(number) for number in range(3)], batches)
+    assert credits == {0: (2.0, 1.0), 2: (8.0, 4.0)}
 
 
 def test_set_up_and_memory_are_divided_by_the_number_of_runs() -> None:

@@ -210,10 +210,8 @@ def explain(error: Exception) -> str:
         return str(error)
     if line := refusal(error):
         return line
-    if isinstance(error, OSError):
-        return of_system(error)
     if not isinstance(error, HydraException | OmegaConfBaseException):
-        return ""
+        return of_system(error) if isinstance(error, OSError) else ""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         missing = str(error.missing_cfg_file)
         group, _, option = missing.rpartition("/")
