@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from finegrid import cache, cli, record
 from finegrid.errors import UserError, refusal
 from finegrid.grid import groups
-from finegrid.record import clear, temporary, whole, write_atomic
+from finegrid.record import remove_stale, temporary, whole, write_atomic
 
 
 @pytest.fixture(autouse=True)
@@ -195,7 +195,7 @@ def test_what_dead_processes_left_goes_at_the_next_start(tmp_path: Path) -> None
     alive = temporary(tmp_path / "delta").name
     for name in (elsewhere, alive, ".hidden", "record.json.1.2"):
         (tmp_path / name).touch()
-    clear(tmp_path)
+    remove_stale(tmp_path)
     assert left(tmp_path) == sorted([elsewhere, alive, ".hidden", "record.json.1.2"])
 
 
