@@ -449,7 +449,7 @@ def test_the_script_decides_by_the_same_rule() -> None:
         f"console.log(JSON.stringify({json.dumps(shown)}.map((task) => "
         "decide(task, { ...limits, labels: task.labels }))));"
     )
-    ran = subprocess.run(["node", "-e", code], capture_output=True, text=True, check=True)
+    ran = subprocess.run(["node", "-"], input=code, capture_output=True, text=True, check=True)
     for task, told in zip(tasks, json.loads(ran.stdout), strict=True):
         options = told.get("options")
         leads = options and (
