@@ -56,8 +56,8 @@ def learned(runs: pd.DataFrame, scores: Scores, constant: Baseline | None) -> bo
 
 def _variance(scores: Scores, constant: Baseline) -> float:
     """Over test rows, of the mean over seeds less the constant's score."""
-    if scores.resampled is None:  # as if the two erred on unrelated rows
-        return scores.of_rows * (1 if constant.score == 0 else 2)
+    if scores.resampled is None:  # the constant's score as it is: easy rows help both
+        return scores.of_rows
     own = np.nanmean(scores.resampled, axis=1, dtype=float)
     less = own if constant.resampled is None else own - constant.resampled
     return float(less.var(ddof=1)) * scores.rows / (scores.rows - 1)
