@@ -264,7 +264,7 @@ SEEN = {  # what a sweep is told of its task -> what it says before any job star
     "no such test file": (("task.test=nowhere.csv",), "no such file: nowhere.csv"),
     "no such column": (("task.text=[massage]",), "no column 'massage'; it has message"),
     "no such label": (("task.label=tim",), "no column 'tim'"),
-    "other labels in the test file": (("task.test=other.csv",), "label 'group 0'"),
+    "other labels in the test file": (("task.test=other.csv",), "label group 0 must be"),
     "texts as numbers": (("task.kind=regression", *GRADED[1:]), "must be a number"),
     "metrics of another kind": (("task.kind=regression",), "do not fit task.kind=regression"),
 }
@@ -348,7 +348,7 @@ def test_a_sweep_over_own_rows(swept: tuple[Path, list[str]]) -> None:
 def test_a_job_knows_a_cell_by_the_hash_of_the_sweep(more: tuple[str, ...], tmp_path: Path) -> None:
     planned = survey.planned([*own_kind("graded", tmp_path), *more, "seed=3"], conf=composed_from())
     one = next(found for found in planned.cells if found.facts["method"] == "bitfit")
-    groups.write(tmp_path / "group.json", [one], Store(tmp_path))
-    ((directory, _, config),) = groups.read(tmp_path / "group.json")
+    groups.write(tmp_path / "group.json", [one], Store(tmp_path), {one.key: ""})
+    ((directory, _, config, _),) = groups.read(tmp_path / "group.json")
     cli.register()
     Request(OmegaConf.create(config), directory, [], "sweep", key=key_of(directory)).unchanged()

@@ -87,8 +87,8 @@ def distances(runs: pd.DataFrame) -> pd.DataFrame:
 def _measured(path: Path) -> pd.DataFrame | None:
     """A file of distances, if it is one."""
     try:
-        table = pd.read_csv(path).astype({"l2": float, "l2_random": float, "layer": float})
+        table = pd.read_csv(path)
+        numbers = table[["l2", "l2_random", "layer"]].astype(float)
     except (OSError, ValueError, KeyError):
         return None
-    numbers = table[["l2", "l2_random", "layer"]]
     return table if "kind" in table and not np.isinf(numbers.to_numpy()).any() else None
