@@ -279,7 +279,7 @@ def test_a_report_prints_tables(sweep: Path) -> None:
     result = report(sweep)
     assert result.returncode == 0, result.stderr
     assert "### mrpc, tiny: accuracy" in result.stdout
-    assert re.search(r"\| head +\| 0\.\d+ ± 0\.\d+ \(3\)", result.stdout)
+    assert re.search(r"\| head +\| 0\.\d+ ± 0\.\d+ \(3, no better than a constant\)", result.stdout)
     assert re.search(r"\| head +\| 0\.[23]\d+ \[0\.\d+, 0\.\d+\]", result.stdout)
     assert "delta params" in result.stdout
     assert "bits each" in result.stdout

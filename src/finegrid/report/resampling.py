@@ -26,6 +26,7 @@ class Resampler:
         labels: NDArray[np.generic],
         metrics: Sequence[str],
         *,
+        positive: int | None = None,
         draws: int = 1000,
         seed: int = 0,
     ) -> None:
@@ -34,6 +35,7 @@ class Resampler:
         Args:
             labels: of the N rows: classes, or values for a regression.
             metrics: names of tasks.METRICS; a run's score is their mean.
+            positive: the class that F1 is of; else 1 of two, or the mean over all.
 
         Raises:
             UserError: if a metric is unknown.
@@ -41,7 +43,7 @@ class Resampler:
         unknown = [name for name in metrics if name not in METRICS]
         if unknown:
             raise UserError(f"metric {unknown[0]} cannot be resampled; known: {', '.join(METRICS)}")
-        self.labels, self.metrics = labels, tuple(metrics)
+        self.labels, self.metrics, self.positive = labels, tuple(metrics), positive
         rows = len(labels)
         draws = max(LEAST, min(draws, CELLS // rows))
         rng = np.random.default_rng(seed)
@@ -124,7 +126,9 @@ def _accuracy(draws: Resampler, predictions: NDArray[np.generic]) -> Floats:
 
 
 def _f1(draws: Resampler, predictions: NDArray[np.generic]) -> Floats:
-    """Of class 1 if there are two, as in GLUE; else the mean over the classes that occur."""
+    """Of the positive class or, of two, class 1; else the mean over the classes that occur."""
+    if draws.positive is not None:
+        return _f1_of(draws, predictions, draws.positive)
     classes = sorted({*draws.classes, *np.unique(predictions).tolist()})
     if set(classes) <= {0, 1}:
         return _f1_of(draws, predictions, 1)
