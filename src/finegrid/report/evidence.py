@@ -108,8 +108,8 @@ def _ranking(
 
 def _positive(runs: pd.DataFrame) -> int | None:
     """Number of the class that F1 is of, where the records tell."""
-    told = runs[POSITIVE].dropna() if POSITIVE in runs else []
-    return int(told.iloc[0]) if len(told) else None
+    told = runs[POSITIVE].dropna().tolist() if POSITIVE in runs else []
+    return int(told[0]) if told else None
 
 
 def _scored(
