@@ -595,8 +595,8 @@ def test_resampled_f1_is_of_that_class_too() -> None:
     from finegrid.report.resampling import Resampler
 
     labels, predicted = np.array([0, 0, 1, 1, 1]), np.array([[0, 1, 1, 1, 1]])
-    assert Resampler(labels, ["f1:0"]).scores(predicted)[0] == pytest.approx(2 / 3)
-    assert Resampler(labels, ["f1:1"]).scores(predicted)[0] == pytest.approx(6 / 7)
+    assert Resampler(labels, ["f1"], positive=0).scores(predicted)[0] == pytest.approx(2 / 3)
+    assert Resampler(labels, ["f1"], positive=1).scores(predicted)[0] == pytest.approx(6 / 7)
 
 
 @pytest.mark.parametrize(

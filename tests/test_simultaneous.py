@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import scipy.stats
 from conftest import ROOT
+from sklearn.metrics import f1_score
 from test_compare import predictions
 from test_report import HASHES, record, results, saved
 
@@ -165,6 +166,15 @@ def test_the_baseline_is_the_best_constant(metric: str, score: float) -> None:
     found = baseline.baseline(runs, (metric,), draws)
     assert found is not None
     assert found.score == pytest.approx(score, abs=1e-6)
+
+
+def test_f1_is_of_the_positive_class_that_the_record_names() -> None:
+    predicted = np.where(np.arange(100) % 9 == 0, 1 - LABELS, LABELS)[None]
+    for positive in (0, 1):
+        scores = Resampler(LABELS, ["f1"], draws=200, positive=positive).scores(predicted)
+        assert scores[0, 0] == pytest.approx(
+            f1_score(LABELS, predicted[0], pos_label=positive), abs=1e-6
+        )
 
 
 def test_a_method_no_better_than_a_constant_never_leads(tmp_path: Path) -> None:

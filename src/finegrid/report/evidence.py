@@ -25,6 +25,7 @@ from finegrid.report.stored import FILE, Predictions, of_run
 NEEDED = [*CELL, "seed", "test", "metric", "degenerate", "test_rows", "directory"]
 TOGETHER = 256  # runs scored at once: what makes matrix products of useful size
 AGREES = 1e-3  # of the record's score with that of the predictions
+POSITIVE = "positive_class"  # of a record
 Key = tuple[Any, ...]  # the values of frame.RANKING
 
 
@@ -59,8 +60,7 @@ def evidence(
         tell: called with the number of runs read so far.
     """
     runs = results.runs[results.runs["status"].eq("ok") & results.runs["test"].notna()]
-    also = {"positive_class", *STORED}
-    more = [name for name in runs if str(name).startswith("test/") or name in also]
+    more = [name for name in runs if str(name).startswith("test/") or name in (*STORED, POSITIVE)]
     runs = runs[[*NEEDED, *more]].astype({"method": object, "directory": object})
     found: dict[Key, dict[str, Known]] = {}
     refused: list[str] = []
@@ -78,15 +78,17 @@ class _Draws:
     """The draws of the last test set: rankings on one set come one after the other."""
 
     def __init__(self) -> None:
-        self._of: tuple[str, tuple[str, ...]] | None = None
+        self._of: tuple[str, tuple[str, ...], int | None] | None = None
         self._draws: Resampler | None = None
 
-    def of(self, predictions: Predictions, metrics: tuple[str, ...]) -> Resampler:
+    def of(
+        self, predictions: Predictions, metrics: tuple[str, ...], positive: int | None
+    ) -> Resampler:
         """The draws of the test set of some predictions."""
-        if self._draws is None or self._of != (predictions.rows, metrics):
+        if self._draws is None or self._of != (predictions.rows, metrics, positive):
             self._draws = None  # its memory goes before the next set takes some
-            self._draws = Resampler(predictions.labels, metrics)
-            self._of = predictions.rows, metrics
+            self._draws = Resampler(predictions.labels, metrics, positive=positive)
+            self._of = predictions.rows, metrics, positive
         return self._draws
 
 
@@ -95,13 +97,19 @@ def _ranking(
 ) -> dict[str, Known]:
     metrics = () if seeds_alone else _metrics(runs)
     read = dict(_readable(runs, refused)) if metrics else {}
-    resampler = draws.of(next(iter(read.values())), metrics) if read else None
+    resampler = draws.of(next(iter(read.values())), metrics, _positive(runs)) if read else None
     scored = _scored(runs, read, resampler, refused) if resampler else {}
     constant = baseline(runs, metrics, resampler)
     return {
         str(method): _cell(own, read, scored, metrics, constant)
         for method, own in runs.groupby("method", observed=True, sort=False)
     }
+
+
+def _positive(runs: pd.DataFrame) -> int | None:
+    """Number of the class that F1 is of, where the records tell."""
+    told = runs[POSITIVE].dropna().tolist() if POSITIVE in runs else []
+    return int(told[0]) if told else None
 
 
 def _scored(
@@ -127,11 +135,10 @@ def _metrics(runs: pd.DataFrame) -> tuple[str, ...]:
     """What the headline metric is made of; nothing if that cannot be computed here."""
     headline = str(runs["metric"].iloc[0])
     if headline != MEAN:
-        names = [headline] if headline in METRICS else []
-    else:
-        names = [n for n in METRICS if f"test/{n}" in runs and runs[f"test/{n}"].notna().any()]
-    of = [f"f1:{n:g}" for n in runs.get("positive_class", pd.Series(dtype=float)).dropna()]
-    return tuple(of[0] if name == "f1" and of else name for name in names)
+        return (headline,) if headline in METRICS else ()
+    return tuple(
+        name for name in METRICS if f"test/{name}" in runs and runs[f"test/{name}"].notna().any()
+    )
 
 
 def _readable(runs: pd.DataFrame, refused: list[str]) -> Iterable[tuple[Any, Predictions]]:

@@ -5,7 +5,7 @@ N rows, D draws, S runs. A draw is N rows with replacement, kept as how often ea
 
 import itertools
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ class Resampler:
         labels: NDArray[np.generic],
         metrics: Sequence[str],
         *,
+        positive: int | None = None,
         draws: int = 1000,
         seed: int = 0,
     ) -> None:
@@ -33,15 +34,16 @@ class Resampler:
 
         Args:
             labels: of the N rows: classes, or values for a regression.
-            metrics: names of tasks.METRICS; a run's score is their mean. `f1:0` is F1 of class 0.
+            metrics: names of tasks.METRICS; a run's score is their mean.
+            positive: the class that F1 is of; else 1 of two, or the mean over all.
 
         Raises:
             UserError: if a metric is unknown.
         """
-        unknown = [name for name in metrics if name.partition(":")[0] not in METRICS]
+        unknown = [name for name in metrics if name not in METRICS]
         if unknown:
             raise UserError(f"metric {unknown[0]} cannot be resampled; known: {', '.join(METRICS)}")
-        self.labels, self.metrics = labels, tuple(metrics)
+        self.labels, self.metrics, self.positive = labels, tuple(metrics), positive
         rows = len(labels)
         draws = max(LEAST, min(draws, CELLS // rows))
         rng = np.random.default_rng(seed)
@@ -56,7 +58,7 @@ class Resampler:
 
     def scores(self, predictions: NDArray[np.generic]) -> Floats:
         """Scores on the rows as they are, then on every draw: 1 + D x S, of predictions S x N."""
-        found = [_metric(name)(self, predictions) for name in self.metrics]
+        found = [METRICS[name](self, predictions) for name in self.metrics]
         return np.asarray(sum(found[1:], found[0]) / len(found))
 
     def counts(self, of: NDArray[np.bool_]) -> Floats:
@@ -124,7 +126,9 @@ def _accuracy(draws: Resampler, predictions: NDArray[np.generic]) -> Floats:
 
 
 def _f1(draws: Resampler, predictions: NDArray[np.generic]) -> Floats:
-    """Of class 1 if there are two, as in GLUE; else the mean over the classes that occur."""
+    """Of the positive class or, of two, class 1; else the mean over the classes that occur."""
+    if draws.positive is not None:
+        return _f1_of(draws, predictions, draws.positive)
     classes = sorted({*draws.classes, *np.unique(predictions).tolist()})
     if set(classes) <= {0, 1}:
         return _f1_of(draws, predictions, 1)
@@ -208,8 +212,3 @@ METRICS: dict[str, Callable[[Resampler, NDArray[np.generic]], Floats]] = {
     "pearson": _pearson,
     "spearman": _spearman,
 }
-
-
-def _metric(name: str) -> Callable[[Resampler, NDArray[np.generic]], Floats]:
-    of = name.partition(":")[2]
-    return partial(_f1_of, name=int(of)) if of else METRICS[name]
