@@ -75,10 +75,10 @@ def percent(share: float | None) -> str:
 
 
 def chance(share: float) -> str:
-    """A probability estimated from some hundred draws: never quite 0 or 1."""
+    """A probability estimated from some hundred draws: never quite 0 or 1; halves go up."""
     if share > 0.99:
         return f">{SPACE}99{SPACE}%"
-    return f"<{SPACE}1{SPACE}%" if share < 0.01 else f"{100 * share:.0f}{SPACE}%"
+    return f"<{SPACE}1{SPACE}%" if share < 0.01 else f"{math.floor(100 * share + 0.5)}{SPACE}%"
 
 
 def budget(unit: str, value: float) -> str:
