@@ -253,3 +253,55 @@ def test_stored_predictions_that_cannot_be_read_are_told(spoilt: bytes) -> None:
             "prediction_labels": spoilt, "prediction_values": spoilt}  # fmt: skip
     runs = pd.DataFrame([row]).drop(columns=["metrics", "versions"])
     assert "full seed 0 on mrpc at 0.3" in evidence(gather(runs)).notes[0]
+
+
+def unlike(wild: float, methods: int = 6, seeds: int = 5) -> list[Scores]:
+    """Methods of which the first strays so many times as much as the others."""
+    values = RNG.normal(0, 0.01, (methods, seeds))
+    values[0] *= wild
+    return [Scores(tuple(range(seeds)), 0.8 + own) for own in values]
+
+
+def test_a_spread_is_never_drawn_downwards() -> None:
+    for wild in (1.0, 3.0, 10.0):
+        cells = unlike(wild)
+        own = simultaneous._residual(cells)
+        drawn = np.array([spread.variance for spread in simultaneous.spreads(cells)])
+        assert (drawn >= own * (1 - 1e-9)).all()
+        assert drawn[own.argmin()] > own.min(), "the steadiest is drawn towards the mean"
+
+
+def test_p_counts_all_methods_of_the_ranking() -> None:
+    cells = unlike(1.0, methods=4)
+    table = simultaneous.pairs(cells, simultaneous.spreads(cells))
+    assert table.p(0, 1) > table.p(0, 1, alone=True)
+    (few,) = {int(n) for n in table.methods.ravel()}
+    assert few == 4
+
+
+def test_rows_that_both_get_wrong_are_no_chance_of_a_difference() -> None:
+    rows, draws = 100, RNG.normal(0.8, 0.03, (400, 1))
+    apart = RNG.normal(0.8, 0.04, (400, 1))
+    same, other = (
+        [Scores((0,), np.array([0.8]), one, rows) for one in (draws, two)] for two in (draws, apart)
+    )
+    for cells, expected in ((same, 0.0), (other, (draws - apart).var(ddof=1) * rows / (rows - 1))):
+        (part,) = simultaneous.pairs(cells, simultaneous.spreads(cells)).parts
+        assert part.chance == "rows"
+        assert part.variance[0, 1] == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(("z", "learned"), [(-3.0, False), (0.0, False), (1.6, False), (1.7, True)])
+def test_a_method_learned_if_it_is_better_at_five_per_cent(z: float, learned: bool) -> None:
+    """One-sided: from 1.645 standard errors above the constant on."""
+    runs = pd.DataFrame({"degenerate": [False]})
+    scores = Scores((0,), np.array([0.7 + z * 0.01]), rows=100_000, of_rows=0.0001)
+    assert baseline.learned(runs, scores, baseline.Baseline(0.7)) == learned
+
+
+def test_the_chance_of_rows_by_closed_forms() -> None:
+    runs = pd.DataFrame({"metric": ["accuracy"], "test": [0.5]})
+    assert rowchance.variance(runs, ("accuracy",), 400) == pytest.approx(0.25 / 400)
+    runs = pd.DataFrame({"metric": ["pearson"], "test": [0.6]})
+    fisher = (1 - 0.36) ** 2 / 397
+    assert rowchance.variance(runs, ("pearson",), 400) == pytest.approx(fisher * 1.18)
