@@ -192,10 +192,10 @@ REFUSED: dict[str, tuple[dict[str, Any], Edit, list[str], str]] = {
     "no model type": ({}, settings(model_type=None, architectures=None), [], "model_type"),
     "an unknown type": ({}, settings(model_type="grue"), [], "grue"),
     "remote code": ({}, settings(model_type="evil", auto_map={"AutoConfig": "evil.Config"}), [],
-                    "custom code"),
+                    "never run here"),
     "remote code, random weights": (
         {}, settings(model_type="evil", auto_map={"AutoConfig": "evil.Config"}),
-        ["model.pretrained=false"], "custom code",
+        ["model.pretrained=false"], "never run here",
     ),
     "a quantised model": ({}, settings(quantization_config={"quant_method": "bitsandbytes"}), [],
                           "quantised"),

@@ -33,6 +33,8 @@ TASKS_OWN = ("num_labels", "id2label", "label2id", "model_type", *PLAIN)
 
 def reason(error: Exception) -> str:
     """What an error says, in one line."""
+    if "trust_remote_code" in str(error):
+        return "needs code of its own to load, which is never run here; use a known architecture"
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 

@@ -139,4 +139,5 @@ def _run(run: Any) -> str:
 
 def _why(runs: pd.DataFrame) -> str:
     reasons = [str(reason) for reason in runs["error"].dropna().unique()]
-    return reasons[0][:120] if reasons else "no reason given"
+    place = f"{runs['directory'].iloc[0]}: " if runs["status"].eq("unreadable").any() else ""
+    return place + reasons[0][:120] if reasons else "no reason given"
