@@ -299,11 +299,11 @@ def test_a_report_keeps_other_rows_apart(tmp_path: Path, monkeypatch: pytest.Mon
         (f"custom task.train={name}", method) for name in ("a.csv", "b.csv")
         for method in ("bitfit", "lora")
     }  # fmt: skip
-    assert found.notes == ()
+    assert all("Training times" in note for note in found.notes), "of a busy machine at most"
     found = frame.results([tmp_path / "runs/a.csv", tmp_path / "same"])
     assert set(found.runs["method"]) == {"bitfit", "lora"}
     assert set(found.runs["task"]) == {"custom"}, "the same rows, told in two ways"
-    assert found.notes == ()
+    assert all("Training times" in note for note in found.notes)
 
 
 def test_the_estimate_of_own_data(tmp_path: Path) -> None:
