@@ -178,6 +178,7 @@ def _begin(request: Request, config: RunConfig) -> Record:
     asked = identity.description(plain)
     return Record(
         **asked | {"cell": request.key or asked["cell"]},
+        config_hash=identity.config_hash(plain),
         overrides=request.overrides,
         threads=torch.get_num_threads(),
         device=provenance.device(config.trainer),

@@ -93,7 +93,7 @@ def description(plain: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: if the task, the model or the method has no name that a directory can have.
     """
-    return facts(plain) | {"cell": cell(plain), "config_hash": config_hash(plain)}
+    return facts(plain) | {"cell": cell(plain)}
 
 
 def facts(plain: Mapping[str, Any]) -> dict[str, Any]:
