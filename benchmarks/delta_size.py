@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from finegrid import delta
-from finegrid.masks import Mask
-from finegrid.sparse import SparseDifference
+from finegrid.methods.modules.mask import Mask
+from finegrid.methods.modules.sparse_delta import SparseDifference
+from finegrid.runs import delta
 
 SHAPES = ([(768, 768)] * 4 + [(3072, 768), (768, 3072)]) * 12
 ENTRIES = sum(rows * columns for rows, columns in SHAPES)

@@ -20,15 +20,16 @@ import torch
 from omegaconf import DictConfig
 from peers.rows import composed  # the package beside this file
 
-from finegrid import backbone, provenance
-from finegrid.backbone import Backbone
 from finegrid.config import RunConfig, TrainerConfig
-from finegrid.data import BucketSampler, Encoded
-from finegrid.dropout import draw_from
-from finegrid.lanes import Trunk
-from finegrid.module import FineTuner, clip, logits_of
-from finegrid.parts import build_method, rows_of
-from finegrid.tasks import Task
+from finegrid.data.batching import BucketSampler, Encoded
+from finegrid.kernels.dropout import draw_from
+from finegrid.models import backbone
+from finegrid.models.backbone import Backbone
+from finegrid.runs import provenance
+from finegrid.strategies.fused_model import Trunk
+from finegrid.tasks.task import Task
+from finegrid.training.components import build_method, rows_of
+from finegrid.training.module import FineTuner, clip, logits_of
 
 Batches = dict[int, dict[str, Any]]
 

@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from finegrid import cli
-from finegrid.grid.cells import Cell
-from finegrid.grid.store import PLANS
-from finegrid.grid.survey import planned
-from finegrid.record import Record
+from finegrid.grid.expand import Cell
+from finegrid.grid.plan import planned
+from finegrid.grid.status import PLANS
+from finegrid.runs.record import Record
 
 ROOT = Path(__file__).parents[1]
 GRID = ["method=glob(*)", "task=glob(*,exclude=custom)", "model=tiny", "data.fraction=0.1,0.3,1"]
@@ -28,7 +28,7 @@ RESUME = """
 import sys
 from pathlib import Path
 from finegrid import cli
-from finegrid.grid.survey import planned
+from finegrid.grid.plan import planned
 from finegrid.grid.sweep import Sweep
 cli.register()
 plan = planned(sys.argv[1:], conf=cli.CONF)

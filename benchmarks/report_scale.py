@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from finegrid.record import FILE, Record
+from finegrid.runs.record import FILE, Record
 
 ROOT = Path(__file__).parents[1]
 METHODS = ["full", "head", *(f"method{number:02d}" for number in range(18))]

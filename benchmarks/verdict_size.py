@@ -17,10 +17,10 @@ from itertools import product
 
 import numpy as np
 
-from finegrid.report import compare, rowchance, simultaneous
-from finegrid.report.evidence import Known
-from finegrid.report.resampling import Resampler
-from finegrid.report.stats import Scores
+from finegrid.report.stats import compare, row_noise, simultaneous
+from finegrid.report.stats.bootstrap import Resampler
+from finegrid.report.stats.scores import Known
+from finegrid.report.stats.significance import Scores
 
 NOISES = ("normal", "t3", "collapse")
 SPREADS = ("equal", "unlike", "one wild")
@@ -89,7 +89,7 @@ def of_predictions(
     return [
         Scores(
             tuple(range(seeds)), scores[0, m], scores[1:, m] if known else None, ROWS,
-            rowchance.VARIANCES[metric](float(scores[0, m].mean()), float(accuracy[m]), ROWS),
+            row_noise.VARIANCES[metric](float(scores[0, m].mean()), float(accuracy[m]), ROWS),
         )
         for m in range(methods)
     ]  # fmt: skip

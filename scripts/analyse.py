@@ -15,15 +15,16 @@ from typing import Any
 
 from finegrid import cli
 from finegrid.errors import UserError
-from finegrid.record import whole
+from finegrid.runs.record import whole
 
 
 def main() -> None:
     """Read the command line, print Markdown and write CSV files."""
     given = _arguments()
 
-    from finegrid.analysis import interpolation, overlap, study, text
-    from finegrid.analysis.solutions import Weights, finished
+    from finegrid.analysis import interpolation, markdown, overlap
+    from finegrid.analysis import measure as study
+    from finegrid.analysis.weights import Weights, finished
 
     found, weights = finished(given.runs), Weights(model_path=given.model_path)
     pairs = overlap.pairs(found, every=given.pairs == "all")
@@ -35,16 +36,16 @@ def main() -> None:
         several.append(frames)
         _write(given.out and given.out / study.folder(found[directory]), frames)
         _write(directory if given.beside else None, {"distances": frames["distances"]})
-    print(text.of_runs(several))
+    print(markdown.of_runs(several))
     if pairs:
         common = study.between(weights, found, pairs, overlap.table)
         _write(given.out, {"overlap": common})
-        print(f"\n{text.of_pairs(common)}")
+        print(f"\n{markdown.of_pairs(common)}")
     if lines:
         measure = partial(interpolation.table, points=given.points, where=given.split)
         scores = study.between(weights, found, lines, measure)
         _write(given.out, {"interpolation": scores})
-        print(f"\n{text.of_lines(scores)}")
+        print(f"\n{markdown.of_lines(scores)}")
 
 
 def _arguments() -> argparse.Namespace:

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from finegrid import cli
-from finegrid.grid import survey
-from finegrid.grid.cells import Cell
-from finegrid.grid.estimate import Estimate, Evidence, Wanted, engines, past
-from finegrid.grid.survey import STATUSES, Plan, tally
-from finegrid.grid.view import duration
+from finegrid.grid import plan as survey
+from finegrid.grid.eta import Estimate, Evidence, Wanted, engines, past
+from finegrid.grid.expand import Cell
+from finegrid.grid.plan import STATUSES, Plan, tally
+from finegrid.grid.progress import duration
 
 ROWS = 60  # a longer table counts the methods and does not name them
 

@@ -1,11 +1,11 @@
 """Pre-train the tiny BERT of the builtin world and save it as a Hugging Face checkpoint.
 
-    python scripts/pretrain_tiny.py --out src/finegrid/builtin/tiny
+    python scripts/pretrain_tiny.py --out src/finegrid/data/builtin/tiny
 
 As in BERT (Devlin et al. 2019): masked-language modelling (15 % of the pieces: 80 % masked,
 10 % random, 10 % kept, drawn anew for every batch) plus next-sentence prediction, which also
 trains the pooler that a classification head starts from. The text comes from
-`finegrid.builtin.documents`: a sentence followed by one which restates it in other words or
+`finegrid.data.builtin.documents`: a sentence followed by one which restates it in other words or
 goes on about the same people, or by a sentence of another document, half of them documents
 about a similar scene. It holds no task label; sentences of the tasks may turn up in it by
 chance. There is no dropout while pre-training, as the text never repeats; the saved config
@@ -31,8 +31,8 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import BertConfig, BertForPreTraining, BertTokenizerFast
 
-from finegrid.builtin import MODEL_DIR
-from finegrid.builtin.documents import pairs
+from finegrid.data.builtin import MODEL_DIR
+from finegrid.data.builtin.documents import pairs
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789"

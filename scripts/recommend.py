@@ -16,10 +16,11 @@ from pathlib import Path
 
 from finegrid import cli
 from finegrid.errors import UserError, nearest
-from finegrid.report import compare, frame
-from finegrid.report.choice import advice
-from finegrid.report.choice.decide import decide
-from finegrid.report.evidence import evidence
+from finegrid.report.load import rankings
+from finegrid.report.recommend import text
+from finegrid.report.recommend.decide import decide
+from finegrid.report.stats import compare
+from finegrid.report.stats.scores import evidence
 
 SHIPPED = Path(__file__).resolve().parents[1] / "docs/results"
 
@@ -27,7 +28,7 @@ SHIPPED = Path(__file__).resolve().parents[1] / "docs/results"
 def main() -> None:
     """Read the results, decide, and print the answer."""
     given = _arguments()
-    results = frame.results(given.results or _shipped())
+    results = rankings.results(given.results or _shipped())
     if given.model:
         results = _of_model(results, given.model)
     known = evidence(results)
@@ -42,7 +43,7 @@ def main() -> None:
         task=given.task,
         budget=given.budget,
     )
-    print(advice.text(decision, notes=[*results.notes, *known.notes]))
+    print(text.text(decision, notes=[*results.notes, *known.notes]))
 
 
 def _arguments() -> argparse.Namespace:
@@ -74,12 +75,12 @@ def _shipped() -> Sequence[Path]:
     return found
 
 
-def _of_model(results: frame.Results, model: str) -> frame.Results:
+def _of_model(results: rankings.Results, model: str) -> rankings.Results:
     models = sorted({setting.model for setting in results.settings})
     if model not in models:
         raise UserError(f"no runs of model {model}; {nearest(model, models)}")
     runs = results.runs[results.runs["model"] == model].reset_index(drop=True)
-    return frame.Results(runs, results.settings, results.notes)
+    return rankings.Results(runs, results.settings, results.notes)
 
 
 if __name__ == "__main__":

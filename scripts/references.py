@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from finegrid import cli
-from finegrid.record import write_atomic
-from finegrid.report import reference
+from finegrid.report.load import published
+from finegrid.runs.record import write_atomic
 
 INTRODUCTION = """# Published numbers
 
@@ -51,7 +51,7 @@ def main() -> None:
 
 def page() -> str:
     """Every paper: an index, then its protocol, its scores and what it found."""
-    papers = reference.papers()
+    papers = published.papers()
     runs = cli.options("experiment")
     head = ["name", "paper", "backbone", "split", "scores", "reproduce"]
     index = [_entry(name, paper, f"reproduce/{name}" in runs) for name, paper in papers.items()]

@@ -16,7 +16,9 @@ from pathlib import Path
 
 from finegrid import cli
 from finegrid.errors import UserError, nearest
-from finegrid.report import compare, frame, output, tables
+from finegrid.report import tables, write
+from finegrid.report.load import rankings
+from finegrid.report.stats import compare
 
 MANY = 1000  # runs from which on a terminal is told how far the reading is
 
@@ -24,17 +26,17 @@ MANY = 1000  # runs from which on a terminal is told how far the reading is
 def main() -> None:
     """Read the records below the directories, compare, and print or write."""
     given = _parser().parse_args()
-    formats = _names(given.format, output.FORMATS, "--format")
+    formats = _names(given.format, write.FORMATS, "--format")
     if given.format and not given.out:
         raise UserError(f"--format {given.format} says what to write; name a directory with --out")
     if not 0.5 < given.level < 1:
         raise UserError(f"--level {given.level:g} must lie between 0.5 and 1, such as 0.95")
-    mix = _names(given.mix, frame.FIELDS, "--mix")
-    runs = frame.load(given.directories, tell=_progress("reading"))
-    results = frame.gather(runs, mix=mix)
+    mix = _names(given.mix, rankings.FIELDS, "--mix")
+    runs = rankings.load(given.directories, tell=_progress("reading"))
+    results = rankings.gather(runs, mix=mix)
     known = compare.evidence(results, tell=_progress("comparing"))
     results = replace(results, notes=(*results.notes, *known.notes))
-    made = output.Made(
+    made = write.Made(
         runs=runs,
         results=results,
         known=known,
@@ -45,7 +47,7 @@ def main() -> None:
     if given.out is None:
         print(tables.markdown(results, made.cells, made.best, level=given.level))
         return
-    written = list(output.write(made, given.out, formats or list(output.FORMATS)))
+    written = list(write.write(made, given.out, formats or list(write.FORMATS)))
     first = max(written, key=lambda path: path.name == "report.html", default=None)
     print(f"wrote {first} and {len(written) - 1} other files" if first else "nothing to write")
 
@@ -59,12 +61,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=Path, help="directory of the report")
     parser.add_argument(
-        "--format", default="", help=f"of {','.join(output.FORMATS)}; all unless told otherwise"
+        "--format", default="", help=f"of {','.join(write.FORMATS)}; all unless told otherwise"
     )
     parser.add_argument(
         "--mix",
         default="",
-        help=f"what may differ within a comparison, of {','.join(frame.FIELDS)}",
+        help=f"what may differ within a comparison, of {','.join(rankings.FIELDS)}",
     )
     parser.add_argument("--level", type=float, default=0.95, help="of intervals and of ties")
     return parser

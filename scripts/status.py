@@ -20,11 +20,11 @@ from rich.text import Text
 
 from finegrid import cli
 from finegrid.errors import UserError, printable
-from finegrid.grid import claims, survey
-from finegrid.grid.estimate import Evidence, Past, makespan, past_run
-from finegrid.grid.store import ENDED, Outcome, outcome
-from finegrid.grid.view import again, duration, last_line
-from finegrid.record import read
+from finegrid.grid import locks, plan
+from finegrid.grid.eta import Evidence, Past, makespan, past_run
+from finegrid.grid.progress import again, duration, last_line
+from finegrid.grid.status import ENDED, Outcome, outcome
+from finegrid.runs.record import read
 
 EVERY = 2.0  # seconds between looks
 QUIET = 120.0  # seconds in which nothing runs after which a sweep is taken to have ended
@@ -43,7 +43,7 @@ class Look:
     def refresh(self) -> None:
         """Bring it up to date."""
         at, before = time.time(), self.found
-        self.found = {place: before.get(place, Outcome("")) for place in survey.places(self.root)}
+        self.found = {place: before.get(place, Outcome("")) for place in plan.places(self.root)}
         for place, found in self.found.items():
             if found.status != "ok":
                 self.found[place] = outcome(self.root / place, at=at)
@@ -54,9 +54,9 @@ class Look:
         """The cells with one of these statuses."""
         return [place for place, found in self.found.items() if found.status in statuses]
 
-    def running(self) -> Mapping[str, claims.Holder]:
+    def running(self) -> Mapping[str, locks.Holder]:
         """Who runs which cell."""
-        holders = ((place, claims.holder(self.root / place)) for place in self.of("running"))
+        holders = ((place, locks.holder(self.root / place)) for place in self.of("running"))
         return {place: holder for place, holder in holders if holder}
 
     def left(self) -> float | None:
@@ -68,7 +68,7 @@ class Look:
         ((unit, amount), _), evidence, now = asked.most_common(1)[0], Evidence(runs), time.time()
         running, seconds = self.running(), []
         for place in self.of("running", "missing", "unreadable"):
-            wanted = survey.wanted(place, unit=unit, amount=amount)
+            wanted = plan.wanted(place, unit=unit, amount=amount)
             estimate = evidence.estimate(wanted) if wanted else None
             since = running[place].since or now if place in running else now
             if estimate:
@@ -105,7 +105,7 @@ def _watch(look: Look, most: int) -> None:
         while True:
             if console.is_terminal:
                 live.update(Text("\n".join(_text(look, most))), refresh=True)
-            elif (line := survey.tally(found.status for found in look.found.values())) != told:
+            elif (line := plan.tally(found.status for found in look.found.values())) != told:
                 print(line, flush=True)
                 told = line
             if look.of("running"):
@@ -117,7 +117,7 @@ def _watch(look: Look, most: int) -> None:
 
 
 def _text(look: Look, most: int) -> Iterator[str]:
-    counts = survey.tally(found.status for found in look.found.values())
+    counts = plan.tally(found.status for found in look.found.values())
     yield f"{look.root}: {len(look.found)} cells: {counts}{_left(look)}"
     running, failed, missing = look.running(), look.of(*ENDED[1:]), look.of("missing")
     unreadable = [
@@ -146,7 +146,7 @@ def _some(items: Sequence[str], most: int) -> list[str]:
     return [*items[:most], *([f"  and {rest} more (--all names them)"] if rest > 0 else [])]
 
 
-def _at(place: str, holder: claims.Holder) -> str:
+def _at(place: str, holder: locks.Holder) -> str:
     host = holder.host.partition(" ")[0]
     slot = holder.slot or f"process {holder.pid}"
     since = time.strftime(" since %H:%M:%S", time.localtime(holder.since)) if holder.since else ""

@@ -13,25 +13,26 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from finegrid import cli, sync
+from finegrid import cli
 from finegrid.errors import UserError
+from finegrid.tracking import wandb_sync
 
 
 def main() -> None:
     """Find the runs, leave out those that were sent, send the rest."""
     given = _arguments()
     os.environ.setdefault("WANDB_SILENT", "true")
-    target = sync.Target(given.project, given.entity, tuple(given.files))
-    places = sync.finished(given.directories)
-    waiting = sync.waiting(places, target)
+    target = wandb_sync.Target(given.project, given.entity, tuple(given.files))
+    places = wandb_sync.finished(given.directories)
+    waiting = wandb_sync.waiting(places, target)
     print(f"{target.name}: {len(waiting)} of {len(places)} runs to send")
     if given.dry_run:
         for place in waiting:
-            run = sync.stored(place)
+            run = wandb_sync.stored(place)
             print(f"{run.cell}  {run.record.status:<8}  {run.group}  {run.name}")
         return
     left_out = []
-    sent = sync.send(waiting, target, rate=given.rate)
+    sent = wandb_sync.send(waiting, target, rate=given.rate)
     for place, why in tqdm(sent, total=len(waiting), unit="run", disable=None):
         if why:
             left_out.append(f"{place}: {why}")

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from finegrid import cli
 from finegrid.errors import UserError
-from finegrid.record import write_atomic
-from finegrid.report import frame
-from finegrid.report.rates import overlay, tuning
+from finegrid.report.load import rankings
+from finegrid.runs.record import write_atomic
+from finegrid.tuning import search as tuning
+from finegrid.tuning import write
 
 
 def main() -> None:
@@ -32,13 +33,13 @@ def main() -> None:
     given = parser.parse_args()
     if given.out and given.out.suffix != ".yaml":
         raise UserError(f"--out {given.out} must end in .yaml, as conf/tuned/NAME.yaml does")
-    runs = [run for directory in given.directories for run in frame.records(directory)]
+    runs = [run for directory in given.directories for run in rankings.records(directory)]
     search = tuning.search(runs, unequal=given.unequal)
-    print(overlay.markdown(search))
+    print(write.markdown(search))
     if given.out:
         command = shlex.join(["python", "scripts/tune.py", *sys.argv[1:]])
         given.out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(given.out, overlay.overlay(search, given.out.stem, command).encode())
+        write_atomic(given.out, write.overlay(search, given.out.stem, command).encode())
         print(f"\n{given.out}: use it with python train.py tuned={given.out.stem}")
 
 

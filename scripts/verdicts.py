@@ -19,11 +19,12 @@ import pandas as pd
 
 from finegrid import cli
 from finegrid.errors import UserError
-from finegrid.record import write_atomic
-from finegrid.report import frame
-from finegrid.report.evidence import Evidence, evidence
-from finegrid.report.papers import paired, paper1, paper2, verdicts
-from finegrid.report.papers.claims import Finding
+from finegrid.report.load import rankings
+from finegrid.report.stats.scores import Evidence, evidence
+from finegrid.runs.record import write_atomic
+from finegrid.studies import contrasts, doering2024, radiya_dixit2020
+from finegrid.studies import page as verdicts
+from finegrid.studies.verdict import Finding
 
 DISTANCES = ("cell", "task", "layer", "l2", "l2_random")
 PAIR = ("cell_a", "cell_b", "task_a", "relation")
@@ -35,11 +36,11 @@ def main() -> None:
     given = _arguments()
     if not 0 < given.margin < 1:
         raise UserError(f"--margin {given.margin:g} must lie between 0 and 1, as scores do")
-    results = frame.results(given.results)
+    results = rankings.results(given.results)
     known = evidence(results, seeds_alone=given.seeds_alone)
     page = verdicts.page(
-        (paper1 if given.paper == "paper1" else paper2).TITLE,
-        frame.Results(results.runs, results.settings, (*results.notes, *known.notes)),
+        (doering2024 if given.paper == "paper1" else radiya_dixit2020).TITLE,
+        rankings.Results(results.runs, results.settings, (*results.notes, *known.notes)),
         _findings(given, results, known),
         margin=given.margin,
         command=shlex.join(["python", "scripts/verdicts.py", *sys.argv[1:]]),
@@ -58,7 +59,7 @@ def _file(name: str) -> Path:
 
 
 def _findings(
-    given: argparse.Namespace, results: frame.Results, known: Evidence
+    given: argparse.Namespace, results: rankings.Results, known: Evidence
 ) -> dict[int, list[Finding]]:
     """Setting -> what its runs say. Random weights are a control, left out unless all are."""
     distances = _rows(given.distances, "distances.csv", DISTANCES)
@@ -66,12 +67,12 @@ def _findings(
     every = sorted(set(results.runs["setting"]))
     found = {}
     for number in [n for n in every if results.settings[n].pretrained] or every:
-        cells = paired.cells_of(results, known, number)
+        cells = contrasts.cells_of(results, known, number)
         runs = results.runs[results.runs["setting"] == number]
         if given.paper == "paper1":
-            found[number] = paper1.findings(cells, margin=given.margin)
+            found[number] = doering2024.findings(cells, margin=given.margin)
         else:
-            found[number] = paper2.findings(
+            found[number] = radiya_dixit2020.findings(
                 runs, cells, margin=given.margin, distances=distances, overlap=overlap
             )
     return found

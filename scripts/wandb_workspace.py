@@ -13,7 +13,7 @@ from typing import Any
 
 from finegrid import cli
 from finegrid.errors import UserError
-from finegrid.mirror import STEP
+from finegrid.tracking.run_info import STEP
 
 METHOD, FRACTION = "method.name", "data.fraction"  # in a run's config
 # a record's fields that a method costs, with what a panel calls them

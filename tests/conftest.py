@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from finegrid import cli
-from finegrid.record import Record
+from finegrid.runs.record import Record
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # As in a shell's background job. Processes started by tests would inherit it and not be
@@ -62,7 +62,7 @@ def composed(*overrides: str, hydra: bool = False) -> DictConfig:
 
 def run_cell(directory: Path, *overrides: str) -> Record:
     """Run one cell in this process, writing where a command line would have written."""
-    from finegrid.run import run
+    from finegrid.training.run import run
 
     cfg = composed(*overrides, hydra=True)
     with open_dict(cfg):
@@ -91,7 +91,7 @@ def _no_local_copies(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
 def _fp32() -> Iterator[None]:
     """What a test computes does not depend on what its CPU is good at."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("finegrid.provenance.fast_bf16", lambda accelerator: False)
+        patch.setattr("finegrid.runs.provenance.fast_bf16", lambda accelerator: False)
         yield
 
 

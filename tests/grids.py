@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from finegrid.record import Record
+from finegrid.runs.record import Record
 
 EVIL = '</script><img src=x onerror="window.evil=1"><b>&amp; $\\frac{}$'
 METHODS = {"full": 0.80, "head": 0.70, "bitfit": 0.798, "lora": 0.79, "ia3": 0.76}

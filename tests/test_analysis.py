@@ -16,17 +16,18 @@ from conftest import ROOT, composed, run_cell
 from test_models import build_small
 from torch import Tensor
 
-from finegrid import backbone, delta, surgery
-from finegrid.analysis import distances, importance, interpolation, overlap, spectra, study
-from finegrid.analysis.solutions import Solution, Weights, finished, place
-from finegrid.backbone import Backbone
+from finegrid.analysis import distances, importance, interpolation, measure, overlap, spectra
+from finegrid.analysis.weights import Solution, Weights, finished, place
 from finegrid.config import RunConfig, bind
 from finegrid.errors import UserError
 from finegrid.inference import Restored
-from finegrid.parts import build_method
-from finegrid.record import read
-from finegrid.sites import ANATOMY, Sites
-from finegrid.tasks import Task
+from finegrid.models import backbone, surgery
+from finegrid.models.backbone import Backbone
+from finegrid.models.sites import ANATOMY, Sites
+from finegrid.runs import delta
+from finegrid.runs.record import read
+from finegrid.tasks.task import Task
+from finegrid.training.components import build_method
 
 TINY = ("model=tiny", "task=builtin_paraphrase")
 QUERY = "bert.encoder.layer.0.attention.self.query"
@@ -158,12 +159,12 @@ def test_what_is_told_is_what_a_merged_model_holds(method: str, weights: Weights
 
 
 def test_what_does_not_merge_is_reported(weights: Weights) -> None:
-    frames = study.measured(fresh(weights, "houlsby"))
+    frames = measure.measured(fresh(weights, "houlsby"))
     assert set(frames["injected"]["type"]) == {"Bottleneck"}
     assert len(frames["injected"]) == 6
     assert frames["distances"]["l2"].eq(0).all()
     assert frames["importance"]["share"].eq(0).all()
-    both = study.measured(fresh(weights, "unipelt"))
+    both = measure.measured(fresh(weights, "unipelt"))
     assert "GatedLowRank" in set(both["injected"]["type"])
 
 
@@ -386,7 +387,7 @@ def test_the_script(
     assert "### Lines between runs" in text
     for record in map(read, named):
         for name, columns in COLUMNS.items():
-            path = tmp_path / study.folder(record) / f"{name}.csv"
+            path = tmp_path / measure.folder(record) / f"{name}.csv"
             assert list(pd.read_csv(path).columns) == columns, name
     for name, columns in OF_PAIRS.items():
         assert list(pd.read_csv(tmp_path / f"{name}.csv").columns) == columns

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from finegrid import attention
+from finegrid.kernels import attention
 
 BATCH, HEADS, WIDTH = 3, 2, 8
 

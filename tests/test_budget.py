@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from conftest import composed, run_cell
 
-from finegrid import budget
-from finegrid.budget import Clock, schedule
 from finegrid.config import Budget, OptimConfig, RunConfig
 from finegrid.errors import UserError
-from finegrid.record import Record
+from finegrid.runs.record import Record
+from finegrid.training import budget
+from finegrid.training.budget import Clock, schedule
 
 OPTIM = OptimConfig(lr=1.0, head_lr=None, weight_decay=0.0, warmup=0.1, schedule="linear", clip=0.0)
 

@@ -13,9 +13,9 @@ import time
 
 import pytest
 
-from finegrid.builtin import MODEL_DIR, load
-from finegrid.builtin.documents import pairs
-from finegrid.builtin.tasks import TASKS, sentences
+from finegrid.data.builtin import MODEL_DIR, load
+from finegrid.data.builtin.documents import pairs
+from finegrid.data.builtin.tasks import TASKS, sentences
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -54,7 +54,7 @@ def test_splits_share_no_sentence(name: str) -> None:
 
 def test_same_rows_whatever_the_hash_seed_and_the_global_random_state() -> None:
     script = (
-        "import hashlib, json, random; random.seed(5); from finegrid.builtin import load\n"
+        "import hashlib, json, random; random.seed(5); from finegrid.data.builtin import load\n"
         f"for name in {NAMES!r}:\n"
         "    text = json.dumps(load(name), sort_keys=True)\n"
         "    print(hashlib.sha256(text.encode()).hexdigest())"
@@ -98,7 +98,9 @@ def test_an_unknown_task_is_named_with_the_candidates() -> None:
 
 
 def test_the_data_need_no_torch() -> None:
-    script = "import sys, finegrid.builtin as b; b.load('builtin_paraphrase'); print(*sys.modules)"
+    script = (
+        "import sys, finegrid.data.builtin as b; b.load('builtin_paraphrase'); print(*sys.modules)"
+    )
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     out = subprocess.run(
         [sys.executable, "-c", script], env=env, check=True, capture_output=True, text=True

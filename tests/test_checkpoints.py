@@ -23,14 +23,17 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from finegrid import backbone, builtin, delta, identity, inference, predictions
-from finegrid.attempt import Request
+from finegrid import inference
 from finegrid.config import RunConfig
+from finegrid.data import builtin
 from finegrid.errors import UserError
 from finegrid.export import export
-from finegrid.parts import Parts, prepare, rows_of
-from finegrid.record import read
-from finegrid.together import run_together
+from finegrid.models import backbone
+from finegrid.runs import delta, identity, predictions
+from finegrid.runs.record import read
+from finegrid.strategies.fused_trainer import run_together
+from finegrid.training.components import Parts, prepare, rows_of
+from finegrid.training.session import Request
 
 VOCABULARY = 613  # of the builtin tokenizer
 SPECIAL = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from finegrid.grid import claims
+from finegrid.grid import locks
 
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A claim that looks stale is watched for a moment only."""
-    monkeypatch.setattr(claims, "CONFIRM", 0.02)
+    monkeypatch.setattr(locks, "CONFIRM", 0.02)
 
 
-def take(directory: Path) -> claims.Claim | None:
-    return claims.take(directory, sweep="s", slot="cpu0")
+def take(directory: Path) -> locks.Claim | None:
+    return locks.take(directory, sweep="s", slot="cpu0")
 
 
 def of_another_host(directory: Path, *, age: float) -> None:
@@ -55,12 +55,12 @@ def test_a_held_cell_is_refused_and_a_released_one_given(tmp_path: Path) -> None
     first = take(tmp_path)
     assert first is not None
     with first:
-        assert claims.alive(tmp_path)
+        assert locks.alive(tmp_path)
         assert take(tmp_path) is None
-        holder = claims.holder(tmp_path)
+        holder = locks.holder(tmp_path)
         assert holder is not None
         assert (holder.pid, holder.slot, holder.sweep) == (os.getpid(), "cpu0", "s")
-    assert not claims.alive(tmp_path)
+    assert not locks.alive(tmp_path)
     second = take(tmp_path)
     assert second is not None
     assert second.number == 2
@@ -72,8 +72,8 @@ def test_a_dead_process_of_this_host_loses_its_claim_at_once(tmp_path: Path) -> 
     process = context.Process(target=take, args=(tmp_path,))
     process.start()
     process.join()
-    assert claims.holder(tmp_path) is not None
-    assert not claims.alive(tmp_path)
+    assert locks.holder(tmp_path) is not None
+    assert not locks.alive(tmp_path)
     assert take(tmp_path) is not None
 
 
@@ -81,22 +81,22 @@ def test_a_number_used_again_is_not_the_same_process(tmp_path: Path) -> None:
     take(tmp_path)
     (path,) = tmp_path.glob(".claim-*")
     path.write_text(json.dumps(json.loads(path.read_text()) | {"birth": "1"}))
-    assert not claims.alive(tmp_path)
+    assert not locks.alive(tmp_path)
 
 
 def test_another_host_is_believed_while_its_heart_beats(tmp_path: Path) -> None:
     take(tmp_path)
-    of_another_host(tmp_path, age=claims.STALE - 20)
-    assert claims.alive(tmp_path)
+    of_another_host(tmp_path, age=locks.STALE - 20)
+    assert locks.alive(tmp_path)
     assert take(tmp_path) is None
-    of_another_host(tmp_path, age=claims.STALE + 1)
-    assert not claims.alive(tmp_path)
+    of_another_host(tmp_path, age=locks.STALE + 1)
+    assert not locks.alive(tmp_path)
     assert take(tmp_path) is not None
     assert [path.name for path in sorted(tmp_path.glob(".claim-*"))] == [".claim-1", ".claim-2"]
 
 
 def test_the_heart_beats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims, "BEAT", 0.05)
+    monkeypatch.setattr(locks, "BEAT", 0.05)
     claim = take(tmp_path)
     assert claim is not None
     with claim:
@@ -117,10 +117,10 @@ def test_a_clock_that_jumps_takes_no_cell_from_a_heart_that_beats(
         waits.append(seconds)
         os.utime(path)
 
-    monkeypatch.setattr(claims.time, "sleep", beats_meanwhile)
+    monkeypatch.setattr(locks.time, "sleep", beats_meanwhile)
     assert take(tmp_path) is None
     assert len(waits) == 1
-    assert claims.alive(tmp_path)
+    assert locks.alive(tmp_path)
 
 
 def test_a_claim_from_the_future_that_does_not_beat_is_dead(tmp_path: Path) -> None:
@@ -137,36 +137,36 @@ def test_a_full_disk_does_not_leave_a_cell_held(
 
     claim = take(tmp_path)
     assert claim is not None
-    monkeypatch.setattr(claims, "write_atomic", full)
+    monkeypatch.setattr(locks, "write_atomic", full)
     claim.release()
-    assert not claims.alive(tmp_path)
+    assert not locks.alive(tmp_path)
     assert take(tmp_path) is not None
 
 
 def test_a_holder_that_slept_through_its_takeover_knows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claims, "BEAT", 3600.0)
+    monkeypatch.setattr(locks, "BEAT", 3600.0)
     slept = take(tmp_path)
     assert slept is not None
     with slept:
-        of_another_host(tmp_path, age=claims.STALE + 1)
+        of_another_host(tmp_path, age=locks.STALE + 1)
         thief = take(tmp_path)
         assert thief is not None
         assert not slept.held()
     assert thief.held()  # the first holder's end does not release the second's claim
-    assert claims.alive(tmp_path)
+    assert locks.alive(tmp_path)
 
 
 def test_an_unreadable_claim_counts_until_it_is_stale(tmp_path: Path) -> None:
     path = tmp_path / ".claim-1"
     path.write_text("{")
-    assert claims.alive(tmp_path)
+    assert locks.alive(tmp_path)
     os.utime(path, (1, 1))
-    assert not claims.alive(tmp_path)
+    assert not locks.alive(tmp_path)
 
 
 def test_nothing_is_left_beside_the_claim(tmp_path: Path) -> None:
     take(tmp_path)
-    claims.alive(tmp_path)
+    locks.alive(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [".claim-1"]

@@ -12,10 +12,11 @@ from scipy import stats as reference
 from test_cli import call
 from test_decide import noise, table
 
-from finegrid.report import frame
-from finegrid.report.evidence import evidence
-from finegrid.report.papers import paired, paper1, paper2, verdicts, weights
-from finegrid.report.papers.claims import (
+from finegrid.report.load import rankings
+from finegrid.report.stats.scores import evidence
+from finegrid.report.stats.significance import Scores
+from finegrid.studies import contrasts, doering2024, page, radiya_dixit2020, weights
+from finegrid.studies.verdict import (
     Claim,
     Estimate,
     Finding,
@@ -26,7 +27,6 @@ from finegrid.report.papers.claims import (
     over_tasks,
     within_task,
 )
-from finegrid.report.stats import Scores
 
 CLAIM = Claim("a", "text", "test")
 TASKS = ("mrpc", "cola", "stsb")
@@ -123,15 +123,15 @@ def test_true_equality_is_rarely_contradicted_and_false_rarely_confirmed() -> No
     assert found.count("contradicted") / 1000 == pytest.approx(0.05, abs=0.02)
 
 
-def results_of(score: Score, **grid: object) -> frame.Results:
-    return frame.gather(table(score, **({"tasks": TASKS, "fractions": FRACTIONS} | grid)))  # type: ignore[arg-type]
+def results_of(score: Score, **grid: object) -> rankings.Results:
+    return rankings.gather(table(score, **({"tasks": TASKS, "fractions": FRACTIONS} | grid)))  # type: ignore[arg-type]
 
 
 def on_paper1(score: Score, **grid: object) -> dict[str, Verdict]:
     methods = {"methods": ("full", "bitfit", "houlsby", "pfeiffer")}
     results = results_of(score, **(methods | grid))
-    cells = paired.cells_of(results, evidence(results, seeds_alone=True), 0)
-    return named(paper1.findings(cells, margin=0.01))
+    cells = contrasts.cells_of(results, evidence(results, seeds_alone=True), 0)
+    return named(doering2024.findings(cells, margin=0.01))
 
 
 def named(findings: list[Finding]) -> dict[str, Verdict]:
@@ -221,12 +221,12 @@ def test_sums_of_cells_are_paired_by_seed_and_by_test_row() -> None:
         key: Scores(seeds, rng.normal(0, 0.01, 4), rng.normal(0, 0.01, (200, 4)), rows)
         for key in [("a", 0.3), ("a", 1.0), ("b", 0.3), ("b", 1.0)]
     }
-    where = paired.Where("mrpc", "epochs", 3.0, 1.0)
+    where = contrasts.Where("mrpc", "epochs", 3.0, 1.0)
     cells = {
-        (method, where._replace(fraction=fraction)): paired.Cell(found, runs)
+        (method, where._replace(fraction=fraction)): contrasts.Cell(found, runs)
         for (method, fraction), found in scores.items()
     }
-    found = paired.contrast(cells, where, [("a", 0.3), ("b", 1.0)], [("a", 1.0), ("b", 0.3)])
+    found = contrasts.contrast(cells, where, [("a", 0.3), ("b", 1.0)], [("a", 1.0), ("b", 0.3)])
     each = scores["a", 0.3].values + scores["b", 1.0].values
     each = each - scores["a", 1.0].values - scores["b", 0.3].values
     assert found.estimate is not None
@@ -234,10 +234,10 @@ def test_sums_of_cells_are_paired_by_seed_and_by_test_row() -> None:
     assert found.estimate.se > each.std(ddof=1) / 2, "rows add to seeds"
     assert found.estimate.n == 4
     assert set(found.means) == {"a at 0.3", "b at 1", "a at 1", "b at 0.3"}
-    same = paired.contrast(cells, where, [("a", 1.0)], [("a", 1.0)])
+    same = contrasts.contrast(cells, where, [("a", 1.0)], [("a", 1.0)])
     assert same.estimate is not None
     assert (same.estimate.mean, same.estimate.se) == (0, 0)
-    alone = paired.contrast(cells, where, [("a", 1.0)], [("c", 1.0)])
+    alone = contrasts.contrast(cells, where, [("a", 1.0)], [("c", 1.0)])
     assert (alone.estimate, alone.note) == (None, "no finished run of c")
 
 
@@ -247,8 +247,8 @@ METHODS2 = ("full", "critical_layers", "layers", "supermask", "mask_random", "ma
 def on_paper2(score: Score, **given: pd.DataFrame) -> dict[str, Verdict]:
     results = results_of(score, methods=METHODS2, fractions=(0.3, 1.0), seeds=range(5))
     results.runs.loc[results.runs["method"] == "full", "delta_bytes"] = 32e6
-    cells = paired.cells_of(results, evidence(results, seeds_alone=True), 0)
-    return named(paper2.findings(results.runs, cells, margin=0.01, **given))
+    cells = contrasts.cells_of(results, evidence(results, seeds_alone=True), 0)
+    return named(radiya_dixit2020.findings(results.runs, cells, margin=0.01, **given))
 
 
 def right(method: str, task: str, fraction: float, budget: float, seed: int) -> float:
@@ -384,7 +384,7 @@ def test_the_page_is_written_the_same_each_time(grid: Path) -> None:
     assert "![../figure.svg](../figure.svg)" in texts[0]
     assert texts[0].index("Mind the rates.") < texts[0].index("\n## ")
     assert texts[0].count("\n## ") >= 3, "a section for each setting, and the commands"
-    for claim in (paper1.FRACTIONS, paper1.BUDGETS, paper1.STREAMS):
+    for claim in (doering2024.FRACTIONS, doering2024.BUDGETS, doering2024.STREAMS):
         assert texts[0].count(f"### {claim.name}: ") == 2
     assert "Of 8 claims: " in texts[0]
     assert "python train.py experiment=made_up" in texts[0]
@@ -432,9 +432,9 @@ def test_seeds_alone_speak_of_these_test_sets(grid: Path) -> None:
 
 def test_a_page_tells_what_each_verdict_stands_on() -> None:
     results = results_of(as_claimed, methods=("full", "bitfit"))
-    cells = paired.cells_of(results, evidence(results, seeds_alone=True), 0)
-    found = {0: paper1.findings(cells, margin=0.01)}
-    text = verdicts.page("Paper", results, found, margin=0.01, command="python x.py")
+    cells = contrasts.cells_of(results, evidence(results, seeds_alone=True), 0)
+    found = {0: doering2024.findings(cells, margin=0.01)}
+    text = page.page("Paper", results, found, margin=0.01, command="python x.py")
     assert "Written by `python x.py`." in text
     assert "| mrpc | full " in text.replace("  ", " ")
     assert "What would change the verdict" in text

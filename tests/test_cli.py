@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import METHODS, MODELS, ROOT, TASKS
 
-from finegrid.record import read
+from finegrid.runs.record import read
 
 ENV = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
 for name in ("FINEGRID_DATA_DIR", "FINEGRID_MODEL_DIR", "HYDRA_FULL_ERROR"):

@@ -12,11 +12,11 @@ import scipy.stats
 from test_report import HASHES, record, results, saved
 from test_stats import two_methods
 
-from finegrid.record import Record
-from finegrid.report import compare, stats
-from finegrid.report.evidence import Evidence, Known, evidence
-from finegrid.report.frame import Results, gather, load
-from finegrid.report.stats import Scores
+from finegrid.report.load.rankings import Results, gather, load
+from finegrid.report.stats import compare, significance
+from finegrid.report.stats.scores import Evidence, Known, evidence
+from finegrid.report.stats.significance import Scores
+from finegrid.runs.record import Record
 
 RNG = np.random.default_rng(0)
 
@@ -74,7 +74,9 @@ def test_two_methods_are_compared_by_the_paired_test() -> None:
     theirs = scipy.stats.ttest_rel(a, b)
     assert (row["difference"], row["p"]) == pytest.approx(((a - b).mean(), theirs.pvalue))
     assert row["p_adjusted"] == row["p"], "one comparison"
-    assert row["detectable"] == pytest.approx(stats.detectable((a - b).std(ddof=1), 6), rel=1e-3)
+    assert row["detectable"] == pytest.approx(
+        significance.detectable((a - b).std(ddof=1), 6), rel=1e-3
+    )
     assert row["test"] == "seeds"
 
 
@@ -152,7 +154,7 @@ def test_predictions_bring_the_chance_of_test_rows(
     best = compare.against_best(found, known).set_index("method")
     (other,) = best.index[best["difference"] != 0]
     assert best.loc[other, "test"] == "seeds and rows"
-    pairs = [stats.mcnemar(right[f"full{s}"], right[f"lora{s}"]) for s in (0, 1)]
+    pairs = [significance.mcnemar(right[f"full{s}"], right[f"lora{s}"]) for s in (0, 1)]
     assert best.loc[other, "mcnemar"] == pytest.approx(min(1, 2 * np.median(pairs)))
 
 
@@ -240,7 +242,7 @@ def test_improvement_over_all_tasks() -> None:
     assert (sure["improvement"], sure["low"], sure["high"], sure["blocks"]) == (1, 1, 1, 4)
     near = found.loc[("full", "lora")]
     full, lora = (base + 0.01 * np.arange(4) for base in (0.9, 0.895))
-    assert near["improvement"] == pytest.approx(stats.improvement([full] * 4, [lora] * 4))
+    assert near["improvement"] == pytest.approx(significance.improvement([full] * 4, [lora] * 4))
     assert near["low"] < near["improvement"] < near["high"] < 1
     assert set(found["setting"]) == {0}
 

@@ -7,11 +7,11 @@ import torch
 from conftest import METHODS, ROOT, composed
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from finegrid import surgery
 from finegrid.errors import UserError
-from finegrid.meter import count_parameters
-from finegrid.parts import build_method
-from finegrid.sites import Sites
+from finegrid.models import surgery
+from finegrid.models.sites import Sites
+from finegrid.training.components import build_method
+from finegrid.training.cost import count_parameters
 
 H, LAYERS, FF = 768, 12, 3072  # BERT-base
 BIASES = LAYERS * (4 * H + FF + H + 2 * H) + H  # layers, and the embeddings' LayerNorm

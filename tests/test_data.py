@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import BUILTIN, composed
 
-from finegrid import backbone, data
 from finegrid.config import DataConfig, RunConfig, bind
-from finegrid.data import (
+from finegrid.data import batching
+from finegrid.data.batching import (
     BucketSampler,
     Encoded,
     Rows,
@@ -23,10 +23,11 @@ from finegrid.data import (
     stratified_order,
     take_fraction,
 )
+from finegrid.data.loading import load, read_table
+from finegrid.data.tokenization import Tokens, encode
 from finegrid.errors import UserError
-from finegrid.sources import load, read_table
-from finegrid.tasks import Task
-from finegrid.tokens import Tokens, encode
+from finegrid.models import backbone
+from finegrid.tasks.task import Task
 
 
 def splits_of(*overrides: str) -> tuple[Task, Splits]:
@@ -146,7 +147,7 @@ def test_batches_come_from_pools_and_in_random_order(monkeypatch: pytest.MonkeyP
     lengths = np.arange(64)
 
     def batches(pool: int) -> list[list[int]]:
-        monkeypatch.setattr(data, "POOL", pool)
+        monkeypatch.setattr(batching, "POOL", pool)
         return list(BucketSampler(lengths, batch_size=8, seed=1))
 
     pooled, alone = batches(50), batches(1)

@@ -11,11 +11,12 @@ import pytest
 from test_cli import call
 
 from finegrid.errors import UserError
-from finegrid.record import Record
-from finegrid.report import compare, frame
-from finegrid.report.choice import advice
-from finegrid.report.choice.decide import Decision, decide
-from finegrid.report.choice.options import front, probability_best
+from finegrid.report.load import rankings
+from finegrid.report.recommend import text
+from finegrid.report.recommend.decide import Decision, decide
+from finegrid.report.recommend.options import front, probability_best
+from finegrid.report.stats import compare
+from finegrid.runs.record import Record
 
 ROWS = {0.1: 100, 0.3: 300, 1.0: 1000}
 SECONDS = {"full": 120.0, "bitfit": 60.0, "head": 6.0}
@@ -67,7 +68,7 @@ def usual(method: str, task: str, fraction: float, budget: float, seed: int) -> 
 
 def decided(runs: pd.DataFrame, **asked: object) -> Decision:
     """The decision on runs; limits that leave everything in unless told otherwise."""
-    results = frame.gather(runs)
+    results = rankings.gather(runs)
     limits = {"labels": 1000, "minutes": 10.0, "megabytes": 1000.0} | asked
     standings = compare.standings(compare.evidence(results))
     return decide(results, compare.cells(results), compare.draws(results), standings, **limits)
@@ -103,7 +104,7 @@ def test_kinds_of_budget_are_not_set_against_one_another() -> None:
     found = decided(runs)
     assert (found.unit, set(found.options["method"])) == ("epochs", {"full", "bitfit"})
     assert "Budgets in epochs are compared; those in seconds are not" in found.notes[-1]
-    assert "budgets in epochs" in advice.sentence(found)
+    assert "budgets in epochs" in text.sentence(found)
     asked = decided(runs, budget="seconds")
     assert set(asked.options["method"]) == {"bitfit", "head"}
     with pytest.raises(UserError, match="no budgets in second; did you mean 'seconds'"):
@@ -126,7 +127,7 @@ def test_two_equal_methods_are_level_in_report_and_recommend() -> None:
         noisy = table(lambda *_: 0.8 + 0.02 * rng.normal(), methods=("full", "bitfit"),
                       fractions=(1.0,), seeds=range(3))  # fmt: skip
         found = decided(noisy)
-        best = compare.against_best(frame.gather(noisy))
+        best = compare.against_best(rankings.gather(noisy))
         assert found.clear == (best["tie"].sum() == 1)
         assert found.choice == best["best"].iloc[0]
         clear += found.clear
@@ -145,8 +146,8 @@ def test_the_probabilities_are_shares_of_draws() -> None:
     same = decided(table(lambda m, t, f, b, seed: 0.8 + 0.01 * ((seed + len(m)) % 5)))
     assert same.options["probability"].sum() == pytest.approx(1)
     assert not same.clear
-    assert "No method is clearly the best" in advice.sentence(same)
-    assert advice.sentence(decided(table(usual, methods=("full", "head")))).startswith("Use full")
+    assert "No method is clearly the best" in text.sentence(same)
+    assert text.sentence(decided(table(usual, methods=("full", "head")))).startswith("Use full")
 
 
 def test_several_tasks_weigh_alike_whatever_their_metrics_size() -> None:
@@ -199,7 +200,7 @@ def test_what_is_not_known_is_not_said(
     found = decided(table(usual, **grid), **asked)  # type: ignore[arg-type]
     assert found.choice is None
     assert reason in str(found.lacking)
-    assert advice.text(found).startswith("Not enough evidence within")
+    assert text.text(found).startswith("Not enough evidence within")
 
 
 def test_scores_that_are_not_above_nought_decide_nothing() -> None:
@@ -210,7 +211,7 @@ def test_failed_runs_are_no_seeds_and_are_told() -> None:
     runs = table(usual)
     lost = (runs["method"] == "full") & (runs["seed"] > 2)
     runs.loc[lost, ["status", "test"]] = ["diverged", np.nan]
-    assert "2 of its runs failed" in advice.sentence(decided(runs))
+    assert "2 of its runs failed" in text.sentence(decided(runs))
     runs.loc[runs["method"].eq("full") & (runs["seed"] > 1), ["status", "test"]] = [
         "failed",
         np.nan,

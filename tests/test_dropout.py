@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from finegrid.dropout import STEPS, Dropout, dropout, quicken
+from finegrid.kernels.dropout import STEPS, Dropout, dropout, quicken
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])

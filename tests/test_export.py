@@ -16,13 +16,13 @@ from conftest import METHODS, ROOT, composed, run_cell
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from finegrid import backbone, surgery
 from finegrid.config import RunConfig, bind
 from finegrid.errors import UserError
-from finegrid.export import TARGETS, adapters, check, export, export_run, parts
+from finegrid.export import TARGETS, adapters, check, export, export_run, layout
 from finegrid.inference import Restored
-from finegrid.parts import build_method
-from finegrid.tasks import Task
+from finegrid.models import backbone, surgery
+from finegrid.tasks.task import Task
+from finegrid.training.components import build_method
 
 FRONT = "prompt method.place=front"
 PEFT = ("lora", "ia3", "layernorm", "prefix", "prefix method.reparametrization=8", FRONT)
@@ -81,7 +81,7 @@ def test_peft_loads_its_files(method: str, runs: Runs, tmp_path: Path) -> None:
     text = export(runs(method), "peft", tmp_path / "out")
     assert verified(text) == f"loaded back with peft {peft.__version__}"
     config = json.loads((tmp_path / "out/adapter_config.json").read_text())
-    assert config["base_model_name_or_path"].endswith("finegrid/builtin/tiny")
+    assert config["base_model_name_or_path"].endswith("finegrid/data/builtin/tiny")
     assert "PeftModel.from_pretrained" in (tmp_path / "out/README.md").read_text()
 
 
@@ -153,12 +153,12 @@ def test_a_spoilt_export_leaves_nothing(
 
     def spoil(model: torch.nn.Module) -> None:
         with torch.no_grad():
-            next(iter(parts.head(model).values())).add_(1)
+            next(iter(layout.head(model).values())).add_(1)
 
-    write = parts.write_tensors
+    write = layout.write_tensors
     monkeypatch.setattr(surgery, "merge", spoil)
     monkeypatch.setattr(
-        parts, "write_tensors", lambda p, t: write(p, {k: v + 0.1 for k, v in t.items()})
+        layout, "write_tensors", lambda p, t: write(p, {k: v + 0.1 for k, v in t.items()})
     )
     with pytest.raises(UserError, match="logits differ from the run's by"):
         export_run(fresh(method), target, tmp_path / "out")
@@ -166,8 +166,8 @@ def test_a_spoilt_export_leaves_nothing(
 
 
 def test_an_incomplete_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = parts.write_tensors
-    monkeypatch.setattr(parts, "write_tensors", lambda p, t: write(p, dict(list(t.items())[1:])))
+    write = layout.write_tensors
+    monkeypatch.setattr(layout, "write_tensors", lambda p, t: write(p, dict(list(t.items())[1:])))
     with pytest.raises(UserError, match="not readable"):
         export_run(fresh("houlsby"), "adapters", tmp_path / "out")
     assert not list(tmp_path.iterdir())

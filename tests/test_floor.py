@@ -13,15 +13,15 @@ from test_models import B, T, build_small
 from torch import nn
 from transformers import PreTrainedModel
 
-from finegrid import floor as gauge
-from finegrid import surgery
 from finegrid.config import RunConfig
-from finegrid.data import Encoded
-from finegrid.floor import floor_flops, matmul_rate
-from finegrid.meter import Meter, count_flops
-from finegrid.module import FineTuner
-from finegrid.parts import build_method
-from finegrid.sites import ANATOMY, Sites
+from finegrid.data.batching import Encoded
+from finegrid.models import surgery
+from finegrid.models.sites import ANATOMY, Sites
+from finegrid.training import flops as gauge
+from finegrid.training.components import build_method
+from finegrid.training.cost import Meter, count_flops
+from finegrid.training.flops import floor_flops, matmul_rate
+from finegrid.training.module import FineTuner
 
 LAYER = 4 * SQUARE + 2 * WIDE  # a layer's matrices in BERT-base
 FIRST = 3 * SQUARE  # of them, those that read the layer's input

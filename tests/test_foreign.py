@@ -20,17 +20,21 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, safe_open, save_file
 
-from finegrid import cli, codec, delta, identity, stored, sync
-from finegrid.analysis.solutions import finished
+from finegrid import cli
+from finegrid.analysis.weights import finished
 from finegrid.config import RunConfig
 from finegrid.errors import UserError, is_name, slug
 from finegrid.export import export
-from finegrid.grid import estimate, store, survey
+from finegrid.grid import eta, plan, status
 from finegrid.inference import Restored, require_finite, restore
-from finegrid.parts import build_method
-from finegrid.record import FILE, RESULTS, clear, read
-from finegrid.report import compare, frame, tables, variants
+from finegrid.report import tables
 from finegrid.report.figures import curves
+from finegrid.report.load import rankings, variants
+from finegrid.report.stats import compare
+from finegrid.runs import delta, identity, mask_codec, saved_config
+from finegrid.runs.record import FILE, RESULTS, clear, read
+from finegrid.tracking import wandb_sync
+from finegrid.training.components import build_method
 
 SMOKE = ("experiment=smoke", "method=bitfit", "model=tiny", "task=builtin_paraphrase")
 Change = Callable[[dict[str, Any]], None]
@@ -51,7 +55,7 @@ def received(trained: Path, tmp_path: Path) -> Path:
 
 
 def change_config(directory: Path, change: Change) -> None:
-    path = directory / stored.FILE
+    path = directory / saved_config.FILE
     config = yaml.safe_load(path.read_text())
     change(config)
     path.write_text(yaml.safe_dump(config))
@@ -147,7 +151,7 @@ TEXTS = {
 
 @pytest.mark.parametrize(("text", "says"), TEXTS.values(), ids=TEXTS)
 def test_a_received_yaml_is_bounded(text: str, says: str, received: Path) -> None:
-    (received / stored.FILE).write_text(text)
+    (received / saved_config.FILE).write_text(text)
     with pytest.raises(UserError, match=says):
         restore(received)
 
@@ -156,11 +160,11 @@ def test_references_within_a_config_are_followed() -> None:
     cli.register()
     plain = {
         "method": {"name": "m", "recipe": {"lr": {"default": 0.1}}}, "model": {"name": "x"},
-        "data": {"root": stored.MACHINE, "fraction": "${oc.select:table.${task.name}.small}"},
+        "data": {"root": saved_config.MACHINE, "fraction": "${oc.select:table.${task.name}.small}"},
         "task": {"name": "t"}, "table": {"t": {"small": 0.3}},
         "optim": {"lr": "${recipe:lr}", "head_lr": "${optim.lr}"},
     }  # fmt: skip
-    found = stored.resolved(plain)
+    found = saved_config.resolved(plain)
     assert (found.data.fraction, found.data.root) == (0.3, None)
     assert (found.optim.lr, found.optim.head_lr) == (0.1, 0.1)
 
@@ -244,10 +248,10 @@ class TestDelta:
             restore(received)
 
     def test_masks_stand_for_no_more_than_the_model_has(self) -> None:
-        content = codec.encode_all({"a": np.zeros((1000, 1000), dtype=bool)})
-        assert codec.decode_all(content, 1_000_000)["a"].shape == (1000, 1000)
+        content = mask_codec.encode_all({"a": np.zeros((1000, 1000), dtype=bool)})
+        assert mask_codec.decode_all(content, 1_000_000)["a"].shape == (1000, 1000)
         with pytest.raises(ValueError, match="not a coded mask"):
-            codec.decode_all(content, 999_999)
+            mask_codec.decode_all(content, 999_999)
 
     def test_logits_that_are_no_numbers(self, trained: Path) -> None:
         require_finite(torch.zeros(3, 2))
@@ -314,22 +318,22 @@ def test_one_bad_record_is_one_unreadable_row(content: bytes, why: str, tmp_path
     bad = tmp_path / "zzzz"
     bad.mkdir()
     (bad / FILE).write_bytes(content)
-    runs = frame.load([tmp_path])
+    runs = rankings.load([tmp_path])
     assert list(runs["status"]) == ["ok"] * 4 + ["unreadable"]
     assert pd.Series([runs["error"].iloc[-1]]).str.contains(why).all(), runs["error"].iloc[-1]
-    found = frame.gather(runs)
+    found = rankings.gather(runs)
     assert len(found.runs) == 4
     assert "unreadable" in found.notes[0]
     assert "0.8" in tables.markdown(found, compare.cells(found), compare.against_best(found))
     with pytest.raises(UserError, match="not a readable record") as raised:
         read(bad)
     assert "\n" not in str(raised.value)
-    assert store.outcome(bad).status == "unreadable"
-    assert len(estimate.past(tmp_path)) <= 4
-    target = sync.Target("p")
-    assert len(sync.waiting(sync.finished([tmp_path]), target)) == 5
+    assert status.outcome(bad).status == "unreadable"
+    assert len(eta.past(tmp_path)) <= 4
+    target = wandb_sync.Target("p")
+    assert len(wandb_sync.waiting(wandb_sync.finished([tmp_path]), target)) == 5
     with pytest.raises(UserError, match="not a readable record"):
-        sync.stored(bad)
+        wandb_sync.stored(bad)
 
 
 def test_what_is_no_plain_file_is_unreadable(tmp_path: Path) -> None:
@@ -340,12 +344,12 @@ def test_what_is_no_plain_file_is_unreadable(tmp_path: Path) -> None:
     (tmp_path / "large").mkdir()
     with (tmp_path / "large" / FILE).open("wb") as file:
         file.truncate(100 << 20)
-    runs = frame.load([tmp_path])
+    runs = rankings.load([tmp_path])
     assert sorted(runs["status"]) == ["ok", *["unreadable"] * 3]
     assert list(finished([tmp_path])) == [tmp_path / "0000"]
     for name in ("folder", "pipe", "large"):
-        assert store.outcome(tmp_path / name).status == "unreadable"
-        assert len(sync.waiting([tmp_path / name], sync.Target("p"))) == 1
+        assert status.outcome(tmp_path / name).status == "unreadable"
+        assert len(wandb_sync.waiting([tmp_path / name], wandb_sync.Target("p"))) == 1
 
 
 def test_one_bad_record_hides_no_good_one_from_the_analysis(tmp_path: Path) -> None:
@@ -359,14 +363,14 @@ def test_a_directory_names_no_other_place(tmp_path: Path) -> None:
     bad = tmp_path / "..x" / "tiny" / "a b" / "f1-s1-x"
     bad.mkdir(parents=True)
     (bad / FILE).write_text("{")
-    runs = frame.load([tmp_path])
+    runs = rankings.load([tmp_path])
     assert runs.loc[runs.status.eq("unreadable"), ["task", "method"]].isna().all(axis=None)
-    plans = tmp_path / store.PLANS
+    plans = tmp_path / status.PLANS
     plans.mkdir()
     for place in ("../../etc", "/etc"):
         (plans / "a.json").write_text(json.dumps({"cells": [place]}))
         with pytest.raises(UserError, match="no cell's directory"):
-            survey.places(tmp_path)
+            plan.places(tmp_path)
 
 
 NAMES = {
@@ -439,7 +443,7 @@ def test_variants_are_named_from_the_list(override: str, name: str, tmp_path: Pa
         run("full", 0, 0.8, overrides=["method=full", override, "seed=0"]),
         run("full", 0, 0.7, overrides=["method=full", *others]),
     ]
-    found = frame.results([written(tmp_path, runs)])
+    found = rankings.results([written(tmp_path, runs)])
     methods = set(found.runs["method"])
     assert len(methods) == 2
     assert any(method.startswith(name) or name in method for method in methods), methods
@@ -461,7 +465,7 @@ def test_a_report_shows_texts_as_texts(tmp_path: Path) -> None:
         run("lora", 0, 0.7, overrides=[f"method.x={HOSTILE}"]),
         run("head", 0, 0.7, status="failed", error=f"\x1b[31m{HOSTILE}", test=None, metrics={}),
     ]
-    found = frame.results([written(tmp_path, runs)])
+    found = rankings.results([written(tmp_path, runs)])
     cells, best = compare.cells(found), compare.against_best(found)
     text = tables.markdown(found, cells, best)
     assert "<img" not in text
@@ -494,7 +498,7 @@ class TestParquet:
     @pytest.fixture
     def stored_runs(self, tmp_path: Path) -> pd.DataFrame:
         runs = grid({"full": 0.8, "head": 0.7}, tasks=["mrpc"], fractions=[1.0], seeds=3)
-        return frame.load([written(tmp_path / "runs", runs)])
+        return rankings.load([written(tmp_path / "runs", runs)])
 
     @pytest.mark.parametrize(
         ("column", "values", "says"),
@@ -516,7 +520,7 @@ class TestParquet:
         path = tmp_path / "runs.parquet"
         stored_runs.assign(**{column: values}).to_parquet(path)
         with pytest.raises(UserError, match=says):
-            frame.load([path])
+            rankings.load([path])
 
     @pytest.mark.parametrize(
         ("column", "value"),
@@ -536,10 +540,10 @@ class TestParquet:
         if column not in ("task", "method", "status"):
             runs[column] = runs[column].astype(float)
         runs.to_parquet(path)
-        found = frame.load([path])
+        found = rankings.load([path])
         assert list(found["status"]) == ["unreadable", *["ok"] * 5]
         assert column in found["error"].iloc[0]
-        results = frame.gather(found)
+        results = rankings.gather(found)
         assert results.runs["status"].eq("ok").sum() == 5
         assert compare.cells(results)["ok"].sum() == 5
 
@@ -547,17 +551,25 @@ class TestParquet:
         self, stored_runs: pd.DataFrame, tmp_path: Path
     ) -> None:
         path = tmp_path / "runs.parquet"
-        needed = {*frame.FIELDS, *frame.RANKING[1:], "method", "seed", "status", "test", "metric"}
+        needed = {
+            *rankings.FIELDS,
+            *rankings.RANKING[1:],
+            "method",
+            "seed",
+            "status",
+            "test",
+            "metric",
+        }
         stored_runs[sorted(needed)].to_parquet(path)
-        results = frame.results([path])
+        results = rankings.results([path])
         assert compare.cells(results)["ok"].sum() == 6
         stored_runs.drop(columns="seed").to_parquet(path)
         with pytest.raises(UserError, match="lacks seed"):
-            frame.load([path])
+            rankings.load([path])
         for content in (b"", b"PAR1", bytes(100)):
             path.write_bytes(content)
             with pytest.raises(UserError, match="not a readable parquet"):
-                frame.load([path])
+                rankings.load([path])
 
 
 def test_what_lies_beside_a_record_is_checked(tmp_path: Path) -> None:
@@ -573,7 +585,7 @@ def test_what_lies_beside_a_record_is_checked(tmp_path: Path) -> None:
 
 
 def test_a_configs_hash_holds_wherever_the_files_lie(trained: Path) -> None:
-    resolved: Any = OmegaConf.to_container(stored.config(trained), resolve=True)
+    resolved: Any = OmegaConf.to_container(saved_config.config(trained), resolve=True)
     assert identity.config_hash(resolved) == read(trained).config_hash
     moved = resolved | {"model": resolved["model"] | {"path": "/elsewhere"}}
     assert identity.config_hash(moved) == read(trained).config_hash

@@ -10,17 +10,17 @@ from conftest import composed, run_cell
 from test_methods import OPTIM, TASK, encoded, fresh, method_of, steps  # noqa: F401
 from torch import nn
 
-from finegrid import surgery
-from finegrid.backbone import Backbone
-from finegrid.data import Encoded
+from finegrid.data.batching import Encoded
 from finegrid.errors import UserError
 from finegrid.methods.base import TuningMethod
 from finegrid.methods.compose import Compose
 from finegrid.methods.hft import HFT, _half
+from finegrid.methods.modules.sparse_delta import SparseDifference, top
 from finegrid.methods.sparse import Sparse
-from finegrid.module import FineTuner
-from finegrid.parts import build_method
-from finegrid.sparse import SparseDifference, top
+from finegrid.models import surgery
+from finegrid.models.backbone import Backbone
+from finegrid.training.components import build_method
+from finegrid.training.module import FineTuner
 
 
 def applied(*overrides: str) -> tuple[Backbone, TuningMethod]:

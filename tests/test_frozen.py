@@ -16,19 +16,22 @@ from torch import Tensor
 from torch.nn import functional
 from transformers.models.bert.modeling_bert import BertLayer
 
-from finegrid import backbone, builtin, delta, frozen, stages
-from finegrid.backbone import Backbone
 from finegrid.config import Budget, RunConfig
-from finegrid.data import Encoded, Features
-from finegrid.frozen import Frozen, Prefix, _obstacle, repeats
+from finegrid.data import builtin
+from finegrid.data.batching import Encoded, Features
 from finegrid.inference import restore
-from finegrid.lanes import ARCHITECTURES
-from finegrid.meter import COUNTED
 from finegrid.methods.base import overrides as changes
-from finegrid.module import _chunks, logits_of
-from finegrid.parts import build_method
-from finegrid.record import Record, read
-from finegrid.sites import ANATOMY
+from finegrid.models import backbone
+from finegrid.models.backbone import Backbone
+from finegrid.models.sites import ANATOMY
+from finegrid.runs import delta
+from finegrid.runs.record import Record, read
+from finegrid.strategies import cached_features, split_model
+from finegrid.strategies.cached_features import Frozen, Prefix, _obstacle, repeats
+from finegrid.strategies.fused_model import ARCHITECTURES
+from finegrid.training.components import build_method
+from finegrid.training.cost import COUNTED
+from finegrid.training.module import _chunks, logits_of
 
 SHORT = ("data.fraction=0.1", "budget.epochs=2", "evaluations=2")
 NO_DROPOUT = (
@@ -144,7 +147,7 @@ def frozen_up(base: Backbone, split: Encoded, *overrides: str) -> None:
     ids=str,
 )
 def test_the_prefix_ends_below_what_trains(overrides: tuple[str, ...], depth: int) -> None:
-    assert stages.depth(applied(*overrides)) == depth
+    assert split_model.depth(applied(*overrides)) == depth
 
 
 def test_methods_that_change_what_trains_have_no_prefix() -> None:
@@ -163,7 +166,7 @@ def test_methods_that_change_what_trains_have_no_prefix() -> None:
 )  # fmt: skip
 def test_what_has_no_prefix_says_why(overrides: tuple[str, ...], why: str | None) -> None:
     base = applied(*overrides)
-    found = _obstacle(build_method(composed(*overrides)), base, stages.depth(base))
+    found = _obstacle(build_method(composed(*overrides)), base, split_model.depth(base))
     assert (found is None) == (why is None)
     assert (why or "") in (found or "")
 
@@ -176,9 +179,9 @@ def test_a_cut_model_goes_on_where_it_stopped(architecture: str, depth: int) -> 
     before = [name for name, _ in base.model.named_modules()]
     expected = logits_of(base.model, given)
     wanted = gradients(base, expected, given)
-    stages.cut(base, depth)
+    split_model.cut(base, depth)
     inputs = {name: given[name] for name in ("input_ids", "attention_mask")}
-    states = stages.states(base.model, inputs).detach()
+    states = split_model.states(base.model, inputs).detach()
     if depth == 2:
         states = states[:, :1]
     found = logits_of(base.model, given | {"features": states})
@@ -198,7 +201,7 @@ def gradients(base: Backbone, logits: Tensor, given: dict[str, Tensor]) -> dict[
 
 def test_a_model_is_whole_again_after_a_failure() -> None:
     base, given = small("bert", *TOP), batch()
-    stages.cut(base, 1)
+    split_model.cut(base, 1)
     before = [name for name, _ in base.model.named_modules()]
     with pytest.raises(RuntimeError):
         logits_of(base.model, given | {"features": torch.zeros(B, T, 5)})
@@ -249,7 +252,7 @@ def test_features_are_what_every_epoch_would_compute(rows: Encoded) -> None:
     inputs = {name: first[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
     seen = first["attention_mask"].bool()
     with torch.no_grad():
-        computed = stages.states(base.model, inputs)
+        computed = split_model.states(base.model, inputs)
     torch.testing.assert_close(first["features"][seen], computed[seen], rtol=1e-5, atol=1e-5)
 
 
@@ -287,7 +290,7 @@ def test_what_is_kept_is_what_would_be_computed(
     lines = (*overrides, *SHORT, "frozen_dropout=false")
     kept = run_cell(tmp_path / "kept", *lines)
     assert "what they give is kept: train, validation, test" in caplog.text
-    monkeypatch.setattr(frozen, "LIMIT", 0)
+    monkeypatch.setattr(cached_features, "LIMIT", 0)
     computed = run_cell(tmp_path / "computed", *lines)
     assert "they run in every pass: what they give takes" in caplog.text
     assert same(kept, computed)

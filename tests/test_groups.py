@@ -11,16 +11,16 @@ from conftest import FACTS, composed
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
-from finegrid import identity
 from finegrid.config import RunConfig
 from finegrid.errors import UserError
-from finegrid.grid import groups
-from finegrid.grid.cells import Cell
-from finegrid.grid.groups import grouped, size_of
-from finegrid.grid.store import GROUP, Store
+from finegrid.grid import grouping
+from finegrid.grid.expand import Cell
+from finegrid.grid.grouping import grouped, size_of
+from finegrid.grid.progress import _names
+from finegrid.grid.status import GROUP, Store
 from finegrid.grid.sweep import Sweep
-from finegrid.grid.view import _names
-from finegrid.record import Record
+from finegrid.runs import identity
+from finegrid.runs.record import Record
 
 
 def cell(*overrides: str) -> Cell:
@@ -94,8 +94,8 @@ def test_what_cannot_share_is_a_job_by_itself(alone: tuple[str, ...]) -> None:
 def test_a_job_says_what_its_cells_are(tmp_path: Path) -> None:
     cells = [cell("seed=0"), cell("experiment=tune", "trial=1", "task=builtin_paraphrase")]
     before = {cell.key: cell.key[:3] for cell in cells}
-    groups.write(tmp_path / "job.json", cells, Store(tmp_path), before)
-    told = list(groups.read(tmp_path / "job.json"))
+    grouping.write(tmp_path / "job.json", cells, Store(tmp_path), before)
+    told = list(grouping.read(tmp_path / "job.json"))
     for one, (directory, overrides, config, was) in zip(cells, told, strict=True):
         assert was == before[one.key]
         assert directory == tmp_path / one.directory

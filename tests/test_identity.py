@@ -9,8 +9,9 @@ import pytest
 from conftest import composed
 from omegaconf import OmegaConf
 
-from finegrid import builtin, identity
+from finegrid.data import builtin
 from finegrid.errors import UserError
+from finegrid.runs import identity
 
 
 @cache

@@ -11,13 +11,13 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.models.modernbert.modeling_modernbert import apply_rotary_pos_emb
 
-from finegrid import backbone, surgery
-from finegrid.bottleneck import width_of
 from finegrid.config import RunConfig
 from finegrid.errors import UserError
+from finegrid.methods.modules.adapter import width_of
 from finegrid.methods.prompt import _some_words
-from finegrid.parts import build_method
-from finegrid.sites import ANATOMY, Sites
+from finegrid.models import backbone, surgery
+from finegrid.models.sites import ANATOMY, Sites
+from finegrid.training.components import build_method
 
 B, T = 3, 7
 PREFIX_FITS = sorted(set(ANATOMY) - {"deberta-v2"})

@@ -9,17 +9,18 @@ from conftest import composed, run_cell
 from test_methods import encoded, fresh, method_of, steps  # noqa: F401
 from torch import nn
 
-from finegrid import delta, surgery
-from finegrid.backbone import Backbone
-from finegrid.data import Encoded
+from finegrid.data.batching import Encoded
 from finegrid.errors import UserError
-from finegrid.masks import LearnedMask, Mask, smallest, zeros
 from finegrid.methods.diff_pruning import GatedDifference
 from finegrid.methods.mask_threshold import THRESHOLD, ThresholdMask
+from finegrid.methods.modules.mask import LearnedMask, Mask, smallest, zeros
+from finegrid.methods.modules.sparse_delta import SparseDifference, count
 from finegrid.methods.supermask import BernoulliMask
-from finegrid.module import predict
-from finegrid.parts import build_method
-from finegrid.sparse import SparseDifference, count
+from finegrid.models import surgery
+from finegrid.models.backbone import Backbone
+from finegrid.runs import delta
+from finegrid.training.components import build_method
+from finegrid.training.module import predict
 
 LEARNED = ["supermask", "mask_threshold", "mask_threshold_magnitude"]
 FIXED = ["mask_random", "mask_magnitude"]

@@ -16,17 +16,18 @@ from omegaconf import DictConfig
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from finegrid import backbone, delta, surgery
-from finegrid.backbone import Backbone
 from finegrid.config import OptimConfig, RunConfig, bind
-from finegrid.data import Encoded, Rows
+from finegrid.data.batching import Encoded, Rows
+from finegrid.data.tokenization import encode
 from finegrid.errors import UserError
-from finegrid.identity import NOT_ARGUMENTS
 from finegrid.methods.base import TuningMethod
-from finegrid.module import FineTuner, logits_of, predict
-from finegrid.parts import build_method
-from finegrid.tasks import Task
-from finegrid.tokens import encode
+from finegrid.models import backbone, surgery
+from finegrid.models.backbone import Backbone
+from finegrid.runs import delta
+from finegrid.runs.identity import NOT_ARGUMENTS
+from finegrid.tasks.task import Task
+from finegrid.training.components import build_method
+from finegrid.training.module import FineTuner, logits_of, predict
 
 OPTIM = OptimConfig(
     lr=1e-2, head_lr=None, weight_decay=0.1, warmup=0.0, schedule="constant", clip=1.0
@@ -64,7 +65,7 @@ def tuned(name: str, seed: int = 0) -> Backbone:
 @pytest.fixture(scope="module")
 def encoded() -> Encoded:
     """Sixteen rows of builtin text."""
-    from finegrid import builtin
+    from finegrid.data import builtin
 
     rows = builtin.load("builtin_paraphrase")["train"][:16]
     texts = ([str(row["sentence1"]) for row in rows], [str(row["sentence2"]) for row in rows])

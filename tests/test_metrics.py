@@ -8,8 +8,8 @@ import torch
 from scipy import stats
 from sklearn import metrics as sk
 
-from finegrid import metrics
-from finegrid.tasks import Task
+from finegrid.tasks import metrics
+from finegrid.tasks.task import Task
 
 CLASSES = ["a", "b", "c"]
 

@@ -9,7 +9,7 @@ import yaml
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
-from finegrid.sites import ANATOMY, SiteError, Sites
+from finegrid.models.sites import ANATOMY, SiteError, Sites
 
 CONF = pathlib.Path(__file__).parents[1] / "conf"
 FILES = sorted((CONF / "model").glob("*.yaml"))

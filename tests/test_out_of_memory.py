@@ -12,17 +12,18 @@ from conftest import METHODS, composed, run_cell
 from test_methods import OPTIM, TASK, encoded, tuned  # noqa: F401
 from torch import Tensor
 
-from finegrid import attempt, backbone, surgery
-from finegrid.backbone import Backbone
 from finegrid.config import RunConfig
-from finegrid.data import Encoded
+from finegrid.data.batching import Encoded
 from finegrid.errors import UserError
 from finegrid.methods.compose import Compose
 from finegrid.methods.diff_pruning import DiffPruning
-from finegrid.module import FineTuner
-from finegrid.parts import Parts
-from finegrid.record import Record, read
-from finegrid.tasks import Task
+from finegrid.models import backbone, surgery
+from finegrid.models.backbone import Backbone
+from finegrid.runs.record import Record, read
+from finegrid.tasks.task import Task
+from finegrid.training import session
+from finegrid.training.components import Parts
+from finegrid.training.module import FineTuner
 
 SHORT = ("data.fraction=0.2", "budget.epochs=1", "evaluations=4")
 NO_DROPOUT = (
@@ -160,7 +161,7 @@ def test_a_method_acts_once_a_batch(
 def test_the_first_try_is_gone_before_the_second(
     limit: Limit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, made = attempt.prepare, []
+    plain, made = session.prepare, []
 
     def prepare(*args: Any, **named: Any) -> Parts:
         assert [module() for module in made] == [None] * len(made)
@@ -168,7 +169,7 @@ def test_the_first_try_is_gone_before_the_second(
         made.append(weakref.ref(parts.module))
         return parts
 
-    monkeypatch.setattr(attempt, "prepare", prepare)
+    monkeypatch.setattr(session, "prepare", prepare)
     limit(16, passes=3)
     assert run_cell(tmp_path, "method=lora", *SHORT).status == "ok"
     assert len(made) == 2

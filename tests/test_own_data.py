@@ -14,21 +14,25 @@ from omegaconf import OmegaConf
 from test_cli import call
 from test_groups import cell
 
-from finegrid import cli, delta, preflight, together
-from finegrid.attempt import Request
+from finegrid import cli
+from finegrid.data import preflight
 from finegrid.errors import UserError
 from finegrid.export import export
-from finegrid.grid import groups, survey
-from finegrid.grid.estimate import Evidence, Wanted, past
-from finegrid.grid.groups import grouped
-from finegrid.grid.store import Store, key_of
+from finegrid.grid import grouping
+from finegrid.grid import plan as survey
+from finegrid.grid.eta import Evidence, Wanted, past
+from finegrid.grid.grouping import grouped
+from finegrid.grid.status import Store, key_of
 from finegrid.inference import predict_file
-from finegrid.meter import Meter
-from finegrid.record import Record, read
-from finegrid.report import frame
-from finegrid.report.rates import tuning
-from finegrid.run import run_alone
-from finegrid.together import run_together
+from finegrid.report.load import rankings
+from finegrid.runs import delta
+from finegrid.runs.record import Record, read
+from finegrid.strategies import fused_trainer
+from finegrid.strategies.fused_trainer import run_together
+from finegrid.training.cost import Meter
+from finegrid.training.run import run_alone
+from finegrid.training.session import Request
+from finegrid.tuning import search as tuning
 
 FUSING = [name for name in METHODS if composed(f"method={name}").method.get("fuses")]
 SHORT = ("model=tiny", "trainer=cpu", "budget=steps", "budget.steps=2", "evaluations=1")
@@ -168,7 +172,7 @@ def test_a_pass_ends_when_its_runs_are_over_before_the_first_step(
         start(self, *given)
 
     monkeypatch.setattr(Meter, "on_train_start", broken)
-    monkeypatch.setattr(together.Batches, "__iter__", counted(together.Batches.__iter__))
+    monkeypatch.setattr(fused_trainer.Batches, "__iter__", counted(fused_trainer.Batches.__iter__))
     told = own_kind("three classes", tmp_path)
     found = fused(tmp_path, [(*told, "method=bitfit"), (*told, "method=lora")])
     assert [one.status for one in found] == ["failed" if n in which else "ok" for n in range(2)]
@@ -203,7 +207,7 @@ def test_files_that_change_after_the_plan(what: str, together: bool, tmp_path: P
         own_rows(tmp_path / "rows.csv", 99, 3)
     elif what == "vanished":
         (tmp_path / "rows.csv").unlink()
-    if together:
+    if fused_trainer:
         run_together(requests, most=2)
     else:
         for one in requests:
@@ -294,13 +298,13 @@ def test_a_report_keeps_other_rows_apart(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "elsewhere").mkdir()
     same = own_task(Path(shutil.copy("a.csv", "elsewhere")), "seed=1")
     fused(tmp_path / "same", [(*same, f"method={m}") for m in ("bitfit", "lora")])
-    found = frame.results([tmp_path / "runs"])
+    found = rankings.results([tmp_path / "runs"])
     assert set(zip(found.runs["task"], found.runs["method"], strict=True)) == {
         (f"custom task.train={name}", method) for name in ("a.csv", "b.csv")
         for method in ("bitfit", "lora")
     }  # fmt: skip
     assert all("Training times" in note for note in found.notes), "of a busy machine at most"
-    found = frame.results([tmp_path / "runs/a.csv", tmp_path / "same"])
+    found = rankings.results([tmp_path / "runs/a.csv", tmp_path / "same"])
     assert set(found.runs["method"]) == {"bitfit", "lora"}
     assert set(found.runs["task"]) == {"custom"}, "the same rows, told in two ways"
     assert all("Training times" in note for note in found.notes)
@@ -333,7 +337,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
 
 def test_a_sweep_over_own_rows(swept: tuple[Path, list[str]]) -> None:
     root, told = swept
-    runs = frame.records(root / "grid")
+    runs = rankings.records(root / "grid")
     assert [(one.status, one.params_head) for one in runs] == [("ok", 387)] * 12
     assert {one.fused for one in runs if one.method != "full"} != {1}
     plan = call("-m", *told, "--json", script="scripts/plan.py")
@@ -348,7 +352,7 @@ def test_a_sweep_over_own_rows(swept: tuple[Path, list[str]]) -> None:
 def test_a_job_knows_a_cell_by_the_hash_of_the_sweep(more: tuple[str, ...], tmp_path: Path) -> None:
     planned = survey.planned([*own_kind("graded", tmp_path), *more, "seed=3"], conf=composed_from())
     one = next(found for found in planned.cells if found.facts["method"] == "bitfit")
-    groups.write(tmp_path / "group.json", [one], Store(tmp_path), {one.key: ""})
-    ((directory, _, config, _),) = groups.read(tmp_path / "group.json")
+    grouping.write(tmp_path / "group.json", [one], Store(tmp_path), {one.key: ""})
+    ((directory, _, config, _),) = grouping.read(tmp_path / "group.json")
     cli.register()
     Request(OmegaConf.create(config), directory, [], "sweep", key=key_of(directory)).unchanged()

@@ -19,12 +19,15 @@ import pytest
 from browser import Browser
 from grids import EVIL, METHODS, broken, grid, run, written
 
-from finegrid.report import compare, frame, tables, words
-from finegrid.report.choice import decide
-from finegrid.report.choice.verdict import verdict
-from finegrid.report.figures import plots
-from finegrid.report.frame import Results
-from finegrid.report.page import answers, details, embedded, page
+from finegrid.report import formatting, tables
+from finegrid.report.figures import draw
+from finegrid.report.html import page, payload, summary
+from finegrid.report.html import runs as details
+from finegrid.report.load import rankings
+from finegrid.report.load.rankings import Results
+from finegrid.report.recommend import decide
+from finegrid.report.recommend.verdict import verdict
+from finegrid.report.stats import compare
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Made:
     results: Results
     cells: pd.DataFrame
     best: pd.DataFrame
-    draws: answers.Draws
+    draws: summary.Draws
     standings: compare.Standings
     html: str
 
@@ -48,10 +51,10 @@ class Made:
 
 def make(root: Path, *, figures: bool = True) -> Made:
     """The page of the runs below a directory."""
-    results = frame.results([root])
+    results = rankings.results([root])
     cells, best = compare.cells(results), compare.against_best(results)
     draws, standings = compare.draws(results), compare.standings(compare.evidence(results))
-    drawn = plots.draw(results, cells, best) if figures else []
+    drawn = draw.draw(results, cells, best) if figures else []
     html = page.page(results, cells, best, drawn, draws, standings)
     return Made(results, cells, best, draws, standings, html)
 
@@ -122,9 +125,9 @@ def test_every_cell_has_its_row(made: Made) -> None:
     rows = [Reader(row).text.split() for row in re.findall(r"<tr.*?</tr>", body, re.DOTALL)]
     assert len(rows) == len(made.cells) == 20
     for cell in made.cells.to_dict("records"):
-        where = [cell["method"], cell["task"], *words.percent(cell["fraction"]).split()]
+        where = [cell["method"], cell["task"], *formatting.percent(cell["fraction"]).split()]
         (row,) = [row for row in rows if row[:4] == where]
-        assert row[4] == words.score(cell["mean"])
+        assert row[4] == formatting.score(cell["mean"])
 
 
 def test_what_failed_or_is_missing_shows(made: Made) -> None:
@@ -136,7 +139,7 @@ def test_what_failed_or_is_missing_shows(made: Made) -> None:
 
 
 def test_the_answer_comes_first_and_names_its_ties(made: Made) -> None:
-    found = answers.answers(made.results, made.cells, made.best, made.draws)
+    found = summary.answers(made.results, made.cells, made.best, made.draws)
     assert [answer.task for answer in found] == ["mrpc", "rte"]
     best = made.best[(made.best.task == "mrpc") & (made.best.fraction == 1)].set_index("method")
     main = found[0].main
@@ -158,12 +161,12 @@ def test_a_tie_far_below_is_no_cheaper_choice(made: Made) -> None:
     best = made.best.copy()
     best.loc[best.method == "head", "tie"] = True
     best.loc[best.method == "ia3", "tie"] = False
-    main = answers.answers(made.results, made.cells, best, made.draws)[0].main
+    main = summary.answers(made.results, made.cells, best, made.draws)[0].main
     assert "head" in main.level
     assert main.smallest is not None
     assert main.smallest.name == "bitfit"
     best["tie"] = True  # as where seeds differ so much that nothing passes the adjusted test
-    main = answers.answers(made.results, made.cells, best, made.draws)[0].main
+    main = summary.answers(made.results, made.cells, best, made.draws)[0].main
     assert main.smallest is not None
     assert main.smallest.name == "bitfit", "head is below by the test of that one comparison"
 
@@ -182,7 +185,7 @@ def test_the_setting_with_most_runs_comes_first(tmp_path: Path) -> None:
 
 
 def test_the_same_twice(made: Made) -> None:
-    drawn = plots.draw(made.results, made.cells, made.best)
+    drawn = draw.draw(made.results, made.cells, made.best)
     again = page.page(made.results, made.cells, made.best, drawn, made.draws, made.standings)
     assert again == made.html
 
@@ -223,7 +226,7 @@ def test_many_runs_are_bounded(made: Made, monkeypatch: pytest.MonkeyPatch) -> N
     kept = details.listed(runs, 30)
     assert len(kept) == 30
     assert set(kept.index) >= set(runs.index[runs.status != "ok"])
-    lowest = runs[runs.status == "ok"].groupby(frame.CELL).test.idxmin()
+    lowest = runs[runs.status == "ok"].groupby(rankings.CELL).test.idxmin()
     assert set(lowest) <= set(kept.index)
     monkeypatch.setattr(details, "RUNS", 30)
     html = page.page(made.results, made.cells, made.best, [], made.draws, made.standings)
@@ -237,30 +240,30 @@ def test_draws_are_packed_without_loss_that_matters(made: Made) -> None:
         low, high = packed["low"], packed["high"]
         assert low + steps / 65535 * (high - low) == pytest.approx(values, abs=1e-5)
     some = np.arange(3000.0).reshape(2, 1500)
-    assert embedded.packed(some, 100)["n"] == 100
+    assert payload.packed(some, 100)["n"] == 100
 
 
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (words.score(-0.25), "\u22120.2500"),
-        (words.score(float("nan")), "\u2013"),
-        (words.count(22_713_986), "22.7M"),
-        (words.count(999_960), "1M"),
-        (words.count(770), "770"),
-        (words.size(3_400), "3.4 kB"),
-        (words.duration(59.9), "60 s"),
-        (words.duration(90), "1.5 min"),
-        (words.duration(7300), "2 h"),
-        (words.percent(0.3), "30 %"),
-        (words.percent(0.001234), "0.123 %"),
-        (words.chance(1.0), "> 99 %"),
-        (words.budget("epochs", 1), "1 epoch"),
-        (words.listed(["a", "b", "c"], most=2), "a, b and 1 more"),
+        (formatting.score(-0.25), "\u22120.2500"),
+        (formatting.score(float("nan")), "\u2013"),
+        (formatting.count(22_713_986), "22.7M"),
+        (formatting.count(999_960), "1M"),
+        (formatting.count(770), "770"),
+        (formatting.size(3_400), "3.4 kB"),
+        (formatting.duration(59.9), "60 s"),
+        (formatting.duration(90), "1.5 min"),
+        (formatting.duration(7300), "2 h"),
+        (formatting.percent(0.3), "30 %"),
+        (formatting.percent(0.001234), "0.123 %"),
+        (formatting.chance(1.0), "> 99 %"),
+        (formatting.budget("epochs", 1), "1 epoch"),
+        (formatting.listed(["a", "b", "c"], most=2), "a, b and 1 more"),
     ],
 )
 def test_numbers_read_well(value: str, text: str) -> None:
-    assert value.replace(words.SPACE, " ") == text
+    assert value.replace(formatting.SPACE, " ") == text
 
 
 # ---- in a browser
@@ -401,7 +404,7 @@ def test_the_panel_decides_as_recommend_does(shown: Browser, made: Made) -> None
         )
         expected = {row["method"]: row for row in found.options.to_dict("records")}
         for method, chance, front in rows:
-            assert chance == words.chance(expected[method]["probability"])
+            assert chance == formatting.chance(expected[method]["probability"])
             assert bool(front) == expected[method]["front"]
 
 
@@ -442,7 +445,7 @@ def test_the_script_decides_by_the_same_rule() -> None:
     part = script[script.index("  const SEEDS = 3;") : script.index("  const percent =")]
     tasks = list(random_tasks(200))
     shown = [{k: v for k, v in task.items() if k != "apart"} for task in tasks]
-    draws = [embedded.packed(np.random.default_rng(0).random((9, 100)), 100)]
+    draws = [payload.packed(np.random.default_rng(0).random((9, 100)), 100)]
     code = (
         f"const data = {json.dumps({'draws': draws})}; const one = () => null;\n{part}\n"
         f"const limits = {{ minutes: 10, kilobytes: 10 }};\n"

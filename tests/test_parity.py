@@ -20,9 +20,9 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
-from finegrid import surgery
-from finegrid.parts import build_method
-from finegrid.sites import Sites
+from finegrid.models import surgery
+from finegrid.models.sites import Sites
+from finegrid.training.components import build_method
 
 Tensors = dict[str, Tensor]
 

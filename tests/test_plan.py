@@ -23,13 +23,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from test_cli import ENV, call, errors
 from test_report import record
 
-from finegrid import cli, identity
+from finegrid import cli
 from finegrid.config import RunConfig
-from finegrid.grid import claims
-from finegrid.grid.cells import cells
-from finegrid.grid.estimate import COMPOSE, FORK, IMPORTS, Evidence, Wanted, engines, makespan, past
-from finegrid.grid.store import outcome
-from finegrid.record import Record, read
+from finegrid.grid import locks
+from finegrid.grid.eta import COMPOSE, FORK, IMPORTS, Evidence, Wanted, engines, makespan, past
+from finegrid.grid.expand import cells
+from finegrid.grid.status import outcome
+from finegrid.runs import identity
+from finegrid.runs.record import Record, read
 
 SWEEP = ["method=head", "budget=steps", "budget.steps=2", "seed=0,1", "evaluations=1"]
 
@@ -206,7 +207,7 @@ def sweep(tmp_path: Path) -> Iterator[Path]:
         ended(tmp_path / name)
     error = "Traceback ...\nValueError: no luck"
     ended(tmp_path / names[2], status="failed", error=error, overrides=["method=head", "seed=2"])
-    claim = claims.take(tmp_path / names[3], sweep="1", slot="cpu1")
+    claim = locks.take(tmp_path / names[3], sweep="1", slot="cpu1")
     assert claim is not None
     with claim:
         yield tmp_path
@@ -258,7 +259,7 @@ def test_looking_at_another_hosts_claim_writes_nothing(tmp_path: Path) -> None:
     (tmp_path / ".claim-1").write_text(json.dumps(facts), encoding="utf-8")
     before = tmp_path.stat().st_mtime_ns
     assert outcome(tmp_path, at=time.time()).status == "running"
-    assert outcome(tmp_path, at=time.time() + claims.STALE).status == "missing"
+    assert outcome(tmp_path, at=time.time() + locks.STALE).status == "missing"
     assert tmp_path.stat().st_mtime_ns == before
 
 

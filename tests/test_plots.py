@@ -13,10 +13,11 @@ import pandas as pd
 import pytest
 from grids import EVIL, METHODS, broken, grid, written
 
-from finegrid.report import compare, frame
-from finegrid.report.figures import charts, curves, diagrams, labels, palette, panels, plots
-from finegrid.report.figures.plots import Figure
-from finegrid.report.frame import Results
+from finegrid.report.figures import curves, diagrams, draw, labels, palette, score_plots, specs
+from finegrid.report.figures.draw import Figure
+from finegrid.report.load import rankings
+from finegrid.report.load.rankings import Results
+from finegrid.report.stats import compare
 
 SVG = "{http://www.w3.org/2000/svg}"
 Tables = tuple[Results, pd.DataFrame, pd.DataFrame]
@@ -24,7 +25,7 @@ Tables = tuple[Results, pd.DataFrame, pd.DataFrame]
 
 def tables(root: Path) -> Tables:
     """What a report draws from."""
-    results = frame.results([root])
+    results = rankings.results([root])
     return results, compare.cells(results), compare.against_best(results)
 
 
@@ -37,7 +38,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Tables:
 @pytest.fixture(scope="module")
 def drawn(made: Tables) -> dict[str, Figure]:
     """Its figures by name."""
-    return {figure.name: figure for figure in plots.draw(*made)}
+    return {figure.name: figure for figure in draw.draw(*made)}
 
 
 def texts(figure: Figure) -> list[str]:
@@ -82,7 +83,7 @@ def test_text_is_text_and_names_every_method(drawn: dict[str, Figure]) -> None:
 
 
 def test_the_same_twice(made: Tables, drawn: dict[str, Figure]) -> None:
-    again = plots.draw(*made)
+    again = draw.draw(*made)
     assert [figure.svg for figure in again] == [figure.svg for figure in drawn.values()]
     assert again[1].png(dpi=60) == again[1].png(dpi=60)
     assert again[1].png(dpi=60).startswith(b"\x89PNG")
@@ -124,7 +125,7 @@ def test_the_front_is_what_nothing_beats() -> None:
             any(c <= cost and s >= score and (c, s) != (cost, score) for c, s in points)
             for cost, score in points
         ]
-        found = charts.front(costs, scores)
+        found = score_plots.front(costs, scores)
         on = {point for point, is_on in zip(points, found, strict=True) if is_on}
         assert on == {
             point for point, is_beaten in zip(points, beaten, strict=True) if not is_beaten
@@ -135,7 +136,7 @@ def test_the_front_is_what_nothing_beats() -> None:
 def test_every_method_has_a_look_of_its_own_in_all_figures(drawn: dict[str, Figure]) -> None:
     many = [f"m{number:02d}" for number in range(80)]
     assert len(set(palette.marks(["full", "head", *many]).values())) == 82
-    looks = palette.marks(frame.ordered(METHODS))
+    looks = palette.marks(rankings.ordered(METHODS))
     for figure in drawn.values():
         for method in set(figure.data.method):
             assert looks[method].colour in figure.svg, (figure.name, method)
@@ -197,14 +198,14 @@ def test_bars_cover_the_methods_not_told_apart(
 
 
 def test_beyond_the_limit_figures_are_named_not_drawn(made: Tables) -> None:
-    figures = plots.draw(*made, limit=3)
+    figures = draw.draw(*made, limit=3)
     assert [figure.name for figure in figures] == [
         "ranks-s0", "mrpc-epochs3-fraction-s0", "rte-epochs3-fraction-s0",
     ]  # fmt: skip
-    note = panels.planned(made[0], made[1], limit=3).note
+    note = specs.planned(made[0], made[1], limit=3).note
     assert "8 figures of 11 were not drawn" in note
     assert "2 of learning curves" in note
-    assert panels.planned(made[0], made[1]).note == ""
+    assert specs.planned(made[0], made[1]).note == ""
 
 
 def test_published_scores_are_lines_without_a_rank(made: Tables) -> None:
@@ -213,7 +214,7 @@ def test_published_scores_are_lines_without_a_rank(made: Tables) -> None:
            "initialisation": "pretrained", "method": "lora", "score": 0.77}  # fmt: skip
     given = pd.DataFrame([row | {"label": "lora (a)"}, row | {"label": "b", "split": "dev"}])
     given["n"] = given["n"].astype("Int64")
-    figures = {f.name: f for f in plots.draw(results, cells, best, references=given)}
+    figures = {f.name: f for f in draw.draw(results, cells, best, references=given)}
     with_lines = figures["mrpc-epochs3-bytes-s0"]
     assert "lora (a) 0.770" in texts(with_lines)
     assert "b 0.770" not in texts(with_lines)
@@ -236,7 +237,7 @@ def test_reading_curves_is_bounded(made: Tables, monkeypatch: pytest.MonkeyPatch
     read: list[str] = []
     real = curves.read
     monkeypatch.setattr(curves, "read", lambda place: (read.append(str(place)), real(place))[1])
-    figure = next(f for f in plots.draw(*made) if f.name == "mrpc-epochs3-curves-s0")
+    figure = next(f for f in draw.draw(*made) if f.name == "mrpc-epochs3-curves-s0")
     assert len(read) == 20, "two tasks of five methods, two seeds each"
     assert "Read: the first 10 of 19 runs" in figure.caption
 
@@ -254,7 +255,7 @@ def test_several_budgets_have_a_figure_over_them(tmp_path: Path) -> None:
 
     short, long = grid(tasks=["mrpc"], seeds=3), grid(tasks=["mrpc"], seeds=3)
     both = [*(replace(run, budget=1.0) for run in short), *long]
-    figures = {f.name: f for f in plots.draw(*tables(written(tmp_path, both, points=0)))}
+    figures = {f.name: f for f in draw.draw(*tables(written(tmp_path, both, points=0)))}
     data = figures["mrpc-epochs-budget-s0"].data
     assert {*data.budget} == {1.0, 3.0}
     assert "budget in epochs" in texts(figures["mrpc-epochs-budget-s0"])
@@ -270,7 +271,7 @@ def test_distances_that_an_analysis_left_are_drawn(tmp_path: Path) -> None:
             for layer, (kind, size) in product((0, 1, 2), (("query", 1.0), ("output", 3.0)))
         ]  # fmt: skip
         pd.DataFrame(rows).to_csv(directory / "distances.csv", index=False)
-    (figure,) = [f for f in plots.draw(*tables(root)) if "distances" in f.name]
+    (figure,) = [f for f in draw.draw(*tables(root)) if "distances" in f.name]
     own = figure.data[figure.data.method == "lora"]
     assert list(own.ratio) == pytest.approx([0.1, 0.2, 0.3])
     assert {"lora", "bitfit", "0", "1", "2"} <= set(texts(figure))
@@ -279,10 +280,10 @@ def test_distances_that_an_analysis_left_are_drawn(tmp_path: Path) -> None:
 def test_a_strange_name_stays_a_name(tmp_path: Path) -> None:
     """No record may have it; an override's value may put it into a method's name."""
     made = grid({"full": 0.8, "lora": 0.7}, tasks=["mrpc"], fractions=[1.0], seeds=2)
-    plain = frame.results([written(tmp_path, made)])
+    plain = rankings.results([written(tmp_path, made)])
     runs = plain.runs.replace({"method": {"lora": EVIL}, "task": {"mrpc": EVIL}})
-    results = frame.Results(runs, plain.settings)
-    figures = plots.draw(results, compare.cells(results), compare.against_best(results))
+    results = rankings.Results(runs, plain.settings)
+    figures = draw.draw(results, compare.cells(results), compare.against_best(results))
     assert figures
     for figure in figures:
         assert re.fullmatch(r"[\w.-]+", figure.name)
@@ -293,14 +294,14 @@ def test_a_strange_name_stays_a_name(tmp_path: Path) -> None:
 
 def test_one_method_or_one_seed_is_no_error(tmp_path: Path) -> None:
     alone = written(tmp_path / "one", grid({"full": 0.8}, tasks=["mrpc"], fractions=[1.0], seeds=1))
-    assert [figure.name for figure in plots.draw(*tables(alone))] == ["mrpc-epochs3-curves-s0"]
+    assert [figure.name for figure in draw.draw(*tables(alone))] == ["mrpc-epochs3-curves-s0"]
     few = written(tmp_path / "few", grid(tasks=["mrpc"], seeds=1))
-    assert len(plots.draw(*tables(few))) == 6
+    assert len(draw.draw(*tables(few))) == 6
 
 
 def test_drawing_needs_neither_pyplot_nor_torch() -> None:
     code = (
-        "import sys, finegrid.report.figures.plots;"
+        "import sys, finegrid.report.figures.draw;"
         "print({'torch', 'matplotlib.pyplot', 'transformers'} & set(sys.modules))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -8,9 +8,11 @@ from conftest import composed
 from torch import nn
 from torch.nn import functional
 
-from finegrid import backbone, lean, provenance, surgery
 from finegrid.config import RunConfig, TrainerConfig
-from finegrid.lean import slim
+from finegrid.kernels import linear as lean
+from finegrid.kernels.linear import slim
+from finegrid.models import backbone, surgery
+from finegrid.runs import provenance
 
 
 def test_the_heads_outputs_are_not_rounded_to_bf16() -> None:

@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from finegrid.data import Rows
-from finegrid.predictions import FILE, write_predictions
-from finegrid.tasks import Task
+from finegrid.data.batching import Rows
+from finegrid.runs.predictions import FILE, write_predictions
+from finegrid.tasks.task import Task
 
 
 def test_each_row_has_its_split_id_label_prediction_and_scores(tmp_path: Path) -> None:

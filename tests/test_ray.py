@@ -21,7 +21,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.test_utils.launcher_common_tests import LauncherTestSuite
 from omegaconf import DictConfig
 
-from finegrid.record import read
+from finegrid.runs.record import read
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="pip install 'finegrid[ray]'")
 CLUSTER = """

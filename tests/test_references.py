@@ -14,10 +14,10 @@ from test_cli import call
 from finegrid import cli
 from finegrid.config import RunConfig
 from finegrid.errors import UserError
-from finegrid.grid import survey
-from finegrid.report import reference
+from finegrid.grid import plan as survey
+from finegrid.report.load import published
 
-PAPERS = reference.papers()
+PAPERS = published.papers()
 REPRODUCED = [
     name.partition("/")[2] for name in cli.options("experiment") if name.startswith("reproduce/")
 ]
@@ -28,7 +28,7 @@ METRICS = {"accuracy", "f1", "matthews", "pearson", "spearman", "average", "uncl
 @cache
 def refs() -> pd.DataFrame:
     """All published scores."""
-    return reference.references()
+    return published.references()
 
 
 def scores(paper: dict[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
@@ -44,7 +44,7 @@ class TestFile:
 
     def test_it_says_what_it_is_and_where_it_comes_from(self, name: str) -> None:
         paper = PAPERS[name]
-        text = (reference.DIRECTORY / f"{name}.yaml").read_text(encoding="utf-8")
+        text = (published.DIRECTORY / f"{name}.yaml").read_text(encoding="utf-8")
         first, second = text.splitlines()[:2]
         assert first.startswith(f"# {name}: ")
         assert second == "paper:"
@@ -103,7 +103,7 @@ def test_the_frame_holds_them_all_from_0_to_1() -> None:
     count = sum(1 for paper in PAPERS.values() for _ in scores(paper))
     ours = refs()[refs().metric != "mean"]
     assert len(ours) == count > 400
-    assert list(refs().columns) == list(reference.COLUMNS)
+    assert list(refs().columns) == list(published.COLUMNS)
     row = one("unipelt2022", "bitfit", "cola", n=1000)
     assert (row.score, row.sd) == (pytest.approx(0.2244), pytest.approx(0.1710))
     assert (row.backbone, row.split, row.source) == ("bert-base", "holdout", "primary")
@@ -123,7 +123,7 @@ def test_a_mean_of_both_metrics_is_our_headline() -> None:
 
 def drawn(model: str, task: str, metric: str, protocol: str, **more: Any) -> set[str]:
     """The labels of what may be drawn."""
-    found = reference.matching(
+    found = published.matching(
         refs(), model=model, task=task, metric=metric, protocol=protocol, **more
     )
     return set(found.label)
@@ -153,11 +153,11 @@ def test_few_examples_are_another_thing() -> None:
 
 def test_a_file_that_lacks_something_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no published numbers in"):
-        reference.references(tmp_path)
+        published.references(tmp_path)
     text = "source: primary\nprotocol: {backbone: bert-base, lr: 1}\n"
     (tmp_path / "x.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=r"says nothing of split, selection, seeds"):
-        reference.references(tmp_path)
+        published.references(tmp_path)
 
 
 def test_the_page_is_what_the_script_prints() -> None:

@@ -14,10 +14,12 @@ import pytest
 from conftest import ROOT, run_cell
 from safetensors import SafetensorError
 
-from finegrid import cache, cli, record
+from finegrid import cli
 from finegrid.errors import UserError, refusal
-from finegrid.grid import groups
-from finegrid.record import remove_stale, temporary, whole, write_atomic
+from finegrid.grid import grouping
+from finegrid.runs import record
+from finegrid.runs.record import remove_stale, temporary, whole, write_atomic
+from finegrid.storage import cache
 
 
 @pytest.fixture(autouse=True)
@@ -186,7 +188,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def test_what_dead_processes_left_goes_at_the_next_start(tmp_path: Path) -> None:
     code = (
-        "import os, sys, pathlib; from finegrid.record import temporary\n"
+        "import os, sys, pathlib; from finegrid.runs.record import temporary\n"
         "temporary(pathlib.Path(sys.argv[1], 'record.json')).touch()\n"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
@@ -218,7 +220,7 @@ def test_a_run_that_the_disk_refuses_has_a_record_of_one_line(
     def full(*_: object, **__: object) -> None:
         raise refused(errno.ENOSPC, "/disk/delta.safetensors")
 
-    monkeypatch.setattr("finegrid.delta.save", full)
+    monkeypatch.setattr("finegrid.runs.delta.save", full)
     with pytest.raises(OSError, match="No space left"):
         run_cell(tmp_path, "method=head", "budget=steps", "budget.steps=1", "evaluations=1")
     found = record.read(tmp_path)
@@ -295,5 +297,5 @@ def test_status_and_plan_write_nothing(
 
 
 def test_groups_are_written_whole(tmp_path: Path) -> None:
-    groups.write(tmp_path / "deep/job.json", [], None, {})  # type: ignore[arg-type]
+    grouping.write(tmp_path / "deep/job.json", [], None, {})  # type: ignore[arg-type]
     assert left(tmp_path / "deep") == ["job.json"]

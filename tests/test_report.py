@@ -16,9 +16,11 @@ from conftest import ROOT
 from test_cli import call, errors
 
 from finegrid.errors import UserError
-from finegrid.record import Record
-from finegrid.report import compare, frame, tables
-from finegrid.report.frame import Results, gather, load
+from finegrid.report import tables
+from finegrid.report.load import rankings
+from finegrid.report.load.rankings import Results, gather, load
+from finegrid.report.stats import compare
+from finegrid.runs.record import Record
 
 HASHES = {"train_hash": "t", "validation_hash": "v", "test_hash": "e", "fingerprint": "f"}
 
@@ -139,7 +141,7 @@ def test_what_differs_is_not_compared(name: str) -> None:
     best = compare.against_best(found)
     scored = best[best["difference"].notna()]
     assert (scored["best"] == scored["method"]).all()
-    if name in frame.FIELDS and name != "pretrained":  # that changes the fingerprint too
+    if name in rankings.FIELDS and name != "pretrained":  # that changes the fingerprint too
         (note,) = [note for note in found.notes if note.startswith("Kept apart")]
         assert f"differ in {name} (" in note
         mixed = results(*runs, mix=(name,))
@@ -392,6 +394,6 @@ def test_a_report_needs_no_torch_and_draws_nothing_it_does_not_show(sweep: Path)
     assert not loaded & {
         "jinja2",
         "scipy.stats",
-        "finegrid.report.page.page",
-        "finegrid.report.figures.plots",
+        "finegrid.report.html.page",
+        "finegrid.report.figures.draw",
     }

@@ -13,14 +13,16 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import composed, run_cell
 
-from finegrid import identity, inference, metrics
+from finegrid import inference
 from finegrid.config import RunConfig, bind
-from finegrid.data import Rows, Splits, read_rows, split
+from finegrid.data.batching import Rows, Splits, read_rows, split
+from finegrid.data.files import read_table, texts
+from finegrid.data.loading import load
 from finegrid.errors import UserError
-from finegrid.files import read_table, texts
-from finegrid.record import Record
-from finegrid.sources import load
-from finegrid.tasks import Task
+from finegrid.runs import identity
+from finegrid.runs.record import Record
+from finegrid.tasks import metrics
+from finegrid.tasks.task import Task
 
 WORDS = ("good", "bad", "fine", "sad", "new")
 
@@ -592,7 +594,7 @@ def test_f1_is_of_the_class_that_is_asked_for() -> None:
 def test_resampled_f1_is_of_that_class_too() -> None:
     import numpy as np
 
-    from finegrid.report.resampling import Resampler
+    from finegrid.report.stats.bootstrap import Resampler
 
     labels, predicted = np.array([0, 0, 1, 1, 1]), np.array([[0, 1, 1, 1, 1]])
     assert Resampler(labels, ["f1"], positive=0).scores(predicted)[0] == pytest.approx(2 / 3)
@@ -646,8 +648,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Record]:
 
 
 def test_a_record_says_which_class_f1_is_of(run: tuple[Path, Record]) -> None:
-    from finegrid.report.frame import gather, load
-    from finegrid.report.words import of_class
+    from finegrid.report.formatting import of_class
+    from finegrid.report.load.rankings import gather, load
 
     assert (run[1].positive, run[1].positive_class) == ("01", 0)
     assert "f1 of 01" in run[1].summary()

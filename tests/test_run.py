@@ -18,12 +18,15 @@ from safetensors.torch import load_file, save_file
 from sklearn import metrics as sk
 from test_data import splits_of
 
-from finegrid import builtin, delta, metrics, selection
+from finegrid.data import builtin
+from finegrid.data.loading import read_table
 from finegrid.errors import Diverged, UserError
 from finegrid.inference import predict_file, restore
-from finegrid.record import Record, read
-from finegrid.sources import read_table
-from finegrid.tasks import Task
+from finegrid.runs import delta
+from finegrid.runs.record import Record, read
+from finegrid.tasks import metrics
+from finegrid.tasks.task import Task
+from finegrid.training import checkpoint
 
 SHORT = ("data.fraction=0.2", "budget.epochs=1", "evaluations=2")
 
@@ -244,7 +247,7 @@ class Judge:
         self.verdicts = iter(verdicts)
         self.labels: list[torch.Tensor] = []
         self.logits: list[torch.Tensor] = []
-        monkeypatch.setattr(selection, "metrics", self)
+        monkeypatch.setattr(checkpoint, "metrics", self)
 
     def score(self, task: Task, logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
         """The next verdict, on whatever was predicted."""
@@ -300,7 +303,7 @@ def test_last_and_best_are_both_recorded(tmp_path: Path) -> None:
 def test_batch_order_is_the_same_for_every_method(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from finegrid.module import FineTuner
+    from finegrid.training.module import FineTuner
 
     def seen(name: str) -> list[list[list[int]]]:
         batches: list[list[list[int]]] = []

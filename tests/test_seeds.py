@@ -8,12 +8,12 @@ import torch
 from conftest import composed
 from torch import Tensor
 
-from finegrid import surgery
-from finegrid.attempt import Attempt, Request
-from finegrid.backbone import Backbone
 from finegrid.config import RunConfig
-from finegrid.parts import Parts, prepare
+from finegrid.models import surgery
+from finegrid.models.backbone import Backbone
 from finegrid.seeds import forked, stream
+from finegrid.training.components import Parts, prepare
+from finegrid.training.session import Attempt, Request
 
 FEW = ("task=builtin_paraphrase", "data.fraction=0.05", "method=lora")
 

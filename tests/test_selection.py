@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from finegrid import selection
 from finegrid.errors import Diverged
-from finegrid.selection import Selection
+from finegrid.training import checkpoint
+from finegrid.training.checkpoint import Selection
 
 
 class FakeClock:
@@ -46,9 +46,9 @@ class Bench:
             device=torch.device("cpu"),
         )  # fmt: skip
         left = iter(values)
-        monkeypatch.setattr(selection, "predict", lambda *_, **__: torch.zeros(4, 2))
+        monkeypatch.setattr(checkpoint, "predict", lambda *_, **__: torch.zeros(4, 2))
         metrics = SimpleNamespace(score=lambda *_: {"f1": next(left)})
-        monkeypatch.setattr(selection, "metrics", metrics)
+        monkeypatch.setattr(checkpoint, "metrics", metrics)
         self.selection.on_train_start(self.trainer, self.module)
 
     def step(self, progress: float, loss: float = 1.0) -> None:
@@ -155,7 +155,7 @@ def test_seconds_of_every_validation_are_summed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     ticks = iter([0.0, 3.0, 10.0, 15.0])
-    monkeypatch.setattr(selection, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    monkeypatch.setattr(checkpoint, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
     bench = Bench(monkeypatch, tmp_path / "c", evaluations=2, values=[0.5, 0.6])
     run(bench, (0.5, 1.0))
     assert bench.selection.seconds == 8.0

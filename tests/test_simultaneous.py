@@ -16,12 +16,13 @@ from sklearn.metrics import f1_score
 from test_compare import predictions
 from test_report import HASHES, record, results, saved
 
-from finegrid.report import baseline, compare, rowchance, simultaneous, stored, studentized
-from finegrid.report.choice.verdict import Verdict, verdict
-from finegrid.report.evidence import evidence
-from finegrid.report.frame import gather, load
-from finegrid.report.resampling import Resampler
-from finegrid.report.stats import Scores
+from finegrid.report.load import outcomes
+from finegrid.report.load.rankings import gather, load
+from finegrid.report.recommend.verdict import Verdict, verdict
+from finegrid.report.stats import compare, constant, row_noise, simultaneous, studentized
+from finegrid.report.stats.bootstrap import Resampler
+from finegrid.report.stats.scores import evidence
+from finegrid.report.stats.significance import Scores
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import verdict_size
@@ -121,9 +122,9 @@ def test_the_chance_of_rows_is_near_that_of_predictions(
     labels, predicted = classes(rare, errors)
     scores = Resampler(labels, [metric], draws=2000).scores(predicted[None])[:, 0]
     accuracy = float(np.mean(labels == predicted))
-    found = rowchance.VARIANCES[metric](float(scores[0]), accuracy, len(labels))
+    found = row_noise.VARIANCES[metric](float(scores[0]), accuracy, len(labels))
     assert 0.85 < found / scores[1:].var() < 1.8
-    blind = rowchance.VARIANCES[metric](float(scores[0]), None, len(labels))
+    blind = row_noise.VARIANCES[metric](float(scores[0]), None, len(labels))
     assert blind > 0.85 * scores[1:].var(), "rather too large where nothing tells the classes"
 
 
@@ -131,7 +132,7 @@ def test_the_chance_of_rows_is_near_that_of_predictions(
 def test_the_chance_of_rows_of_a_correlation(metric: str) -> None:
     x, y = RNG.multivariate_normal([0, 0], [[1, 0.8], [0.8, 1]], 2000).T
     scores = Resampler(x, [metric], draws=1000).scores(y[None])[:, 0]
-    found = rowchance.VARIANCES[metric](float(scores[0]), None, 2000)
+    found = row_noise.VARIANCES[metric](float(scores[0]), None, 2000)
     assert 0.8 < found / scores[1:].var() < 2
 
 
@@ -163,7 +164,7 @@ BASELINES = {  # metric -> score of the best constant on 30 and 70 rows
 def test_the_baseline_is_the_best_constant(metric: str, score: float) -> None:
     draws = Resampler(LABELS, [metric], draws=200)
     runs = results(record("full", 0, 0.5)).runs
-    found = baseline.baseline(runs, (metric,), draws)
+    found = constant.baseline(runs, (metric,), draws)
     assert found is not None
     assert found.score == pytest.approx(score, abs=1e-6)
 
@@ -214,7 +215,7 @@ def test_row_ids_are_hashed_by_value(tmp_path: Path, name: Callable[[int], objec
         (tmp_path / place).mkdir()
         idx = pa.array([name(i + 50 * (place == "other")) for i in range(50)])
         predictions(tmp_path / place, labels, right, idx=idx)
-    a, b, other = (stored.read(str(tmp_path / place)).rows for place in ("a", "b", "other"))
+    a, b, other = (outcomes.read(str(tmp_path / place)).rows for place in ("a", "b", "other"))
     assert a == b != other
 
 
@@ -226,8 +227,8 @@ def test_stored_predictions_are_those_of_the_directory(tmp_path: Path, kind: str
     columns = {"split": ["test"] * 60, "idx": range(60), "label": labels, "prediction": values}
     place = tmp_path / "mrpc/tiny/full/f0.3-s0-0"
     pq.write_table(pa.table(columns), place / "predictions.parquet")
-    kept, note = stored.stored(load([tmp_path]))
-    one, again = stored.read(str(place)), stored.of_run(kept.iloc[0].to_dict())
+    kept, note = outcomes.stored(load([tmp_path]))
+    one, again = outcomes.read(str(place)), outcomes.of_run(kept.iloc[0].to_dict())
     assert note == ""
     assert again is not None
     assert one.rows == again.rows
@@ -240,8 +241,8 @@ def test_too_many_predictions_are_left_out_and_said(
 ) -> None:
     saved(tmp_path, record("full", 0, 0.5))
     predictions(tmp_path / "mrpc/tiny/full/f0.3-s0-0", np.arange(50) % 2, np.arange(50) > 5)
-    monkeypatch.setattr(stored, "MOST", 10)
-    kept, note = stored.stored(load([tmp_path]))
+    monkeypatch.setattr(outcomes, "MOST", 10)
+    kept, note = outcomes.stored(load([tmp_path]))
     assert kept["prediction_values"].isna().all()
     assert note.startswith("1 run")
 
@@ -296,12 +297,12 @@ def test_a_method_learned_if_it_is_better_at_five_per_cent(z: float, learned: bo
     """One-sided: from 1.645 standard errors above the constant on."""
     runs = pd.DataFrame({"degenerate": [False]})
     scores = Scores((0,), np.array([0.7 + z * 0.01]), rows=100_000, of_rows=0.0001)
-    assert baseline.learned(runs, scores, baseline.Baseline(0.7)) == learned
+    assert constant.learned(runs, scores, constant.Baseline(0.7)) == learned
 
 
 def test_the_chance_of_rows_by_closed_forms() -> None:
     runs = pd.DataFrame({"metric": ["accuracy"], "test": [0.5]})
-    assert rowchance.variance(runs, ("accuracy",), 400) == pytest.approx(0.25 / 400)
+    assert row_noise.variance(runs, ("accuracy",), 400) == pytest.approx(0.25 / 400)
     runs = pd.DataFrame({"metric": ["pearson"], "test": [0.6]})
     fisher = (1 - 0.36) ** 2 / 397
-    assert rowchance.variance(runs, ("pearson",), 400) == pytest.approx(fisher * 1.18)
+    assert row_noise.variance(runs, ("pearson",), 400) == pytest.approx(fisher * 1.18)

@@ -17,9 +17,9 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.test_utils.launcher_common_tests import IntegrationTestSuite, LauncherTestSuite
 from omegaconf import DictConfig
 
-from finegrid import pulse
 from finegrid.errors import UserError
-from finegrid.grid import slots
+from finegrid.grid import pool
+from finegrid.training import heartbeat
 
 
 @pytest.fixture(autouse=True)
@@ -160,7 +160,7 @@ def test_a_job_takes_down_itself_alone(
 def test_a_job_ends_at_its_limit_though_it_works(run: Run, returns: list[JobReturn]) -> None:
     def works() -> None:
         while True:
-            pulse.beat()
+            heartbeat.beat()
             time.sleep(0.1)
 
     with pytest.raises(AssertionError, match=r"longer than the limit of 8 s"):
@@ -237,11 +237,11 @@ def test_each_job_sees_its_own_gpu(run: Run, returns: list[JobReturn], gpus: str
 def test_slots_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
-    three = slots.slots(0, per_gpu=1, on_cpu=3)
+    three = pool.slots(0, per_gpu=1, on_cpu=3)
     assert [slot.threads for slot in three] == [2, 2, 2]
     assert [slot.gpu for slot in three] == [None] * 3
-    assert len(slots.slots(0, per_gpu=1, on_cpu=None)) == 8
-    on_gpus = slots.slots([1, "GPU-a"], per_gpu=2, on_cpu=None)
+    assert len(pool.slots(0, per_gpu=1, on_cpu=None)) == 8
+    on_gpus = pool.slots([1, "GPU-a"], per_gpu=2, on_cpu=None)
     assert [slot.gpu for slot in on_gpus] == ["1", "GPU-a", "1", "GPU-a"]
     assert [slot.threads for slot in on_gpus] == [2] * 4
 
@@ -251,11 +251,11 @@ def test_visible_gpus_are_found_without_cuda(
 ) -> None:
     for name in ("0000:01", "0000:02"):
         (tmp_path / name).mkdir()
-    monkeypatch.setattr(slots, "NVIDIA", tmp_path)
+    monkeypatch.setattr(pool, "NVIDIA", tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    assert [slot.gpu for slot in slots.slots("auto", per_gpu=1, on_cpu=None)] == ["3", "5"]
+    assert [slot.gpu for slot in pool.slots("auto", per_gpu=1, on_cpu=None)] == ["3", "5"]
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert [slot.gpu for slot in slots.slots("auto", per_gpu=1, on_cpu=None)] == ["0", "1"]
+    assert [slot.gpu for slot in pool.slots("auto", per_gpu=1, on_cpu=None)] == ["0", "1"]
 
 
 @pytest.mark.parametrize(
@@ -264,6 +264,6 @@ def test_visible_gpus_are_found_without_cuda(
 )
 def test_bad_slots_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"must be at least 1"):
-        slots.slots("auto", **wrong)
+        pool.slots("auto", **wrong)
     with pytest.raises(UserError, match=r"hydra.launcher.gpus=all"):
-        slots.slots("all", per_gpu=1, on_cpu=None)
+        pool.slots("all", per_gpu=1, on_cpu=None)

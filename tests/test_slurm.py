@@ -16,7 +16,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from finegrid.record import Record, read
+from finegrid.runs.record import Record, read
 
 
 def answer(*command: str) -> str:

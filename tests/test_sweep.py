@@ -12,11 +12,12 @@ from conftest import FACTS, ROOT
 from hydra.core.utils import JobReturn, JobStatus
 
 from finegrid.errors import UserError
-from finegrid.grid import claims, store
-from finegrid.grid.cells import Cell
-from finegrid.grid.store import Store
+from finegrid.grid import locks
+from finegrid.grid import status as store
+from finegrid.grid.expand import Cell
+from finegrid.grid.status import Store
 from finegrid.grid.sweep import Sweep
-from finegrid.record import FILE, Record
+from finegrid.runs.record import FILE, Record
 
 
 def cell(number: int) -> Cell:
@@ -47,7 +48,7 @@ class Fake:
             returned = JobReturn()
             returned.status = JobStatus.COMPLETED
             if word == "dies":
-                claims.take(path, sweep=self.sweep.id, slot="")
+                locks.take(path, sweep=self.sweep.id, slot="")
                 self._forget(path)
             elif word == "breaks":
                 raise OSError("the launcher broke")

@@ -15,12 +15,12 @@ from test_cli import ENV, call, errors
 from test_tracking import items, offline_records
 from wandb_server import Server, serving
 
-from finegrid import sync
 from finegrid.errors import UserError
-from finegrid.record import Record, read
+from finegrid.runs.record import Record, read
+from finegrid.tracking import wandb_sync
 
-TARGET = sync.Target("finegrid")
-QUICK = sync.Patience(begin=2, end=2, tries=2, pause=0.1)
+TARGET = wandb_sync.Target("finegrid")
+QUICK = wandb_sync.Patience(begin=2, end=2, tries=2, pause=0.1)
 SCORES = {"validation": {"mean": 0.25}, "test": {"accuracy": 0.8, "f1": 0.9, "mean": 0.85}}
 
 
@@ -62,9 +62,11 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         wandb.teardown()
 
 
-def sent(places: list[Path], patience: sync.Patience = QUICK) -> list[Path]:
+def sent(places: list[Path], patience: wandb_sync.Patience = QUICK) -> list[Path]:
     """Send what waits; where it went."""
-    found = sync.send(sync.waiting(places, TARGET), TARGET, rate=1000, patience=patience)
+    found = wandb_sync.send(
+        wandb_sync.waiting(places, TARGET), TARGET, rate=1000, patience=patience
+    )
     return [place for place, why in found if not why]
 
 
@@ -96,8 +98,8 @@ class TestOnline:
         assert sent(swept[:2]) == swept[:2]
         assert sent(swept) == swept[2:]
         assert sent(swept) == []
-        other = sync.Target("finegrid", "team")
-        assert sync.waiting(swept, other) == swept
+        other = wandb_sync.Target("finegrid", "team")
+        assert wandb_sync.waiting(swept, other) == swept
         replace(read(swept[0]), test=0.5).write(swept[0])
         assert sent(swept) == swept[:1]
         run = server.runs[f"{0:012x}"]
@@ -120,14 +122,14 @@ class TestOnline:
         ) as caught:
             sent(swept, short)
         assert "\n" not in str(caught.value)
-        assert sync.waiting(swept, TARGET) == swept[1:], "what was cut short is not marked"
+        assert wandb_sync.waiting(swept, TARGET) == swept[1:], "what was cut short is not marked"
         server.failing.clear()
         assert sent(swept) == swept[1:]
         assert [len(run.rows) for run in server.runs.values()] == [3, 3, 3]
 
     def test_files_come_along_if_asked_for(self, swept: list[Path], server: Server) -> None:
         target = replace(TARGET, files=("record.json", "nothing.txt"))
-        list(sync.send(swept[:1], target, rate=1000, patience=QUICK))
+        list(wandb_sync.send(swept[:1], target, rate=1000, patience=QUICK))
         assert "record.json" in server.runs[f"{0:012x}"].files
 
 
@@ -141,7 +143,7 @@ def test_a_run_sent_afterwards_is_the_one_sent_live(
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     short = ("data.fraction=0.1", "budget.epochs=1", "evaluations=2", "method=bitfit")
     run_cell(place, *short, "logger=wandb")
-    assert [why for _, why in sync.send([place], TARGET, rate=1000)] == [""]
+    assert [why for _, why in wandb_sync.send([place], TARGET, rate=1000)] == [""]
     live, after = (told(root) for root in (place, tmp_path / "wandb"))
     for name in ("run_id", "display_name", "job_type", "tags"):
         assert getattr(after["run"], name) == getattr(live["run"], name), name
@@ -174,30 +176,30 @@ def told(root: Path) -> dict[str, Any]:
 
 
 def test_runs_are_spaced(swept: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sync, "_upload", lambda *told: None)
+    monkeypatch.setattr(wandb_sync, "_upload", lambda *told: None)
     started = time.monotonic()
-    assert len(list(sync.send(swept, TARGET, rate=10))) == 3
+    assert len(list(wandb_sync.send(swept, TARGET, rate=10))) == 3
     assert time.monotonic() - started >= 0.2
 
 
 def test_a_damaged_run_does_not_hold_up_the_others(
     swept: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sync, "_upload", lambda *told: None)
+    monkeypatch.setattr(wandb_sync, "_upload", lambda *told: None)
     (swept[0] / ".hydra/config.yaml").unlink()
     (swept[1] / ".hydra/config.yaml").write_text("a: {", encoding="utf-8")
-    whys = [why for _, why in sync.send(swept, TARGET, rate=1000)]
+    whys = [why for _, why in wandb_sync.send(swept, TARGET, rate=1000)]
     assert "holds no .hydra/config.yaml" in whys[0]
     assert "is not a readable config" in whys[1]
     assert whys[2] == ""
-    assert sync.waiting(swept, TARGET) == swept[:2]
+    assert wandb_sync.waiting(swept, TARGET) == swept[:2]
 
 
 def test_a_single_run_belongs_to_no_sweep(swept: list[Path], tmp_path: Path) -> None:
     alone = tmp_path / "runs/2026-01-01/12-00-bitfit"
     alone.parent.mkdir(parents=True)
     swept[0].rename(alone)
-    assert sync.stored(alone).group == "runs/bitfit-builtin_paraphrase"
+    assert wandb_sync.stored(alone).group == "runs/bitfit-builtin_paraphrase"
 
 
 class TestScript:
@@ -217,7 +219,7 @@ class TestScript:
             f"{2:012x}  failed    sweep/bitfit-builtin_paraphrase  "
             "bitfit-builtin_paraphrase-tiny-f0.3-s2"
         )
-        assert not list(tmp_path.rglob(sync.MARKER))
+        assert not list(tmp_path.rglob(wandb_sync.MARKER))
 
     def test_offline(self, swept: list[Path], tmp_path: Path) -> None:
         ENV.update(WANDB_MODE="offline", WANDB_DIR=str(tmp_path))

@@ -14,17 +14,19 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
-from finegrid import backbone, delta, together
-from finegrid.attempt import Request
-from finegrid.backbone import Backbone
 from finegrid.config import RunConfig
-from finegrid.dropout import draw_from
-from finegrid.lanes import ARCHITECTURES, Trunk, UnfusableError
+from finegrid.kernels.dropout import draw_from
 from finegrid.methods.base import TuningMethod
-from finegrid.module import logits_of
-from finegrid.parts import build_method
-from finegrid.record import Record, read
-from finegrid.together import run_together
+from finegrid.models import backbone
+from finegrid.models.backbone import Backbone
+from finegrid.runs import delta
+from finegrid.runs.record import Record, read
+from finegrid.strategies import fused_trainer
+from finegrid.strategies.fused_model import ARCHITECTURES, Trunk, UnfusableError
+from finegrid.strategies.fused_trainer import run_together
+from finegrid.training.components import build_method
+from finegrid.training.module import logits_of
+from finegrid.training.session import Request
 
 FUSING = [name for name in METHODS if composed(f"method={name}").method.get("fuses")]
 SHORT = ("data.fraction=0.05", "budget.epochs=2", "evaluations=2")
@@ -226,7 +228,7 @@ def test_a_steps_seconds_are_divided_by_the_tokens_of_those_in_it() -> None:
         return SimpleNamespace(watch=SimpleNamespace(clock=clock))
 
     batches = {0: {"input_ids": torch.zeros(2, 3)}, 2: {"input_ids": torch.zeros(4, 6)}}
-    together._share((10.0, 5.0), [lane(number) for number in range(3)], batches)
+    fused_trainer._share((10.0, 5.0), [lane(number) for number in range(3)], batches)
     assert credits == {0: (2.0, 1.0), 2: (8.0, 4.0)}
 
 
@@ -248,7 +250,7 @@ def test_set_up_and_memory_are_divided_by_the_number_of_runs() -> None:
 
     lanes = [lane(2.0, 90.0), lane(3.0, 95.0)]
     for one in lanes:
-        together._finish(one, lanes)
+        fused_trainer._finish(one, lanes)
     records = [one.attempt.record for one in lanes]
     assert [(r.setup, r.peak_memory_bytes, r.fused) for r in records] == [
         (4.5, 500, 2), (5.5, 500, 2),
@@ -266,15 +268,15 @@ def test_so_many_runs_share_a_pass_and_a_single_one_goes_alone(
         shared.append(requests)
         return requests[:1] if len(shared) == 2 else []  # one of the second pass is left over
 
-    monkeypatch.setattr(together, "_train_together", train)
-    monkeypatch.setattr(together, "run_alone", alone.append)
+    monkeypatch.setattr(fused_trainer, "_train_together", train)
+    monkeypatch.setattr(fused_trainer, "run_alone", alone.append)
     made = [request(tmp_path / str(n), "trainer=cpu") for n in range(5)]
     run_together(made, most=2)
     assert shared == [made[:2], made[2:4]]
     assert alone == [made[2], made[4]]
     rows = SimpleNamespace(lengths=np.full(7, 16))
-    monkeypatch.setattr(together, "rows_of", lambda *_: (None, None, {"train": rows}))
-    assert together._runs_of_a_pass(made[0]) == 2048 // (16 * 32)
+    monkeypatch.setattr(fused_trainer, "rows_of", lambda *_: (None, None, {"train": rows}))
+    assert fused_trainer._runs_of_a_pass(made[0]) == 2048 // (16 * 32)
 
 
 def test_a_diverging_run_ends_alone(tmp_path: Path) -> None:
@@ -302,7 +304,7 @@ def test_when_a_pass_fails_the_runs_go_alone(
         calls.append(len(batches))
         raise torch.OutOfMemoryError("no room")
 
-    monkeypatch.setattr(together.Trunk, "__call__", broken)
+    monkeypatch.setattr(fused_trainer.Trunk, "__call__", broken)
     run_together([request(tmp_path / str(n), *line) for n, line in enumerate(LINES[:2])], most=2)
     assert calls == [2]
     assert [(read(tmp_path / str(n)).status, read(tmp_path / str(n)).fused) for n in range(2)] == [

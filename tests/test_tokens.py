@@ -16,13 +16,15 @@ from conftest import composed
 from huggingface_hub import constants
 from safetensors.numpy import save_file
 
-from finegrid import backbone, builtin, cache, places
 from finegrid.config import RunConfig, bind
-from finegrid.data import Encoded, Rows, split
-from finegrid.parts import prepare
-from finegrid.sources import load
-from finegrid.tasks import Task
-from finegrid.tokens import Tokeniser, Tokens, identity
+from finegrid.data import builtin
+from finegrid.data.batching import Encoded, Rows, split
+from finegrid.data.loading import load
+from finegrid.data.tokenization import Tokeniser, Tokens, identity
+from finegrid.models import backbone
+from finegrid.storage import cache, paths
+from finegrid.tasks.task import Task
+from finegrid.training.components import prepare
 
 PAIRS = (["a man sees the dog .", "the dog .", "a cat"], ["the dog sees a man .", "a man .", "x"])
 REAL = pytest.param("mrpc", "minilm", marks=pytest.mark.realdata)
@@ -292,7 +294,7 @@ def test_builtin_rows_are_kept(name: str, folder: Path, monkeypatch: pytest.Monk
     one_bit(path)
     assert load(task, config.data) == first, "damaged rows are made again"
     with monkeypatch.context() as context:
-        context.setattr(places, "code", lambda folder: [path])
+        context.setattr(paths, "code", lambda folder: [path])
         context.setattr(builtin, "load", lambda name: not_loaded())
         with pytest.raises(AssertionError, match="was loaded"):
             load(task, config.data)

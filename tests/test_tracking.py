@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from conftest import run_cell
 
-from finegrid.record import read
+from finegrid.runs.record import read
 
 SHORT = ("data.fraction=0.1", "budget.epochs=1", "evaluations=2", "method=bitfit")
 HEADER, BLOCK = 7, 32 * 1024

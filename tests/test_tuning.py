@@ -12,11 +12,11 @@ from omegaconf import OmegaConf
 from test_cli import call
 from test_report import record
 
-from finegrid import identity
 from finegrid.errors import UserError
-from finegrid.record import Record, read
-from finegrid.report import frame
-from finegrid.report.rates import overlay, tuning
+from finegrid.report.load import rankings
+from finegrid.runs import identity
+from finegrid.runs.record import Record, read
+from finegrid.tuning import search, write
 
 FACTORS = [1, 0.3, 3]
 
@@ -82,7 +82,7 @@ def test_a_trial_is_scored_on_validation_alone(scored: Path) -> None:
 
 def test_a_trial_is_no_row_of_a_report(scored: Path) -> None:
     with pytest.raises(UserError, match=r"tuning trials; scripts/tune\.py reads them"):
-        frame.load([scored])
+        rankings.load([scored])
 
 
 def test_the_best_mean_over_tasks_and_seeds_wins() -> None:
@@ -93,8 +93,8 @@ def test_the_best_mean_over_tasks_and_seeds_wins() -> None:
         for lr, values in scores.items()
         for score, (task, seed) in zip(values, cells, strict=True)
     ]
-    (tried,) = tuning.search(runs).values()
-    chosen = tuning.best(tried)
+    (tried,) = search.search(runs).values()
+    chosen = search.best(tried)
     assert chosen is not None
     assert (chosen.lr, chosen.score) == (3e-3, pytest.approx(0.55))
     assert chosen.spread == pytest.approx(stdev([0.6, 0.5]))
@@ -102,40 +102,40 @@ def test_the_best_mean_over_tasks_and_seeds_wins() -> None:
 
 def test_the_test_score_is_never_read() -> None:
     tempting = [replace(run, test=1 - (run.validation or 0)) for run in LORA]
-    chosen = tuning.best(tuning.search(tempting)["lora"])
+    chosen = search.best(search.search(tempting)["lora"])
     assert chosen is not None
     assert chosen.lr == 1e-3
 
 
 def test_a_diverged_trial_counts_and_shows_but_never_wins() -> None:
     runs = [*BITFIT, trial("lora", 3e-3, None), trial("lora", 1e-3, -0.1), LORA[2]]
-    found = tuning.search(runs)
-    text = overlay.markdown(found)
+    found = search.search(runs)
+    text = write.markdown(found)
     assert "0.003: diverged" in text
     assert "1 of 3 trials failed" in text
-    chosen = tuning.best(found["lora"])
+    chosen = search.best(found["lora"])
     assert chosen is not None
     assert chosen.lr == 3e-4
-    low = tuning.search([trial("lora", 3e-3, None), trial("lora", 1e-3, -0.1)])["lora"]
-    assert tuning.best(low) == low[0], "a finished run below zero is better than none"
+    low = search.search([trial("lora", 3e-3, None), trial("lora", 1e-3, -0.1)])["lora"]
+    assert search.best(low) == low[0], "a finished run below zero is better than none"
 
 
 def test_a_method_without_a_finished_trial_is_left_out() -> None:
     failed = [replace(run, status="failed", validation=None, metric=None) for run in LORA]
-    found = tuning.search([*BITFIT, *failed])
-    assert "every run failed" in overlay.markdown(found)
-    assert list(yaml.safe_load(overlay.overlay(found, "x", "command"))["lr"]) == ["bitfit"]
+    found = search.search([*BITFIT, *failed])
+    assert "every run failed" in write.markdown(found)
+    assert list(yaml.safe_load(write.overlay(found, "x", "command"))["lr"]) == ["bitfit"]
 
 
 def test_a_retry_replaces_a_failure() -> None:
-    retried = tuning.search([trial("lora", 1e-3, None, started="2026-02-01"), LORA[1]])
+    retried = search.search([trial("lora", 1e-3, None, started="2026-02-01"), LORA[1]])
     assert [one.score for one in retried["lora"]] == [0.8]
 
 
 def test_the_edge_and_a_rate_that_does_not_matter_are_named() -> None:
     head = [trial("head", lr, 0.5) for lr in (3e-4, 1e-3, 3e-3)]
     edge = [trial("full", lr, lr) for lr in (1e-5, 3e-5, 1e-4)]
-    lines = overlay.markdown(tuning.search([*head, *edge, *LORA])).splitlines()
+    lines = write.markdown(search.search([*head, *edge, *LORA])).splitlines()
     row = {method: next(x for x in lines if x.startswith(f"| {method} ")) for method in
            ("head", "full", "lora")}  # fmt: skip
     assert "at the edge" in row["full"]
@@ -164,33 +164,33 @@ REFUSED = {
 @pytest.mark.parametrize(("runs", "message"), REFUSED.values(), ids=REFUSED)
 def test_unfair_comparisons_are_refused(runs: list[Record], message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        tuning.search(runs)
+        search.search(runs)
     assert "\n" not in str(caught.value)
 
 
 def test_unequal_numbers_can_be_compared_all_the_same() -> None:
-    found = tuning.search([*LORA, *BITFIT[:2]], unequal=True)
-    assert "2 to 3 trials each" in overlay.markdown(found)
+    found = search.search([*LORA, *BITFIT[:2]], unequal=True)
+    assert "2 to 3 trials each" in write.markdown(found)
 
 
 def test_what_is_no_part_of_the_search_may_differ() -> None:
     own = ["experiment=tune", "method=lora", "trial=1", "trainer.threads=1", "logger=csv"]
     runs = [replace(LORA[0], overrides=own), replace(LORA[1], overrides=["experiment=tune"])]
-    assert len(tuning.search(runs)["lora"]) == 2
+    assert len(search.search(runs)["lora"]) == 2
 
 
 @pytest.mark.parametrize("scores", [[0.3], [0.5, 0.5], [0.9, 0.1, 0.4], [0.2, 0.7, 0.7, 0.0, 0.6]])
 def test_the_expected_best_is_the_mean_over_all_draws(scores: list[float]) -> None:
     for n in range(1, len(scores) + 1):
         draws = list(combinations(scores, n))
-        assert tuning.expected_best(scores, n) == pytest.approx(fmean(map(max, draws)))
-    assert tuning.expected_best(scores, len(scores)) == pytest.approx(max(scores))
+        assert search.expected_best(scores, n) == pytest.approx(fmean(map(max, draws)))
+    assert search.expected_best(scores, len(scores)) == pytest.approx(max(scores))
 
 
 @pytest.mark.parametrize("n", [0, 3])
 def test_no_expectation_beyond_the_trials(n: int) -> None:
     with pytest.raises(UserError, match=f"n={n} must be one of 1 to 2"):
-        tuning.expected_best([0.1, 0.2], n)
+        search.expected_best([0.1, 0.2], n)
 
 
 @pytest.fixture

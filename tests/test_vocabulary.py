@@ -6,10 +6,10 @@ import torch
 from conftest import composed
 from torch import Tensor, nn
 
-from finegrid import vocabulary
 from finegrid.config import RunConfig
-from finegrid.module import FineTuner, predict
-from finegrid.parts import prepare
+from finegrid.kernels import embedding
+from finegrid.training.components import prepare
+from finegrid.training.module import FineTuner, predict
 
 FEW = ("task=builtin_paraphrase", "model=tiny", "data.fraction=0.02", "optim.weight_decay=0.1")
 
@@ -60,7 +60,7 @@ def test_weights_come_out_as_if_the_whole_had_trained(micro: int | None) -> None
     before = weights(whole)
     train(part, micro=micro)
     train(whole, micro=micro)
-    assert type(words(part)) is vocabulary.Compact
+    assert type(words(part)) is embedding.Compact
     assert type(words(whole)) is nn.Embedding
     mine, expected = weights(part), weights(whole)
     assert mine.keys() == expected.keys()
@@ -71,8 +71,8 @@ def test_weights_come_out_as_if_the_whole_had_trained(micro: int | None) -> None
 
 def test_padding_gets_no_gradient_wherever_its_row_lies() -> None:
     whole = nn.Embedding(10, 2, padding_idx=5)
-    part = vocabulary.Part(whole.weight, torch.tensor([2, 5, 7]), whole.padding_idx)
-    whole.__class__, whole.__dict__["part"] = vocabulary.Compact, part
+    part = embedding.Part(whole.weight, torch.tensor([2, 5, 7]), whole.padding_idx)
+    whole.__class__, whole.__dict__["part"] = embedding.Compact, part
     whole(torch.tensor([[2, 7, 5, 5]])).sum().backward()
     assert part.rows.grad is not None
     assert part.rows.grad[:, 0].tolist() == [1, 0, 1, 0]

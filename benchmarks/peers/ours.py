@@ -1,4 +1,4 @@
-"""finegrid's way: `finegrid.run.run`, the code behind train.py, and a watch among the callbacks."""
+"""finegrid's way: `training.run.run`, the code behind train.py, and a watch among the callbacks."""
 
 import csv
 import math
@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from finegrid import attempt, run, selection
+from finegrid.training import checkpoint, run, session
 from peers.rows import composed
 
 
@@ -62,13 +62,13 @@ def measure(spec: dict[str, Any], work: Path) -> dict[str, Any]:
         hydra=True,
     )
     watch = Watch()
-    plain = (attempt.predict, selection.predict)
-    attempt.predict, selection.predict = (watch.watched(predict) for predict in plain)
+    plain = (session.predict, checkpoint.predict)
+    session.predict, checkpoint.predict = (watch.watched(predict) for predict in plain)
     pl.LightningModule.configure_callbacks = lambda module: [watch]  # after the run's own
     try:
         record = run.run(_entered(cfg, work))
     finally:
-        attempt.predict, selection.predict = plain
+        session.predict, checkpoint.predict = plain
     loss = _loss(work / "curve.csv")
     assert math.isfinite(loss), f"loss {loss}"
     rows = round(record.epochs * record.train_rows)

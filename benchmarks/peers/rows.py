@@ -10,10 +10,12 @@ import pyarrow.parquet as pq
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from finegrid import cli, data, places, sources
-from finegrid.builtin import MODEL_DIR
+from finegrid import cli
 from finegrid.config import RunConfig, bind
-from finegrid.tasks import Task
+from finegrid.data import batching, loading
+from finegrid.data.builtin import MODEL_DIR
+from finegrid.storage import paths
+from finegrid.tasks.task import Task
 from peers.processes import ROOT
 
 
@@ -57,14 +59,16 @@ def rate(method: str, model: str) -> float:
     return float(composed(f"method={method}", f"model={model}").optim.lr)
 
 
-def _loaded(*overrides: str) -> tuple[DictConfig, Task, data.Splits]:
+def _loaded(*overrides: str) -> tuple[DictConfig, Task, batching.Splits]:
     cfg = composed(*overrides)
     config = RunConfig.of(cfg)
-    task, tables = sources.load(bind(Task, cfg.task, "task"), config.data)
-    return cfg, task, data.split(tables, task, config.data)
+    task, tables = loading.load(bind(Task, cfg.task, "task"), config.data)
+    return cfg, task, batching.split(tables, task, config.data)
 
 
-def _written(root: Path, cfg: DictConfig, task: Task, train: data.Rows, dev: data.Rows) -> Shared:
+def _written(
+    root: Path, cfg: DictConfig, task: Task, train: batching.Rows, dev: batching.Rows
+) -> Shared:
     """Two parquet files below `root`, which also serves as finegrid's `data.source`."""
     folder = root / task.subset
     folder.mkdir(parents=True)
@@ -72,5 +76,5 @@ def _written(root: Path, cfg: DictConfig, task: Task, train: data.Rows, dev: dat
         columns = dict(zip(task.text, rows.texts, strict=True))
         table = pa.table({**columns, task.label: rows.labels, "idx": rows.idx})
         pq.write_table(table, folder / f"{split}-0.parquet")
-    path = places.model(str(cfg.model.path), builtin=MODEL_DIR)
+    path = paths.model(str(cfg.model.path), builtin=MODEL_DIR)
     return Shared(str(folder), task.text, task.outputs, task.metrics, path)

@@ -25,8 +25,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from finegrid.config import UNITS, RunConfig, recipe, require
 from finegrid.errors import UserError, causes, nearest, of_system, refusal, slug
-from finegrid.grid import claims, groups, store
-from finegrid.record import clear
+from finegrid.grid import grouping, locks, status
+from finegrid.runs.record import clear
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 PLUGINS = {"submitit_slurm": "slurm", "joblib": "joblib"}  # launcher's config -> our extra
@@ -84,33 +84,33 @@ def run(cfg: DictConfig) -> None:
     """Check the config, then import the heavy parts and run the cell."""
     _one_method()
     RunConfig.of(cfg)
-    if store.SWEEP in os.environ:
+    if status.SWEEP in os.environ:
         _run_claimed(cfg)
         return
     clear(Path(HydraConfig.get().runtime.output_dir))  # an earlier run's, before the slow imports
-    record = _heavy("run").run(cfg)
+    record = _heavy("training.run").run(cfg)
     if HydraConfig.get().mode != RunMode.MULTIRUN:
         print(f"{record.summary()}\nrecord: {HydraConfig.get().runtime.output_dir}/record.json")
 
 
 def _run_claimed(cfg: DictConfig) -> None:
     """Run the cells of a sweep's job, but for those that another process holds or has ended."""
-    group = os.environ.get(store.GROUP)
+    group = os.environ.get(status.GROUP)
     if group is None:
         directory = Path(HydraConfig.get().runtime.output_dir)
-        if (claim := _claimed(cfg, directory, os.environ[store.BEFORE])) is not None:
+        if (claim := _claimed(cfg, directory, os.environ[status.BEFORE])) is not None:
             with claim:
-                _heavy("run").run(cfg, held=claim.held, key=store.key_of(directory))
+                _heavy("training.run").run(cfg, held=claim.held, key=status.key_of(directory))
         return
     with ExitStack() as held:
         found = []
-        for directory, overrides, config, before in groups.read(Path(group)):
+        for directory, overrides, config, before in grouping.read(Path(group)):
             if (claim := _claimed(cfg, directory, before)) is not None:
                 held.enter_context(claim)
                 found.append((OmegaConf.create(config), directory, overrides, claim.held))
         if found:
             most = None if cfg.fuse == "auto" else cfg.fuse
-            _heavy("together").run_group(found, most=most)
+            _heavy("strategies.fused_trainer").run_group(found, most=most)
 
 
 def _heavy(name: str) -> Any:
@@ -130,16 +130,16 @@ def _heavy(name: str) -> Any:
         gc.enable()
 
 
-def _claimed(cfg: DictConfig, directory: Path, before: str) -> claims.Claim | None:
+def _claimed(cfg: DictConfig, directory: Path, before: str) -> locks.Claim | None:
     """The claim to a cell that is still to be run; none if another has it or has ended it."""
-    sweep, slot = os.environ[store.SWEEP], os.environ.get("FINEGRID_SLOT", "")
-    while (claim := claims.take(directory, sweep=sweep, slot=slot)) is None:
-        holder = claims.holder(directory)
+    sweep, slot = os.environ[status.SWEEP], os.environ.get("FINEGRID_SLOT", "")
+    while (claim := locks.take(directory, sweep=sweep, slot=slot)) is None:
+        holder = locks.holder(directory)
         if holder is None or holder.sweep != sweep:
             return None
         time.sleep(1.0)  # this very job, requeued elsewhere: its first try is not stale yet
-    found = store.outcome(directory)
-    if store.settled(found, retry=str(cfg.retry), before=before):
+    found = status.outcome(directory)
+    if status.settled(found, retry=str(cfg.retry), before=before):
         claim.release()
         return None
     clear(directory)  # of an earlier try

@@ -18,18 +18,20 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from finegrid import backbone, delta, identity, metrics, stored
-from finegrid.backbone import Backbone
 from finegrid.config import RunConfig, bind, require
-from finegrid.data import Encoded, Rows, column_texts
+from finegrid.data.batching import Encoded, Rows, column_texts
+from finegrid.data.files import json_text, read_table, texts
+from finegrid.data.tokenization import encode
 from finegrid.errors import UserError
-from finegrid.files import json_text, read_table, texts
-from finegrid.module import predict
-from finegrid.parts import build_method
-from finegrid.record import Record, read, whole
+from finegrid.models import backbone
+from finegrid.models.backbone import Backbone
+from finegrid.runs import delta, identity, saved_config
+from finegrid.runs.record import Record, read, whole
 from finegrid.seeds import stream
-from finegrid.tasks import Task
-from finegrid.tokens import encode
+from finegrid.tasks import metrics
+from finegrid.tasks.task import Task
+from finegrid.training.components import build_method
+from finegrid.training.module import predict
 
 FORMULA = r"^([=+\-@\t\r\n](?s:.))"  # how text begins that a spreadsheet runs
 NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
@@ -169,7 +171,7 @@ def _opened(directory: Path) -> tuple[Record, DictConfig, RunConfig, Task]:
     """A finished run's record, its config, and its task with the class names that it found."""
     record = read(directory)
     require(record.status == "ok", f"{directory}: the run's status is {record.status}, not ok")
-    cfg = stored.config(directory)
+    cfg = saved_config.config(directory)
     config = _settings(directory, record, cfg)
     labels = delta.metadata(directory / delta.FILE)["labels"]
     if record.delta_digest is not None:
@@ -196,7 +198,7 @@ def _settings(directory: Path, record: Record, cfg: DictConfig) -> RunConfig:
         _same_run(directory, record, cfg)
     except (OmegaConfBaseException, LookupError, TypeError, ValueError, AttributeError) as error:
         why = (str(error).strip() or repr(error)).splitlines()[0]
-        raise UserError(f"{directory / stored.FILE} is not a run's config: {why}") from error
+        raise UserError(f"{directory / saved_config.FILE} is not a run's config: {why}") from error
     return config
 
 
@@ -212,6 +214,6 @@ def _same_run(directory: Path, record: Record, cfg: DictConfig) -> None:
         other = ["settings"]
     require(
         not other,
-        f"{directory}: its record is of another run than its {stored.FILE} (they differ in "
+        f"{directory}: its record is of another run than its {saved_config.FILE} (they differ in "
         f"{', '.join(other)}): the directory was used again or changed; run it again",
     )

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import pandas as pd
 from torch import Tensor
 
-from finegrid.analysis.solutions import Point, Solution
+from finegrid.analysis.weights import Point, Solution
 
 
 @dataclass(frozen=True)

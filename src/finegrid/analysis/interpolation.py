@@ -12,12 +12,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from finegrid import metrics
-from finegrid.analysis.solutions import Solution
+from finegrid.analysis.weights import Solution
 from finegrid.config import one_of, require
-from finegrid.data import Rows, split
+from finegrid.data.batching import Rows, split
+from finegrid.data.loading import load
 from finegrid.inference import Restored
-from finegrid.sources import load
+from finegrid.tasks import metrics
 
 SPLITS = ("validation", "test")
 

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from finegrid.analysis import overlap
-from finegrid.analysis.solutions import KINDS, OTHER
-from finegrid.analysis.study import Frames
+from finegrid.analysis.measure import Frames
+from finegrid.analysis.weights import KINDS, OTHER
 
 KEYS = ["model", "fraction", "budget", "budget_unit", "method", "overrides"]
 PAIR = ["run_a", "run_b", "task_a", "task_b"]

@@ -9,8 +9,8 @@ import pandas as pd
 from tqdm import tqdm
 
 from finegrid.analysis import distances, importance, overlap, spectra
-from finegrid.analysis.solutions import Solution, Weights
-from finegrid.record import Record
+from finegrid.analysis.weights import Solution, Weights
+from finegrid.runs.record import Record
 
 ABOUT = ("cell", "method", "task", "model", "fraction", "budget_unit", "budget", "seed")
 Measure = Callable[[Solution, Solution], pd.DataFrame]

@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from finegrid.analysis.solutions import Point, Solution
+from finegrid.analysis.weights import Point, Solution
 from finegrid.errors import UserError
-from finegrid.masks import smallest
-from finegrid.record import Record
+from finegrid.methods.modules.mask import smallest
+from finegrid.runs.record import Record
 
 AXES = ("seed", "task")
 

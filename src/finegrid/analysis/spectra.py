@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from finegrid.analysis.solutions import Point, Solution
+from finegrid.analysis.weights import Point, Solution
 
 TOP = 5  # singular values in the table
 EPS = torch.finfo(torch.float32).eps  # of an entry: twice what rounding it can change

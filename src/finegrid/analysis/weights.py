@@ -12,14 +12,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from finegrid import backbone, surgery
-from finegrid.backbone import Backbone
 from finegrid.config import ModelConfig
 from finegrid.errors import UserError
 from finegrid.inference import Restored, restore
-from finegrid.record import FILE, Record, read
+from finegrid.models import backbone, surgery
+from finegrid.models.backbone import Backbone
+from finegrid.models.sites import LINEAR, Sites
+from finegrid.runs.record import FILE, Record, read
 from finegrid.seeds import stream
-from finegrid.sites import LINEAR, Sites
 
 log = logging.getLogger(__name__)
 KINDS = (*LINEAR, "layernorm", "pooler", "embeddings")  # in this order of preference

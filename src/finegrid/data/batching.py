@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Sampler
 
-from finegrid.cache import Array
 from finegrid.config import DataConfig
+from finegrid.data.files import NUMBER, column, shown, texts
+from finegrid.data.loading import Tables
+from finegrid.data.tokenization import Tokens
 from finegrid.errors import UserError
-from finegrid.files import NUMBER, column, shown, texts
-from finegrid.sources import Tables
-from finegrid.tasks import Task
-from finegrid.tokens import Tokens
+from finegrid.storage.cache import Array
+from finegrid.tasks.task import Task
 
 log = logging.getLogger(__name__)
 QUANTILES = 10  # strata of a regression task

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from finegrid import cache, hub, places
 from finegrid.config import DataConfig, require
+from finegrid.data.files import NUMBER, column, read_table, shown, texts
 from finegrid.errors import UserError, nearest
-from finegrid.files import NUMBER, column, read_table, shown, texts
-from finegrid.tasks import Task
+from finegrid.storage import cache, hub, paths
+from finegrid.tasks.task import Task
 
 WAYS_OUT = (
     "Ways out: go online; point {variable} at a local copy; "
@@ -50,9 +50,9 @@ def load(task: Task, data: DataConfig) -> tuple[Task, Tables]:
 
 def _builtin(task: Task) -> Tables:
     """The rows of the builtin grammar; kept, since making them takes a while."""
-    from finegrid import builtin
+    from finegrid.data import builtin
 
-    code = places.digest(places.code(builtin.MODEL_DIR.parent))
+    code = paths.digest(paths.code(builtin.MODEL_DIR.parent))
     path = cache.place(f"rows/{task.name}-{code}")
     if kept := cache.read(path):
         splits = {name: pa.ipc.open_stream(pa.py_buffer(kept[name])).read_all() for name in kept}
@@ -111,7 +111,7 @@ def _folder(folder: Path, task: Task) -> Tables:
 
 
 def _shards(folder: Path, name: str) -> pa.Table:
-    files = places.shards(folder, name)
+    files = paths.shards(folder, name)
     names = [file.name for file in folder.iterdir()]
     require(bool(files), f"{folder}: no file of the split {name!r}; {nearest(name, names)}")
     try:

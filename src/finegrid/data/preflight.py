@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from finegrid.config import DataConfig, bind
-from finegrid.tasks import Task
+from finegrid.tasks.task import Task
 
 
 def check(configs: Iterable[Mapping[str, Any]]) -> None:
@@ -30,8 +30,8 @@ def _named(plain: Mapping[str, Any]) -> str:
 
 
 def _read(task: Task, data: DataConfig) -> None:
-    from finegrid.data import split  # imports torch, which other sweeps need not wait for
-    from finegrid.sources import load
+    from finegrid.data.batching import split  # imports torch, which other sweeps need not wait for
+    from finegrid.data.loading import load
 
     filled, tables = load(task, data)
     split(tables, filled, data)

@@ -18,8 +18,8 @@ import numpy as np
 import tokenizers
 import transformers
 
-from finegrid import cache, hub, places
-from finegrid.cache import Array
+from finegrid.storage import cache, hub, paths
+from finegrid.storage.cache import Array
 
 FORMAT = 2  # of an entry
 FIELDS = {"input_ids": np.int32, "token_type_ids": np.uint8}
@@ -84,7 +84,7 @@ def identity(model: str, revision: str) -> str | None:
     """
     folder = Path(model)
     if folder.is_dir():
-        return places.digest(places.tokenizer_files(folder))
+        return paths.digest(paths.tokenizer_files(folder))
     commit = hub.commit(model, revision)
     return commit and f"hub {model}@{commit}"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from finegrid.config import one_of, require
 from finegrid.errors import UserError
 from finegrid.export.adapters import Adapters
+from finegrid.export.layout import README, Layout, Unfit
 from finegrid.export.merged import Merged
-from finegrid.export.parts import README, Layout, Unfit
 from finegrid.export.peft import Peft
 from finegrid.export.verify import difference, logits_from, probe
 from finegrid.inference import Restored, restore

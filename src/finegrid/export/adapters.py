@@ -20,15 +20,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from finegrid import backbone, surgery
-from finegrid.bottleneck import ACTIVATIONS, Bottleneck
 from finegrid.errors import UserError
-from finegrid.export import load_back, parts
-from finegrid.export.parts import Inputs, Unfit, need
+from finegrid.export import layout, load_back
+from finegrid.export.layout import Inputs, Unfit, need
 from finegrid.export.verify import logits_from
 from finegrid.inference import Restored
 from finegrid.methods.compacter import Compact, Rule
+from finegrid.methods.modules.adapter import ACTIVATIONS, Bottleneck
 from finegrid.methods.parallel import ParallelBottleneck, Tap
+from finegrid.models import backbone, surgery
 
 VERSION = "adapters.1.3.0"  # whose fields these are
 ARCHITECTURES = ("bert", "roberta", "xlm-roberta", "electra")
@@ -67,26 +67,26 @@ class Adapters:
 
     def check(self, run: Restored) -> None:
         """Refuse what the library's bottlenecks cannot say."""
-        parts.need_plain_base(run)
+        layout.need_plain_base(run)
         drawn = backbone.drawn_pooler(run.model)
         need(not drawn, "its pooler was drawn, and the library looks for it in the encoder's files")
         architecture = run.model.config.model_type  # type: ignore[union-attr]
         known = ", ".join(ARCHITECTURES)
         need(architecture in ARCHITECTURES, f"{architecture} is laid out differently than {known}")
         _kind(run.model)
-        parts.need_frozen(run.model)
+        layout.need_frozen(run.model)
 
     def write(self, run: Restored, folder: Path) -> None:
         """Write configs and tensors of the adapter and of the head."""
         name, about = _name(run), _about(run)
         config = about | {"name": name, "config": _settings(run.model)}
-        parts.write_json(folder / "adapter_config.json", config)
+        layout.write_json(folder / "adapter_config.json", config)
         tensors = {theirs: _folded(ours, x) for ours, theirs, x in _pairs(run.model, name)}
-        parts.write_tensors(folder / "adapter.safetensors", tensors)
-        numbers = {label: number for number, label in parts.label_names(run).items()}
+        layout.write_tensors(folder / "adapter.safetensors", tensors)
+        numbers = {label: number for number, label in layout.label_names(run).items()}
         head = {"name": None, "config": None, "label2id": numbers, "num_labels": len(numbers)}
-        parts.write_json(folder / "head_config.json", about | head)
-        parts.write_tensors(folder / "model_head.safetensors", parts.head(run.model))
+        layout.write_json(folder / "head_config.json", about | head)
+        layout.write_tensors(folder / "model_head.safetensors", layout.head(run.model))
 
     def load_back(self, run: Restored, folder: Path, inputs: Inputs) -> tuple[Tensor, str]:
         """Logits from the library if there is one, else from a copy of our own model."""
@@ -98,7 +98,7 @@ class Adapters:
 
 def _kind(model: nn.Module) -> str:
     """What the children are called, all being of the types that go with it."""
-    children = parts.injected(model)
+    children = layout.injected(model)
     for path, child in children.items():
         kind = path.rpartition(".")[2]
         _, types = KINDS.get(kind, ({}, set()))
@@ -110,7 +110,7 @@ def _kind(model: nn.Module) -> str:
 
 def _settings(model: nn.Module) -> dict[str, Any]:
     """The library's configuration of the bottlenecks."""
-    child: Any = next(x for x in parts.injected(model).values() if hasattr(x, "down"))
+    child: Any = next(x for x in layout.injected(model).values() if hasattr(x, "down"))
     kind = _kind(model)
     compact = isinstance(child, Compact)
     hidden, width = len(child.up.bias), len(child.down.bias)
@@ -131,7 +131,7 @@ def _about(run: Restored) -> dict[str, Any]:
     return {
         "hidden_size": config.hidden_size,
         "model_class": type(run.model).__name__,
-        "model_name": parts.base_path(run),
+        "model_name": layout.base_path(run),
         "model_type": config.model_type,
         "version": VERSION,
     }
@@ -144,7 +144,7 @@ def _name(run: Restored) -> str:
 
 def _pairs(model: nn.Module, name: str) -> list[tuple[str, str, nn.Parameter]]:
     """(our name, the library's, the tensor) of all that trains in the encoder."""
-    prefix = parts.base_prefix(model)
+    prefix = layout.base_prefix(model)
     return [
         (ours, _theirs(ours, prefix, name), parameter)
         for ours, parameter in surgery.trainable(model).items()
@@ -186,7 +186,7 @@ def _read_back(run: Restored, folder: Path) -> nn.Module:
         with torch.no_grad():
             for _, theirs, parameter in _pairs(model, name):
                 parameter.copy_(stored.pop(theirs).view_as(parameter))
-            for ours, value in parts.head(model).items():
+            for ours, value in layout.head(model).items():
                 value.copy_(head.pop(ours))
     except (KeyError, RuntimeError, OSError, SafetensorError) as error:
         raise UserError(f"the export is not readable: {error}") from error
@@ -203,7 +203,7 @@ def _ask_library(python: str, run: Restored, folder: Path, inputs: Inputs) -> tu
     """
     with tempfile.TemporaryDirectory() as exchange:
         asked, answered = Path(exchange, "inputs.safetensors"), Path(exchange, "out.safetensors")
-        parts.write_tensors(asked, inputs)
+        layout.write_tensors(asked, inputs)
         base = backbone.locate(run.config.model)
         command: list[str | Path] = [python, load_back.__file__, base, folder, asked, answered]
         try:

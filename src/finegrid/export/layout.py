@@ -10,10 +10,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoConfig
 
-from finegrid import backbone, checkpoint, surgery
+from finegrid.data.tokenization import encode
 from finegrid.errors import UserError
 from finegrid.inference import Restored
-from finegrid.tokens import encode
+from finegrid.models import backbone, pretrained, surgery
 
 README = "README.md"
 Inputs = dict[str, Tensor]  # input_ids, attention_mask and, where the model has them, token types
@@ -164,7 +164,7 @@ def run_readme(folder: Path) -> nn.Module:
             warnings.simplefilter("ignore")
             exec(text.split("```python\n")[1].split("```")[0], names)
     except Exception as error:  # whatever a library raises, the export is of no use
-        raise UserError(f"the export cannot be used: {checkpoint.reason(error)}") from error
+        raise UserError(f"the export cannot be used: {pretrained.reason(error)}") from error
     model: nn.Module = names["model"]
     return model
 

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
-from finegrid import __version__, surgery
-from finegrid.export import parts
-from finegrid.export.parts import Inputs, Unfit, label_names, need
+from finegrid import __version__
+from finegrid.export import layout
+from finegrid.export.layout import Inputs, Unfit, label_names, need
 from finegrid.export.verify import logits_from
 from finegrid.inference import Restored
+from finegrid.models import surgery
 
 README = """---
 library_name: transformers
@@ -51,16 +52,16 @@ class Merged:
         kinds = {"regression": "regression", "classification": "single_label_classification"}
         model.config.problem_type = kinds[run.task.kind]
         model.save_pretrained(folder)
-        parts.save_tokenizer(run, folder)
+        layout.save_tokenizer(run, folder)
         text = README.format(
             method=run.record.method,
             task=run.task.name,
             version=__version__,
             labels=", ".join(names.values()),
             folder=str(folder.resolve()),
-            example=parts.example(run),
+            example=layout.example(run),
         )
-        (folder / parts.README).write_text(text, encoding="utf-8")
+        (folder / layout.README).write_text(text, encoding="utf-8")
 
     def load_back(self, run: Restored, folder: Path, inputs: Inputs) -> tuple[Tensor, str]:
         """Logits of what the README's lines load, after a look at what they leave out."""
@@ -69,4 +70,4 @@ class Merged:
         )
         for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             need(not info[problem], f"{folder.name} has {problem}: {sorted(info[problem])[:3]}")
-        return logits_from(parts.run_readme(folder), inputs), "loaded back with transformers"
+        return logits_from(layout.run_readme(folder), inputs), "loaded back with transformers"

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from finegrid import __version__
 from finegrid.errors import UserError
-from finegrid.export import parts
-from finegrid.export.parts import Inputs, Unfit, need
+from finegrid.export import layout
+from finegrid.export.layout import Inputs, Unfit, need
 from finegrid.export.verify import logits_from
 from finegrid.inference import Restored
 from finegrid.methods.ia3 import ScaleInput, ScaleOutput
@@ -68,7 +68,7 @@ class Peft:
 
     def check(self, run: Restored) -> None:
         """Refuse what peft has no type for."""
-        parts.need_plain_base(run)
+        layout.need_plain_base(run)
         _translate(run.model)
 
     def write(self, run: Restored, folder: Path) -> None:
@@ -77,37 +77,37 @@ class Peft:
         Raises:
             UserError: if the peft library is missing.
         """
-        peft, found, head = _library(), _translate(run.model), parts.head(run.model)
+        peft, found, head = _library(), _translate(run.model), layout.head(run.model)
         whole = found.whole | head
-        modules = parts.head_modules(run.model)
+        modules = layout.head_modules(run.model)
         modules |= {name.rpartition(".")[0] for name in found.whole}
         about: dict[str, Any] = {
-            "base_model_name_or_path": parts.base_path(run),
-            "revision": parts.revision(run),
+            "base_model_name_or_path": layout.base_path(run),
+            "revision": layout.revision(run),
         }
         about |= {"task_type": "SEQ_CLS", "inference_mode": True}
         config = {"modules_to_save": sorted(modules)} | about | found.config
         peft.get_peft_config(config).save_pretrained(folder)
         tensors = found.tensors | {f"{found.prefix}{name}": x for name, x in whole.items()}
-        parts.write_tensors(folder / "adapter_model.safetensors", tensors)
+        layout.write_tensors(folder / "adapter_model.safetensors", tensors)
         text = README.format(
-            base=parts.base_path(run),
+            base=layout.base_path(run),
             method=run.record.method,
             task=run.task.name,
             version=__version__,
-            labels=", ".join(parts.label_names(run).values()),
+            labels=", ".join(layout.label_names(run).values()),
             folder=str(folder.resolve()),
-            loading=parts.loading(run),
-            example=parts.example(run),
+            loading=layout.loading(run),
+            example=layout.example(run),
             note=found.note,
         )
-        (folder / parts.README).write_text(text, encoding="utf-8")
-        parts.save_tokenizer(run, folder)
+        (folder / layout.README).write_text(text, encoding="utf-8")
+        layout.save_tokenizer(run, folder)
 
     def load_back(self, run: Restored, folder: Path, inputs: Inputs) -> tuple[Tensor, str]:
         """Logits of what the README's lines make of the plain encoder and the files."""
         version = _library().__version__
-        return logits_from(parts.run_readme(folder), inputs), f"loaded back with peft {version}"
+        return logits_from(layout.run_readme(folder), inputs), f"loaded back with peft {version}"
 
 
 def _library() -> Any:
@@ -125,12 +125,12 @@ def _translate(model: nn.Module) -> Translation:
     Raises:
         Unfit: naming what peft has no type for.
     """
-    children = parts.injected(model)
+    children = layout.injected(model)
     if not children:
-        return _layernorm(model, parts.trained_in_place(model))
+        return _layernorm(model, layout.trained_in_place(model))
     for types, translate in TYPES:
         if all(type(child) in types for child in children.values()):
-            parts.need_frozen(model)
+            layout.need_frozen(model)
             return translate(model, children)
     strange = [path for path, child in children.items() if type(child) not in KNOWN]
     path = (strange or list(children))[0]
@@ -187,7 +187,7 @@ def _prefix(model: Any, children: dict[str, Any]) -> Translation:
     pairs = [tensor for child in children.values() for tensor in child.pair()]
     rows = torch.cat(pairs, dim=1)  # length, 2 H layers
     length, width = pairs[0].shape
-    name = f"{parts.base_prefix(model)}embeddings.position_embeddings"
+    name = f"{layout.base_prefix(model)}embeddings.position_embeddings"
     table = dict(model.named_modules()).get(name)
     need(table is not None, f"{model.config.model_type} has no table of positions to move")
     return Translation(

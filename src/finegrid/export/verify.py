@@ -6,15 +6,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from finegrid.backbone import Limits
 from finegrid.config import require
-from finegrid.data import Encoded, Rows, read_rows
+from finegrid.data.batching import Encoded, Rows, read_rows
+from finegrid.data.loading import load
+from finegrid.data.tokenization import encode
 from finegrid.errors import UserError
-from finegrid.export.parts import Inputs, room
+from finegrid.export.layout import Inputs, room
 from finegrid.inference import Restored
-from finegrid.module import logits_of
-from finegrid.sources import load
-from finegrid.tokens import encode
+from finegrid.models.backbone import Limits
+from finegrid.training.module import logits_of
 
 ROWS = 16
 LENGTHS = (4, 7, 12, 20, 33)  # of the made-up texts, where the run's own are not at hand

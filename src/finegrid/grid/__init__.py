@@ -1,1 +1,1 @@
-"""The grid: cells known by their hash, a store of records, claims, and the slots they run on."""
+"""The grid: cells known by their hash, locks, and the slots they run on."""

@@ -14,8 +14,8 @@ from statistics import median
 from typing import Any
 
 from finegrid.errors import UserError
-from finegrid.grid import claims
-from finegrid.record import FILE, read
+from finegrid.grid import locks
+from finegrid.runs.record import FILE, read
 
 KINDS = {  # of evidence, the best first: what a past run must have in common with a cell
     "runs alike": ("task", "model", "method", "fraction", "unit", "amount"),
@@ -151,7 +151,7 @@ def directories(root: Path, *, but: Collection[Path] = ()) -> Iterator[Path]:
     """The directories below a directory that hold a record or a claim."""
     left_out = {str(path.resolve()) for path in but}
     for place, folders, files in os.walk(root):
-        if FILE in files or any(name.startswith(claims.PREFIX) for name in files):
+        if FILE in files or any(name.startswith(locks.PREFIX) for name in files):
             yield Path(place)
             folders.clear()
         folders[:] = [

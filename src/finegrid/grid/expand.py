@@ -11,10 +11,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
-from finegrid import identity
 from finegrid.config import require
 from finegrid.errors import slug
-from finegrid.grid.configs import Axis, Configs
+from finegrid.grid.compose import Axis, Configs
+from finegrid.runs import identity
 
 LONGEST, LABEL = 200, 60  # bytes of a directory's name without the key, of an axis's part of it
 NAMED = ("task", "model", "method", "data.fraction", "seed")  # what every directory's name holds

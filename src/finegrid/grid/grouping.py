@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from finegrid.config import require
-from finegrid.grid.cells import Cell
-from finegrid.grid.store import Store
-from finegrid.record import write_atomic
+from finegrid.grid.expand import Cell
+from finegrid.grid.status import Store
+from finegrid.runs.record import write_atomic
 
 MOST = 8  # cells of a job: they would all be lost with it
-LOGGERS = (None, "finegrid.tracking.csv_logger")  # W&B has one run a process
+# W&B has one run a process
+LOGGERS = (None, "finegrid.tracking.loggers.csv_logger", "finegrid.tracking.csv_logger")
 FREE = {"seed": "", "trial": "", "method": "", "tuned": "", "code": ""}  # what may differ in a pass
 
 

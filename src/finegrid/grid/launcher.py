@@ -11,7 +11,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from finegrid.grid.slots import Ended
+from finegrid.grid.pool import Ended
 from finegrid.grid.worker import Job, Shared
 
 

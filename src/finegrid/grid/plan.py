@@ -16,11 +16,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from finegrid.config import one_of, require
 from finegrid.errors import UserError
-from finegrid.grid import slots
-from finegrid.grid.cells import Cell, cells
-from finegrid.grid.estimate import Wanted, directories
-from finegrid.grid.store import AGAIN, ENDED, PLANS, Outcome, Store, outcome, settled
-from finegrid.record import content
+from finegrid.grid import pool
+from finegrid.grid.eta import Wanted, directories
+from finegrid.grid.expand import Cell, cells
+from finegrid.grid.status import AGAIN, ENDED, PLANS, Outcome, Store, outcome, settled
+from finegrid.runs.record import content
 
 LARGEST = 1 << 28  # bytes of a plan, which has a line a cell
 STATUSES = (*ENDED, "unreadable", "running", "missing")
@@ -65,11 +65,11 @@ def planned(overrides: Sequence[str], *, conf: Path) -> Plan:
 
 def _slots(config: DictConfig) -> dict[str, int]:
     """How many slots this machine has, and how many the launcher's options make of it."""
-    counts = {"slots of this machine": len(slots.slots("auto", per_gpu=1, on_cpu=None))}
+    counts = {"slots of this machine": len(pool.slots("auto", per_gpu=1, on_cpu=None))}
     launcher = config.hydra.launcher
     if "slots_per_gpu" in launcher:
         plain: Any = OmegaConf.to_container(launcher, resolve=True)
-        made = slots.slots(plain["gpus"], per_gpu=plain["slots_per_gpu"], on_cpu=plain["cpu_slots"])
+        made = pool.slots(plain["gpus"], per_gpu=plain["slots_per_gpu"], on_cpu=plain["cpu_slots"])
         counts["slots as configured"] = len(made)
     return counts
 

@@ -25,7 +25,7 @@ from hydra.core.utils import JobReturn
 
 from finegrid.config import require
 from finegrid.errors import UserError
-from finegrid.grid import mortal, worker
+from finegrid.grid import lifetime, worker
 from finegrid.grid.worker import Job
 
 log = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ class Pool:
             require(good, f"hydra.launcher.{name}={seconds} must be above 0, or null for none")
         self.slots, self.limit, self.stall = list(slots), limit, stall
         self._context = multiprocessing.get_context("forkserver")
-        first = [mortal.__name__, worker.__name__]
+        first = [lifetime.__name__, worker.__name__]
         self._context.set_forkserver_preload([*first, preload] if preload else first)
         self._running: list[Running] = []
 
@@ -271,7 +271,7 @@ def _fork_server_env() -> Iterator[None]:
 
     Nor may it have threads: a fork would lose them.
     """
-    told = dict.fromkeys(THREADS, "1") | {mortal.PARENT: str(os.getpid())}
+    told = dict.fromkeys(THREADS, "1") | {lifetime.PARENT: str(os.getpid())}
     before = {name: os.environ.get(name) for name in told}
     os.environ.update(told)
     try:

@@ -7,9 +7,9 @@ import gc
 import pkgutil
 from importlib import import_module
 
-import finegrid.builtin
+import finegrid.data.builtin
 import finegrid.methods
-import finegrid.run
+import finegrid.training.run
 
 AT_FIRST_USE = (
     "pyarrow.compute",

@@ -16,9 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from finegrid.errors import printable
-from finegrid.grid import claims
-from finegrid.grid.cells import Cell
-from finegrid.grid.store import ENDED, Outcome, Store
+from finegrid.grid import locks
+from finegrid.grid.expand import Cell
+from finegrid.grid.status import ENDED, Outcome, Store
 
 LINE_EVERY = 10.0  # seconds between two lines where there is no terminal
 FAILURES = ("failed", "diverged")
@@ -66,9 +66,9 @@ class Progress:
         while self.news:
             yield self.news.pop(0)
 
-    def _holder(self, cell: Cell) -> claims.Holder | None:
+    def _holder(self, cell: Cell) -> locks.Holder | None:
         directory = self.store.path(cell)
-        return claims.holder(directory) if claims.alive(directory) else None
+        return locks.holder(directory) if locks.alive(directory) else None
 
     def line(self) -> str:
         """Counts and the time left, for one line."""

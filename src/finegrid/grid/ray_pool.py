@@ -20,7 +20,7 @@ from hydra.core.utils import JobReturn
 
 from finegrid.config import require
 from finegrid.grid import worker
-from finegrid.grid.slots import Ended, Pool, Slot
+from finegrid.grid.pool import Ended, Pool, Slot
 from finegrid.grid.worker import Job
 
 log = logging.getLogger(__name__)

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from finegrid.grid import claims
-from finegrid.grid.cells import Cell
-from finegrid.record import FILE, LARGEST, content, parse
+from finegrid.grid import locks
+from finegrid.grid.expand import Cell
+from finegrid.runs.record import FILE, LARGEST, content, parse
 
 PLANS = ".sweeps"  # directory with each sweep's command and cells
 GROUPS = ".groups"  # directory with the cells of each job that has several
@@ -76,7 +76,7 @@ def outcome(directory: Path, *, at: float | None = None) -> Outcome:
         values, why = {}, str(error)
     if (status := values.get("status")) not in ENDED:
         gone = "unreadable" if why else "missing"
-        return Outcome("running" if claims.alive(directory, at=at) else gone, why)
+        return Outcome("running" if locks.alive(directory, at=at) else gone, why)
     parts = (values.get(f"{part}_seconds") for part in ("setup", "train", "eval"))
     version = f"{facts.st_mtime_ns:x}-{facts.st_ino:x}-{zlib.crc32(text):x}"
     return Outcome(status, values.get("error") or "", version, sum(filter(None, parts)))

@@ -18,21 +18,11 @@ from hydra.plugins.launcher import Launcher
 
 from finegrid.config import one_of, require
 from finegrid.errors import UserError
-from finegrid.grid import claims, groups
-from finegrid.grid.cells import Cell
-from finegrid.grid.store import (
-    AGAIN,
-    BEFORE,
-    GROUP,
-    GROUPS,
-    PLANS,
-    SWEEP,
-    Outcome,
-    Store,
-    settled,
-)
-from finegrid.grid.view import Progress, closing, last_line, shown
-from finegrid.record import Record, write_atomic
+from finegrid.grid import grouping, locks
+from finegrid.grid.expand import Cell
+from finegrid.grid.progress import Progress, closing, last_line, shown
+from finegrid.grid.status import AGAIN, BEFORE, GROUP, GROUPS, PLANS, SWEEP, Outcome, Store, settled
+from finegrid.runs.record import Record, write_atomic
 
 log = logging.getLogger(__name__)
 PATIENCE = 1.0  # seconds between looks at cells that another sweep runs
@@ -60,7 +50,7 @@ class Sweep:
     ) -> None:
         one_of("retry", retry, tuple(AGAIN))
         require(fail_fast is None or fail_fast > 0, f"fail_fast={fail_fast} must be at least 1")
-        groups.size_of(fuse, cells=1, slots=1)
+        grouping.size_of(fuse, cells=1, slots=1)
         self.cells, self.retry, self.fail_fast, self.fuse = cells, retry, fail_fast, fuse
         root.mkdir(parents=True, exist_ok=True)
         self.id = uuid.uuid4().hex[:12]
@@ -132,7 +122,7 @@ class Sweep:
 
     def _free(self, cell: Cell) -> bool:
         """Whether a cell is still to be run, and nobody runs it."""
-        return not self._settled(cell) and not claims.alive(self.store.path(cell))
+        return not self._settled(cell) and not locks.alive(self.store.path(cell))
 
     def _settled(self, cell: Cell) -> bool:
         return self._ended(cell) is not None
@@ -172,7 +162,7 @@ class Sweep:
         fresh = [cell for cell in cells if cell.key not in self.apart]
         slots = getattr(launcher, "width", None)
         again = [[cell] for cell in cells if cell.key in self.apart]
-        return groups.grouped(fresh, fuse=self.fuse, slots=slots) + again
+        return grouping.grouped(fresh, fuse=self.fuse, slots=slots) + again
 
     def _overrides(self, group: Sequence[Cell]) -> list[str]:
         """What a job is told: its first cell, and where the others are written down."""
@@ -182,7 +172,7 @@ class Sweep:
         own |= {f"+hydra.job.env_set.{BEFORE}": f"'{self.before[first.key]}'"}
         if len(group) > 1:
             path = self.store.root / GROUPS / self.id / f"{first.key}.json"
-            groups.write(path, group, self.store, self.before)
+            grouping.write(path, group, self.store, self.before)
             own |= {f"+hydra.job.env_set.{GROUP}": f"'{path}'"}
         return [*first.overrides, *(f"{key}={value}" for key, value in own.items())]
 
@@ -209,10 +199,10 @@ class Sweep:
         if returned is not None and returned.status == JobStatus.FAILED:
             return str(returned._return_value)
         directory = self.store.path(cell)
-        holder = claims.holder(directory)
+        holder = locks.holder(directory)
         if holder is None:
             return "the job left no trace" if returned is not None else ""
-        died = holder.sweep == self.id and not claims.alive(directory)
+        died = holder.sweep == self.id and not locks.alive(directory)
         return "the run ended without a record: killed, or out of memory or disk" if died else ""
 
     def _bury(self, cell: Cell, cause: str) -> None:
@@ -221,7 +211,7 @@ class Sweep:
         record = Record(**cell.facts, overrides=list(cell.overrides), started=stamp, finished=stamp)
         record.status, record.error = "failed", cause
         try:
-            claim = claims.take(directory, sweep=self.id, slot="")
+            claim = locks.take(directory, sweep=self.id, slot="")
             if claim is not None:
                 with claim:
                     record.write(directory)

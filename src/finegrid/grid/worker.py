@@ -21,8 +21,8 @@ from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict, read_write
 
-from finegrid import pulse
-from finegrid.grid import mortal
+from finegrid.grid import lifetime
+from finegrid.training import heartbeat
 
 OUTPUT = "output.log"  # what a job prints
 BEAT, EVERY = b"", 0.5  # what tells the launcher that work was done; seconds between two, at least
@@ -55,7 +55,7 @@ def main(pipe: Connection, shared: bytes, job: Job, env: Mapping[str, str]) -> N
         torch.set_num_threads(int(env["OMP_NUM_THREADS"]))  # too late for the variable itself
     _log_as_hydra_says()
     faulthandler.register(signal.SIGUSR1, file=2)  # the watchdog asks where a job hangs
-    pulse.listen(_teller(pipe))
+    heartbeat.listen(_teller(pipe))
     try:
         returned = _run(cloudpickle.loads(shared), job)
     except Exception as error:  # a config that does not compose, a directory that cannot be made
@@ -89,7 +89,7 @@ def _live_and_die_with_parent(pipe: Connection) -> None:
     """Leave the terminal's group, so that Ctrl-C reaches the launcher alone; end when that does."""
     if os.getsid(0) != os.getpid():  # else `mortal` has seen to it
         os.setsid()
-        mortal.end_with(os.getppid(), signal.SIGKILL)
+        lifetime.end_with(os.getppid(), signal.SIGKILL)
     threading.Thread(target=_watch, args=(pipe,), daemon=True, name="parent").start()
 
 

@@ -13,9 +13,9 @@ from torch.nn import functional
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from finegrid.dropout import dropout as drop
-from finegrid.dropout import stream_of
 from finegrid.errors import UserError
+from finegrid.kernels.dropout import dropout as drop
+from finegrid.kernels.dropout import stream_of
 
 VECTOR = 16  # fp32 numbers in a vector register of AVX-512
 OWN = {"eager": "finegrid_eager", "sdpa": "finegrid_sdpa"}

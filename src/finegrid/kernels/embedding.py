@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from finegrid.sites import Sites
+from finegrid.models.sites import Sites
 
 
 class Compact(nn.Embedding):

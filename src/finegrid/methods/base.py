@@ -6,9 +6,9 @@ from typing import Any
 import pytorch_lightning as pl
 from torch import Tensor, nn
 
-from finegrid.backbone import Backbone
+from finegrid.models.backbone import Backbone
+from finegrid.models.sites import Sites
 from finegrid.seeds import forked
-from finegrid.sites import Sites
 
 # (so many training examples, batch size) -> mean loss of each batch, with its graph
 Losses = Callable[[int, int], Iterator[Tensor]]

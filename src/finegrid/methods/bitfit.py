@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from finegrid import surgery
 from finegrid.methods.base import TuningMethod
-from finegrid.sites import Sites
+from finegrid.models import surgery
+from finegrid.models.sites import Sites
 
 
 class BitFit(TuningMethod):

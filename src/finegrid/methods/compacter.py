@@ -17,11 +17,11 @@ not in the authors' code.
 import torch
 from torch import Tensor, nn
 
-from finegrid import surgery
-from finegrid.bottleneck import activation_of, residual, width_of
 from finegrid.errors import UserError
 from finegrid.methods.base import TuningMethod
-from finegrid.sites import Sites
+from finegrid.methods.modules.adapter import activation_of, residual, width_of
+from finegrid.models import surgery
+from finegrid.models.sites import Sites
 
 
 class Rule(nn.Module):

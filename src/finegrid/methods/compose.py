@@ -11,10 +11,10 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from finegrid import surgery
 from finegrid.config import require
 from finegrid.methods.base import Losses, TuningMethod
-from finegrid.sites import Sites
+from finegrid.models import surgery
+from finegrid.models.sites import Sites
 
 
 class Compose(TuningMethod):

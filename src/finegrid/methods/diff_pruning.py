@@ -20,11 +20,11 @@ no embeddings.
 import torch
 from torch import Tensor, nn
 
-from finegrid import surgery
 from finegrid.config import require
 from finegrid.methods.base import TuningMethod
-from finegrid.sites import Sites
-from finegrid.sparse import SparseDifference, count, top
+from finegrid.methods.modules.sparse_delta import SparseDifference, count, top
+from finegrid.models import surgery
+from finegrid.models.sites import Sites
 
 LEFT, RIGHT, START, PACE = -1.5, 1.5, 5.0, 50.0
 

@@ -6,9 +6,9 @@ theta = theta_0 + delta, with delta unrestricted. The delta stored is the tuned 
 
 from torch import nn
 
-from finegrid import surgery
 from finegrid.methods.base import TuningMethod
-from finegrid.sites import Sites
+from finegrid.models import surgery
+from finegrid.models.sites import Sites
 
 
 class Full(TuningMethod):

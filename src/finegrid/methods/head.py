@@ -7,7 +7,7 @@ feature-based baselines of some papers because a pooler inside the backbone stay
 from torch import nn
 
 from finegrid.methods.base import TuningMethod
-from finegrid.sites import Sites
+from finegrid.models.sites import Sites
 
 
 class Head(TuningMethod):

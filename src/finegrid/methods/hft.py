@@ -13,10 +13,10 @@ so neither momentum nor weight decay moves it.
 import torch
 from torch import nn
 
-from finegrid import surgery
 from finegrid.config import require
 from finegrid.methods.base import TuningMethod
-from finegrid.sites import Sites
+from finegrid.models import surgery
+from finegrid.models.sites import Sites
 
 ATTENTION = ("query", "key", "value", "qkv", "attention_output")
 FEED_FORWARD = ("intermediate", "output")

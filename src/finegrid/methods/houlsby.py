@@ -13,10 +13,10 @@ from functools import partial
 
 from torch import nn
 
-from finegrid import surgery
-from finegrid.bottleneck import Bottleneck, residual
 from finegrid.methods.base import TuningMethod
-from finegrid.sites import Sites
+from finegrid.methods.modules.adapter import Bottleneck, residual
+from finegrid.models import surgery
+from finegrid.models.sites import Sites
 
 
 class Houlsby(TuningMethod):

@@ -8,9 +8,9 @@ embeddings' LayerNorm included.
 
 from torch import nn
 
-from finegrid import surgery
 from finegrid.methods.base import TuningMethod
-from finegrid.sites import Sites
+from finegrid.models import surgery
+from finegrid.models.sites import Sites
 
 
 class LayerNorm(TuningMethod):

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from finegrid import surgery
-from finegrid.bottleneck import Gate
-from finegrid.dropout import Dropout
 from finegrid.errors import UserError
+from finegrid.kernels.dropout import Dropout
 from finegrid.methods.base import TuningMethod
-from finegrid.sites import Sites
+from finegrid.methods.modules.adapter import Gate
+from finegrid.models import surgery
+from finegrid.models.sites import Sites
 
 
 class Update(nn.Module):

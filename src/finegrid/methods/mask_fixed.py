@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from finegrid import surgery
 from finegrid.config import one_of
-from finegrid.masks import Mask, smallest, zeros
 from finegrid.methods.base import TuningMethod
-from finegrid.sites import Sites
+from finegrid.methods.modules.mask import Mask, smallest, zeros
+from finegrid.models import surgery
+from finegrid.models.sites import Sites
 
 
 class MaskFixed(TuningMethod):

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from finegrid import surgery
 from finegrid.config import one_of, require
-from finegrid.masks import LearnedMask, smallest, zeros
 from finegrid.methods.base import TuningMethod
-from finegrid.sites import Sites
+from finegrid.methods.modules.mask import LearnedMask, smallest, zeros
+from finegrid.models import surgery
+from finegrid.models.sites import Sites
 
 THRESHOLD, SCALE = 0.01, 0.02
 

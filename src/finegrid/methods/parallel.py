@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from finegrid import surgery
-from finegrid.bottleneck import Bottleneck
 from finegrid.methods.base import TuningMethod
-from finegrid.sites import Sites
+from finegrid.methods.modules.adapter import Bottleneck
+from finegrid.models import surgery
+from finegrid.models.sites import Sites
 
 
 class Tap(nn.Module):

@@ -24,11 +24,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from finegrid import surgery
-from finegrid.bottleneck import Bottleneck, GatedBottleneck, residual
 from finegrid.methods.base import TuningMethod
-from finegrid.sites import Sites
-from finegrid.surgery import Hook
+from finegrid.methods.modules.adapter import Bottleneck, GatedBottleneck, residual
+from finegrid.models import surgery
+from finegrid.models.sites import Sites
+from finegrid.models.surgery import Hook
 
 
 def _around_norm(norm: nn.Module, inputs: tuple[Any, ...], normed: Tensor) -> Tensor:

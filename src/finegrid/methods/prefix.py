@@ -19,12 +19,12 @@ prefix has no position (its keys are not rotated) and local layers see all of it
 import torch
 from torch import Tensor, nn
 
-from finegrid import surgery
-from finegrid.attention import take_over
-from finegrid.bottleneck import Gate
 from finegrid.errors import UserError
+from finegrid.kernels.attention import take_over
 from finegrid.methods.base import TuningMethod
-from finegrid.sites import Sites
+from finegrid.methods.modules.adapter import Gate
+from finegrid.models import surgery
+from finegrid.models.sites import Sites
 
 
 class Prefix(nn.Module):

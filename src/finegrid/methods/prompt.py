@@ -24,10 +24,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finegrid import surgery
 from finegrid.errors import UserError, nearest
 from finegrid.methods.base import TuningMethod
-from finegrid.sites import Sites
+from finegrid.models import surgery
+from finegrid.models.sites import Sites
 
 PLACES = {"front": 0, "after_cls": 1}  # -> the prompt's first position
 

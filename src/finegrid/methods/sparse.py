@@ -23,11 +23,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from finegrid import surgery
 from finegrid.config import one_of, require
 from finegrid.methods.base import Losses, TuningMethod
-from finegrid.sites import Sites
-from finegrid.sparse import SparseDifference, count, top
+from finegrid.methods.modules.sparse_delta import SparseDifference, count, top
+from finegrid.models import surgery
+from finegrid.models.sites import Sites
 
 BY_GRADIENT = {"fisher": 1, "sam": 32}  # rule -> examples whose gradients are summed at a time
 RULES = ("random", "magnitude", "residual", *BY_GRADIENT)

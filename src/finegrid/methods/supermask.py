@@ -22,11 +22,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from finegrid import surgery
 from finegrid.config import one_of, require
-from finegrid.masks import LearnedMask, smallest
 from finegrid.methods.base import TuningMethod
-from finegrid.sites import Sites
+from finegrid.methods.modules.mask import LearnedMask, smallest
+from finegrid.models import surgery
+from finegrid.models.sites import Sites
 
 
 class BernoulliMask(LearnedMask):

@@ -21,16 +21,18 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from finegrid import builtin, checkpoint, hub, places, surgery
-from finegrid.attention import take_over
 from finegrid.config import ModelConfig, require
-from finegrid.dropout import quicken
+from finegrid.data import builtin
+from finegrid.data.loading import WAYS_OUT
+from finegrid.data.tokenization import Tokens
 from finegrid.errors import UserError
-from finegrid.lean import slim
+from finegrid.kernels.attention import take_over
+from finegrid.kernels.dropout import quicken
+from finegrid.kernels.linear import slim
+from finegrid.models import pretrained, surgery
+from finegrid.models.sites import Sites, positions
 from finegrid.seeds import forked
-from finegrid.sites import Sites, positions
-from finegrid.sources import WAYS_OUT
-from finegrid.tokens import Tokens
+from finegrid.storage import hub, paths
 
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
@@ -125,7 +127,7 @@ class Limits:
 
 def locate(model: ModelConfig) -> str:
     """The folder or hub id that a model loads from."""
-    return places.model(model.path, builtin=builtin.MODEL_DIR)
+    return paths.model(model.path, builtin=builtin.MODEL_DIR)
 
 
 def tokenizer(model: ModelConfig) -> Any:
@@ -137,7 +139,7 @@ def tokenizer(model: ModelConfig) -> Any:
     with _one_line(model):
         found = AutoTokenizer.from_pretrained(locate(model), **_source(model))
         require(
-            not checkpoint.empty(found),
+            not pretrained.empty(found),
             "the tokenizer's vocabulary is missing (tokenizer.json, vocab.txt or *.model)",
         )
     require(
@@ -160,7 +162,7 @@ def build(model: ModelConfig, *, outputs: int, seed: int) -> Backbone:
     with forked(seed), _one_line(model):
         make = _pretrained if model.pretrained else _random
         network, revision = make(model, outputs)
-        checkpoint.check_pass(network)
+        pretrained.check_pass(network)
     surgery.freeze(network.base_model)
     for parameter in drawn_pooler(network).values():
         parameter.requires_grad_(True)
@@ -202,7 +204,7 @@ def draw_head(network: PreTrainedModel, seed: int) -> None:
 def drawn_pooler(network: Any) -> dict[str, nn.Parameter]:
     """Name -> parameter of the base model's pooler, if the checkpoint had none."""
     drawn = getattr(getattr(network.base_model, "pooler", None), "drawn", False)
-    return checkpoint.poolers(network) if drawn else {}
+    return pretrained.poolers(network) if drawn else {}
 
 
 def _keep_fp32(network: PreTrainedModel) -> None:
@@ -234,7 +236,7 @@ def fingerprint(module: Any) -> str:
 def _pretrained(model: ModelConfig, outputs: int) -> tuple[PreTrainedModel, str]:
     where, source = locate(model), _source(model)
     if Path(where).is_dir():
-        checkpoint.check_files(Path(where))
+        pretrained.check_files(Path(where))
     network, info = AutoModelForSequenceClassification.from_pretrained(
         where,
         **source,
@@ -245,7 +247,7 @@ def _pretrained(model: ModelConfig, outputs: int) -> tuple[PreTrainedModel, str]
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # of the head, which is drawn anew
     )
-    if checkpoint.check_loaded(network, info, changed=bool(model.config)):
+    if pretrained.check_loaded(network, info, changed=bool(model.config)):
         network.base_model.pooler.drawn = True
     return network, str(getattr(network.config, "_commit_hash", None) or "")
 
@@ -264,7 +266,7 @@ def _architecture(model: ModelConfig, outputs: int) -> Any:
         config = AutoConfig.from_pretrained(locate(model), **_source(model))
     else:
         config = AutoConfig.for_model(**model.architecture)
-    checkpoint.settle(config, model.config, outputs=outputs, sites=bool(model.sites))
+    pretrained.settle(config, model.config, outputs=outputs, sites=bool(model.sites))
     return config
 
 
@@ -288,7 +290,7 @@ def _one_line(model: ModelConfig) -> Iterator[None]:
         raise
     except Exception as error:
         if isinstance(error, UserError) or Path(locate(model)).is_dir():
-            told = str(error) if isinstance(error, UserError) else checkpoint.reason(error)
+            told = str(error) if isinstance(error, UserError) else pretrained.reason(error)
             raise UserError(f"model {model.name} ({locate(model)}): {told}") from error
         raise _not_found(model, error) from error
 
@@ -298,7 +300,7 @@ def _not_found(model: ModelConfig, error: Exception) -> UserError:
     tried = [f"the folder {model.path}"]
     tried += [f"a copy below FINEGRID_MODEL_DIR={root}"] if root else []
     tried += ["the hub and its cache (safetensors files only)"]
-    reason = checkpoint.reason(error)[:160]
+    reason = pretrained.reason(error)[:160]
     return UserError(
         f"model {model.name} not found or not loadable; tried {', '.join(tried)} ({reason}). "
         + WAYS_OUT.format(variable="FINEGRID_MODEL_DIR")

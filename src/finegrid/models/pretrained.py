@@ -17,7 +17,7 @@ from transformers.models.auto import modeling_auto as auto
 
 from finegrid.config import require
 from finegrid.errors import UserError, nearest
-from finegrid.sites import need_anatomy
+from finegrid.models.sites import need_anatomy
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 LFS = b"version https://git-lfs"  # begins the file that stands for one that was not fetched

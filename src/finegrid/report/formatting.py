@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from finegrid.report.frame import Setting
+from finegrid.report.load.rankings import Setting
 
 MINUS, DASH, SPACE = "\u2212", "\u2013", "\u00a0"  # a space that no line ends at
 PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))

@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 
 from finegrid.errors import printable
-from finegrid.report import words
-from finegrid.report.frame import CELL, TABLE, Results, Setting, ordered
+from finegrid.report import formatting
+from finegrid.report.load.rankings import CELL, TABLE, Results, Setting, ordered
 
 FORMULA = ("=", "+", "-", "@")  # what begins one
 MARKS = re.compile(r"[\\`*|$~]|(?<!\w)_|_(?!\w)|(?<=\])[(\[]")  # that mean something to Markdown
@@ -104,7 +104,7 @@ def distance(cell: Any) -> str:
     if cell.difference != cell.difference:
         return ""
     interval = f" [{cell.low:.4f}, {cell.high:.4f}]" if cell.low == cell.low else ""
-    return f"{cell.difference:.4f}{interval}".replace("-", words.MINUS)
+    return f"{cell.difference:.4f}{interval}".replace("-", formatting.MINUS)
 
 
 def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -131,7 +131,10 @@ def _section(results: Results, cells: pd.DataFrame, level: float) -> str:
     of = _of_class(results, cells)
     parts = [
         plain(f"### {first['task']}, {setting.model}: {first['metric'] or 'no finished run'}{of}"),
-        plain(f"{words.setting(setting)}, {words.budget(first['budget_unit'], first['budget'])}. ")
+        plain(
+            f"{formatting.setting(setting)}, "
+            f"{formatting.budget(first['budget_unit'], first['budget'])}. "
+        )
         + f"Mean ± standard deviation over seeds (their number). {BOLD.format(level=level)}",
         *_unlearned(cells),
         aligned(*_grid(cells, _marked)),
@@ -149,13 +152,17 @@ def _unlearned(cells: pd.DataFrame) -> list[str]:
     nothing = [f"{fraction:g}" for fraction in found.index[~found]]
     if not nothing:
         return []
-    return [f"**No method learned anything** at {words.listed(nothing)} of the data: {NOTHING}."]
+    return [
+        f"**No method learned anything** at {formatting.listed(nothing)} of the data: {NOTHING}."
+    ]
 
 
 def _of_class(results: Results, cells: pd.DataFrame) -> str:
     """Which class F1 is of, in a table's heading."""
     runs, first = results.runs, cells.iloc[0]
-    of = words.of_class(runs[runs["setting"].eq(first["setting"]) & runs["task"].eq(first["task"])])
+    of = formatting.of_class(
+        runs[runs["setting"].eq(first["setting"]) & runs["task"].eq(first["task"])]
+    )
     return f" (F1{of})" if of else ""
 
 
@@ -201,8 +208,8 @@ def _tabular(cells: pd.DataFrame, setting: Setting) -> str:
     return "\n".join(
         [
             printable(
-                f"% {first['task']}: {first['metric']}; {words.setting(setting)}, "
-                f"{words.budget(first['budget_unit'], first['budget'])}"
+                f"% {first['task']}: {first['metric']}; {formatting.setting(setting)}, "
+                f"{formatting.budget(first['budget_unit'], first['budget'])}"
             ),
             "% mean and standard deviation over seeds; bold: the best and what is not told from it",
             rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",

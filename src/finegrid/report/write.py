@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from finegrid.record import write_atomic
-from finegrid.report import compare, stored, tables
-from finegrid.report.evidence import Evidence
-from finegrid.report.frame import Results
+from finegrid.report import tables
+from finegrid.report.load import outcomes
+from finegrid.report.load.rankings import Results
+from finegrid.report.stats import compare
+from finegrid.report.stats.scores import Evidence
+from finegrid.runs.record import write_atomic
 
 if TYPE_CHECKING:
-    from finegrid.report.figures.plots import Figure
+    from finegrid.report.figures.draw import Figure
 
 PARQUET = "runs.parquet"
 
@@ -35,11 +37,11 @@ class Made:
     @cached_property
     def figures(self) -> "list[Figure]":
         """Drawn when a format wants them: matplotlib takes a second to load."""
-        from finegrid.report import reference
-        from finegrid.report.figures import plots
+        from finegrid.report.figures import draw
+        from finegrid.report.load import published as reference
 
         published = reference.references()
-        return plots.draw(
+        return draw.draw(
             self.results, self.cells, self.best, references=published, level=self.level
         )
 
@@ -63,7 +65,7 @@ def _markdown(made: Made) -> Files:
 
 
 def _html(made: Made) -> Files:
-    from finegrid.report.page.page import page
+    from finegrid.report.html.page import page
 
     draws = compare.draws(made.results, known=made.known)
     standings = compare.standings(made.known)
@@ -100,7 +102,7 @@ def _png(made: Made) -> Files:
 def _parquet(made: Made) -> Files:
     places = made.runs["directory"].astype(str).str.split("/").str[-4:].str.join("/")
     buffer = io.BytesIO()  # with what the grid names a run, and no path of this machine
-    predictions, left_out = stored.stored(made.runs)
+    predictions, left_out = outcomes.stored(made.runs)
     others = made.runs.drop(columns=list(predictions), errors="ignore").assign(directory=places)
     runs = pd.concat([others, predictions], axis=1)
     runs.to_parquet(buffer, index=False, compression="zstd")

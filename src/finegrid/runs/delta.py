@@ -12,9 +12,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
-from finegrid import codec, surgery
 from finegrid.errors import UserError
-from finegrid.record import write_atomic
+from finegrid.models import surgery
+from finegrid.runs import mask_codec
+from finegrid.runs.record import write_atomic
 
 FILE = "delta.safetensors"
 FORMAT = "finegrid-2"
@@ -50,7 +51,7 @@ def bound(tensors: dict[str, Tensor], dtype: torch.dtype = torch.float32) -> flo
     total = 0.0
     for value in tensors.values():
         if value.dtype == torch.bool:
-            total += codec.entropy_bits(value.numel(), int(value.sum())) / 8
+            total += mask_codec.entropy_bits(value.numel(), int(value.sum())) / 8
         else:
             total += value.numel() * dtype.itemsize
     return total
@@ -84,7 +85,9 @@ def save(
         else:
             tensors[name] = value.to("cpu", dtype).contiguous()
     if masks:
-        tensors[MASKS] = torch.frombuffer(bytearray(codec.encode_all(masks)), dtype=torch.uint8)
+        tensors[MASKS] = torch.frombuffer(
+            bytearray(mask_codec.encode_all(masks)), dtype=torch.uint8
+        )
     about = {"format": FORMAT, "method": method, "fingerprint": fingerprint}
     text = json.dumps(about | {"labels": list(labels)}, sort_keys=True)
     write_atomic(path, serialise(tensors, metadata={"finegrid": text}))
@@ -221,7 +224,7 @@ def _masks(path: Path, content: Tensor, most: int) -> dict[str, Tensor]:
     try:
         if content.dtype != torch.uint8:
             raise ValueError(f"its masks are {content.dtype}, not bytes")
-        masks = codec.decode_all(content.numpy().tobytes(), most)
+        masks = mask_codec.decode_all(content.numpy().tobytes(), most)
     except ValueError as error:
         raise UserError(f"{path} is not a readable delta: {error}") from error
     return {name: torch.from_numpy(mask) for name, mask in masks.items()}

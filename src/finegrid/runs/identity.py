@@ -10,9 +10,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from finegrid import __version__, builtin, places
+from finegrid import __version__
 from finegrid.config import one_of, require, require_names
-from finegrid.record import SCHEMA, cell_hash
+from finegrid.data import builtin
+from finegrid.runs.record import SCHEMA, cell_hash
+from finegrid.storage import paths
 
 # What decides a result. Devices, threads, loggers and the rules of a sweep are not among it.
 GROUPS = ("method", "task", "model", "data", "optim", "budget")
@@ -156,26 +158,26 @@ def rows(task: Mapping[str, Any], data: Mapping[str, Any]) -> str:
         return _builtin_rows()
     if task["path"] == "files":
         files = [Path(task[split]) for split in ("train", "test") if task.get(split)]
-        return places.digest(file for file in files if file.is_file())
+        return paths.digest(file for file in files if file.is_file())
     root = data["root"] if data["source"] == "auto" else data["source"]
     folder = Path(root or "", task["subset"])
     if root and folder.is_dir():
         splits = ("train", *task.get("dev", ["validation"]))
-        return places.digest(file for split in splits for file in places.shards(folder, split))
+        return paths.digest(file for split in splits for file in paths.shards(folder, split))
     return f"hub {task['path']}/{task['subset']}"
 
 
 def weights(model: Mapping[str, Any]) -> str:
     """Hash of a model's files, or the hub repository's name and revision."""
-    folder = Path(places.model(model["path"], builtin=builtin.MODEL_DIR))
+    folder = Path(paths.model(model["path"], builtin=builtin.MODEL_DIR))
     if folder.is_dir():
-        return places.digest(places.model_files(folder))
+        return paths.digest(paths.model_files(folder))
     return f"hub {model['path']}@{model['revision']}"
 
 
 @cache
 def _builtin_rows() -> str:
-    return places.digest(places.code(builtin.MODEL_DIR.parent))
+    return paths.digest(paths.code(builtin.MODEL_DIR.parent))
 
 
 @cache
@@ -184,7 +186,7 @@ def _code(by: str) -> str:
     one_of("code", by, ("version", "commit"))
     if by == "version":
         return __version__
-    here = str(Path(__file__).parent)
+    here = str(Path(__file__).parents[1])
     told = [
         subprocess.run(["git", "-C", here, *words], capture_output=True, text=True)
         for words in (("rev-parse", "HEAD"), ("diff", "HEAD", "--", here))

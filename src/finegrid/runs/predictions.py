@@ -6,10 +6,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
-from finegrid import metrics
-from finegrid.data import Rows
-from finegrid.record import write_atomic
-from finegrid.tasks import Task
+from finegrid.data.batching import Rows
+from finegrid.runs.record import write_atomic
+from finegrid.tasks import metrics
+from finegrid.tasks.task import Task
 
 FILE = "predictions.parquet"
 

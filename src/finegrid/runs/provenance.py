@@ -13,7 +13,7 @@ import torch
 
 from finegrid import __version__
 from finegrid.config import TrainerConfig, require
-from finegrid.record import command_line
+from finegrid.runs.record import command_line
 
 PACKAGES = ("torch", "pytorch-lightning", "transformers", "datasets", "torchmetrics", "hydra-core")
 
@@ -77,7 +77,7 @@ def device(trainer: TrainerConfig) -> str:
 @cache
 def _git() -> tuple[str | None, bool | None]:
     """(commit, whether tracked files differ from it) of the code, if it is a checkout."""
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     try:
         commit = _ask_git(here, "rev-parse", "HEAD")
         return commit, bool(_ask_git(here, "status", "--porcelain", "--untracked-files=no"))

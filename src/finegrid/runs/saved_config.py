@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from finegrid.config import recipe, require
 from finegrid.errors import UserError, causes
-from finegrid.record import content
+from finegrid.runs.record import content
 
 FILE = ".hydra/config.yaml"
 LARGEST = 1 << 18  # bytes; a composed config has a few thousand

@@ -24,15 +24,18 @@ import torch
 import transformers
 from torch import Tensor
 
-from finegrid import __version__, cache, pulse, stages
-from finegrid.backbone import Backbone
-from finegrid.cache import Array
+from finegrid import __version__
 from finegrid.config import Budget, RunConfig
-from finegrid.data import Encoded, Features, sorted_batches
-from finegrid.dropout import switch_off
-from finegrid.lanes import ARCHITECTURES
+from finegrid.data.batching import Encoded, Features, sorted_batches
+from finegrid.kernels.dropout import switch_off
 from finegrid.methods.base import TuningMethod, overrides
-from finegrid.module import EVAL_TOKENS, INPUTS
+from finegrid.models.backbone import Backbone
+from finegrid.storage import cache
+from finegrid.storage.cache import Array
+from finegrid.strategies import split_model
+from finegrid.strategies.fused_model import ARCHITECTURES
+from finegrid.training import heartbeat
+from finegrid.training.module import EVAL_TOKENS, INPUTS
 
 log = logging.getLogger(__name__)
 LIMIT = 2 << 30  # bytes of hidden states that a run keeps
@@ -56,7 +59,7 @@ class Frozen(pl.Callback):
         """Act between the method's set-up and the first step."""
         module: Any = pl_module
         backbone: Backbone = module.backbone
-        depth = stages.depth(backbone)
+        depth = split_model.depth(backbone)
         if obstacle := _obstacle(self.method, backbone, depth):
             log.info("frozen_dropout=false changes nothing: %s", obstacle)
             return
@@ -66,7 +69,7 @@ class Frozen(pl.Callback):
         if reason := self._reason(prefix):
             log.info("%s; they run in every pass: %s", told, reason)
             return
-        stages.cut(backbone, depth)
+        split_model.cut(backbone, depth)
         for name, encoded in self.encoded.items():
             encoded.features = prefix.features(encoded, compute=self._worth(name, encoded))
         kept = ", ".join(name for name, encoded in self.encoded.items() if encoded.features)
@@ -157,10 +160,10 @@ class Prefix:
         with torch.inference_mode(), mixed:
             for index, batch in batches:
                 inputs = {name: batch[name].to(model.device) for name in INPUTS if name in batch}
-                for row, h in zip(index, stages.states(model, inputs).cpu(), strict=True):
+                for row, h in zip(index, split_model.states(model, inputs).cpu(), strict=True):
                     start, stop = offsets[row], offsets[row + 1]
                     found[start:stop] = h[: stop - start]
-                pulse.beat()
+                heartbeat.beat()
         return Features(found, offsets)
 
     def _offsets(self, encoded: Encoded) -> Array:

@@ -20,11 +20,11 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from finegrid import lean
-from finegrid.backbone import Backbone
-from finegrid.dropout import Dropout, dropout, stream_of
 from finegrid.errors import UserError
-from finegrid.module import logits_of
+from finegrid.kernels import linear
+from finegrid.kernels.dropout import Dropout, dropout, stream_of
+from finegrid.models.backbone import Backbone
+from finegrid.training.module import logits_of
 
 ATTENTION = "finegrid_lanes"
 # Others make positions or masks, or pool, outside the modules that a run can have for itself.
@@ -221,7 +221,7 @@ class Lanes(nn.Module):
             return dropout(x, first.p, training=first.training, streams=streams)
         if all(_alike(first, module, *module._parameters) for module in modules):
             return first.forward(x)  # type: ignore[no-any-return]
-        if isinstance(first, lean.Linear) and all(_alike(first, m, "weight") for m in modules):
+        if isinstance(first, linear.Linear) and all(_alike(first, m, "weight") for m in modules):
             return _linear(modules, x, self.row.sizes)
         pairs = zip(modules, self.row.split(x), strict=True)
         return self.row.join([module.forward(part) for module, part in pairs])
@@ -251,9 +251,9 @@ def _after(module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return y
 
 
-def _linear(modules: Sequence[lean.Linear], x: Tensor, sizes: list[int]) -> Tensor:
+def _linear(modules: Sequence[linear.Linear], x: Tensor, sizes: list[int]) -> Tensor:
     """One frozen matrix, each run's own bias."""
-    dtype = lean.autocast_dtype(x) or x.dtype
+    dtype = linear.autocast_dtype(x) or x.dtype
     biases = [module.bias.to(dtype) for module in modules]
     matrix = modules[0].matrix(dtype)
     y: Tensor = _Linear.apply(x.to(dtype), matrix, sizes, *biases)  # type: ignore[no-untyped-call]
@@ -265,7 +265,7 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, matrix: lean.Matrix, sizes: list[int], *biases: Tensor
+        ctx: Any, x: Tensor, matrix: linear.Matrix, sizes: list[int], *biases: Tensor
     ) -> Tensor:
         ctx.matrix, ctx.sizes = matrix, sizes
         parts = zip(torch.split(x, sizes, dim=1), biases, strict=True)

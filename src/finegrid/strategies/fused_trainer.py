@@ -29,14 +29,15 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from finegrid import backbone, provenance
-from finegrid.attempt import Attempt, Request, Watch
-from finegrid.backbone import Backbone
 from finegrid.config import ModelConfig, RunConfig, TrainerConfig
-from finegrid.grid.store import key_of
-from finegrid.lanes import Trunk
-from finegrid.parts import Parts, rows_of
-from finegrid.run import run_alone, trainer_of
+from finegrid.grid.status import key_of
+from finegrid.models import backbone
+from finegrid.models.backbone import Backbone
+from finegrid.runs import provenance
+from finegrid.strategies.fused_model import Trunk
+from finegrid.training.components import Parts, rows_of
+from finegrid.training.run import run_alone, trainer_of
+from finegrid.training.session import Attempt, Request, Watch
 
 log = logging.getLogger(__name__)
 TOKENS = {"cpu": 2048, "gpu": 32768}  # of a pass: what keeps the device busy, and fits its caches

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finegrid.backbone import Backbone
-from finegrid.lean import autocast_dtype
+from finegrid.kernels.linear import autocast_dtype
+from finegrid.models.backbone import Backbone
 
 BETWEEN = "embeddings_project"  # ELECTRA's, from embeddings that are narrower than its layers
 

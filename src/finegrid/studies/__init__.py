@@ -1,1 +1,1 @@
-"""The claims of the two papers, as tests on our own runs."""
+"""Published claims as tests on our own runs."""

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import pandas as pd
 
-from finegrid.report.evidence import Evidence
-from finegrid.report.frame import CELL, Results
-from finegrid.report.papers.claims import Estimate, over_tasks, within_task
-from finegrid.report.stats import Scores, difference
+from finegrid.report.load.rankings import CELL, Results
+from finegrid.report.stats.scores import Evidence
+from finegrid.report.stats.significance import Scores, difference
+from finegrid.studies.verdict import Estimate, over_tasks, within_task
 
 PAIRS = 2  # seeds in common, the fewest that have a spread
 

@@ -10,8 +10,7 @@ from math import inf
 import numpy as np
 import pandas as pd
 
-from finegrid.report.papers.claims import Claim, Estimate, Finding, of_values
-from finegrid.report.papers.paired import (
+from finegrid.studies.contrasts import (
     Cell,
     Cells,
     Contrast,
@@ -23,6 +22,7 @@ from finegrid.report.papers.paired import (
     grain,
     parts,
 )
+from finegrid.studies.verdict import Claim, Estimate, Finding, of_values
 
 TITLE = "An empirical analysis of efficient fine-tuning methods (arXiv 2401.04051)"
 SOME = 0.3  # the share of the data that the abstract names

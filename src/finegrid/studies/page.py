@@ -6,10 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from finegrid.report import words
-from finegrid.report.frame import CELL, Results, ordered
-from finegrid.report.papers.claims import LEVEL, Finding, Outcome, Verdict, judge, region_text
+from finegrid.report import formatting
+from finegrid.report.load.rankings import CELL, Results, ordered
 from finegrid.report.tables import aligned
+from finegrid.studies.verdict import LEVEL, Finding, Outcome, Verdict, judge, region_text
 
 WHOLE = {"fraction", "n", "ok", "failed", "constant"}  # columns to show as they are
 LEAST = 1e-4  # p values are not told apart below
@@ -43,7 +43,10 @@ def page(
     parts += [preface.strip()] * bool(preface.strip())
     for number, several in verdicts.items():
         runs = results.runs[results.runs["setting"] == number]
-        parts += [f"## {words.setting(results.settings[number])}", _counted(several) + _scale(runs)]
+        parts += [
+            f"## {formatting.setting(results.settings[number])}",
+            _counted(several) + _scale(runs),
+        ]
         parts += [_summary(several), *(_section(verdict) for verdict in several)]
         parts += ["### What was run", _grid(runs)]
     parts += [_commands(results.runs), *_listed("Notes on the runs", results.notes)]

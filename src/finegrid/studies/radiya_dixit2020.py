@@ -10,17 +10,9 @@ from math import inf
 import numpy as np
 import pandas as pd
 
-from finegrid.report.papers.claims import Claim, Estimate, Finding, of_values, over_tasks
-from finegrid.report.papers.paired import Cells, Contrast, detail, differences, parts
-from finegrid.report.papers.weights import (
-    OUTSIDE,
-    by_layer,
-    jackknife,
-    over_runs,
-    ratios,
-    shared,
-    trend,
-)
+from finegrid.studies.contrasts import Cells, Contrast, detail, differences, parts
+from finegrid.studies.verdict import Claim, Estimate, Finding, of_values, over_tasks
+from finegrid.studies.weights import OUTSIDE, by_layer, jackknife, over_runs, ratios, shared, trend
 
 TITLE = "How fine can fine-tuning be? (arXiv 2004.14129)"
 LAYERS, MASK, CONTROLS = (

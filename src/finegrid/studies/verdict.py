@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from finegrid.report.stats import holm, quantile
+from finegrid.report.stats.significance import holm, quantile
 
 LEVEL = 0.05
 Outcome = Literal["confirmed", "not confirmed", "contradicted", "not tested"]

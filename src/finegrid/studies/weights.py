@@ -6,7 +6,7 @@ from math import exp, log, sqrt
 import numpy as np
 import pandas as pd
 
-from finegrid.report.papers.claims import Estimate, of_values, over_tasks
+from finegrid.studies.verdict import Estimate, of_values, over_tasks
 
 OUTSIDE = "embeddings and pooler"
 

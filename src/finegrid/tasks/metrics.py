@@ -14,7 +14,7 @@ from torchmetrics.classification import (
 )
 from torchmetrics.regression import PearsonCorrCoef, SpearmanCorrCoef
 
-from finegrid.tasks import MEAN, Task
+from finegrid.tasks.task import MEAN, Task
 
 # name -> the metric for so many classes
 MAKE: dict[str, Callable[[int], Metric]] = {

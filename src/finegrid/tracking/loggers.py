@@ -9,8 +9,8 @@ from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
 from finegrid.config import one_of
 from finegrid.errors import UserError
-from finegrid.mirror import RunInfo, summary
-from finegrid.record import Record
+from finegrid.runs.record import Record
+from finegrid.tracking.run_info import RunInfo, summary
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,9 @@ def wandb_logger(*, run: RunInfo, project: str, entity: str | None, group: str |
 
 
 LOGGERS: dict[str, Callable[..., Guarded]] = {
-    f"{__name__}.{made.__name__}": made for made in (csv_logger, wandb_logger)
+    f"{module}.{made.__name__}": made
+    for module in (__name__, __package__)  # the package is what configs of 0.6 name
+    for made in (csv_logger, wandb_logger)
 }
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finegrid.record import Record
+from finegrid.runs.record import Record
 
 STEP = "trainer/global_step"  # Lightning's name for the horizontal axis
 CURVE = "curve.csv"

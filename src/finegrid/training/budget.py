@@ -8,8 +8,8 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from finegrid import pulse
 from finegrid.config import Budget, OptimConfig
+from finegrid.training import heartbeat
 
 DONE = 1 - 1e-9  # sums of fractions of an epoch end this close to one
 
@@ -84,7 +84,7 @@ class Clock(pl.Callback):
         batch_idx: int,
     ) -> None:
         """Count the step and stop the run once the budget is spent."""
-        pulse.beat()
+        heartbeat.beat()
         self.steps += 1
         self.examples += len(batch["labels"])
         self.tokens += batch["real_tokens"]

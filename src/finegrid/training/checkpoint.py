@@ -11,11 +11,12 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from finegrid import metrics, surgery
-from finegrid.budget import DONE, Clock
-from finegrid.data import Encoded
+from finegrid.data.batching import Encoded
 from finegrid.errors import Diverged
-from finegrid.module import FineTuner, predict
+from finegrid.models import surgery
+from finegrid.tasks import metrics
+from finegrid.training.budget import DONE, Clock
+from finegrid.training.module import FineTuner, predict
 
 CHECK_EVERY = 20  # steps between looks at the loss on a GPU: each look waits for the device
 

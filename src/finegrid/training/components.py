@@ -10,17 +10,18 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from finegrid import backbone, identity
-from finegrid.backbone import Backbone, Limits
 from finegrid.config import RunConfig, bind, require
-from finegrid.data import Encoded, Splits, split
+from finegrid.data.batching import Encoded, Splits, split
+from finegrid.data.loading import load
+from finegrid.data.tokenization import Tokeniser
 from finegrid.errors import UserError
 from finegrid.methods.base import TuningMethod, overrides
-from finegrid.module import FineTuner
+from finegrid.models import backbone
+from finegrid.models.backbone import Backbone, Limits
+from finegrid.runs import identity
 from finegrid.seeds import stream
-from finegrid.sources import load
-from finegrid.tasks import Task
-from finegrid.tokens import Tokeniser
+from finegrid.tasks.task import Task
+from finegrid.training.module import FineTuner
 
 log = logging.getLogger(__name__)
 UNKNOWN = 0.25  # a share of unknown tokens that is worth a warning

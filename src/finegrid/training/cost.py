@@ -9,13 +9,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
-from finegrid import provenance, surgery
 from finegrid.config import TrainerConfig
-from finegrid.data import Encoded
-from finegrid.floor import floor_flops, matmul_rate
-from finegrid.module import FineTuner
+from finegrid.data.batching import Encoded
+from finegrid.models import surgery
+from finegrid.models.sites import Sites
+from finegrid.runs import provenance
 from finegrid.seeds import forked
-from finegrid.sites import Sites
+from finegrid.training.flops import floor_flops, matmul_rate
+from finegrid.training.module import FineTuner
 
 COUNTED = 4  # rows whose FLOPs are counted
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")

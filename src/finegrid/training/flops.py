@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from finegrid import surgery
-from finegrid.sites import Site, Sites
+from finegrid.models import surgery
+from finegrid.models.sites import Site, Sites
 
 GAUGE = 0.02  # seconds: every cell of a sweep pays them
 

@@ -11,14 +11,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
-from finegrid import pulse, surgery, vocabulary
-from finegrid.backbone import Backbone, drawn_pooler
 from finegrid.config import OptimConfig
-from finegrid.data import Encoded, sorted_batches
-from finegrid.dropout import draw_from
+from finegrid.data.batching import Encoded, sorted_batches
+from finegrid.kernels import embedding
+from finegrid.kernels.dropout import draw_from
+from finegrid.models import surgery
+from finegrid.models.backbone import Backbone, drawn_pooler
 from finegrid.seeds import stream
-from finegrid.stages import resumed
-from finegrid.tasks import Task
+from finegrid.strategies.split_model import resumed
+from finegrid.tasks.task import Task
+from finegrid.training import heartbeat
 
 # Of an evaluation's batch: attention's intermediate results should fit a CPU core's cache.
 EVAL_TOKENS = {"cpu": 2048, "cuda": 65536}
@@ -108,7 +110,7 @@ class FineTuner(pl.LightningModule):
     def configure_optimizers(self) -> Optimizer:
         """AdamW over exactly what trains; only matrices decay. The clock scales the rates."""
         if self.compacts:
-            self.stand_ins = vocabulary.compact(self.backbone.sites, self._ids())
+            self.stand_ins = embedding.compact(self.backbone.sites, self._ids())
         base, drawn = f"{self.model.base_model_prefix}.", drawn_pooler(self.model)
         groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
         for name, parameter in self.optimized().items():
@@ -186,7 +188,7 @@ def predict(
                 name: value.to(device) for name, value in batch.items() if name != "real_tokens"
             }
             parts.append(logits_of(model, moved).float())
-            pulse.beat()
+            heartbeat.beat()
             order += index
     model.train(training)
     logits = torch.cat(parts).cpu()

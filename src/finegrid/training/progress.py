@@ -6,8 +6,8 @@ from typing import Any
 import pytorch_lightning as pl
 from tqdm import tqdm
 
-from finegrid.budget import Clock
-from finegrid.selection import Selection
+from finegrid.training.budget import Clock
+from finegrid.training.checkpoint import Selection
 
 
 class BudgetBar(pl.Callback):

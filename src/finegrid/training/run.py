@@ -10,14 +10,14 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 
-from finegrid import provenance
-from finegrid.attempt import Attempt, Request
-from finegrid.bar import BudgetBar
 from finegrid.config import RunConfig, require
-from finegrid.frozen import Frozen
-from finegrid.parts import Parts
-from finegrid.record import Record
-from finegrid.tracking import Guarded
+from finegrid.runs import provenance
+from finegrid.runs.record import Record
+from finegrid.strategies.cached_features import Frozen
+from finegrid.tracking.loggers import Guarded
+from finegrid.training.components import Parts
+from finegrid.training.progress import BudgetBar
+from finegrid.training.session import Attempt, Request
 
 log = logging.getLogger(__name__)
 

@@ -15,22 +15,27 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from finegrid import allocator, backbone, delta, identity, metrics, provenance, pulse, tracking
-from finegrid.backbone import Backbone, drawn_pooler
-from finegrid.budget import Clock
 from finegrid.config import RunConfig, require
-from finegrid.data import train_loader
+from finegrid.data.batching import train_loader
 from finegrid.errors import Diverged, UserError, refusal
-from finegrid.meter import Meter, peak_memory
+from finegrid.kernels import allocator
 from finegrid.methods.base import TuningMethod
-from finegrid.mirror import RunInfo
-from finegrid.module import predict
-from finegrid.parts import Parts, prepare
-from finegrid.predictions import write_predictions
-from finegrid.record import Record, clear
+from finegrid.models import backbone
+from finegrid.models.backbone import Backbone, drawn_pooler
+from finegrid.runs import delta, identity, provenance
+from finegrid.runs.predictions import write_predictions
+from finegrid.runs.record import Record, clear
 from finegrid.seeds import stream
-from finegrid.selection import Selection
-from finegrid.tracking import Guarded
+from finegrid.tasks import metrics
+from finegrid.tracking import loggers
+from finegrid.tracking.loggers import Guarded
+from finegrid.tracking.run_info import RunInfo
+from finegrid.training import heartbeat
+from finegrid.training.budget import Clock
+from finegrid.training.checkpoint import Selection
+from finegrid.training.components import Parts, prepare
+from finegrid.training.cost import Meter, peak_memory
+from finegrid.training.module import predict
 
 log = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -101,7 +106,7 @@ class Attempt:
         """Build the run's parts and note what the data and the weights turned out to be."""
         parts = prepare(self.request.cfg, self.config, build=build)
         self.request.unchanged()
-        pulse.beat()
+        heartbeat.beat()
         _identify(self.record, parts)
         if self.tracker is None:
             self.tracker = self._tracker()
@@ -134,7 +139,7 @@ class Attempt:
         `setup` is the seconds that its set-up took, if not all since its beginning.
         """
         alone = watch.clock.started - self.started
-        pulse.beat()
+        heartbeat.beat()
         _cost(self.record, watch, setup=alone if setup is None else setup)
         began = time.perf_counter()
         _score(parts, self.record, watch.selection, self.directory)
@@ -166,7 +171,7 @@ class Attempt:
         config: Any = OmegaConf.to_container(cfg, resolve=True)
         sweep = self.request.sweep or "runs"
         info = RunInfo(self.directory, sweep, str(self.record.cell), self.record, config)
-        return tracking.logger(config["logger"], run=info)
+        return loggers.logger(config["logger"], run=info)
 
 
 def _begin(request: Request, config: RunConfig) -> Record:

@@ -1,1 +1,1 @@
-"""A search for learning rates, read from its trials."""
+"""The search for learning rates."""

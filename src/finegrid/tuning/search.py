@@ -11,7 +11,7 @@ from math import comb
 from statistics import fmean, stdev
 
 from finegrid.errors import UserError
-from finegrid.record import Record
+from finegrid.runs.record import Record
 
 FAILED = 0.0  # the score of a run that failed or diverged
 SAME = (  # what all runs of one search share

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from finegrid.report.frame import ordered
-from finegrid.report.rates.tuning import FAILED, Search, Trial, at_edge, best, expected_best
+from finegrid.report.load.rankings import ordered
 from finegrid.report.tables import aligned
+from finegrid.tuning.search import FAILED, Search, Trial, at_edge, best, expected_best
 
 
 def markdown(search: Search) -> str:

@@ -25,8 +25,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from finegrid.config import require
 from finegrid.grid.launcher import StreamingLauncher
-from finegrid.grid.ray import RayPool
-from finegrid.grid.slots import Ended
+from finegrid.grid.pool import Ended
+from finegrid.grid.ray_pool import RayPool
 from finegrid.grid.worker import Job
 
 

@@ -8,7 +8,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from finegrid.grid.launcher import StreamingLauncher
-from finegrid.grid.slots import Ended, Pool, slots
+from finegrid.grid.pool import Ended, Pool, slots
 from finegrid.grid.worker import Job
 
 

@@ -11,10 +11,10 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from finegrid import preflight
-from finegrid.grid.cells import cells
+from finegrid.data import preflight
+from finegrid.grid.expand import cells
 from finegrid.grid.sweep import Sweep
-from finegrid.record import command_line
+from finegrid.runs.record import command_line
 
 
 @dataclass

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pathlib
 
-from finegrid.builtin.tasks import TASKS, Row, split
+from finegrid.data.builtin.tasks import TASKS, Row, split
 
 MODEL_DIR = pathlib.Path(__file__).resolve().parent / "tiny"
 

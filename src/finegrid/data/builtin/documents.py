@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from finegrid.builtin import lexicon as lex
-from finegrid.builtin.edits import drifted
-from finegrid.builtin.grammar import Draw, Event, Phrase, random_event, say
+from finegrid.data.builtin import lexicon as lex
+from finegrid.data.builtin.edits import drifted
+from finegrid.data.builtin.grammar import Draw, Event, Phrase, random_event, say
 
 
 def shortened(draw: Draw, event: Event, *, drop: float = 0.15) -> Event:

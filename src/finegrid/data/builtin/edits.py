@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from finegrid.builtin import lexicon as lex
-from finegrid.builtin.grammar import Draw, Event, Phrase, random_adjective, random_event, times_for
+from finegrid.data.builtin import lexicon as lex
+from finegrid.data.builtin.grammar import (
+    Draw,
+    Event,
+    Phrase,
+    random_adjective,
+    random_event,
+    times_for,
+)
 
 Edit = Callable[[Draw, Event], Event]
 NUMBERS = ("two", "three", "many")

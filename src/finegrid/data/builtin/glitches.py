@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from finegrid.builtin import lexicon as lex
-from finegrid.builtin.grammar import (
+from finegrid.data.builtin import lexicon as lex
+from finegrid.data.builtin.grammar import (
     Draw,
     Style,
     Word,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import NamedTuple, TypeVar
 
-from finegrid.builtin import lexicon as lex
+from finegrid.data.builtin import lexicon as lex
 
 T = TypeVar("T")
 TENSES = ("past", "past", "past", "present", "progressive", "perfect", "future")

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from finegrid.builtin import edits
-from finegrid.builtin.documents import shortened
-from finegrid.builtin.glitches import GLITCHES, decoyed, plain
-from finegrid.builtin.grammar import Draw, random_event, say, text
+from finegrid.data.builtin import edits
+from finegrid.data.builtin.documents import shortened
+from finegrid.data.builtin.glitches import GLITCHES, decoyed, plain
+from finegrid.data.builtin.grammar import Draw, random_event, say, text
 
 Row = dict[str, str | int | float]
 NOISE = 0.03

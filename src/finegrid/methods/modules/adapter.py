@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from finegrid.errors import UserError, nearest
-from finegrid.surgery import Hook
+from finegrid.models.surgery import Hook
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "swish": nn.SiLU}
 

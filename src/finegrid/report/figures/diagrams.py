@@ -10,15 +10,16 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure as Canvas
 
-from finegrid.report import compare, words
+from finegrid.report import formatting
 from finegrid.report.figures import labels, style
-from finegrid.report.figures.charts import FAINT, FEW, Sheet
 from finegrid.report.figures.curves import distances as read_distances
 from finegrid.report.figures.curves import mean_curves, sampled
 from finegrid.report.figures.labels import Label
 from finegrid.report.figures.palette import INK, RULE, SOFT, Mark
-from finegrid.report.figures.panels import Panel
-from finegrid.report.frame import Results, ordered
+from finegrid.report.figures.score_plots import FAINT, FEW, Sheet
+from finegrid.report.figures.specs import Panel
+from finegrid.report.load.rankings import Results, ordered
+from finegrid.report.stats import compare
 
 FILES = 300  # read for one figure
 LEAST_METHODS, LEAST_BLOCKS = 3, 2  # for a comparison of ranks
@@ -41,8 +42,8 @@ def curves(runs: pd.DataFrame, panel: Panel, known: dict[str, Mark]) -> Sheet | 
     )
     title = (
         f"{panel.task}: learning curves, "
-        f"{words.budget(str(panel.budget_unit), panel.budget or 0)}, "
-        f"{words.percent(panel.fraction)} of the data"
+        f"{formatting.budget(str(panel.budget_unit), panel.budget or 0)}, "
+        f"{formatting.percent(panel.fraction)} of the data"
     )
     return Sheet(title, caption, data, partial(_paint_curves, data, x, known))
 
@@ -123,7 +124,7 @@ def ranks(results: Results, panel: Panel, known: dict[str, Mark]) -> Sheet | Non
     gap = found.critical_difference
     data = pd.DataFrame({"method": found.methods, "mean_rank": found.mean_ranks})
     data = data.assign(critical_difference=gap, blocks=found.blocks)
-    left_out = f" Left out, with too few scores: {words.listed(found.left_out)}."
+    left_out = f" Left out, with too few scores: {formatting.listed(found.left_out)}."
     caption = (
         f"Rank of each method's mean score, averaged over the {found.blocks} rankings (task, "
         "budget and fraction) in which all of these have scores; 1 is best. Methods beside one bar "

@@ -8,12 +8,12 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
-from finegrid.report import reference
-from finegrid.report.figures import charts, diagrams, panels, style
-from finegrid.report.figures.charts import Look, Sheet
+from finegrid.report.figures import diagrams, score_plots, specs, style
 from finegrid.report.figures.palette import marks
-from finegrid.report.figures.panels import LIMIT, Panel
-from finegrid.report.frame import CELL, Results, ordered
+from finegrid.report.figures.score_plots import Look, Sheet
+from finegrid.report.figures.specs import LIMIT, Panel
+from finegrid.report.load import published as reference
+from finegrid.report.load.rankings import CELL, Results, ordered
 
 PUBLISHED = 5  # lines of published scores in a figure
 
@@ -56,11 +56,11 @@ def draw(
         limit: figures at most; `panels.planned` says what is left out.
     """
     look = Look(marks(ordered(set(cells.method))), level)
-    full = panels.with_trainable(_with_ties(cells, against_best))
+    full = specs.with_trainable(_with_ties(cells, against_best))
     names: Counter[str] = Counter()
     drawn = []
-    for panel in panels.planned(results, cells, limit=limit).panels:
-        own = panels.chosen(full[full.ok > 0], panel)
+    for panel in specs.planned(results, cells, limit=limit).panels:
+        own = specs.chosen(full[full.ok > 0], panel)
         published = _published(references, results, own)
         sheet = _sheet(panel, results, own, replace(look, published=published))
         if sheet is not None:
@@ -83,10 +83,10 @@ def _sheet(panel: Panel, results: Results, cells: pd.DataFrame, look: Look) -> S
     if panel.kind == "ranks":
         return diagrams.ranks(results, panel, look.marks)
     if panel.kind == "curves":
-        return diagrams.curves(panels.runs_of(results, panel), panel, look.marks)
+        return diagrams.curves(specs.runs_of(results, panel), panel, look.marks)
     if panel.kind == "distances":
-        return diagrams.distances(panels.runs_of(results, panel), panel)
-    chart = charts.growth if panel.kind in ("fraction", "budget") else charts.cost
+        return diagrams.distances(specs.runs_of(results, panel), panel)
+    chart = score_plots.growth if panel.kind in ("fraction", "budget") else score_plots.cost
     return chart(cells, panel, look)
 
 

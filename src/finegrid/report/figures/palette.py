@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from finegrid.report.frame import METHOD_ORDER
+from finegrid.report.load.rankings import METHOD_ORDER
 
 PAPER, INK, SOFT, RULE = "#ffffff", "#1b1f24", "#6a737d", "#dfe2e6"
 # what a figure is drawn in -> what a dark page shows instead

@@ -10,11 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from finegrid.report import words
+from finegrid.report import formatting
 from finegrid.report.figures import labels, style
 from finegrid.report.figures.labels import Label
 from finegrid.report.figures.palette import PAPER, RULE, SOFT, Mark
-from finegrid.report.figures.panels import COSTS, Panel
+from finegrid.report.figures.specs import COSTS, Panel
 
 FEW = 9  # series that can be told apart at full strength
 FAINT = 0.35
@@ -53,11 +53,13 @@ class Axis:
 
 
 AXES = {
-    "seconds": Axis("train_seconds", "training time", "time of training a run", words.duration),
-    "bytes": Axis("delta_bytes", "bytes stored", "stored per task", words.size),
+    "seconds": Axis(
+        "train_seconds", "training time", "time of training a run", formatting.duration
+    ),
+    "bytes": Axis("delta_bytes", "bytes stored", "stored per task", formatting.size),
     "parameters": Axis("trainable", "parameters trained", "parameters that train, with the head's",
-                       words.count),
-    "fraction": Axis("fraction", "data fraction", "share of the training rows", words.percent),
+                       formatting.count),
+    "fraction": Axis("fraction", "data fraction", "share of the training rows", formatting.percent),
     "budget": Axis("budget", "budget", "budget", lambda value: f"{value:g}"),
 }  # fmt: skip
 SHOWN = ["method", "mean", "low", "high", "ok", "failed", "missing", "tie"]
@@ -125,9 +127,9 @@ def _where(panel: Panel) -> str:
     """What is the same for all points: `8 epochs, 30 % of the data`."""
     parts = []
     if panel.budget_unit and panel.budget is not None:
-        parts.append(words.budget(panel.budget_unit, panel.budget))
+        parts.append(formatting.budget(panel.budget_unit, panel.budget))
     if panel.fraction is not None:
-        parts.append(f"{words.percent(panel.fraction)} of the data")
+        parts.append(f"{formatting.percent(panel.fraction)} of the data")
     return ", ".join(parts)
 
 
@@ -230,7 +232,7 @@ def _log_ticks(axes: Axes, axis: Axis) -> None:
     low, high = axes.get_xlim()
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: axis.format(value)))
-    if axis.format is words.duration:
+    if axis.format is formatting.duration:
         times = [time for time in TIMES if low <= time <= high]
         if len(times) > 1:
             axes.xaxis.set_major_locator(FixedLocator(times[:: 1 + len(times) // 9]))

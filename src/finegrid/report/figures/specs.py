@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from finegrid.report import words
-from finegrid.report.frame import Results
+from finegrid.report import formatting
+from finegrid.report.load.rankings import Results
 
 LIMIT = 60  # figures: some ten seconds to draw, some megabytes of page
 # kind of a figure -> how its omission is named; the first ones are drawn first
@@ -76,8 +76,9 @@ def _note(left: list[Panel], limit: int) -> str:
     kinds = Counter(panel.kind for panel in left)
     each = [f"{many} of {KINDS[kind]}" for kind, many in kinds.items()]
     return (
-        f"{words.number(len(left), 'figure')} of {len(left) + limit} were not drawn (a report "
-        f"draws {limit}): {words.listed(each)}. Report fewer directories at a time to see them."
+        f"{formatting.number(len(left), 'figure')} of {len(left) + limit} were not drawn (a report "
+        f"draws {limit}): {formatting.listed(each)}. "
+        "Report fewer directories at a time to see them."
     )
 
 

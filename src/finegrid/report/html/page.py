@@ -12,11 +12,14 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
-from finegrid.report import tables, words
-from finegrid.report.choice.options import Draws, Standings
-from finegrid.report.figures import palette, panels
-from finegrid.report.frame import Results
-from finegrid.report.page import answers, details, embedded, rows
+from finegrid.report import formatting, tables
+from finegrid.report.figures import palette, specs
+from finegrid.report.html import payload as embedded
+from finegrid.report.html import runs as details
+from finegrid.report.html import summary
+from finegrid.report.html import table as rows
+from finegrid.report.load.rankings import Results
+from finegrid.report.recommend.options import Draws, Standings
 
 PRINTED = 300  # cells whose runs a print shows
 ROWS = 10_000  # of the table
@@ -58,10 +61,10 @@ def page(
         standings: of `compare.standings`.
         level: of the intervals and ties in `cells` and `against_best`.
     """
-    found = answers.answers(results, cells, against_best, draws)
+    found = summary.answers(results, cells, against_best, draws)
     behind, curves, unlisted = details.details(results.runs)
     table = rows.rows(cells, against_best)
-    left_out = panels.planned(results, cells).note if figures else ""
+    left_out = specs.planned(results, cells).note if figures else ""
     payload = {
         "curves": curves,
         "csv": {figure.name: tables.csv(figure.data) for figure in figures}
@@ -70,14 +73,14 @@ def page(
     }
     script = _asset("page.js")
     return _template().render(
-        groups=answers.by_setting(found, results),
+        groups=summary.by_setting(found, results),
         notes=[*results.notes, *filter(None, (left_out, unlisted, _cut(table)))],
         rows=table[:ROWS],
         columns=rows.columns(table),
         tasks=_by_task(table[:ROWS], behind),
         figures=_grouped(figures),
         figure_count=len(figures),
-        settings=[words.setting(setting) for setting in results.settings],
+        settings=[formatting.setting(setting) for setting in results.settings],
         about=_about(results.runs),
         payload=Markup(embedded.script_json(payload)),
         css=Markup(_asset("page.css").replace("/* figures */", _colours())),
@@ -91,14 +94,14 @@ def page(
 
 @cache
 def _asset(name: str) -> str:
-    return files("finegrid.report.page").joinpath(name).read_text(encoding="utf-8")
+    return files("finegrid.report.html").joinpath(name).read_text(encoding="utf-8")
 
 
 def _template() -> Template:
     environment = Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
-    environment.filters["listed"] = words.listed
+    environment.filters["listed"] = formatting.listed
     environment.filters["themed"] = lambda svg: Markup(palette.themed(svg))
     return environment.from_string(_asset("page.html.j2"))
 

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from finegrid.report import simultaneous, words
-from finegrid.report.choice.decide import seconds
-from finegrid.report.choice.options import Draws, Standings
-from finegrid.report.frame import CELL, RANKING, Results
+from finegrid.report import formatting
+from finegrid.report.load.rankings import CELL, RANKING, Results
+from finegrid.report.recommend.decide import seconds
+from finegrid.report.recommend.options import Draws, Standings
+from finegrid.report.stats import simultaneous
 
 VALUES = 2_000_000  # draws embedded: two bytes each
 
@@ -68,13 +69,14 @@ def _candidate(
         "method": str(row["method"]),
         "rows": row["train_rows"],
         "seconds": row["seconds"],
-        "bytes": 0 if words.missing(row["delta_bytes"]) else row["delta_bytes"],
+        "bytes": 0 if formatting.missing(row["delta_bytes"]) else row["delta_bytes"],
         "ok": int(row["ok"]),
         "mean": row["mean"],
         "learned": bool(row["learned"]),
-        "data": words.percent(row["fraction"]),
-        "budget": words.budget(row["budget_unit"], row["budget"]),
-        "cost": f"{words.duration(row['train_seconds'])}, {words.size(row['delta_bytes'])}",
+        "data": formatting.percent(row["fraction"]),
+        "budget": formatting.budget(row["budget_unit"], row["budget"]),
+        "cost": f"{formatting.duration(row['train_seconds'])}, "
+        f"{formatting.size(row['delta_bytes'])}",
         "draws": [known[key], names.index(row["method"])] if row["method"] in names else None,
     }
 

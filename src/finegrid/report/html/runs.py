@@ -6,9 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from finegrid.report import variants, words
+from finegrid.report import formatting
 from finegrid.report.figures import curves
-from finegrid.report.frame import CELL
+from finegrid.report.load import variants
+from finegrid.report.load.rankings import CELL
 
 RUNS = 5000  # listed on a page
 CURVES = 1500  # of them with a learning curve: a file each to read
@@ -98,10 +99,10 @@ def _run(values: dict[Any, Any], curve: int | None) -> Run:
     return Run(
         seed=int(values["seed"]),
         status=_text(values, "status"),
-        test=words.score(values.get("test")),
-        validation=words.score(values.get("validation")),
-        step=words.count(values.get("best_step")),
-        seconds=words.duration(values.get("train_seconds")),
+        test=formatting.score(values.get("test")),
+        validation=formatting.score(values.get("validation")),
+        step=formatting.count(values.get("best_step")),
+        seconds=formatting.duration(values.get("train_seconds")),
         error=_text(values, "error"),
         overrides=overrides,
         command=again(overrides) if overrides else _text(values, "command"),

@@ -8,10 +8,10 @@ from math import nan
 import numpy as np
 import pandas as pd
 
-from finegrid.report import words
-from finegrid.report.choice.options import Draws, probability_best
-from finegrid.report.figures import panels
-from finegrid.report.frame import CELL, RANKING, Results
+from finegrid.report import formatting
+from finegrid.report.figures import specs
+from finegrid.report.load.rankings import CELL, RANKING, Results
+from finegrid.report.recommend.options import Draws, probability_best
 
 SEEDS = 3  # fewer say little about chance
 
@@ -69,7 +69,7 @@ def answers(
     results: Results, cells: pd.DataFrame, against_best: pd.DataFrame, draws: Draws
 ) -> list[Answer]:
     """An answer per setting and task that has a score at all."""
-    joined = panels.with_trainable(cells).merge(
+    joined = specs.with_trainable(cells).merge(
         against_best[[*CELL, "best", "difference", "low", "high", "tie", "detectable"]],
         on=CELL, how="left", suffixes=("", "_behind"),
     )  # fmt: skip
@@ -83,19 +83,19 @@ def answers(
 def _metric(runs: pd.DataFrame, task: str) -> str:
     """The headline metric, with the class that F1 is of; of a mean what it is the mean of."""
     own = runs[runs.task == task]
-    of = words.of_class(own)
+    of = formatting.of_class(own)
     names = sorted(set(own.metric.dropna().astype(str)))
     if names != ["mean"]:
         return " / ".join(f"{name}{of}" if name == "f1" else name for name in names)
     columns = [name for name in map(str, own) if name.startswith("test/") and own[name].count()]
     parts = [name.removeprefix("test/") for name in columns if name != "test/mean"]
     parts = [f"{name}{of}" if name == "f1" else name for name in parts]
-    return f"mean of {words.listed(parts)}" if parts else "mean"
+    return f"mean of {formatting.listed(parts)}" if parts else "mean"
 
 
 def _answer(cells: pd.DataFrame, metric: str, draws: Draws) -> Answer:
     rankings = dict(list(cells.groupby(RANKING)))
-    fraction = panels.fullest(cells)
+    fraction = specs.fullest(cells)
     full = [key for key in rankings if key[4] == fraction]
     main = max(full, key=lambda key: (len(rankings[key]), key[3]))
     return Answer(
@@ -119,8 +119,8 @@ def _outcome(key: tuple[object, ...], cells: pd.DataFrame, draws: Draws) -> Outc
     near = near[near.ok >= SEEDS] if learned and first.ok >= SEEDS else near.head(0)
     near = near[near.learned]
     return Outcome(
-        budget=words.budget(str(first.budget_unit), float(first.budget)),
-        data=words.percent(float(first.fraction)),
+        budget=formatting.budget(str(first.budget_unit), float(first.budget)),
+        data=formatting.percent(float(first.fraction)),
         methods=len(ranked),
         best=_method(first),
         learned=learned,
@@ -136,9 +136,9 @@ def _outcome(key: tuple[object, ...], cells: pd.DataFrame, draws: Draws) -> Outc
 
 def _method(row: pd.Series) -> Method:
     return Method(
-        str(row.method), words.score(row["mean"]), words.span(row["low"], row["high"]),
-        words.number(int(row.ok), "seed"), words.size(row.delta_bytes),
-        words.count(row.trainable), words.duration(row.train_seconds),
+        str(row.method), formatting.score(row["mean"]), formatting.span(row["low"], row["high"]),
+        formatting.number(int(row.ok), "seed"), formatting.size(row.delta_bytes),
+        formatting.count(row.trainable), formatting.duration(row.train_seconds),
     )  # fmt: skip
 
 
@@ -146,8 +146,8 @@ def _behind(apart: pd.DataFrame) -> str:
     if apart.empty:
         return ""
     row = apart.iloc[0]
-    margin = words.span(row["low_behind"], row["high_behind"])
-    ahead = f"{words.score(row.difference)} ahead of {row.method}"
+    margin = formatting.span(row["low_behind"], row["high_behind"])
+    ahead = f"{formatting.score(row.difference)} ahead of {row.method}"
     return f"{ahead} ({margin})" if margin else ahead
 
 
@@ -164,17 +164,17 @@ def _chance(key: tuple[object, ...], method: str, draws: Draws) -> str | None:
     names, values = draws.get(key, ([], np.empty((0, 0))))
     if method not in names or len(names) < 2:
         return None
-    return words.chance(float(probability_best(values)[names.index(method)]))
+    return formatting.chance(float(probability_best(values)[names.index(method)]))
 
 
 def _doubt(ranked: pd.DataFrame, first: pd.Series) -> str:
     if len(ranked) == 1:
         return "nothing to compare it with: no other method has a score here"
     if first.ok < SEEDS:
-        return f"{words.number(int(first.ok), 'seed')} only: too few to be sure of"
+        return f"{formatting.number(int(first.ok), 'seed')} only: too few to be sure of"
     if not (seen := float(ranked.detectable.median(skipna=True))) > 0:
         return ""
-    return f"differences below about {words.score(seen, 3)} would often be missed"
+    return f"differences below about {formatting.score(seen, 3)} would often be missed"
 
 
 def overall(found: Sequence[Answer]) -> str:
@@ -186,7 +186,7 @@ def overall(found: Sequence[Answer]) -> str:
     if every:
         return (
             f"Best, or not told apart from the best, on all {len(found)} tasks: "
-            f"{words.listed(every)}.{_least(every, found)}"
+            f"{formatting.listed(every)}.{_least(every, found)}"
         )
     if not names:
         return f"No method learned anything on any of the {len(found)} tasks."
@@ -194,7 +194,7 @@ def overall(found: Sequence[Answer]) -> str:
     often = [name for name, many in names.items() if many == most]
     return (
         f"No method is best, or level with the best, on all {len(found)} tasks; most often, on "
-        f"{most}: {words.listed(often)}."
+        f"{most}: {formatting.listed(often)}."
     )
 
 
@@ -208,11 +208,11 @@ def _least(names: Sequence[str], found: Sequence[Answer]) -> str:
         name: sum(answer.main.stored.get(name, nan) for answer in found) / len(found)
         for name in names
     }
-    known = {name: mean for name, mean in known.items() if not words.missing(mean)}
+    known = {name: mean for name, mean in known.items() if not formatting.missing(mean)}
     if len(known) < 2:
         return ""
     least = min(known, key=lambda name: known[name])
-    return f" Of these {least} stores least: {words.size(known[least])} a task."
+    return f" Of these {least} stores least: {formatting.size(known[least])} a task."
 
 
 def by_setting(found: Sequence[Answer], results: Results) -> list[tuple[str, str, list[Answer]]]:
@@ -223,5 +223,5 @@ def by_setting(found: Sequence[Answer], results: Results) -> list[tuple[str, str
         setting = results.settings[number]
         own = [answer for answer in found if answer.setting == number]
         if own:
-            groups.append((words.setting(setting), overall(own), own))
+            groups.append((formatting.setting(setting), overall(own), own))
     return groups

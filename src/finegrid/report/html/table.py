@@ -6,9 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from finegrid.report import words
-from finegrid.report.figures import panels
-from finegrid.report.frame import CELL, RANKING
+from finegrid.report import formatting
+from finegrid.report.figures import specs
+from finegrid.report.load.rankings import CELL, RANKING
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ def rows(cells: pd.DataFrame, against_best: pd.DataFrame) -> list[dict[str, Any]
     """A row of the table per cell, best first within a ranking."""
     renamed = {"low": "behind_low", "high": "behind_high"}
     columns = [*CELL, "best", "difference", "low", "high", "p_adjusted", "tie"]
-    joined = panels.with_trainable(cells).merge(
+    joined = specs.with_trainable(cells).merge(
         against_best[columns].rename(columns=renamed), on=CELL, how="left"
     )
     by = [*RANKING, "mean"]
@@ -48,14 +48,14 @@ def _row(number: int, row: dict[Any, Any], scale: tuple[float, float]) -> dict[s
         "method": str(row["method"]),
         "task": str(row["task"]),
         "setting": f"{row['setting'] + 1}",
-        "data": (words.percent(row["fraction"]), row["fraction"]),
-        "budget": (words.budget(row["budget_unit"], row["budget"]), row["budget"]),
-        "score": (words.score(row["mean"]), _value(row["mean"])),
-        "interval": words.span(row["low"], row["high"]),
+        "data": (formatting.percent(row["fraction"]), row["fraction"]),
+        "budget": (formatting.budget(row["budget_unit"], row["budget"]), row["budget"]),
+        "score": (formatting.score(row["mean"]), _value(row["mean"])),
+        "interval": formatting.span(row["low"], row["high"]),
         "whisker": _whisker(row, scale) if scored else None,
         "low": _value(row["low"]),
         "behind": (_behind(row, best), _value(row["difference"])),
-        "margin": "" if best else words.span(row["behind_low"], row["behind_high"]),
+        "margin": "" if best else formatting.span(row["behind_low"], row["behind_high"]),
         "verdict": verdict if scored else "",
         "p": (
             _probability(row["p_adjusted"]) if scored and not best else "",
@@ -64,32 +64,34 @@ def _row(number: int, row: dict[Any, Any], scale: tuple[float, float]) -> dict[s
         "seeds": (_seeds(row), int(row["ok"])),
         "missing": int(row["missing"]),
         "whole": row["ok"] > 0 and not row["failed"] and not row["missing"],
-        "trained": (words.count(row["trainable"]), _value(row["trainable"])),
-        "stored": (words.size(row["delta_bytes"]), _value(row["delta_bytes"])),
-        "seconds": (words.duration(row["train_seconds"]), _value(row["train_seconds"])),
+        "trained": (formatting.count(row["trainable"]), _value(row["trainable"])),
+        "stored": (formatting.size(row["delta_bytes"]), _value(row["delta_bytes"])),
+        "seconds": (formatting.duration(row["train_seconds"]), _value(row["train_seconds"])),
     }
 
 
 def _value(value: float) -> str:
     """What a column is sorted by; empty where there is nothing."""
-    return "" if words.missing(value) else f"{value:.9g}"
+    return "" if formatting.missing(value) else f"{value:.9g}"
 
 
 def _behind(row: dict[Any, Any], best: bool) -> str:
-    if best or words.missing(row["difference"]):
+    if best or formatting.missing(row["difference"]):
         return ""
-    return words.score(row["difference"])
+    return formatting.score(row["difference"])
 
 
 def _probability(p: float) -> str:
-    if words.missing(p):
+    if formatting.missing(p):
         return ""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _seeds(row: dict[Any, Any]) -> str:
     """`5`, or what became of the others."""
-    constant = round(row["ok"] * row["degenerate"]) if not words.missing(row["degenerate"]) else 0
+    constant = (
+        round(row["ok"] * row["degenerate"]) if not formatting.missing(row["degenerate"]) else 0
+    )
     parts = [
         f"{int(row['ok'])}",
         *([str(row["failures"])] if row["failed"] else []),
@@ -117,7 +119,7 @@ def _whisker(row: dict[Any, Any], scale: tuple[float, float]) -> Whisker:
     def at(value: float) -> float:
         return round(100 * min(1.0, max(0.0, (value - low) / (high - low))), 1)
 
-    unknown = words.missing(row["low"]) or words.missing(row["high"])
+    unknown = formatting.missing(row["low"]) or formatting.missing(row["high"])
     return Whisker(
         None if unknown else at(row["low"]), at(row["mean"]), None if unknown else at(row["high"])
     )

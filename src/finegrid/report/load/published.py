@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from finegrid.errors import UserError
 
-DIRECTORY = Path(__file__).resolve().parents[3] / "conf" / "reference"
+DIRECTORY = Path(__file__).resolve().parents[4] / "conf" / "reference"
 # what every protocol says, if only that it was not found
 PROTOCOL = ("backbone", "split", "selection", "seeds", "initialisation", "batch", "lr", "epochs")
 PAIRS = ({"accuracy", "f1"}, {"pearson", "spearman"})  # of which our tasks report the mean as well

@@ -7,9 +7,9 @@ from pathlib import Path
 import pandas as pd
 
 from finegrid.errors import UserError, nearest
-from finegrid.record import FILE, Record, read
-from finegrid.report import notes, variants
-from finegrid.report.reading import Rows, checked, run_directories
+from finegrid.report.load import caveats, variants
+from finegrid.report.load.records import Rows, checked, run_directories
+from finegrid.runs.record import FILE, Record, read
 
 METHOD_ORDER = ("full", "head")  # the baselines come first, the methods after them by name
 TABLE = ["setting", "task", "budget_unit", "budget"]  # one table: methods by fractions
@@ -103,7 +103,7 @@ def gather(runs: pd.DataFrame, *, mix: Collection[str] = ()) -> Results:
     for name in mix:
         if name not in FIELDS:
             raise UserError(f"--mix {name} is no field of a setting; {nearest(name, FIELDS)}")
-    said = notes.Notes()
+    said = caveats.Notes()
     said.trials(runs.attrs.get("trials", 0))
     placed = _placed(runs, said)
     runs, settings = _settings(placed, mix)
@@ -163,7 +163,7 @@ def _stored(path: Path) -> pd.DataFrame:
     return checked(runs, str(path)).assign(directory="")
 
 
-def _placed(runs: pd.DataFrame, said: notes.Notes) -> pd.DataFrame:
+def _placed(runs: pd.DataFrame, said: caveats.Notes) -> pd.DataFrame:
     """Runs whose ranking is known; what a failed or unreadable run lacks is that of its like."""
     runs = runs.assign(positive=runs.get("positive"))  # in none of old
     for column in ("method", "task", "budget_unit", "positive", *FIELDS):
@@ -209,7 +209,7 @@ def _settings(runs: pd.DataFrame, mix: Collection[str]) -> tuple[pd.DataFrame, t
     return runs, settings
 
 
-def _same_rows(runs: pd.DataFrame, said: notes.Notes) -> pd.DataFrame:
+def _same_rows(runs: pd.DataFrame, said: caveats.Notes) -> pd.DataFrame:
     """Leave out the runs of a ranking with other rows or another metric than most of it."""
     differs = runs.groupby(RANKING)[[*SAME, "positive"]].nunique().gt(1).any(axis=1)
     refused = pd.Series(False, index=runs.index)
@@ -225,7 +225,7 @@ def _same_rows(runs: pd.DataFrame, said: notes.Notes) -> pd.DataFrame:
     return runs[~refused]
 
 
-def _once(runs: pd.DataFrame, said: notes.Notes) -> pd.DataFrame:
+def _once(runs: pd.DataFrame, said: caveats.Notes) -> pd.DataFrame:
     """Several tries of one seed count once: the last that ended well, or else the last."""
     runs = runs.assign(_ok=runs["status"].eq("ok")).sort_values(["_ok", "started"], kind="stable")
     earlier = runs.duplicated([*CELL, "seed"], keep="last")

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from finegrid.errors import UserError, is_name, printable
-from finegrid.record import CHECKS, FILE, LARGEST, REQUIRED, WANTED, Record, content, parse
-from finegrid.report import variants
+from finegrid.report.load import variants
+from finegrid.runs.record import CHECKS, FILE, LARGEST, REQUIRED, WANTED, Record, content, parse
 
 NESTED = ("overrides", "metrics", "versions")  # the fields of a record that are no scalars
 DEFAULTS = {

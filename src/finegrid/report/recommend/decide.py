@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 import pandas as pd
 
 from finegrid.errors import UserError, nearest
-from finegrid.report import words
-from finegrid.report.choice.options import Draws, Standings, options
-from finegrid.report.frame import CELL, Results, Setting
+from finegrid.report import formatting
+from finegrid.report.load.rankings import CELL, Results, Setting
+from finegrid.report.recommend.options import Draws, Standings, options
 
 SEEDS = 3  # finished runs that a method needs on a task
 METHODS = 2  # fewer are no choice
@@ -101,7 +101,9 @@ def decide(
             "them (--budget chooses)."
         )
         found = replace(found, notes=(*found.notes, aside))
-    apart = dict.fromkeys(words.setting(o.setting) for o in decisions if o.setting != found.setting)
+    apart = dict.fromkeys(
+        formatting.setting(o.setting) for o in decisions if o.setting != found.setting
+    )
     if others := list(apart):
         aside = f"Numbers that cannot be compared with these: {'; '.join(others)}."
         found = replace(found, notes=(*found.notes, aside))

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from finegrid.report import simultaneous
-from finegrid.report.choice.verdict import verdict
-from finegrid.report.frame import CELL, RANKING
-from finegrid.report.simultaneous import Pairs, Spread
-from finegrid.report.stats import Scores
+from finegrid.report.load.rankings import CELL, RANKING
+from finegrid.report.recommend.verdict import verdict
+from finegrid.report.stats import simultaneous
+from finegrid.report.stats.significance import Scores
+from finegrid.report.stats.simultaneous import Pairs, Spread
 
 Draws = Mapping[tuple[object, ...], tuple[list[str], np.ndarray]]  # ranking -> methods, M x draws
 Standings = Mapping[tuple[Any, ...], tuple[Scores, Spread]]  # cell, as frame.CELL names it

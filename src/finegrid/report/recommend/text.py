@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from finegrid.report import words
-from finegrid.report.choice.decide import Decision
+from finegrid.report import formatting
+from finegrid.report.recommend.decide import Decision
 from finegrid.report.tables import aligned
 
 
@@ -27,15 +27,15 @@ def sentence(decision: Decision) -> str:
     first = decision.options.iloc[0]
     failed = f"; {first['failed']:g} of its runs failed" if first["failed"] else ""
     cost = (
-        f"measured with {first['labels']:.0f} labels, {words.duration(first['seconds'])} of "
-        f"training and {words.size(first['bytes'])}{failed}"
+        f"measured with {first['labels']:.0f} labels, {formatting.duration(first['seconds'])} of "
+        f"training and {formatting.size(first['bytes'])}{failed}"
     )
     if decision.clear:
         return f"Use {decision.choice} within {_limits(decision)} ({cost})."
     level = decision.options.loc[decision.options["level"], "method"]
     return (
         f"No method is clearly the best within {_limits(decision)}: {decision.choice} leads "
-        f"({cost}), not told apart from {words.listed(list(map(str, level)), most=8)}."
+        f"({cost}), not told apart from {formatting.listed(list(map(str, level)), most=8)}."
     )
 
 
@@ -66,12 +66,12 @@ def _options(decision: Decision) -> str:
         [
             str(row["method"]),
             "leads" if row["leads"] else "level" if row["level"] else "",
-            words.chance(row["probability"]),
+            formatting.chance(row["probability"]),
             f"{row['score']:.4f}",
-            words.span(row["low"], row["high"]),
+            formatting.span(row["low"], row["high"]),
             f"{row['labels']:.0f}",
-            words.duration(row["seconds"]),
-            words.size(row["bytes"]),
+            formatting.duration(row["seconds"]),
+            formatting.size(row["bytes"]),
             f"{row['ok']:g}" + (f", {row['failed']:g} failed" if row["failed"] else ""),
             "yes" if row["front"] else "",
         ]
@@ -108,8 +108,8 @@ def _measured(decision: Decision) -> str:
             f"{row['budget']:g} {row['budget_unit']}",
             f"{row['ok']:g}" + (f", {row['failed']:g} failed" if row["failed"] else ""),
             f"{row['mean']:.4f}",
-            words.span(row["low"], row["high"]),
-            words.duration(row["train_seconds"]),
+            formatting.span(row["low"], row["high"]),
+            formatting.duration(row["train_seconds"]),
         ]
         for row in decision.cells.to_dict("records")
     ]

@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from finegrid.report import simultaneous, stats
-from finegrid.report.across import Ranks, across, ranks
-from finegrid.report.choice.verdict import verdict
-from finegrid.report.evidence import Evidence, Key, Known, evidence
-from finegrid.report.frame import CELL, RANKING, TABLE, Results, missing, ordered
-from finegrid.report.simultaneous import Pairs, Spread
-from finegrid.report.stats import Scores
+from finegrid.report.load.rankings import CELL, RANKING, TABLE, Results, missing, ordered
+from finegrid.report.recommend.verdict import verdict
+from finegrid.report.stats import significance, simultaneous
+from finegrid.report.stats.ranks import Ranks, across, ranks
+from finegrid.report.stats.scores import Evidence, Key, Known, evidence
+from finegrid.report.stats.significance import Scores
+from finegrid.report.stats.simultaneous import Pairs, Spread
 
 __all__ = ["Ranks", "across", "against_best", "cells", "draws", "evidence", "ranks", "standings"]
 
@@ -49,7 +49,7 @@ def cells(results: Results, known: Evidence | None = None, *, level: float = 0.9
             "degenerate": by_cell["degenerate"].mean(),
             "mean": scores.mean(),
             "median": scores.median(),
-            "iqm": scores.agg(lambda values: stats.iqm(values.to_numpy())),
+            "iqm": scores.agg(lambda values: significance.iqm(values.to_numpy())),
             "sd": scores.std(),
             "validation": by_cell["validation"].mean(),
         }
@@ -86,10 +86,12 @@ def interval(known: Known, metric: str, level: float) -> tuple[float, float, str
         return nan, nan, "", known.learned
     of_rows = simultaneous.row_variance(scores)
     squares = (
-        float(scores.values.var(ddof=1)) / n * float(stats.quantile(0.5 + level / 2, n - 1)) ** 2
+        float(scores.values.var(ddof=1))
+        / n
+        * float(significance.quantile(0.5 + level / 2, n - 1)) ** 2
     )
     if of_rows > 0:
-        squares += of_rows * float(stats.quantile(0.5 + level / 2, scores.rows - 1)) ** 2
+        squares += of_rows * float(significance.quantile(0.5 + level / 2, scores.rows - 1)) ** 2
     if not squares > 0:
         return nan, nan, "", known.learned
     half, lowest = sqrt(squares), LOWEST.get(metric, -1.0)
@@ -189,12 +191,12 @@ def _detectable(pairs: Pairs, row: int, column: int, half: float) -> float:
     if not (total > 0 and half > 0):
         return nan
     df = total**2 / sum(variance**2 / df for variance, df in parts)
-    return stats.detectable(sqrt(total), 1, df=df, critical=half / sqrt(total))
+    return significance.detectable(sqrt(total), 1, df=df, critical=half / sqrt(total))
 
 
 def _mcnemar(a: Known, b: Known) -> float:
     exact = [
-        stats.mcnemar(np.unpackbits(a.correct[s]) > 0, np.unpackbits(b.correct[s]) > 0)
+        significance.mcnemar(np.unpackbits(a.correct[s]) > 0, np.unpackbits(b.correct[s]) > 0)
         for s in a.correct
         if s in b.correct
     ]

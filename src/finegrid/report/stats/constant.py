@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from finegrid.report.resampling import Resampler
-from finegrid.report.stats import Scores, two_sided
+from finegrid.report.stats.bootstrap import Resampler
+from finegrid.report.stats.significance import Scores, two_sided
 
 LEVEL = 0.05
 UNDEFINED = {"matthews", "pearson", "spearman"}  # of a constant; counted as 0

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from finegrid.report.frame import RANKING, Results, ordered
-from finegrid.report.stats import wins
+from finegrid.report.load.rankings import RANKING, Results, ordered
+from finegrid.report.stats.significance import wins
 
 DRAWS = 1000
 CELLS = 20_000_000  # of draws x methods x methods at most, 8 bytes each

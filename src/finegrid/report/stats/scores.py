@@ -13,14 +13,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from finegrid.report import notes
-from finegrid.report.baseline import Baseline, baseline, learned
-from finegrid.report.frame import CELL, RANKING, Results
-from finegrid.report.resampling import MEAN, METRICS, Resampler
-from finegrid.report.rowchance import variance
-from finegrid.report.stats import Scores
-from finegrid.report.stored import COLUMNS as STORED
-from finegrid.report.stored import FILE, Predictions, of_run
+from finegrid.report.load import caveats
+from finegrid.report.load.outcomes import COLUMNS as STORED
+from finegrid.report.load.outcomes import FILE, Predictions, of_run
+from finegrid.report.load.rankings import CELL, RANKING, Results
+from finegrid.report.stats.bootstrap import MEAN, METRICS, Resampler
+from finegrid.report.stats.constant import Baseline, baseline, learned
+from finegrid.report.stats.row_noise import variance
+from finegrid.report.stats.significance import Scores
 
 NEEDED = [*CELL, "seed", "test", "metric", "degenerate", "test_rows", "directory"]
 TOGETHER = 256  # runs scored at once: what makes matrix products of useful size
@@ -70,7 +70,7 @@ def evidence(
         found[key] = _ranking(own, draws, refused, seeds_alone)
         done += len(own)
         tell(done)
-    told = [f"Predictions not used: {notes.some(refused)}."] if refused else []
+    told = [f"Predictions not used: {caveats.some(refused)}."] if refused else []
     return Evidence(found, tuple([*told, *_unresampled(found)]))
 
 

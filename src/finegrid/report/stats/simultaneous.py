@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from finegrid.report import studentized
-from finegrid.report.stats import LEAST_P, Scores
+from finegrid.report.stats import studentized
+from finegrid.report.stats.significance import LEAST_P, Scores
 
 Floats = NDArray[np.float64]
 LENT = 1.5  # methods' worth of degrees of freedom that a ranking of three or more does not have

@@ -1,0 +1,1 @@
+"""From files, hub data sets or the offline world to tokenized batches."""

@@ -1,0 +1,1 @@
+"""Pre-trained models: loading, anatomy and surgery."""

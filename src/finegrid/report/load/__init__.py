@@ -1,0 +1,1 @@
+"""Run directories and parquet files to frames and rankings."""

@@ -1,0 +1,1 @@
+"""Atomic files, content hashes, the cache and the model hub."""

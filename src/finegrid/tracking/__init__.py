@@ -1,0 +1,1 @@
+"""Dashboards: loggers of live runs and the upload of finished ones."""

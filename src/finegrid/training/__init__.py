@@ -1,0 +1,1 @@
+"""One training run: components, LightningModule, callbacks, record."""
