@@ -25,10 +25,10 @@ from finegrid.data.batching import BucketSampler, Encoded
 from finegrid.kernels.dropout import draw_from
 from finegrid.models import backbone
 from finegrid.models.backbone import Backbone
-from finegrid.runs import provenance
 from finegrid.strategies.fused_model import Trunk
 from finegrid.tasks.task import Task
 from finegrid.training.components import build_method, rows_of
+from finegrid.training.device import accelerator
 from finegrid.training.module import FineTuner, clip, logits_of
 
 Batches = dict[int, dict[str, Any]]
@@ -76,7 +76,7 @@ def line(given: argparse.Namespace, task: str, method: str, count: int) -> str:
     config = RunConfig.of(cfg)
     told, _, encoded = rows_of(cfg, config)
     trainer = TrainerConfig(device="auto", precision=given.precision, threads=None)
-    device = torch.device("cuda" if provenance.accelerator(trainer) == "gpu" else "cpu")
+    device = torch.device("cuda" if accelerator(trainer) == "gpu" else "cpu")
     base = backbone.build(config.model, outputs=told.outputs, seed=0)
     base.model.to(device)
     runs = [made(cfg, config, told, encoded["train"], base, seed) for seed in range(count)]

@@ -15,7 +15,7 @@ from typing import Any
 
 from finegrid import cli
 from finegrid.errors import UserError
-from finegrid.runs.record import whole
+from finegrid.storage.files import whole
 
 
 def main() -> None:

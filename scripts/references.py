@@ -13,7 +13,7 @@ from typing import Any
 
 from finegrid import cli
 from finegrid.report.load import published
-from finegrid.runs.record import write_atomic
+from finegrid.storage.files import write_atomic
 
 INTRODUCTION = """# Published numbers
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from finegrid import cli
 from finegrid.errors import UserError
 from finegrid.report.load import rankings
-from finegrid.runs.record import write_atomic
+from finegrid.storage.files import write_atomic
 from finegrid.tuning import search as tuning
 from finegrid.tuning import write
 

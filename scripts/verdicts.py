@@ -21,7 +21,7 @@ from finegrid import cli
 from finegrid.errors import UserError
 from finegrid.report.load import rankings
 from finegrid.report.stats.scores import Evidence, evidence
-from finegrid.runs.record import write_atomic
+from finegrid.storage.files import write_atomic
 from finegrid.studies import contrasts, doering2024, radiya_dixit2020
 from finegrid.studies import page as verdicts
 from finegrid.studies.verdict import Finding

@@ -91,7 +91,7 @@ def _no_local_copies(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
 def _fp32() -> Iterator[None]:
     """What a test computes does not depend on what its CPU is good at."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("finegrid.runs.provenance.fast_bf16", lambda accelerator: False)
+        patch.setattr("finegrid.training.device.fast_bf16", lambda accelerator: False)
         yield
 
 

@@ -13,17 +13,10 @@ from conftest import BUILTIN, composed
 
 from finegrid.config import DataConfig, RunConfig, bind
 from finegrid.data import batching
-from finegrid.data.batching import (
-    BucketSampler,
-    Encoded,
-    Rows,
-    Splits,
-    sorted_batches,
-    split,
-    stratified_order,
-    take_fraction,
-)
+from finegrid.data.batching import BucketSampler, Encoded, sorted_batches
+from finegrid.data.examples import Rows
 from finegrid.data.loading import load, read_table
+from finegrid.data.splits import Splits, split, stratified_order, take_fraction
 from finegrid.data.tokenization import Tokens, encode
 from finegrid.errors import UserError
 from finegrid.models import backbone

@@ -24,14 +24,15 @@ WINGS = {
     "seeds": set(),
     "quiet": {"errors"},
     "config": {"errors"},
-    "storage": {"errors", "runs"},
-    "tasks": {"config", "errors"},
+    "recipes": {"errors"},
+    "storage": {"errors"},
+    "tasks": {"errors"},
     "data": {"config", "errors", "storage", "tasks"},
     "kernels": {"errors", "models"},
     "models": {"config", "data", "errors", "kernels", "seeds", "storage"},
     "methods": {"config", "errors", "kernels", "models", "seeds"},
-    "runs": {"config", "data", "errors", "models", "storage", "tasks"},
-    "tracking": {"config", "errors", "runs"},
+    "runs": {"config", "data", "errors", "models", "recipes", "storage", "tasks"},
+    "tracking": {"errors", "runs", "storage"},
     "training": {
         "config", "data", "errors", "kernels", "methods", "models", "runs", "seeds", "strategies",
         "tasks", "tracking",
@@ -40,16 +41,20 @@ WINGS = {
         "config", "data", "errors", "grid", "kernels", "methods", "models", "runs", "storage",
         "training",
     },
-    "inference": {"config", "data", "errors", "models", "runs", "seeds", "tasks", "training"},
-    "grid": {"config", "data", "errors", "methods", "runs", "training"},
+    "inference": {
+        "config", "data", "errors", "models", "runs", "seeds", "storage", "tasks", "training",
+    },
+    "grid": {
+        "config", "data", "errors", "methods", "recipes", "runs", "storage", "training",
+    },
     "analysis": {
         "config", "data", "errors", "inference", "methods", "models", "runs", "seeds", "tasks",
     },
     "export": {"config", "data", "errors", "inference", "methods", "models", "training"},
-    "report": {"errors", "runs"},
+    "report": {"errors", "runs", "storage"},
     "tuning": {"errors", "report", "runs"},
     "studies": {"report"},
-    "cli": {"config", "errors", "grid", "runs"},
+    "cli": {"config", "errors", "grid", "recipes", "runs"},
 }
 # fmt: on
 

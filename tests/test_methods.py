@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from finegrid.config import OptimConfig, RunConfig, bind
-from finegrid.data.batching import Encoded, Rows
+from finegrid.data.batching import Encoded
+from finegrid.data.examples import Rows
 from finegrid.data.tokenization import encode
 from finegrid.errors import UserError
 from finegrid.methods.base import TuningMethod

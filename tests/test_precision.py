@@ -12,7 +12,7 @@ from finegrid.config import RunConfig, TrainerConfig
 from finegrid.kernels import linear as lean
 from finegrid.kernels.linear import slim
 from finegrid.models import backbone, surgery
-from finegrid.runs import provenance
+from finegrid.training import device
 
 
 def test_the_heads_outputs_are_not_rounded_to_bf16() -> None:
@@ -32,9 +32,9 @@ def test_the_heads_outputs_are_not_rounded_to_bf16() -> None:
 def test_auto_is_bf16_where_that_is_fast(
     monkeypatch: pytest.MonkeyPatch, asked: str, fast: bool, expected: str
 ) -> None:
-    monkeypatch.setattr(provenance, "fast_bf16", lambda accelerator: fast)
+    monkeypatch.setattr(device, "fast_bf16", lambda accelerator: fast)
     trainer = TrainerConfig(device="cpu", precision=asked, threads=None)
-    assert provenance.precision(trainer) == expected
+    assert device.precision(trainer) == expected
 
 
 def small(kind: type[nn.Module], *sizes: int) -> nn.Module:

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from finegrid.data.batching import Rows
+from finegrid.data.examples import Rows
 from finegrid.runs.predictions import FILE, write_predictions
 from finegrid.tasks.task import Task
 

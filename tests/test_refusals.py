@@ -18,8 +18,8 @@ from finegrid import cli
 from finegrid.errors import UserError, refusal
 from finegrid.grid import grouping
 from finegrid.runs import record
-from finegrid.runs.record import remove_stale, temporary, whole, write_atomic
 from finegrid.storage import cache
+from finegrid.storage.files import remove_stale, temporary, whole, write_atomic
 
 
 @pytest.fixture(autouse=True)

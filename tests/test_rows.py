@@ -15,9 +15,10 @@ from conftest import composed, run_cell
 
 from finegrid import inference
 from finegrid.config import RunConfig, bind
-from finegrid.data.batching import Rows, Splits, read_rows, split
+from finegrid.data.examples import Rows, read_rows
 from finegrid.data.files import read_table, texts
 from finegrid.data.loading import load
+from finegrid.data.splits import Splits, split
 from finegrid.errors import UserError
 from finegrid.runs import identity
 from finegrid.runs.record import Record

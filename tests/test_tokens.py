@@ -18,8 +18,10 @@ from safetensors.numpy import save_file
 
 from finegrid.config import RunConfig, bind
 from finegrid.data import builtin
-from finegrid.data.batching import Encoded, Rows, split
+from finegrid.data.batching import Encoded
+from finegrid.data.examples import Rows
 from finegrid.data.loading import load
+from finegrid.data.splits import split
 from finegrid.data.tokenization import Tokeniser, Tokens, identity
 from finegrid.models import backbone
 from finegrid.storage import cache, paths

@@ -23,9 +23,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from finegrid.config import UNITS, RunConfig, recipe, require
-from finegrid.errors import UserError, causes, nearest, of_system, refusal, slug
+from finegrid.config import UNITS, RunConfig
+from finegrid.errors import UserError, causes, nearest, of_system, refusal, require, slug
 from finegrid.grid import grouping, locks, status
+from finegrid.recipes import recipe
 from finegrid.runs.record import clear
 
 CONF = Path(__file__).resolve().parents[2] / "conf"

@@ -90,3 +90,14 @@ def slug(text: str, most: int = LONGEST) -> str:
     while len(found.encode(errors="replace")) > most:
         found = found[:-1]
     return found or "_"
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `UserError(message)` unless the condition holds."""
+    if not condition:
+        raise UserError(message)
+
+
+def one_of(key: str, value: str, names: tuple[str, ...]) -> None:
+    """Raise `UserError` with the nearest names unless the value is one of them."""
+    require(value in names, f"{key}={value} is unknown; {nearest(value, names)}")

@@ -18,16 +18,18 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from finegrid.config import RunConfig, bind, require
-from finegrid.data.batching import Encoded, Rows, column_texts
+from finegrid.config import RunConfig, bind
+from finegrid.data.batching import Encoded
+from finegrid.data.examples import Rows, column_texts
 from finegrid.data.files import json_text, read_table, texts
 from finegrid.data.tokenization import encode
-from finegrid.errors import UserError
+from finegrid.errors import UserError, require
 from finegrid.models import backbone
 from finegrid.models.backbone import Backbone
 from finegrid.runs import delta, identity, saved_config
-from finegrid.runs.record import Record, read, whole
+from finegrid.runs.record import Record, read
 from finegrid.seeds import stream
+from finegrid.storage.files import whole
 from finegrid.tasks import metrics
 from finegrid.tasks.task import Task
 from finegrid.training.components import build_method

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from finegrid.analysis.weights import Solution
-from finegrid.config import one_of, require
-from finegrid.data.batching import Rows, split
+from finegrid.data.examples import Rows
 from finegrid.data.loading import load
+from finegrid.data.splits import split
+from finegrid.errors import one_of, require
 from finegrid.inference import Restored
 from finegrid.tasks import metrics
 

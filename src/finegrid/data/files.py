@@ -21,8 +21,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from finegrid.config import require
-from finegrid.errors import UserError
+from finegrid.errors import UserError, require
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 JSON = (".json", ".jsonl", ".ndjson")

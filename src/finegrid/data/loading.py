@@ -7,16 +7,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from finegrid.config import DataConfig, require
+from finegrid.config import DataConfig
 from finegrid.data.files import NUMBER, column, read_table, shown, texts
-from finegrid.errors import UserError, nearest
+from finegrid.errors import UserError, nearest, require
 from finegrid.storage import cache, hub, paths
+from finegrid.storage.hub import WAYS_OUT
 from finegrid.tasks.task import Task
-
-WAYS_OUT = (
-    "Ways out: go online; point {variable} at a local copy; "
-    "or use task=builtin_paraphrase model=tiny, which need no files"
-)
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,8 @@ def _named(plain: Mapping[str, Any]) -> str:
 
 
 def _read(task: Task, data: DataConfig) -> None:
-    from finegrid.data.batching import split  # imports torch, which other sweeps need not wait for
     from finegrid.data.loading import load
+    from finegrid.data.splits import split
 
     filled, tables = load(task, data)
     split(tables, filled, data)

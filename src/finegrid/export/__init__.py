@@ -3,8 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from finegrid.config import one_of, require
-from finegrid.errors import UserError
+from finegrid.errors import UserError, one_of, require
 from finegrid.export.adapters import Adapters
 from finegrid.export.layout import README, Layout, Unfit
 from finegrid.export.merged import Merged

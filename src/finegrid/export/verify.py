@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from finegrid.config import require
-from finegrid.data.batching import Encoded, Rows, read_rows
+from finegrid.data.batching import Encoded
+from finegrid.data.examples import Rows, read_rows
 from finegrid.data.loading import load
 from finegrid.data.tokenization import encode
-from finegrid.errors import UserError
+from finegrid.errors import UserError, require
 from finegrid.export.layout import Inputs, room
 from finegrid.inference import Restored
 from finegrid.models.backbone import Limits

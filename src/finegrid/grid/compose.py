@@ -17,7 +17,8 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from finegrid.config import RECIPE_READS, RunConfig
+from finegrid.config import RunConfig
+from finegrid.recipes import RECIPE_READS
 
 REFERENCE = re.compile(r"\$\{([^{}]*)\}")
 Plain = dict[str, Any]

@@ -11,8 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
-from finegrid.config import require
-from finegrid.errors import slug
+from finegrid.errors import require, slug
 from finegrid.grid.compose import Axis, Configs
 from finegrid.runs import identity
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finegrid.config import require
+from finegrid.errors import require
 from finegrid.grid.expand import Cell
 from finegrid.grid.status import Store
-from finegrid.runs.record import write_atomic
+from finegrid.storage.files import write_atomic
 
 MOST = 8  # cells of a job: they would all be lost with it
 # W&B has one run a process

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from finegrid.runs.record import temporary, write_atomic
+from finegrid.storage.files import temporary, write_atomic
 
 log = logging.getLogger(__name__)
 BEAT = 5.0  # seconds between heartbeats

@@ -14,13 +14,12 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from finegrid.config import one_of, require
-from finegrid.errors import UserError
+from finegrid.errors import UserError, one_of, require
 from finegrid.grid import pool
 from finegrid.grid.eta import Wanted, directories
 from finegrid.grid.expand import Cell, cells
 from finegrid.grid.status import AGAIN, ENDED, PLANS, Outcome, Store, outcome, settled
-from finegrid.runs.record import content
+from finegrid.storage.files import content
 
 LARGEST = 1 << 28  # bytes of a plan, which has a line a cell
 STATUSES = (*ENDED, "unreadable", "running", "missing")

@@ -23,8 +23,7 @@ from typing import Any
 import cloudpickle
 from hydra.core.utils import JobReturn
 
-from finegrid.config import require
-from finegrid.errors import UserError
+from finegrid.errors import UserError, require
 from finegrid.grid import lifetime, worker
 from finegrid.grid.worker import Job
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from hydra.core.utils import JobReturn
 
-from finegrid.config import require
+from finegrid.errors import require
 from finegrid.grid import worker
 from finegrid.grid.pool import Ended, Pool, Slot
 from finegrid.grid.worker import Job

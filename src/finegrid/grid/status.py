@@ -11,7 +11,8 @@ from pathlib import Path
 
 from finegrid.grid import locks
 from finegrid.grid.expand import Cell
-from finegrid.runs.record import FILE, LARGEST, content, parse
+from finegrid.runs.record import FILE, LARGEST, parse
+from finegrid.storage.files import content
 
 PLANS = ".sweeps"  # directory with each sweep's command and cells
 GROUPS = ".groups"  # directory with the cells of each job that has several

@@ -16,13 +16,13 @@ from typing import Protocol, runtime_checkable
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 
-from finegrid.config import one_of, require
-from finegrid.errors import UserError
+from finegrid.errors import UserError, one_of, require
 from finegrid.grid import grouping, locks
 from finegrid.grid.expand import Cell
 from finegrid.grid.progress import Progress, closing, last_line, shown
 from finegrid.grid.status import AGAIN, BEFORE, GROUP, GROUPS, PLANS, SWEEP, Outcome, Store, settled
-from finegrid.runs.record import Record, write_atomic
+from finegrid.runs.record import Record
+from finegrid.storage.files import write_atomic
 
 log = logging.getLogger(__name__)
 PATIENCE = 1.0  # seconds between looks at cells that another sweep runs

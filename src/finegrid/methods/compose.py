@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from finegrid.config import require
+from finegrid.errors import require
 from finegrid.methods.base import Losses, TuningMethod
 from finegrid.models import surgery
 from finegrid.models.sites import Sites

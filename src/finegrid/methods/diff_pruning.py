@@ -20,7 +20,7 @@ no embeddings.
 import torch
 from torch import Tensor, nn
 
-from finegrid.config import require
+from finegrid.errors import require
 from finegrid.methods.base import TuningMethod
 from finegrid.methods.modules.sparse_delta import SparseDifference, count, top
 from finegrid.models import surgery

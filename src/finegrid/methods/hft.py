@@ -13,7 +13,7 @@ so neither momentum nor weight decay moves it.
 import torch
 from torch import nn
 
-from finegrid.config import require
+from finegrid.errors import require
 from finegrid.methods.base import TuningMethod
 from finegrid.models import surgery
 from finegrid.models.sites import Sites

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from finegrid.config import one_of
+from finegrid.errors import one_of
 from finegrid.methods.base import TuningMethod
 from finegrid.methods.modules.mask import Mask, smallest, zeros
 from finegrid.models import surgery

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from finegrid.config import one_of, require
+from finegrid.errors import one_of, require
 from finegrid.methods.base import TuningMethod
 from finegrid.methods.modules.mask import LearnedMask, smallest, zeros
 from finegrid.models import surgery

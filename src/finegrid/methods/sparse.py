@@ -23,7 +23,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from finegrid.config import one_of, require
+from finegrid.errors import one_of, require
 from finegrid.methods.base import Losses, TuningMethod
 from finegrid.methods.modules.sparse_delta import SparseDifference, count, top
 from finegrid.models import surgery

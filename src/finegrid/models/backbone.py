@@ -21,11 +21,10 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from finegrid.config import ModelConfig, require
+from finegrid.config import ModelConfig
 from finegrid.data import builtin
-from finegrid.data.loading import WAYS_OUT
 from finegrid.data.tokenization import Tokens
-from finegrid.errors import UserError
+from finegrid.errors import UserError, require
 from finegrid.kernels.attention import take_over
 from finegrid.kernels.dropout import quicken
 from finegrid.kernels.linear import slim
@@ -33,6 +32,7 @@ from finegrid.models import pretrained, surgery
 from finegrid.models.sites import Sites, positions
 from finegrid.seeds import forked
 from finegrid.storage import hub, paths
+from finegrid.storage.hub import WAYS_OUT
 
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()

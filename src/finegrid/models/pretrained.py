@@ -15,8 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers.models.auto import modeling_auto as auto
 
-from finegrid.config import require
-from finegrid.errors import UserError, nearest
+from finegrid.errors import UserError, nearest, require
 from finegrid.models.sites import need_anatomy
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"

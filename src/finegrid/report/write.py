@@ -15,7 +15,7 @@ from finegrid.report.load import outcomes
 from finegrid.report.load.rankings import Results
 from finegrid.report.stats import compare
 from finegrid.report.stats.scores import Evidence
-from finegrid.runs.record import write_atomic
+from finegrid.storage.files import write_atomic
 
 if TYPE_CHECKING:
     from finegrid.report.figures.draw import Figure

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from finegrid.errors import UserError
 from finegrid.models import surgery
 from finegrid.runs import mask_codec
-from finegrid.runs.record import write_atomic
+from finegrid.storage.files import write_atomic
 
 FILE = "delta.safetensors"
 FORMAT = "finegrid-2"

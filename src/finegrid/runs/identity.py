@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from finegrid import __version__
-from finegrid.config import one_of, require, require_names
+from finegrid.config import require_names
 from finegrid.data import builtin
+from finegrid.errors import one_of, require
 from finegrid.runs.record import SCHEMA, cell_hash
 from finegrid.storage import paths
 

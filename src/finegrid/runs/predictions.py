@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
-from finegrid.data.batching import Rows
-from finegrid.runs.record import write_atomic
+from finegrid.data.examples import Rows
+from finegrid.storage.files import write_atomic
 from finegrid.tasks import metrics
 from finegrid.tasks.task import Task
 

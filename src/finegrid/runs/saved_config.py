@@ -12,9 +12,9 @@ import yaml  # type: ignore[import-untyped]
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from finegrid.config import recipe, require
-from finegrid.errors import UserError, causes
-from finegrid.runs.record import content
+from finegrid.errors import UserError, causes, require
+from finegrid.recipes import recipe
+from finegrid.storage.files import content
 
 FILE = ".hydra/config.yaml"
 LARGEST = 1 << 18  # bytes; a composed config has a few thousand

@@ -15,7 +15,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from finegrid.runs.record import whole
+from finegrid.storage.files import whole
 
 log = logging.getLogger(__name__)
 Array = np.ndarray[Any, np.dtype[Any]]

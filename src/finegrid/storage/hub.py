@@ -38,3 +38,9 @@ def commit(repository: str, revision: str) -> str | None:
     except errors.HFValidationError:  # a path, where nothing lies
         return None
     return Path(found).parent.name if isinstance(found, str) else None
+
+
+WAYS_OUT = (
+    "Ways out: go online; point {variable} at a local copy; "
+    "or use task=builtin_paraphrase model=tiny, which need no files"
+)

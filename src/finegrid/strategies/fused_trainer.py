@@ -33,8 +33,8 @@ from finegrid.config import ModelConfig, RunConfig, TrainerConfig
 from finegrid.grid.status import key_of
 from finegrid.models import backbone
 from finegrid.models.backbone import Backbone
-from finegrid.runs import provenance
 from finegrid.strategies.fused_model import Trunk
+from finegrid.training import device
 from finegrid.training.components import Parts, rows_of
 from finegrid.training.run import run_alone, trainer_of
 from finegrid.training.session import Attempt, Request, Watch
@@ -279,7 +279,7 @@ def _runs_of_a_pass(request: Request) -> int:
         log.info("the runs go alone: %s", error)
         return 1
     tokens = float(encoded["train"].lengths.mean()) * config.data.batch_size
-    return max(1, round(TOKENS[provenance.accelerator(config.trainer)] / tokens))
+    return max(1, round(TOKENS[device.accelerator(config.trainer)] / tokens))
 
 
 class SharedBackbone:
@@ -302,7 +302,7 @@ class SharedBackbone:
         """The same as `backbone.build`, in memory that is shared."""
         if outputs not in self.loaded:
             base = backbone.build(model, outputs=outputs, seed=0)
-            if provenance.accelerator(trainer) == "gpu":
+            if device.accelerator(trainer) == "gpu":
                 base.model.cuda()
             self.loaded[outputs] = base
         return self.loaded[outputs].sharing(seed=seed)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
-from finegrid.config import one_of, require
+from finegrid.errors import one_of, require
 
 KINDS = ("classification", "regression")
 METRICS = ("accuracy", "f1", "matthews", "pearson", "spearman")

@@ -7,8 +7,7 @@ from typing import Any
 
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
-from finegrid.config import one_of
-from finegrid.errors import UserError
+from finegrid.errors import UserError, one_of
 from finegrid.runs.record import Record
 from finegrid.tracking.run_info import RunInfo, summary
 

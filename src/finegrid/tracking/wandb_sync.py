@@ -19,10 +19,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from finegrid.config import require
-from finegrid.errors import UserError
+from finegrid.errors import UserError, require
 from finegrid.runs import saved_config as stored_config
-from finegrid.runs.record import FILE, LARGEST, content, read, write_atomic
+from finegrid.runs.record import FILE, LARGEST, read
+from finegrid.storage.files import content, write_atomic
 from finegrid.tracking.run_info import STEP, RunInfo, summary
 
 MARKER = ".wandb-synced"  # project -> hash of the record that it was given

@@ -10,11 +10,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from finegrid.config import RunConfig, bind, require
-from finegrid.data.batching import Encoded, Splits, split
+from finegrid.config import RunConfig, bind
+from finegrid.data.batching import Encoded
 from finegrid.data.loading import load
+from finegrid.data.splits import Splits, split
 from finegrid.data.tokenization import Tokeniser
-from finegrid.errors import UserError
+from finegrid.errors import UserError, require
 from finegrid.methods.base import TuningMethod, overrides
 from finegrid.models import backbone
 from finegrid.models.backbone import Backbone, Limits

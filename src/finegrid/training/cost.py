@@ -13,8 +13,8 @@ from finegrid.config import TrainerConfig
 from finegrid.data.batching import Encoded
 from finegrid.models import surgery
 from finegrid.models.sites import Sites
-from finegrid.runs import provenance
 from finegrid.seeds import forked
+from finegrid.training import device
 from finegrid.training.flops import floor_flops, matmul_rate
 from finegrid.training.module import FineTuner
 
@@ -48,10 +48,10 @@ class Meter(pl.Callback):
 
 def machine_rate(trainer: TrainerConfig) -> float:
     """FLOP/s of matrix products on a run's device, in its precision, with its threads."""
-    device = "cuda" if provenance.accelerator(trainer) == "gpu" else "cpu"
-    mixed = provenance.precision(trainer) == "bf16-mixed"
+    name = "cuda" if device.accelerator(trainer) == "gpu" else "cpu"
+    mixed = device.precision(trainer) == "bf16-mixed"
     dtype = torch.bfloat16 if mixed else torch.float32
-    return matmul_rate(device, dtype, torch.get_num_threads())
+    return matmul_rate(name, dtype, torch.get_num_threads())
 
 
 def count_parameters(model: PreTrainedModel, sites: Sites) -> dict[str, int]:

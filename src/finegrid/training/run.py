@@ -10,11 +10,12 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 
-from finegrid.config import RunConfig, require
-from finegrid.runs import provenance
+from finegrid.config import RunConfig
+from finegrid.errors import require
 from finegrid.runs.record import Record
 from finegrid.strategies.cached_features import Frozen
 from finegrid.tracking.loggers import Guarded
+from finegrid.training import device
 from finegrid.training.components import Parts
 from finegrid.training.progress import BudgetBar
 from finegrid.training.session import Attempt, Request
@@ -95,9 +96,9 @@ def trainer_of(
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     return pl.Trainer(
-        accelerator=provenance.accelerator(config.trainer),
+        accelerator=device.accelerator(config.trainer),
         devices=1,
-        precision=provenance.precision(config.trainer),  # type: ignore[arg-type]
+        precision=device.precision(config.trainer),  # type: ignore[arg-type]
         max_epochs=-1,
         callbacks=list(callbacks),
         logger=tracker or False,

@@ -15,9 +15,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from finegrid.config import RunConfig, require
+from finegrid.config import RunConfig
 from finegrid.data.batching import train_loader
-from finegrid.errors import Diverged, UserError, refusal
+from finegrid.errors import Diverged, UserError, refusal, require
 from finegrid.kernels import allocator
 from finegrid.methods.base import TuningMethod
 from finegrid.models import backbone
@@ -30,7 +30,7 @@ from finegrid.tasks import metrics
 from finegrid.tracking import loggers
 from finegrid.tracking.loggers import Guarded
 from finegrid.tracking.run_info import RunInfo
-from finegrid.training import heartbeat
+from finegrid.training import device, heartbeat
 from finegrid.training.budget import Clock
 from finegrid.training.checkpoint import Selection
 from finegrid.training.components import Parts, prepare
@@ -186,8 +186,8 @@ def _begin(request: Request, config: RunConfig) -> Record:
         config_hash=identity.config_hash(plain),
         overrides=request.overrides,
         threads=torch.get_num_threads(),
-        device=provenance.device(config.trainer),
-        precision=provenance.precision(config.trainer),
+        device=device.device(config.trainer),
+        precision=device.precision(config.trainer),
         started=provenance.now(),
         **provenance.facts(request.overrides if request.sweep else None),
     )
@@ -263,7 +263,7 @@ def _predict_tests(parts: Parts) -> dict[str, Tensor]:
             parts.module.model,
             parts.encoded[name],
             batch_size=parts.config.data.eval_batch_size,
-            precision=provenance.precision(parts.config.trainer),
+            precision=device.precision(parts.config.trainer),
         )
         for name in parts.splits.test
         if parts.config.trial is None

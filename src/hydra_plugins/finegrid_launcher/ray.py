@@ -23,7 +23,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from finegrid.config import require
+from finegrid.errors import require
 from finegrid.grid.launcher import StreamingLauncher
 from finegrid.grid.pool import Ended
 from finegrid.grid.ray_pool import RayPool

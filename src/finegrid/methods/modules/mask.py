@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from finegrid.config import require
+from finegrid.errors import require
 
 
 class Mask(nn.Module):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from finegrid.config import require
+from finegrid.errors import require
 
 
 class SparseDifference(nn.Module):

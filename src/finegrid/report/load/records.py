@@ -13,7 +13,8 @@ import pandas as pd
 
 from finegrid.errors import UserError, is_name, printable
 from finegrid.report.load import variants
-from finegrid.runs.record import CHECKS, FILE, LARGEST, REQUIRED, WANTED, Record, content, parse
+from finegrid.runs.record import CHECKS, FILE, LARGEST, REQUIRED, WANTED, Record, parse
+from finegrid.storage.files import content
 
 NESTED = ("overrides", "metrics", "versions")  # the fields of a record that are no scalars
 DEFAULTS = {

@@ -1,0 +1,103 @@
+"""Rows of a task as examples: texts and labels, checked."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from finegrid.data.files import NUMBER, column, shown, texts
+from finegrid.errors import UserError
+from finegrid.tasks.task import Task
+
+LARGEST = 2.0**63  # a graded label's; the square of an error must fit into fp32
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Checked rows of one split: texts, one list a column, labels and the source's row ids."""
+
+    texts: tuple[list[str], ...]
+    labels: np.ndarray[Any, np.dtype[Any]]
+    idx: list[Any]  # numbers or text
+
+    def __len__(self) -> int:
+        return len(self.idx)
+
+    def take(self, index: np.ndarray[Any, Any]) -> "Rows":
+        """The rows at these positions, in this order."""
+        texts = tuple([column[i] for i in index] for column in self.texts)
+        return Rows(texts, self.labels[index], [self.idx[i] for i in index])
+
+    def digest(self) -> str:
+        """Hash of what the rows say, in their order."""
+        digest = hashlib.sha256()
+        for *row, label in zip(*self.texts, self.labels.tolist(), strict=True):
+            digest.update(repr((*row, label)).encode())
+        return digest.hexdigest()[:16]
+
+
+def read_rows(table: pa.Table, task: Task, where: str) -> Rows:
+    """Check a table's columns, texts and labels and take them out."""
+    if len(table) == 0:
+        raise UserError(f"{where}: no rows")
+    columns = tuple(column_texts(table, name, where) for name in task.text)
+    return Rows(columns, _labels(table, task, where), _ids(table, where))
+
+
+def column_texts(table: pa.Table, name: str, where: str) -> list[str]:
+    """A text column's values; a missing column or an empty text is a `UserError`."""
+    values = texts(column(table, name, where), where, name)
+    for row, value in enumerate(values, start=1):
+        if value is None or not value.strip():
+            raise UserError(f"{where}, row {row}: column {name!r} is empty ({value!r})")
+    return values  # type: ignore[return-value]
+
+
+def _ids(table: pa.Table, where: str) -> list[Any]:
+    """The rows' ids: of the column idx, whole numbers where all are; else their places."""
+    if "idx" not in table.column_names:
+        return list(range(len(table)))
+    ids = [value or "" for value in texts(table.column("idx"), where, "idx")]
+    numbers = all(value.isdecimal() and value.isascii() and len(value) < 19 for value in ids)
+    return [int(value) for value in ids] if numbers else ids
+
+
+def _labels(table: pa.Table, task: Task, where: str) -> np.ndarray[Any, np.dtype[Any]]:
+    values = column(table, task.label, where)
+    labels = texts(values, where, task.label)
+    if task.kind == "regression":
+        return _graded(labels, task, where)
+    number = {name: place for place, name in enumerate(task.labels)}
+    if task.numbered:
+        number = {str(place): place for place in range(len(task.labels))} | number
+    if not pa.types.is_string(values.type):  # typed: 1 is the class 1.0 too, and true is True
+        number |= {name.removesuffix(".0"): n for name, n in number.items()} | number
+        number |= {name.lower(): number[name] for name in {"True", "False"} & set(number)} | number
+    found = [number.get(label) for label in labels]  # type: ignore[arg-type]
+    if None in found:
+        row = found.index(None)
+        _refuse_label(labels[row], task, f"{where}, row {row + 1}")
+    return np.asarray(found, dtype=np.int64)
+
+
+def _refuse_label(label: str | None, task: Task, where: str) -> None:
+    if label is None or not label.strip():
+        raise UserError(f"{where}: label is missing")
+    names = ", ".join(map(shown, task.labels[:20]))
+    more = f" or {len(task.labels) - 20} more" if len(task.labels) > 20 else ""
+    hidden = "; GLUE's test splits hide their labels (-1)" if label == "-1" else ""
+    raise UserError(f"{where}: label {shown(label)} must be one of {names}{more}{hidden}")
+
+
+def _graded(labels: Sequence[str | None], task: Task, where: str) -> np.ndarray[Any, np.dtype[Any]]:
+    for row, label in enumerate(labels, start=1):
+        number = label is not None and NUMBER.fullmatch(label)
+        if not number or not abs(float(str(label))) < LARGEST:
+            kind = "a number below 2**63" if number else "a number"
+            raise UserError(
+                f"{where}, row {row}: label {label!r} in column {task.label!r} must be {kind}"
+            )
+    return np.asarray([float(str(label)) for label in labels], dtype=np.float32)

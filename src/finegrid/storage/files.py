@@ -1,0 +1,90 @@
+"""Files that are there whole or not at all, and what a dead process left of them."""
+
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+
+
+def content(path: Path | str, most: int) -> bytes:
+    """What a small file holds that anybody may have written.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is no plain file, or larger than `most` bytes.
+    """
+    about = os.stat(path)
+    if not stat.S_ISREG(about.st_mode):
+        raise ValueError("it is no plain file")  # opening a pipe or a device may never end
+    if about.st_size > most:
+        raise ValueError(f"it holds {about.st_size:,} bytes, more than {most:,}")
+    with open(path, "rb") as file:
+        return file.read(most)
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, flushed to disk."""
+    with whole(path) as draft, draft.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A name to write a file under; it is renamed to `path` at the end, and removed on a failure.
+
+    Files that dead processes have left in the directory are removed too.
+
+    Raises:
+        OSError: as the writer does, but always with the path.
+    """
+    draft = temporary(path)
+    remove_stale(path.parent)
+    try:
+        yield draft
+        draft.replace(path)
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, str(draft)):
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        raise
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def temporary(path: Path) -> Path:
+    """The hidden name beside a file's that is this process's own."""
+    return path.with_name(f".{path.name}.{_host()}.{os.getpid()}")
+
+
+def remove_stale(directory: Path) -> None:
+    """Remove the temporary files that dead processes of this host have left in a directory."""
+    with suppress(OSError):  # no such directory, not ours to write in, or another was quicker
+        for name in os.listdir(directory):
+            stem, _, pid = name.rpartition(".")
+            ours = stem.startswith(".") and stem.endswith(f".{_host()}") and pid.isdecimal()
+            if ours and not _lives(int(pid)):
+                directory.joinpath(name).unlink()
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
+
+
+@cache
+def _host() -> str:
+    """This host; containers with process numbers of their own count apart."""
+    try:
+        space = os.readlink("/proc/self/ns/pid").strip("pid:[]")
+    except OSError:
+        space = ""
+    return f"{socket.gethostname()}-{space}"
