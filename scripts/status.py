@@ -22,8 +22,9 @@ from finegrid import cli
 from finegrid.errors import UserError, printable
 from finegrid.grid import locks, plan
 from finegrid.grid.eta import Evidence, Past, makespan, past_run
-from finegrid.grid.progress import again, duration, last_line
+from finegrid.grid.progress import duration, last_line
 from finegrid.grid.status import ENDED, Outcome, outcome
+from finegrid.runs import layout
 from finegrid.runs.record import read
 
 EVERY = 2.0  # seconds between looks
@@ -158,7 +159,7 @@ def _why(look: Look, place: str) -> str:
     found, overrides = look.found[place], []
     with suppress(UserError):
         overrides = read(look.root / place).overrides
-    command = again(overrides, root=str(look.root))
+    command = layout.command(overrides, sweep=look.root)
     return f"  {found.status} {place}: {last_line(found.error)}\n    {command}"
 
 

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from finegrid.errors import UserError
 from finegrid.models import surgery
-from finegrid.runs import mask_codec
+from finegrid.runs import layout, mask_codec
 from finegrid.storage.files import write_atomic
 
-FILE = "delta.safetensors"
+FILE = layout.DELTA
 FORMAT = "finegrid-2"
 MASKS = "masks"  # the one tensor that holds every mask, coded
 

@@ -22,7 +22,7 @@ from finegrid.kernels import allocator
 from finegrid.methods.base import TuningMethod
 from finegrid.models import backbone
 from finegrid.models.backbone import Backbone, drawn_pooler
-from finegrid.runs import delta, identity, provenance
+from finegrid.runs import delta, identity, layout, provenance
 from finegrid.runs.predictions import write_predictions
 from finegrid.runs.record import Record, clear
 from finegrid.seeds import stream
@@ -122,7 +122,7 @@ class Attempt:
             parts.encoded["validation"],
             evaluations=config.evaluations,
             batch_size=config.data.eval_batch_size,
-            curve=self.directory / "curve.csv",
+            curve=self.directory / layout.CURVE,
         )
         meter = Meter(parts.encoded["train"], config.trainer)
         return Watch(clock, meter, selection)

@@ -1,6 +1,5 @@
 """What lies behind each number of the page: a cell's runs, how each ended, how to run it again."""
 
-import shlex
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ from finegrid.report import formatting
 from finegrid.report.figures import curves
 from finegrid.report.load import variants
 from finegrid.report.load.rankings import CELL
+from finegrid.runs import layout
 
 RUNS = 5000  # listed on a page
 CURVES = 1500  # of them with a learning curve: a file each to read
@@ -114,7 +114,7 @@ def _run(values: dict[Any, Any], curve: int | None) -> Run:
 
 def again(overrides: str) -> str:
     """The command that runs a cell again."""
-    return shlex.join(["python", "train.py", *variants.listed(overrides)])
+    return layout.command(variants.listed(overrides))
 
 
 def _text(values: dict[Any, Any], name: str) -> str:
