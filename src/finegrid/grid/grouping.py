@@ -9,12 +9,22 @@ from typing import Any
 from finegrid.errors import require
 from finegrid.grid.expand import Cell
 from finegrid.grid.status import Store
+from finegrid.runs import settings
 from finegrid.storage.files import write_atomic
 
 MOST = 8  # cells of a job: they would all be lost with it
 # W&B has one run a process
 LOGGERS = (None, "finegrid.tracking.loggers.csv_logger", "finegrid.tracking.csv_logger")
-FREE = {"seed": "", "trial": "", "method": "", "tuned": "", "code": ""}  # what may differ in a pass
+# What each run of a pass has for itself
+APART = (
+    "seed",
+    "trial",
+    "method",
+    "tuned",
+    "code",
+    "optim.lr",
+    "data.fraction",
+)  # of each run in a pass
 
 
 def size_of(fuse: str | int, *, cells: int, slots: int | None) -> int:
@@ -55,9 +65,7 @@ def _kind(cell: Cell) -> str:
     )
     if not shares:
         return cell.key
-    optim = {key: value for key, value in plain["optim"].items() if key != "lr"}
-    data = {key: value for key, value in plain["data"].items() if key != "fraction"}
-    return json.dumps({**plain, "optim": optim, "data": data, **FREE}, sort_keys=True, default=str)
+    return json.dumps(settings.without(plain, APART), sort_keys=True, default=str)
 
 
 def write(path: Path, cells: Iterable[Cell], store: Store, before: Mapping[str, str]) -> None:
