@@ -68,7 +68,6 @@ class OptimConfig:
     warmup: float  # share of the budget
     schedule: str  # what follows the warm-up: linear (to zero) or constant
     clip: float  # global gradient norm; 0 switches clipping off
-    beta2: float = 0.999  # decay of the mean of squared gradients; configs of 0.6 do not name it
 
     SCHEDULES: ClassVar[tuple[str, ...]] = ("linear", "constant")
 
@@ -77,7 +76,6 @@ class OptimConfig:
         head = self.head_lr
         require(head is None or head > 0, f"optim.head_lr={head} must be above 0, or null for lr")
         require(0 <= self.warmup < 1, f"optim.warmup={self.warmup:g} must lie in [0, 1)")
-        require(0 <= self.beta2 < 1, f"optim.beta2={self.beta2:g} must lie in [0, 1)")
         require(self.weight_decay >= 0, f"optim.weight_decay={self.weight_decay:g} is negative")
         require(self.clip >= 0, f"optim.clip={self.clip:g} is negative; 0 switches it off")
         one_of("optim.schedule", self.schedule, self.SCHEDULES)

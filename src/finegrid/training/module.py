@@ -123,7 +123,6 @@ class FineTuner(pl.LightningModule):
                 {"params": parameters, "lr": lr, "initial_lr": lr, "weight_decay": decay}
                 for (lr, decay), parameters in groups.items()
             ],
-            betas=(0.9, self.optim.beta2),
             fused=True,
         )
 
