@@ -18,7 +18,7 @@ from finegrid import cli
 from finegrid.data import preflight
 from finegrid.errors import UserError
 from finegrid.export import export
-from finegrid.grid import grouping
+from finegrid.grid import job
 from finegrid.grid import plan as survey
 from finegrid.grid.eta import Evidence, Wanted, past
 from finegrid.grid.grouping import grouped
@@ -353,7 +353,9 @@ def test_a_sweep_over_own_rows(swept: tuple[Path, list[str]]) -> None:
 def test_a_job_knows_a_cell_by_the_hash_of_the_sweep(more: tuple[str, ...], tmp_path: Path) -> None:
     planned = survey.planned([*own_kind("graded", tmp_path), *more, "seed=3"], conf=composed_from())
     one = next(found for found in planned.cells if found.facts["method"] == "bitfit")
-    grouping.write(tmp_path / "group.json", [one], Store(tmp_path), {one.key: ""})
-    ((directory, _, config, _),) = grouping.read(tmp_path / "group.json")
+    store, before = Store(tmp_path), {one.key: ""}
+    (place,) = job.write(tmp_path / "jobs", [[one]], store, before, sweep="s")
+    (read,) = job.read(place).cells
+    directory, config = read.directory, read.config
     cli.register()
     Request(OmegaConf.create(config), directory, [], "sweep", key=cell_of(directory)).unchanged()

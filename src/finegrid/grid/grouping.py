@@ -2,15 +2,11 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 from finegrid.errors import require
 from finegrid.grid.expand import Cell
-from finegrid.grid.status import Store
 from finegrid.runs import settings
-from finegrid.storage.files import write_atomic
 
 MOST = 8  # cells of a job: they would all be lost with it
 # W&B has one run a process
@@ -66,31 +62,3 @@ def _kind(cell: Cell) -> str:
     if not shares:
         return cell.key
     return json.dumps(settings.without(plain, APART), sort_keys=True, default=str)
-
-
-def write(path: Path, cells: Iterable[Cell], store: Store, before: Mapping[str, str]) -> None:
-    """Say what the cells of a job are, and of each key which record was there `before`."""
-    told = [
-        {
-            "directory": str(store.path(cell)),
-            "overrides": list(cell.overrides),
-            "config": _told(cell.config),
-            "before": before[cell.key],
-        }
-        for cell in cells
-    ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, json.dumps(told).encode())
-
-
-def read(path: Path) -> Iterator[tuple[Path, list[str], dict[str, Any], str]]:
-    """(directory, overrides, config, record before) of each cell of a job."""
-    for cell in json.loads(path.read_text(encoding="utf-8")):
-        yield Path(cell["directory"]), cell["overrides"], cell["config"], cell["before"]
-
-
-def _told(plain: dict[str, Any]) -> dict[str, Any]:
-    """A resolved config, in which a trial still has to refer to the recipe for its rate."""
-    if plain["trial"] is None:
-        return plain
-    return plain | {"optim": plain["optim"] | {"lr": "${recipe:lr}"}}

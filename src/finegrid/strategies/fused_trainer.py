@@ -14,7 +14,7 @@ A budget of seconds would therefore depend on a run's company; such runs train a
 import gc
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,7 +25,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -213,15 +213,8 @@ def _endless(loader: Any) -> Iterator[Any]:
         yield from loader
 
 
-def run_group(
-    cells: Sequence[tuple[DictConfig, Path, list[str], Callable[[], bool]]], *, most: int | None
-) -> None:
-    """Run the (config, directory, overrides, held) of a sweep's job, each as if it were one."""
-    sweep = Path(str(HydraConfig.get().sweep.dir)).name
-    requests = [
-        Request(cfg, place, lines, sweep, held, layout.cell_of(place))
-        for cfg, place, lines, held in cells
-    ]
+def run_group(requests: Sequence[Request], *, most: int | None) -> None:
+    """Run the cells of a sweep's job, with Hydra's files beside each as if it were one."""
     with ExitStack() as logs:
         for request in requests:
             logs.enter_context(_hydras_files(request))

@@ -3,7 +3,7 @@
 import gc
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -23,19 +23,14 @@ from finegrid.training.session import Attempt, Request
 log = logging.getLogger(__name__)
 
 
-def run(
-    cfg: DictConfig, *, held: Callable[[], bool] = lambda: True, key: str | None = None
-) -> Record:
+def run(cfg: DictConfig) -> Record:
     """Train and score one cell in Hydra's output directory; it leaves a record whatever happens.
-
-    Unless, by then, the cell is not `held` any more: another process has taken it over. `key` is
-    the hash by which a sweep knows the cell.
 
     Raises:
         UserError: for what the user can mend, `Diverged` for a non-finite loss; the record then
             says `failed` or `diverged` and why.
     """
-    return run_alone(Request.of_hydra(cfg, held, key))
+    return run_alone(Request.of_hydra(cfg))
 
 
 def run_alone(request: Request) -> Record:

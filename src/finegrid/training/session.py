@@ -4,7 +4,7 @@ import logging
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,16 +51,22 @@ class Request:
     sweep: str | None = None  # name of the sweep's directory; None: a run on its own
     held: Callable[[], bool] = lambda: True  # whether no other process has taken the cell over
     key: str | None = None  # the hash by which the sweep knows the cell
+    precision: str | None = None  # that the sweep has decided for all of its runs
 
     @classmethod
-    def of_hydra(
-        cls, cfg: DictConfig, held: Callable[[], bool], key: str | None = None
-    ) -> "Request":
+    def of_hydra(cls, cfg: DictConfig) -> "Request":
         """What Hydra's present job asks for."""
         hydra = HydraConfig.get()
         sweep = Path(str(hydra.sweep.dir)).name if hydra.mode == RunMode.MULTIRUN else None
         place, lines = Path(hydra.runtime.output_dir), list(hydra.overrides.task)
-        return cls(cfg, place, lines, sweep, held, key)
+        return cls(cfg, place, lines, sweep)
+
+    def config(self) -> RunConfig:
+        """The validated config, with the precision that the sweep has decided."""
+        config = RunConfig.of(self.cfg)
+        if self.precision is None:
+            return config
+        return replace(config, trainer=replace(config.trainer, precision=self.precision))
 
     def unchanged(self) -> None:
         """Refuse a cell whose files are others by now than those that the sweep named it by."""
@@ -97,7 +103,7 @@ class Attempt:
     def __init__(self, request: Request) -> None:
         self.request, self.directory = request, request.directory
         self.started = time.perf_counter()
-        self.config = RunConfig.of(request.cfg)
+        self.config = request.config()
         clear(self.directory)  # of what an earlier run left there
         self.record = _begin(request, self.config)
         self.tracker: Guarded | None = None
