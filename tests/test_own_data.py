@@ -30,7 +30,7 @@ from finegrid.runs.layout import cell_of
 from finegrid.runs.record import Record, read
 from finegrid.strategies import fused_trainer
 from finegrid.strategies.fused_trainer import run_together
-from finegrid.training.cost import Meter
+from finegrid.training.cost import CostMonitor
 from finegrid.training.run import run_alone
 from finegrid.training.session import Request
 from finegrid.tuning import search as tuning
@@ -165,14 +165,14 @@ def test_runs_that_cannot_begin_leave_the_others(
 def test_a_pass_ends_when_its_runs_are_over_before_the_first_step(
     which: set[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start, calls = Meter.on_train_start, iter(range(9))
+    start, calls = CostMonitor.on_train_start, iter(range(9))
 
-    def broken(self: Meter, *given: Any) -> None:
+    def broken(self: CostMonitor, *given: Any) -> None:
         if next(calls) in which:
             raise RuntimeError("no start")
         start(self, *given)
 
-    monkeypatch.setattr(Meter, "on_train_start", broken)
+    monkeypatch.setattr(CostMonitor, "on_train_start", broken)
     monkeypatch.setattr(fused_trainer.Batches, "__iter__", counted(fused_trainer.Batches.__iter__))
     told = own_kind("three classes", tmp_path)
     found = fused(tmp_path, [(*told, "method=bitfit"), (*told, "method=lora")])

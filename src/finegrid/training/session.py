@@ -34,7 +34,7 @@ from finegrid.training import device, heartbeat
 from finegrid.training.budget import Clock
 from finegrid.training.checkpoint import Selection
 from finegrid.training.components import Parts, prepare
-from finegrid.training.cost import Meter, peak_memory
+from finegrid.training.cost import CostMonitor, peak_memory
 from finegrid.training.module import predict
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ class Watch:
     """The callbacks that watch one run."""
 
     clock: Clock
-    meter: Meter
+    meter: CostMonitor
     selection: Selection
 
     def with_method(self, method: TuningMethod) -> list[pl.Callback]:
@@ -130,7 +130,7 @@ class Attempt:
             batch_size=config.data.eval_batch_size,
             curve=self.directory / layout.CURVE,
         )
-        meter = Meter(parts.encoded["train"], config.trainer)
+        meter = CostMonitor(parts.encoded["train"], config.trainer)
         return Watch(clock, meter, selection)
 
     def loader(self, parts: Parts) -> Any:
