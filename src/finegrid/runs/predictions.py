@@ -8,7 +8,6 @@ from torch import Tensor
 
 from finegrid.data.examples import Rows
 from finegrid.storage.files import write_atomic
-from finegrid.tasks import metrics
 from finegrid.tasks.task import Task
 
 FILE = "predictions.parquet"
@@ -24,7 +23,7 @@ def write_predictions(
                 "split": [name] * len(rows),
                 "idx": rows.idx,
                 "label": rows.labels,
-                "prediction": metrics.predictions(task, logits[name]).numpy(),
+                "prediction": task.predictions(logits[name]).numpy(),
                 "scores": logits[name].tolist(),
             }
         )
