@@ -36,10 +36,10 @@ library_name: peft
 ```python
 import torch
 from peft import PeftModel
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import {auto_class}, AutoTokenizer
 
 folder = {folder!r}  # wherever these files lie now
-model = AutoModelForSequenceClassification.from_pretrained({base!r}, {loading})
+model = {auto_class}.from_pretrained({base!r}, {loading})
 model = PeftModel.from_pretrained(model, folder).eval()
 tokenizer = AutoTokenizer.from_pretrained(folder)
 with torch.inference_mode():
@@ -85,13 +85,14 @@ class Peft:
             "base_model_name_or_path": layout.base_path(run),
             "revision": layout.revision(run),
         }
-        about |= {"task_type": "SEQ_CLS", "inference_mode": True}
+        about |= {"task_type": run.task.PEFT_TYPE, "inference_mode": True}
         config = {"modules_to_save": sorted(modules)} | about | found.config
         peft.get_peft_config(config).save_pretrained(folder)
         tensors = found.tensors | {f"{found.prefix}{name}": x for name, x in whole.items()}
         layout.write_tensors(folder / "adapter_model.safetensors", tensors)
         text = README.format(
             base=layout.base_path(run),
+            auto_class=run.task.AUTO_CLASS,
             method=run.record.method,
             task=run.task.name,
             version=__version__,
