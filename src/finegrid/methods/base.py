@@ -17,7 +17,7 @@ Losses = Callable[[int, int], Iterator[Tensor]]
 class TuningMethod(pl.Callback):
     """Decides what of a frozen backbone trains; override `apply`.
 
-    `apply` may only add: thaw parameters, inject modules at sites or mask weights. It never sees
+    `apply` may only add: unfreeze parameters, inject modules at sites or mask weights. It never sees
     the head, which trains alike for every method, and it needs no Trainer, so that counting,
     loading and testing use it directly.
     """
@@ -28,7 +28,7 @@ class TuningMethod(pl.Callback):
     settled = True  # whether what trains now is what the run will deliver
 
     def apply(self, backbone: nn.Module, sites: Sites) -> None:
-        """Thaw, inject or mask; applying twice is the same as applying once."""
+        """Unfreeze, inject or mask; applying twice is the same as applying once."""
         raise NotImplementedError
 
     def choose(self, backbone: nn.Module, losses: Losses) -> None:

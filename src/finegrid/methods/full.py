@@ -15,5 +15,5 @@ class Full(TuningMethod):
     """Train everything."""
 
     def apply(self, backbone: nn.Module, sites: Sites) -> None:
-        """Thaw every parameter, the pooler and the embeddings included."""
-        surgery.thaw(backbone.parameters())
+        """Unfreeze every parameter, the pooler and the embeddings included."""
+        surgery.unfreeze(backbone.parameters())

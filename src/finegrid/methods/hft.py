@@ -31,7 +31,7 @@ class HFT(TuningMethod):
         self.halves: list[list[nn.Module]] = []
 
     def apply(self, backbone: nn.Module, sites: Sites) -> None:
-        """Draw every round's half and thaw whatever any of them trains."""
+        """Draw every round's half and unfreeze whatever any of them trains."""
         groups = [
             [
                 site.module
@@ -50,7 +50,7 @@ class HFT(TuningMethod):
         ]
         always = [site.module for site in sites["embeddings"]] if self.embeddings else []
         for module in (*always, *(module for half in self.halves for module in half)):
-            surgery.thaw(module.parameters())
+            surgery.unfreeze(module.parameters())
 
     def after_backward(self, backbone: nn.Module, progress: float) -> None:
         """Take the gradients from what another round trains."""

@@ -29,7 +29,7 @@ class Layers(TuningMethod):
         self.layers, self.roles, self.invert = layers, roles, invert
 
     def apply(self, backbone: nn.Module, sites: Sites) -> None:
-        """Thaw weights and biases of the choice; `roles` null means whole layers.
+        """Unfreeze weights and biases of the choice; `roles` null means whole layers.
 
         Raises:
             SiteError: for a layer or role that the backbone does not have.
@@ -43,4 +43,4 @@ class Layers(TuningMethod):
         }
         every = {id(parameter): parameter for parameter in backbone.parameters()}
         kept = every.keys() - chosen.keys() if self.invert else chosen.keys()
-        surgery.thaw(every[key] for key in every if key in kept)
+        surgery.unfreeze(every[key] for key in every if key in kept)

@@ -1,4 +1,4 @@
-"""Primitives on modules: freeze, match, thaw, attach, reparametrize. Methods are written in these.
+"""Primitives on modules: freeze, match, unfreeze, attach, reparametrize. Methods are written in these.
 
 `requires_grad` is the single truth for the optimizer and the counts. What a method adds to a site
 is a child module of that site; `injected` finds them all again.
@@ -34,7 +34,7 @@ def freeze(module: nn.Module) -> None:
     module.requires_grad_(False)
 
 
-def thaw(parameters: Iterable[nn.Parameter]) -> None:
+def unfreeze(parameters: Iterable[nn.Parameter]) -> None:
     """Let parameters train."""
     for parameter in parameters:
         _claim((id(parameter), ""))
