@@ -84,7 +84,7 @@ class Compacter(TuningMethod):
         """
         hidden, width = sites.hidden_size, self._width(sites.hidden_size)
         rule = Rule(self.phm_dim)
-        surgery.adopt(backbone, "compacter", rule)
+        surgery.add_child(backbone, "compacter", rule)
         for site in (*sites["attention_block"], *sites["output_block"]):
             module = Compact(rule, hidden, width, self.activation)
             surgery.attach(site.module, "compacter", module, residual("compacter"))

@@ -117,7 +117,7 @@ class PrefixTuning(TuningMethod):
             )
         take_over(backbone)
         for site in attentions:
-            surgery.adopt(site.module, "prefix", self._made_for(sites.hidden_size))
+            surgery.add_child(site.module, "prefix", self._made_for(sites.hidden_size))
 
     def _made_for(self, hidden: int) -> Prefix:
         if self.width is None:

@@ -58,7 +58,7 @@ def match(module: nn.Module, pattern: str) -> dict[str, nn.Parameter]:
     return found
 
 
-def adopt(site: Any, name: str, module: nn.Module, tensor: str | None = None) -> bool:
+def add_child(site: Any, name: str, module: nn.Module, tensor: str | None = None) -> bool:
     """Inject a child module that the site or others look up by themselves; False if it is there.
 
     `tensor` names the site's tensor that is read through the child, if one is.
@@ -77,13 +77,13 @@ def attach(site: nn.Module, name: str, module: nn.Module, hook: Hook) -> None:
     The backbone's own keys stay as they were. Attaching the same name again changes nothing.
     The hook must reach the child through the site it is given, so that copies stay independent.
     """
-    if adopt(site, name, module):
+    if add_child(site, name, module):
         site.register_forward_hook(hook)
 
 
 def attach_before(site: nn.Module, name: str, module: nn.Module, hook: InputHook) -> None:
     """Inject a child module at a site; the hook replaces the site's input instead of its output."""
-    if adopt(site, name, module):
+    if add_child(site, name, module):
         site.register_forward_pre_hook(hook)
 
 
@@ -91,7 +91,7 @@ def attach_around(
     site: nn.Module, name: str, module: nn.Module, before: NamedHook, after: Callable[..., Any]
 ) -> None:
     """Inject a child module at a site; one hook replaces all its inputs, the other its output."""
-    if adopt(site, name, module):
+    if add_child(site, name, module):
         site.register_forward_pre_hook(before, with_kwargs=True)
         site.register_forward_hook(after)
 
@@ -107,7 +107,7 @@ def reparametrize(site: nn.Module, tensor: str, name: str, module: nn.Module) ->
     The tensor keeps its key and its bits; only reading it as an attribute, as the site's forward
     does, goes through the child module. Several children on one tensor apply in order.
     """
-    if not adopt(site, name, module, tensor):
+    if not add_child(site, name, module, tensor):
         return
     _claim((id(site._parameters[tensor]), ""))
     plain = type(site)
