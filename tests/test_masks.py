@@ -36,7 +36,7 @@ def applied(*overrides: str) -> Backbone:
 def masked(base: Backbone) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """(pre-trained weight, mask) of every masked matrix."""
     return [
-        (surgery.own(site, "weight").detach(), site.get_submodule(name).compact()["mask"])
+        (surgery.raw_parameter(site, "weight").detach(), site.get_submodule(name).compact()["mask"])
         for _, site, name in surgery.injected(base.model.base_model)
     ]
 

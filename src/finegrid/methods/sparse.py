@@ -62,7 +62,7 @@ class Sparse(TuningMethod):
             (site.module, tensor, weight)
             for _, site in sites.select(self.roles, self.layers)
             for tensor in self.tensors
-            if (weight := surgery.own(site.module, tensor)) is not None
+            if (weight := surgery.raw_parameter(site.module, tensor)) is not None
         ]
         require(bool(found), f"no {' or '.join(self.tensors)} among method.roles={self.roles}")
         placed = self._places([weight for *_, weight in found])
@@ -78,7 +78,7 @@ class Sparse(TuningMethod):
             (child, weight)
             for _, site, name in surgery.injected(backbone)
             if isinstance(child := site.get_submodule(name), SparseDifference)
-            and (weight := surgery.own(site, name.removeprefix("sparse_"))) is not None
+            and (weight := surgery.raw_parameter(site, name.removeprefix("sparse_"))) is not None
         ]
         scores = self._gradients([weight for _, weight in found], losses)
         for (child, _), places in zip(

@@ -96,8 +96,8 @@ def attach_around(
         site.register_forward_hook(after)
 
 
-def own(site: nn.Module, tensor: str) -> nn.Parameter | None:
-    """A module's parameter itself, past whatever `reparametrize` put over it."""
+def raw_parameter(site: nn.Module, tensor: str) -> nn.Parameter | None:
+    """The stored parameter of a module, whatever `reparametrize` put over it; None if absent."""
     return site._parameters.get(tensor)
 
 
@@ -114,8 +114,8 @@ def reparametrize(site: nn.Module, tensor: str, name: str, module: nn.Module) ->
     before = getattr(plain, tensor, None)  # the property of an earlier call, if there was one
 
     def effective(self: nn.Module) -> Tensor:
-        own: Any = before.fget(self) if before else self._parameters[tensor]
-        value: Tensor = self.get_submodule(name)(own)
+        raw: Any = before.fget(self) if before else self._parameters[tensor]
+        value: Tensor = self.get_submodule(name)(raw)
         return value
 
     site.__class__ = type(plain.__name__, (plain,), {tensor: property(effective)})
