@@ -40,9 +40,9 @@ class Compose(TuningMethod):
         names = _names(backbone)
         owners: dict[str, str] = {}
         for name, member in self.members.items():
-            with surgery.claims() as claimed:
+            with surgery.track_ownership() as owned:
                 member.apply(backbone, sites)
-            for place in sorted(f"{names[key]}{child and '.' + child}" for key, child in claimed):
+            for place in sorted(f"{names[key]}{child and '.' + child}" for key, child in owned):
                 first = owners.setdefault(place, name)
                 require(
                     first == name,

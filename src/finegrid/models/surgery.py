@@ -22,7 +22,8 @@ InputHook = Callable[[nn.Module, tuple[Any, ...]], Any]
 # (site module, its positional inputs, its named ones) -> both as the site sees them instead
 NamedHook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]
 
-_claims: ContextVar[set[tuple[int, str]] | None] = ContextVar("claims", default=None)
+# what `track_ownership` collects, if it is active
+_owned: ContextVar[set[tuple[int, str]] | None] = ContextVar("owned", default=None)
 
 
 class MatchError(UserError, LookupError):
@@ -37,7 +38,7 @@ def freeze(module: nn.Module) -> None:
 def unfreeze(parameters: Iterable[nn.Parameter]) -> None:
     """Let parameters train."""
     for parameter in parameters:
-        _claim((id(parameter), ""))
+        _record_owner((id(parameter), ""))
         parameter.requires_grad_(True)
 
 
@@ -63,7 +64,7 @@ def add_child(site: Any, name: str, module: nn.Module, tensor: str | None = None
 
     `tensor` names the site's tensor that is read through the child, if one is.
     """
-    _claim((id(site), name))
+    _record_owner((id(site), name))
     if name in site._modules:
         return False
     site.add_module(name, module)
@@ -109,7 +110,7 @@ def reparametrize(site: nn.Module, tensor: str, name: str, module: nn.Module) ->
     """
     if not add_child(site, name, module, tensor):
         return
-    _claim((id(site._parameters[tensor]), ""))
+    _record_owner((id(site._parameters[tensor]), ""))
     plain = type(site)
     before = getattr(plain, tensor, None)  # the property of an earlier call, if there was one
 
@@ -129,22 +130,26 @@ def injected(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
 
 
 @contextmanager
-def claims() -> Iterator[set[tuple[int, str]]]:
-    """Collect what is claimed inside: (id of a parameter, "") or (id of a site, child's name)."""
-    claimed: set[tuple[int, str]] = set()
-    token = _claims.set(claimed)
+def track_ownership() -> Iterator[set[tuple[int, str]]]:
+    """Collect what methods change inside: (id of a parameter, "") or (id of a site, child's name).
+
+    May be nested: an outer tracker also collects what an inner one does, so that a composition of
+    compositions detects members that overlap.
+    """
+    owned: set[tuple[int, str]] = set()
+    token = _owned.set(owned)
     try:
-        yield claimed
+        yield owned
     finally:
-        _claims.reset(token)
-        for key in claimed:
-            _claim(key)  # what a composition claims, a composition of it claims too
+        _owned.reset(token)
+        for key in owned:
+            _record_owner(key)
 
 
-def _claim(key: tuple[int, str]) -> None:
-    claimed = _claims.get()
-    if claimed is not None:
-        claimed.add(key)
+def _record_owner(key: tuple[int, str]) -> None:
+    owned = _owned.get()
+    if owned is not None:
+        owned.add(key)
 
 
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
