@@ -191,7 +191,7 @@ def test_threshold_gradient_is_the_masks() -> None:
 
 def test_a_score_at_the_threshold_is_cut() -> None:
     scores = torch.tensor([THRESHOLD - 1e-4, THRESHOLD, THRESHOLD + 1e-4])
-    assert ThresholdMask(scores).settle().tolist() == [False, False, True]
+    assert ThresholdMask(scores).binarize().tolist() == [False, False, True]
 
 
 def test_no_weight_decay_on_scores() -> None:

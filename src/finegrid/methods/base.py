@@ -17,8 +17,8 @@ Losses = Callable[[int, int], Iterator[Tensor]]
 class TuningMethod(pl.Callback):
     """Decides what of a frozen backbone trains; override `apply`.
 
-    `apply` may only add: unfreeze parameters, inject modules at sites or mask weights. It never sees
-    the head, which trains alike for every method, and it needs no Trainer, so that counting,
+    `apply` may only add: unfreeze parameters, inject modules at sites or mask weights. It never
+    sees the head, which trains alike for every method, and it needs no Trainer, so that counting,
     loading and testing use it directly.
     """
 

@@ -29,9 +29,9 @@ class ThresholdMask(LearnedMask):
 
     def learn(self) -> Tensor:
         """The cut, with the gradient of the scores themselves."""
-        return self.settle().to(self.scores.dtype) + self.scores - self.scores.detach()
+        return self.binarize().to(self.scores.dtype) + self.scores - self.scores.detach()
 
-    def settle(self) -> Tensor:
+    def binarize(self) -> Tensor:
         """Where the score lies above the threshold."""
         return self.scores > THRESHOLD
 

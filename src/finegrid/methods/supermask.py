@@ -41,7 +41,7 @@ class BernoulliMask(LearnedMask):
         p = torch.sigmoid(self.scores)
         return torch.bernoulli(p.detach()) + p - p.detach()
 
-    def settle(self) -> Tensor:
+    def binarize(self) -> Tensor:
         """The likeliest mask, or the draw of a fixed seed."""
         if self.evaluate == "mode":
             return self.scores > 0

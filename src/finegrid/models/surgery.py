@@ -1,7 +1,9 @@
-"""Primitives on modules: freeze, match, unfreeze, attach, reparametrize. Methods are written in these.
+"""Model surgery: freeze and unfreeze parameters, inject modules at sites, merge them again.
 
-`requires_grad` is the single truth for the optimizer and the counts. What a method adds to a site
-is a child module of that site; `injected` finds them all again.
+Tuning methods are written in these functions. `requires_grad` alone decides what the optimizer
+gets, what a checkpoint holds and what is counted. What a method adds to a site is a child module
+of that site, called through hooks or a property, so the backbone's state-dict keys stay as they
+were (torch's `parametrize` would rename them); `injected` lists everything that was added.
 """
 
 from collections.abc import Callable, Iterable, Iterator

@@ -44,7 +44,7 @@ class LearnedMask(nn.Module):
         """The mask of a training pass, 0 or 1 each, differentiable in the scores by decree."""
         raise NotImplementedError
 
-    def settle(self) -> Tensor:
+    def binarize(self) -> Tensor:
         """The mask that is evaluated and stored, as booleans."""
         raise NotImplementedError
 
@@ -56,7 +56,7 @@ class LearnedMask(nn.Module):
 
     def compact(self) -> dict[str, Tensor]:
         """The settled mask."""
-        settled = self.settle() if self.fixed is None else self.fixed
+        settled = self.binarize() if self.fixed is None else self.fixed
         return {"mask": settled.view(self.shape)}
 
     def expand(self, state: dict[str, Tensor]) -> None:
