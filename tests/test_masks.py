@@ -36,7 +36,10 @@ def applied(*overrides: str) -> Backbone:
 def masked(base: Backbone) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """(pre-trained weight, mask) of every masked matrix."""
     return [
-        (surgery.raw_parameter(site, "weight").detach(), site.get_submodule(name).compact()["mask"])
+        (
+            surgery.raw_parameter(site, "weight").detach(),
+            site.get_submodule(name).to_delta()["mask"],
+        )
         for _, site, name in surgery.injected(base.model.base_model)
     ]
 
@@ -148,7 +151,7 @@ def test_a_stored_mask_replaces_the_scores_for_good(
     one, other, weight = made(torch.randn(6, 5)), made(torch.randn(6, 5)), torch.randn(6, 5)
     expected = one.eval()(weight)
     assert not torch.equal(other.eval()(weight), expected)
-    other.expand({name: value.clone() for name, value in one.compact().items()})
+    other.from_delta({name: value.clone() for name, value in one.to_delta().items()})
     for mode in (False, True):
         assert torch.equal(other.train(mode)(weight), expected)
 
@@ -171,7 +174,7 @@ def test_a_sparse_difference_keeps_values_and_places_together() -> None:
         with torch.no_grad():
             one.values.copy_(torch.tensor([1.0, 2.0, 3.0]))
         other = SparseDifference((4, 5), torch.tensor([0]))
-        other.expand(one.compact())
+        other.from_delta(one.to_delta())
         assert torch.equal(other(weight), one(weight))
         added = (one(weight) - weight).flatten()
         assert added[[3, 8, 17]].tolist() == pytest.approx([1, 2, 3], abs=1e-5)

@@ -68,16 +68,16 @@ class GatedDifference(nn.Module):
             self.kept.values.copy_(self.gated()[self.kept.places])
         self._drop()
 
-    def compact(self) -> dict[str, Tensor]:
+    def to_delta(self) -> dict[str, Tensor]:
         """Values and places of the kept entries; nothing before the projection."""
         if self.kept is not None:
-            return self.kept.compact()
-        return SparseDifference(self.shape, self._nowhere()).compact()
+            return self.kept.to_delta()
+        return SparseDifference(self.shape, self._nowhere()).to_delta()
 
-    def expand(self, state: dict[str, Tensor]) -> None:
+    def from_delta(self, state: dict[str, Tensor]) -> None:
         """Take over values and places."""
         self.kept = SparseDifference(self.shape, self._nowhere())
-        self.kept.expand(state)
+        self.kept.from_delta(state)
         self._drop()
 
     def _drop(self) -> None:

@@ -52,7 +52,7 @@ class Prefix(nn.Module):
 
 
 class ReparametrizedPrefix(Prefix):
-    """A prefix that a network makes while it trains; `expand` leaves the prefix alone."""
+    """A prefix that a network makes while it trains; `from_delta` leaves the prefix alone."""
 
     def __init__(self, hidden: int, *, length: int, gated: bool, width: int) -> None:
         super().__init__(hidden, length=length, gated=gated)
@@ -63,7 +63,7 @@ class ReparametrizedPrefix(Prefix):
         )
 
     def pair(self) -> tuple[Tensor, Tensor]:
-        """The network's keys and values, or those that `expand` set."""
+        """The network's keys and values, or those that `from_delta` set."""
         if "key" in self._parameters:
             return self.key, self.value
         with torch.autocast(self.embedding.device.type, enabled=False):  # the bits that are kept
@@ -71,19 +71,19 @@ class ReparametrizedPrefix(Prefix):
         return key, value
 
     @torch.no_grad()
-    def compact(self) -> dict[str, Tensor]:
+    def to_delta(self) -> dict[str, Tensor]:
         """What a plain prefix would hold: keys, values and the gate, without the network."""
         key, value = self.pair()
         gate = {} if self.gate is None else self.gate.state_dict(prefix="gate.")
         return {"key": key.clone(), "value": value.clone()} | gate
 
-    def expand(self, state: dict[str, Tensor]) -> None:
-        """Become the plain prefix that `compact` returned.
+    def from_delta(self, state: dict[str, Tensor]) -> None:
+        """Become the plain prefix that `to_delta` returned.
 
         Raises:
             UserError: if its shapes are not this prefix's.
         """
-        own = self.compact()
+        own = self.to_delta()
         for name, value in own.items():
             if state[name].shape != value.shape:
                 shapes = f"{tuple(state[name].shape)}, not {tuple(value.shape)}"

@@ -19,11 +19,11 @@ class Mask(nn.Module):
         """The weight that the site computes with; same shape."""
         return weight * self.mask
 
-    def compact(self) -> dict[str, Tensor]:
+    def to_delta(self) -> dict[str, Tensor]:
         """The mask."""
         return {"mask": self.mask}
 
-    def expand(self, state: dict[str, Tensor]) -> None:
+    def from_delta(self, state: dict[str, Tensor]) -> None:
         """Take over a mask."""
         self.mask = state["mask"].to(self.mask.device)
 
@@ -52,14 +52,14 @@ class LearnedMask(nn.Module):
         """The weight that the site computes with; same shape."""
         if self.training and self.fixed is None:
             return weight * self.learn().view(self.shape)
-        return weight * self.compact()["mask"]
+        return weight * self.to_delta()["mask"]
 
-    def compact(self) -> dict[str, Tensor]:
+    def to_delta(self) -> dict[str, Tensor]:
         """The settled mask."""
         settled = self.binarize() if self.fixed is None else self.fixed
         return {"mask": settled.view(self.shape)}
 
-    def expand(self, state: dict[str, Tensor]) -> None:
+    def from_delta(self, state: dict[str, Tensor]) -> None:
         """Keep a settled mask for good; the scores are not needed any more."""
         self.fixed = state["mask"].to(self.scores.device)
 

@@ -31,13 +31,13 @@ class SparseDifference(nn.Module):
         self.values = nn.Parameter(self.values.new_zeros(len(places)))
         self.places = places.sort().values
 
-    def compact(self) -> dict[str, Tensor]:
+    def to_delta(self) -> dict[str, Tensor]:
         """The values in the order of their places, and the places as a mask of the shape."""
         where = torch.zeros(self.shape, dtype=torch.bool, device=self.places.device)
         where.view(-1)[self.places] = True
         return {"values": self.values, "where": where}
 
-    def expand(self, state: dict[str, Tensor]) -> None:
+    def from_delta(self, state: dict[str, Tensor]) -> None:
         """Take over values and places."""
         self.places = state["where"].flatten().nonzero().squeeze(-1).to(self.places.device)
         self.values = nn.Parameter(state["values"].to(self.values))
