@@ -53,7 +53,7 @@ class Phm(nn.Module):
         return (mixed @ self.t).flatten(-2) + self.bias
 
 
-class Compact(nn.Module):
+class KroneckerAdapter(nn.Module):
     """x -> phm_up(act(phm_down(x))), without the residual; zero at the start."""
 
     def __init__(self, rule: Rule, hidden: int, width: int, activation: str) -> None:
@@ -70,7 +70,7 @@ class Compact(nn.Module):
 
 
 class Compacter(TuningMethod):
-    """Inject two compact bottlenecks a layer."""
+    """Inject two Kronecker adapters in every layer."""
 
     def __init__(self, *, reduction_factor: float, activation: str, phm_dim: int) -> None:
         self.reduction_factor, self.activation = reduction_factor, activation
@@ -86,7 +86,7 @@ class Compacter(TuningMethod):
         rule = Rule(self.phm_dim)
         surgery.add_child(backbone, "compacter", rule)
         for site in (*sites["attention_block"], *sites["output_block"]):
-            module = Compact(rule, hidden, width, self.activation)
+            module = KroneckerAdapter(rule, hidden, width, self.activation)
             surgery.attach(site.module, "compacter", module, residual("compacter"))
 
     def _width(self, hidden: int) -> int:
