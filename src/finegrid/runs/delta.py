@@ -26,8 +26,8 @@ MASKS = "masks"  # the one tensor that holds every mask, coded
 class DeltaModule(Protocol):
     """An injected module that stores something smaller than what it trains.
 
-    In eval mode its output is exactly that of the stored tensors: boolean tensors go to the file bit by bit,
-    entropy-coded where that is smaller, all others as they are.
+    In eval mode its output is exactly that of the stored tensors: boolean tensors are stored bit
+    by bit, entropy-coded where that is smaller, all others as they are.
     """
 
     def to_delta(self) -> dict[str, Tensor]:
