@@ -13,7 +13,7 @@ from finegrid.data.batching import Encoded
 from finegrid.errors import UserError
 from finegrid.methods.diff_pruning import GatedDifference
 from finegrid.methods.mask_threshold import THRESHOLD, ThresholdMask
-from finegrid.methods.modules.mask import LearnedMask, Mask, smallest, zeros
+from finegrid.methods.modules.mask import LearnedMask, Mask, pruned_count, smallest
 from finegrid.methods.modules.sparse_delta import SparseDifference, count
 from finegrid.methods.supermask import BernoulliMask
 from finegrid.models import surgery
@@ -158,7 +158,7 @@ def test_a_stored_mask_replaces_the_scores_for_good(
 
 @pytest.mark.parametrize(("sparsity", "size", "count"), [(0.2, 7, 1), (0.5, 3, 1), (0, 9, 0)])
 def test_a_sparsity_is_rounded_down(sparsity: float, size: int, count: int) -> None:
-    assert zeros(sparsity, size) == count
+    assert pruned_count(sparsity, size) == count
     assert int(smallest(torch.randn(size), sparsity).sum()) == count
 
 
