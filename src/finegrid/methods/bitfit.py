@@ -18,7 +18,7 @@ from finegrid.models.sites import Sites
 
 
 class BitFit(TuningMethod):
-    """Train bias terms: all of them, or those of some roles."""
+    """Train all biases of the backbone, or those of some roles."""
 
     def __init__(self, *, roles: Sequence[str] | None) -> None:
         self.roles = roles
