@@ -109,17 +109,21 @@ class Weights:
         """A restored run, in eval mode from now on, beside its start."""
         run.model.eval()
         model, seed = run.config.model, stream(run.config.seed, "init")
-        start = self._copy(model, outputs=run.task.outputs, seed=seed)
+        auto_class = run.task.AUTO_CLASS
+        start = self._copy(model, outputs=run.task.outputs, seed=seed, auto_class=auto_class)
         fresh = replace(model, pretrained=False)
         return Solution(run, start, self._load(fresh, outputs=2, seed=stream(0, "random")))
 
-    def _copy(self, model: ModelConfig, *, outputs: int, seed: int) -> Backbone:
-        return self._load(model, outputs=outputs, seed=seed).sharing(seed=seed)
+    def _copy(self, model: ModelConfig, *, outputs: int, seed: int, auto_class: str) -> Backbone:
+        base = self._load(model, outputs=outputs, seed=seed, auto_class=auto_class)
+        return base.sharing(seed=seed)
 
-    def _load(self, model: ModelConfig, *, outputs: int, seed: int) -> Backbone:
+    def _load(
+        self, model: ModelConfig, *, outputs: int, seed: int, auto_class: str = backbone.HEAD
+    ) -> Backbone:
         key = repr((model, outputs, None if model.pretrained else seed))
         if key not in self._loaded:
-            new = backbone.build(model, outputs=outputs, seed=seed)
+            new = backbone.build(model, outputs=outputs, seed=seed, auto_class=auto_class)
             for known in self._loaded.values():
                 if known.fingerprint == new.fingerprint:
                     _share(known, new)

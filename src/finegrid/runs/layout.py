@@ -6,8 +6,7 @@ below the sweep's directory, a run by itself wherever Hydra's output directory i
 
 import os
 import re
-import shlex
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,10 +132,3 @@ def sweep_directories(root: Path, below: str = "", depth: int = DEPTH) -> Iterat
             yield name
         elif entry.is_dir():
             yield from sweep_directories(root, name, depth - 1)
-
-
-def command(overrides: Sequence[str], *, sweep: Path | None = None) -> str:
-    """The command line that runs a cell again, in its place in a sweep's directory if given."""
-    several = [] if sweep is None else ["-m"]
-    place = [] if sweep is None else [f"hydra.sweep.dir={sweep}"]
-    return shlex.join(["python", "train.py", *several, *overrides, *place])

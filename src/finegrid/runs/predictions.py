@@ -9,7 +9,6 @@ from torch import Tensor
 from finegrid.data.examples import Rows
 from finegrid.runs import layout
 from finegrid.storage.files import write_atomic
-from finegrid.tasks import metrics
 from finegrid.tasks.task import Task
 
 FILE = layout.PREDICTIONS
@@ -25,7 +24,7 @@ def write_predictions(
                 "split": [name] * len(rows),
                 "idx": rows.idx,
                 "label": rows.labels,
-                "prediction": metrics.predictions(task, logits[name]).numpy(),
+                "prediction": task.predictions(logits[name]).numpy(),
                 "scores": logits[name].tolist(),
             }
         )

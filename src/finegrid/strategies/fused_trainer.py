@@ -288,11 +288,17 @@ class SharedBackbone:
         return next(iter(self.loaded.values()))
 
     def build(
-        self, trainer: TrainerConfig, model: ModelConfig, *, outputs: int, seed: int
+        self,
+        trainer: TrainerConfig,
+        model: ModelConfig,
+        *,
+        outputs: int,
+        seed: int,
+        auto_class: str,
     ) -> Backbone:
         """The same as `backbone.build`, in memory that is shared."""
         if outputs not in self.loaded:
-            base = backbone.build(model, outputs=outputs, seed=0)
+            base = backbone.build(model, outputs=outputs, seed=0, auto_class=auto_class)
             if device.accelerator(trainer) == "gpu":
                 base.model.cuda()
             self.loaded[outputs] = base
