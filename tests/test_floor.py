@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import METHODS, composed
+from conftest import METHODS, composed, tuning_method
 from test_counts import MATRICES, SQUARE, WIDE, on_meta
 from test_methods import OPTIM, TASK, encoded, tuned  # noqa: F401
 from test_models import B, T, build_small
@@ -18,7 +18,6 @@ from finegrid.data.batching import Encoded
 from finegrid.models import surgery
 from finegrid.models.sites import ANATOMY, Sites
 from finegrid.training import flops as gauge
-from finegrid.training.components import build_method
 from finegrid.training.cost import Meter, count_flops
 from finegrid.training.flops import floor_flops, matmul_rate
 from finegrid.training.module import FineTuner
@@ -31,7 +30,7 @@ def floor_of(model: str, *overrides: str) -> float:
     """The floor of a method on a published architecture."""
     network, sites = on_meta(model)
     with torch.device("meta"):
-        build_method(composed(*overrides)).apply(network.base_model, sites)
+        tuning_method(*overrides).apply(network.base_model, sites)
     return floor_flops(network, sites)
 
 

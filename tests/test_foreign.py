@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import composed, run_cell
+from conftest import composed, run_cell, tuning_method
 from grids import EVIL, grid, run, written
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
@@ -34,7 +34,6 @@ from finegrid.report.stats import compare
 from finegrid.runs import delta, identity, mask_codec, saved_config
 from finegrid.runs.record import FILE, RESULTS, clear, read
 from finegrid.tracking import wandb_sync
-from finegrid.training.components import build_method
 
 SMOKE = ("experiment=smoke", "method=bitfit", "model=tiny", "task=builtin_paraphrase")
 Change = Callable[[dict[str, Any]], None]
@@ -402,7 +401,7 @@ def test_a_live_config_makes_loggers_and_methods_alone(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"logger\._target_"):
             run_cell(tmp_path / target, *SMOKE, f"+logger._target_={target}")
     with pytest.raises(UserError, match="evil"):
-        build_method(composed("method=bitfit", "+method.evil=1"))
+        tuning_method("method=bitfit", "+method.evil=1")
 
 
 def test_a_new_run_takes_the_old_results_away(received: Path) -> None:

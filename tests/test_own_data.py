@@ -27,11 +27,11 @@ from finegrid.inference import predict_file
 from finegrid.report.load import rankings
 from finegrid.runs import delta
 from finegrid.runs.record import Record, read
+from finegrid.runs.spec import RunSpec
 from finegrid.strategies import fused_trainer
 from finegrid.strategies.fused_trainer import run_together
 from finegrid.training.cost import Meter
-from finegrid.training.run import run_alone
-from finegrid.training.session import Request
+from finegrid.training.run import run as run_alone
 from finegrid.tuning import search as tuning
 
 FUSING = [name for name in METHODS if composed(f"method={name}").method.get("fuses")]
@@ -67,12 +67,12 @@ def own_kind(kind: str, directory: Path) -> tuple[str, ...]:
     return own_task(own_rows(directory / "rows.csv", rows, classes), *more)
 
 
-def request(directory: Path, *overrides: str, key: str | None = None) -> Request:
+def request(directory: Path, *overrides: str, key: str | None = None) -> RunSpec:
     """A cell of a sweep, with what Hydra would have left in its directory."""
     cfg = composed(*overrides)
     (directory / ".hydra").mkdir(parents=True, exist_ok=True)
     OmegaConf.save(cfg, directory / ".hydra" / "config.yaml")
-    return Request(cfg, directory, list(overrides), "sweep", key=key)
+    return RunSpec.of(cfg, directory, overrides, sweep="sweep", key=key)
 
 
 def fused(root: Path, lines: Sequence[Sequence[str]]) -> list[Record]:
@@ -219,7 +219,7 @@ def test_files_that_change_after_the_plan(what: str, together: bool, tmp_path: P
         assert "Traceback" not in (found.error or "")
 
 
-def try_alone(one: Request) -> None:
+def try_alone(one: RunSpec) -> None:
     with contextlib.suppress(UserError):  # its record says why
         run_alone(one)
 
@@ -355,4 +355,6 @@ def test_a_job_knows_a_cell_by_the_hash_of_the_sweep(more: tuple[str, ...], tmp_
     grouping.write(tmp_path / "group.json", [one], Store(tmp_path), {one.key: ""})
     ((directory, _, config, _),) = grouping.read(tmp_path / "group.json")
     cli.register()
-    Request(OmegaConf.create(config), directory, [], "sweep", key=key_of(directory)).unchanged()
+    RunSpec.of(
+        OmegaConf.create(config), directory, sweep="sweep", key=key_of(directory)
+    ).require_unchanged()

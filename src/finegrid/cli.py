@@ -28,6 +28,7 @@ from finegrid.errors import UserError, causes, nearest, of_system, refusal, requ
 from finegrid.grid import grouping, locks, status
 from finegrid.recipes import recipe
 from finegrid.runs.record import clear
+from finegrid.runs.spec import RunSpec
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 PLUGINS = {"submitit_slurm": "slurm", "joblib": "joblib"}  # launcher's config -> our extra
@@ -89,7 +90,7 @@ def run(cfg: DictConfig) -> None:
         _run_claimed(cfg)
         return
     clear(Path(HydraConfig.get().runtime.output_dir))  # an earlier run's, before the slow imports
-    record = _heavy("training.run").run(cfg)
+    record = _heavy("training.run").run(RunSpec.of_hydra(cfg))
     if HydraConfig.get().mode != RunMode.MULTIRUN:
         print(f"{record.summary()}\nrecord: {HydraConfig.get().runtime.output_dir}/record.json")
 
@@ -101,17 +102,29 @@ def _run_claimed(cfg: DictConfig) -> None:
         directory = Path(HydraConfig.get().runtime.output_dir)
         if (claim := _claimed(cfg, directory, os.environ[status.BEFORE])) is not None:
             with claim:
-                _heavy("training.run").run(cfg, held=claim.held, key=status.key_of(directory))
+                key = status.key_of(directory)
+                spec = RunSpec.of_hydra(cfg, still_owner=claim.held, key=key)
+                _heavy("training.run").run(spec)
         return
+    hydra = HydraConfig.get()
     with ExitStack() as held:
-        found = []
+        specs = []
         for directory, overrides, config, before in grouping.read(Path(group)):
             if (claim := _claimed(cfg, directory, before)) is not None:
                 held.enter_context(claim)
-                found.append((OmegaConf.create(config), directory, overrides, claim.held))
-        if found:
+                spec = RunSpec.of(
+                    OmegaConf.create(config),
+                    directory,
+                    overrides,
+                    sweep=Path(str(hydra.sweep.dir)).name,
+                    still_owner=claim.held,
+                    key=status.key_of(directory),
+                )
+                specs.append(spec)
+        if specs:
             most = None if cfg.fuse == "auto" else cfg.fuse
-            _heavy("strategies.fused_trainer").run_group(found, most=most)
+            job = Path(hydra.runtime.output_dir)
+            _heavy("strategies.fused_trainer").run_group(specs, most=most, job=job)
 
 
 def _heavy(name: str) -> Any:

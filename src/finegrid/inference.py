@@ -5,7 +5,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import torch
-from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from finegrid.config import RunConfig, bind_task
+from finegrid.config import RunConfig, resolved
 from finegrid.data.batching import Encoded
 from finegrid.data.examples import Rows, column_texts
 from finegrid.data.files import json_text, read_table, texts
@@ -31,7 +30,7 @@ from finegrid.runs.record import Record, read
 from finegrid.seeds import stream
 from finegrid.storage.files import whole
 from finegrid.tasks.task import Task
-from finegrid.training.components import build_method
+from finegrid.training.components import build_method, load_backbone
 from finegrid.training.module import predict
 
 FORMULA = r"^([=+\-@\t\r\n](?s:.))"  # how text begins that a spreadsheet runs
@@ -77,18 +76,17 @@ def restore(
         UserError: if the run is unfinished or unreadable, or its delta does not belong to the
             backbone or the method.
     """
-    record, cfg, config, task = _opened(directory)
+    record, config, task = _opened(directory)
     if model_path is not None:
-        cfg.model.path = config.model.path = model_path
-    method = build_method(cfg)
-    seed = stream(config.seed, "init")  # some methods draw what trains
-    base = build(config.model, outputs=task.outputs, seed=seed, auto_class=task.AUTO_CLASS)
-    method.tune(base, seed=seed)
+        config = replace(config, model=replace(config.model, path=model_path))
+    method = build_method(config.method)
+    base = load_backbone(config, task, build=build)
+    method.tune(base, seed=stream(config.seed, "init"))  # some methods draw what trains
     base.own()
     delta.load(
         directory / delta.FILE,
         base.model,
-        method=str(cfg.method.name),
+        method=config.method.name,
         fingerprint=base.fingerprint,
     )
     return Restored(config, record, task, base.model, backbone.tokenizer(config.model))
@@ -167,16 +165,15 @@ def _without_formulas(table: pa.Table) -> pa.Table:
     return pa.table(columns, names=[re.sub(FORMULA, r"'\1", name) for name in table.column_names])
 
 
-def _opened(directory: Path) -> tuple[Record, DictConfig, RunConfig, Task]:
+def _opened(directory: Path) -> tuple[Record, RunConfig, Task]:
     """A finished run's record, its config, and its task with the class names that it found."""
     record = read(directory)
     require(record.status == "ok", f"{directory}: the run's status is {record.status}, not ok")
-    cfg = saved_config.config(directory)
-    config = _settings(directory, record, cfg)
+    config = _settings(directory, record)
     labels = delta.metadata(directory / delta.FILE)["labels"]
     if record.delta_digest is not None:
         delta.verify(directory / delta.FILE, record.delta_digest)
-    return record, cfg, config, bind_task(cfg.task).named(labels)
+    return record, config, config.task.named(labels)
 
 
 def require_finite(logits: Tensor) -> None:
@@ -190,24 +187,23 @@ def require_finite(logits: Tensor) -> None:
     )
 
 
-def _settings(directory: Path, record: Record, cfg: DictConfig) -> RunConfig:
+def _settings(directory: Path, record: Record) -> RunConfig:
     """A stored config as typed settings, if it is of the record's run."""
+    cfg = saved_config.config(directory)
     try:
         config = RunConfig.of(cfg)
-        bind_task(cfg.task)
-        _same_run(directory, record, cfg)
+        _require_same_run(directory, record, resolved(cfg))
     except (OmegaConfBaseException, LookupError, TypeError, ValueError, AttributeError) as error:
         why = (str(error).strip() or repr(error)).splitlines()[0]
         raise UserError(f"{directory / saved_config.FILE} is not a run's config: {why}") from error
     return config
 
 
-def _same_run(directory: Path, record: Record, cfg: DictConfig) -> None:
+def _require_same_run(directory: Path, record: Record, plain: dict[str, Any]) -> None:
     """Refuse a record that belongs to another config than the one beside it.
 
     Hydra writes the config as soon as a run starts, so the directory may have been used again.
     """
-    plain: Any = OmegaConf.to_container(cfg, resolve=True)
     facts = identity.facts(plain)
     other = [name for name, value in facts.items() if getattr(record, name) != value]
     if not other and record.config_hash and record.config_hash != identity.config_hash(plain):

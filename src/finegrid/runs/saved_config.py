@@ -4,7 +4,7 @@ Hydra writes the config as it was composed, so that references stand in it. Thos
 the config are followed; what would look at the environment, a file or anything else is refused.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ MOST = 100  # references
 LONGEST = 1 << 16  # characters of what one of them may stand for
 LOOKS = ("recipe", "oc.select")  # resolvers that look at the config alone
 MACHINE = "${oc.env:FINEGRID_DATA_DIR,null}"  # data.root by default: where that machine had data
+RECIPE = "${recipe:lr}"  # of optim.lr in a trial
 OPEN = "???"  # what a reference stands for as long as it is not resolved
 
 Place = tuple[Any, ...]  # of a value in nested tables and lists
@@ -43,6 +44,19 @@ def config(directory: Path) -> DictConfig:
         user = next((cause for cause in causes(error) if isinstance(cause, UserError)), None)
         why = str(user or error).strip() or "nested too deep"
         raise UserError(f"{path} is not a readable config: {why.splitlines()[0]}") from error
+
+
+def write(directory: Path, plain: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Write what Hydra leaves beside a job of its own: config.yaml and overrides.yaml.
+
+    In a trial's config the learning rate still refers to its recipe.
+    """
+    folder = (directory / FILE).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    trial = plain.get("trial") is not None
+    optim = {**plain["optim"], "lr": RECIPE} if trial else plain["optim"]
+    OmegaConf.save(OmegaConf.create({**plain, "optim": optim}), directory / FILE)
+    OmegaConf.save(OmegaConf.create(list(overrides)), folder / "overrides.yaml")
 
 
 def resolved(plain: dict[str, Any]) -> DictConfig:
@@ -68,7 +82,7 @@ def resolved(plain: dict[str, Any]) -> DictConfig:
         references = {place: references[place] for place in left}
     cfg = OmegaConf.create(plain)
     if cfg.get("trial") is not None:  # as a live trial's config has it
-        cfg.optim.lr = "${recipe:lr}"
+        cfg.optim.lr = RECIPE
     return cfg
 
 
