@@ -307,7 +307,7 @@ def test_modules_over_one_tensor_apply_in_order_and_merge() -> None:
     surgery.reparametrize(layer, "weight", "doubled", Affine(2.0, 0.0))
     surgery.reparametrize(layer, "weight", "raised", Affine(1.0, 0.5))
     expected = nn.functional.linear(x, 2 * before + 0.5, layer.bias)
-    assert torch.equal(surgery.own(layer, "weight"), before)
+    assert torch.equal(surgery.raw_parameter(layer, "weight"), before)
     torch.testing.assert_close(layer(x), expected)
     surgery.merge(layer)
     assert type(layer) is nn.Linear

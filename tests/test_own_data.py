@@ -22,10 +22,11 @@ from finegrid.grid import grouping
 from finegrid.grid import plan as survey
 from finegrid.grid.eta import Evidence, Wanted, past
 from finegrid.grid.grouping import grouped
-from finegrid.grid.status import Store, key_of
+from finegrid.grid.status import Store
 from finegrid.inference import predict_file
 from finegrid.report.load import rankings
 from finegrid.runs import delta
+from finegrid.runs.layout import cell_of
 from finegrid.runs.record import Record, read
 from finegrid.runs.spec import RunSpec
 from finegrid.strategies import fused_trainer
@@ -356,5 +357,5 @@ def test_a_job_knows_a_cell_by_the_hash_of_the_sweep(more: tuple[str, ...], tmp_
     ((directory, _, config, _),) = grouping.read(tmp_path / "group.json")
     cli.register()
     RunSpec.of(
-        OmegaConf.create(config), directory, sweep="sweep", key=key_of(directory)
+        OmegaConf.create(config), directory, sweep="sweep", key=cell_of(directory)
     ).require_unchanged()

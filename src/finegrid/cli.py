@@ -27,6 +27,7 @@ from finegrid.config import UNITS, RunConfig
 from finegrid.errors import UserError, causes, nearest, of_system, refusal, require, slug
 from finegrid.grid import grouping, locks, status
 from finegrid.recipes import recipe
+from finegrid.runs import layout
 from finegrid.runs.record import clear
 from finegrid.runs.spec import RunSpec
 
@@ -92,7 +93,7 @@ def run(cfg: DictConfig) -> None:
     clear(Path(HydraConfig.get().runtime.output_dir))  # an earlier run's, before the slow imports
     record = _heavy("training.run").run(RunSpec.of_hydra(cfg))
     if HydraConfig.get().mode != RunMode.MULTIRUN:
-        print(f"{record.summary()}\nrecord: {HydraConfig.get().runtime.output_dir}/record.json")
+        print(f"{record.summary()}\nrecord: {HydraConfig.get().runtime.output_dir}/{layout.RECORD}")
 
 
 def _run_claimed(cfg: DictConfig) -> None:
@@ -102,7 +103,7 @@ def _run_claimed(cfg: DictConfig) -> None:
         directory = Path(HydraConfig.get().runtime.output_dir)
         if (claim := _claimed(cfg, directory, os.environ[status.BEFORE])) is not None:
             with claim:
-                key = status.key_of(directory)
+                key = layout.cell_of(directory)
                 spec = RunSpec.of_hydra(cfg, still_owner=claim.held, key=key)
                 _heavy("training.run").run(spec)
         return
@@ -118,7 +119,7 @@ def _run_claimed(cfg: DictConfig) -> None:
                     overrides,
                     sweep=Path(str(hydra.sweep.dir)).name,
                     still_owner=claim.held,
-                    key=status.key_of(directory),
+                    key=layout.cell_of(directory),
                 )
                 specs.append(spec)
         if specs:

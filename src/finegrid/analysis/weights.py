@@ -18,7 +18,8 @@ from finegrid.inference import Restored, restore
 from finegrid.models import backbone, surgery
 from finegrid.models.backbone import Backbone
 from finegrid.models.sites import LINEAR, Sites
-from finegrid.runs.record import FILE, Record, read
+from finegrid.runs import layout
+from finegrid.runs.record import Record, read
 from finegrid.seeds import stream
 
 log = logging.getLogger(__name__)
@@ -149,17 +150,17 @@ def finished(directories: Iterable[Path]) -> dict[Path, Record]:
 
 
 def _below(directory: Path) -> Iterator[tuple[Path, Record]]:
-    if (directory / FILE).exists():
-        yield directory, read(directory)
-        return
-    for path in sorted(directory.rglob(FILE)):
+    for path in layout.run_directories(directory):
+        if path == directory:  # named itself
+            yield directory, read(directory)
+            return
         try:
-            record = read(path.parent)
+            record = read(path)
         except UserError as error:
             log.warning("left out: %s", error)
             continue
         if record.status == "ok" and record.trial is None:
-            yield path.parent, record
+            yield path, record
 
 
 def place(name: str, sites: Sites) -> tuple[int | None, str]:

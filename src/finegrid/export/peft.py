@@ -23,7 +23,7 @@ from finegrid.inference import Restored
 from finegrid.methods.ia3 import ScaleInput, ScaleOutput
 from finegrid.methods.lora import LowRank
 from finegrid.methods.prefix import Prefix, ReparametrizedPrefix
-from finegrid.methods.prompt import Room, Vectors
+from finegrid.methods.prompt import PromptSlots, PromptVectors
 
 VERSION = "0.21.2"  # the one that this was tried with
 README = """---
@@ -209,8 +209,8 @@ def _moved(table: Any, rows: int) -> Tensor:
 
 
 def _prompt(model: Any, children: dict[str, Any]) -> Translation:
-    vectors = [child.vectors for child in children.values() if isinstance(child, Vectors)]
-    room = next(child for child in children.values() if isinstance(child, Room))
+    vectors = [child.vectors for child in children.values() if isinstance(child, PromptVectors)]
+    room = next(child for child in children.values() if isinstance(child, PromptSlots))
     need(room.start == 0, "peft puts a prompt in front: only a run with method.place=front fits")
     need(len(vectors) == 1, "peft has no prompt in deeper layers (method.deep=true)")
     config = {"peft_type": "PROMPT_TUNING"} | _virtual(model, *vectors[0].shape)
@@ -244,6 +244,6 @@ TYPES: tuple[tuple[set[type], Callable[[nn.Module, dict[str, Any]], Translation]
     ({LowRank}, _lora),
     ({ScaleOutput, ScaleInput}, _ia3),
     ({Prefix, ReparametrizedPrefix}, _prefix),
-    ({Room, Vectors}, _prompt),
+    ({PromptSlots, PromptVectors}, _prompt),
 )
 KNOWN = set().union(*(types for types, _ in TYPES))

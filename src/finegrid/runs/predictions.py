@@ -7,10 +7,11 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from finegrid.data.examples import Rows
+from finegrid.runs import layout
 from finegrid.storage.files import write_atomic
 from finegrid.tasks.task import Task
 
-FILE = "predictions.parquet"
+FILE = layout.PREDICTIONS
 
 
 def write_predictions(

@@ -14,9 +14,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from finegrid.errors import UserError, causes, require
 from finegrid.recipes import recipe
+from finegrid.runs import layout
 from finegrid.storage.files import content
 
-FILE = ".hydra/config.yaml"
+FILE = layout.CONFIG
 LARGEST = 1 << 18  # bytes; a composed config has a few thousand
 DEEPEST = 32
 MOST = 100  # references
@@ -51,12 +52,11 @@ def write(directory: Path, plain: Mapping[str, Any], overrides: Sequence[str]) -
 
     In a trial's config the learning rate still refers to its recipe.
     """
-    folder = (directory / FILE).parent
-    folder.mkdir(parents=True, exist_ok=True)
+    (directory / FILE).parent.mkdir(parents=True, exist_ok=True)
     trial = plain.get("trial") is not None
     optim = {**plain["optim"], "lr": RECIPE} if trial else plain["optim"]
     OmegaConf.save(OmegaConf.create({**plain, "optim": optim}), directory / FILE)
-    OmegaConf.save(OmegaConf.create(list(overrides)), folder / "overrides.yaml")
+    OmegaConf.save(OmegaConf.create(list(overrides)), directory / layout.OVERRIDES)
 
 
 def resolved(plain: dict[str, Any]) -> DictConfig:

@@ -30,7 +30,7 @@ from torch.optim import Optimizer
 from finegrid.config import ModelConfig, TrainerConfig
 from finegrid.models import backbone
 from finegrid.models.backbone import Backbone
-from finegrid.runs import saved_config
+from finegrid.runs import layout, saved_config
 from finegrid.runs.spec import RunSpec
 from finegrid.strategies.fused_model import Trunk
 from finegrid.training import device
@@ -229,7 +229,7 @@ def _hydras_files(spec: RunSpec) -> Iterator[None]:
     """What Hydra leaves beside a job of its own: the config, the overrides and the log."""
     saved_config.write(spec.directory, spec.plain, spec.overrides)
     root = logging.getLogger()
-    handler = logging.FileHandler(spec.directory / "run.log")
+    handler = logging.FileHandler(spec.directory / layout.LOG)
     handler.setFormatter(root.handlers[0].formatter if root.handlers else None)
     root.addHandler(handler)
     try:

@@ -19,7 +19,7 @@ from finegrid.errors import Diverged, UserError, refusal
 from finegrid.kernels import allocator
 from finegrid.models import backbone
 from finegrid.models.backbone import Backbone
-from finegrid.runs import provenance
+from finegrid.runs import layout, provenance
 from finegrid.runs.record import clear
 from finegrid.runs.spec import RunSpec
 from finegrid.seeds import stream
@@ -85,7 +85,7 @@ class RunSession:
             components.encoded["validation"],
             evaluations=config.evaluations,
             batch_size=config.data.eval_batch_size,
-            curve=self.directory / "curve.csv",
+            curve=self.directory / layout.CURVE,
         )
         meter = Meter(components.encoded["train"], config.trainer)
         return RunCallbacks(clock, meter, selection)
