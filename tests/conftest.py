@@ -14,8 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from finegrid import cli
-from finegrid.config import RunConfig
+from finegrid.config import RunConfig, register_resolvers
 from finegrid.methods.base import TuningMethod
 from finegrid.runs.record import Record
 
@@ -57,7 +56,7 @@ def pytest_unconfigure() -> None:
 
 def composed(*overrides: str, hydra: bool = False) -> DictConfig:
     """The config of a command line."""
-    cli.register()
+    register_resolvers()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return compose("train", list(overrides), return_hydra_config=hydra)
 

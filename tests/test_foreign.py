@@ -20,9 +20,8 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, safe_open, save_file
 
-from finegrid import cli
 from finegrid.analysis.weights import finished
-from finegrid.config import RunConfig
+from finegrid.config import RunConfig, register_resolvers
 from finegrid.errors import UserError, is_name, slug
 from finegrid.export import export
 from finegrid.grid import eta, plan, status
@@ -158,7 +157,7 @@ def test_a_received_yaml_is_bounded(text: str, says: str, received: Path) -> Non
 
 
 def test_references_within_a_config_are_followed() -> None:
-    cli.register()
+    register_resolvers()
     plain = {
         "method": {"name": "m", "recipe": {"lr": {"default": 0.1}}}, "model": {"name": "x"},
         "data": {"root": saved_config.MACHINE, "fraction": "${oc.select:table.${task.name}.small}"},

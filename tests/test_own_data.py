@@ -15,6 +15,7 @@ from test_cli import call
 from test_groups import cell
 
 from finegrid import cli
+from finegrid.config import register_resolvers
 from finegrid.data import preflight
 from finegrid.errors import UserError
 from finegrid.export import export
@@ -321,7 +322,7 @@ def test_the_estimate_of_own_data(tmp_path: Path) -> None:
 
 
 def composed_from() -> Path:
-    cli.register()
+    register_resolvers()
     return cli.CONF
 
 
@@ -355,7 +356,7 @@ def test_a_job_knows_a_cell_by_the_hash_of_the_sweep(more: tuple[str, ...], tmp_
     one = next(found for found in planned.cells if found.facts["method"] == "bitfit")
     grouping.write(tmp_path / "group.json", [one], Store(tmp_path), {one.key: ""})
     ((directory, _, config, _),) = grouping.read(tmp_path / "group.json")
-    cli.register()
+    register_resolvers()
     RunSpec.of(
         OmegaConf.create(config), directory, sweep="sweep", key=cell_of(directory)
     ).require_unchanged()

@@ -13,12 +13,19 @@ from typing import Any, ClassVar, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from finegrid.errors import UserError, causes, is_name, nearest, one_of, require
+from finegrid.errors import UserError, causes, is_name, nearest, one_of, require, slug
+from finegrid.recipes import recipe
 from finegrid.tasks.task import Task, of_kind
 
 T = TypeVar("T")
 NOT_ARGUMENTS = ("name", "recipe", "fuses")  # of a method's YAML, for people, optimizer and sweep
 METHOD = re.compile(r"finegrid\.methods\.[a-z]\w*\.[A-Za-z]\w*")  # a class in a module, no deeper
+
+
+def register_resolvers() -> None:
+    """Register the resolvers that the YAML files use; safe to call again."""
+    OmegaConf.register_new_resolver("recipe", recipe, replace=True)
+    OmegaConf.register_new_resolver("slug", lambda text: slug(str(text)), replace=True)
 
 
 def require_names(cfg: Mapping[Any, Any]) -> None:

@@ -12,8 +12,8 @@ import yaml  # type: ignore[import-untyped]
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from finegrid.config import register_resolvers
 from finegrid.errors import UserError, causes, require
-from finegrid.recipes import recipe
 from finegrid.runs import layout
 from finegrid.storage.files import content
 
@@ -66,7 +66,7 @@ def resolved(plain: dict[str, Any]) -> DictConfig:
         ValueError: if one of them looks elsewhere, or they stand for too much.
         OmegaConfBaseException: if one leads nowhere, or in a circle.
     """
-    OmegaConf.register_new_resolver("recipe", recipe, replace=True)
+    register_resolvers()
     if isinstance(data := plain.get("data"), dict) and data.get("root") == MACHINE:
         data["root"] = None
     references = dict(_references(plain))
