@@ -1,4 +1,4 @@
-"""Use a finished run: backbone + delta -> predictions on a user's file."""
+"""Restore a finished run (backbone and delta) and predict the rows of a file with it."""
 
 import json
 import os
@@ -28,13 +28,12 @@ from finegrid.models.backbone import Backbone
 from finegrid.runs import delta, identity, saved_config
 from finegrid.runs.record import Record, read
 from finegrid.seeds import stream
-from finegrid.storage.files import whole
-from finegrid.tasks.task import Task
+from finegrid.storage.files import FORMULA, whole
+from finegrid.tasks.task import NUMBER, Task
 from finegrid.training.components import build_method, load_backbone
 from finegrid.training.module import predict
 
-FORMULA = r"^([=+\-@\t\r\n](?s:.))"  # how text begins that a spreadsheet runs
-NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
+FORMULA_START = f"^({FORMULA})"
 
 
 @dataclass(frozen=True)
@@ -159,14 +158,16 @@ def _without_formulas(table: pa.Table) -> pa.Table:
     columns = []
     for values in table.columns:
         if pa.types.is_string(values.type):
-            quoted = pc.replace_substring_regex(values, FORMULA, r"'\1")
-            values = pc.if_else(pc.match_substring_regex(values, NUMBER), values, quoted)
+            quoted = pc.replace_substring_regex(values, FORMULA_START, r"'\1")
+            number = pc.match_substring_regex(values, f"^{NUMBER.pattern}$")
+            values = pc.if_else(number, values, quoted)
         columns.append(values)
-    return pa.table(columns, names=[re.sub(FORMULA, r"'\1", name) for name in table.column_names])
+    names = [re.sub(FORMULA_START, r"'\1", name) for name in table.column_names]
+    return pa.table(columns, names=names)
 
 
 def _opened(directory: Path) -> tuple[Record, RunConfig, Task]:
-    """A finished run's record, its config, and its task with the class names that it found."""
+    """A finished run's record, its config, and its task with the run's class names."""
     record = read(directory)
     require(record.status == "ok", f"{directory}: the run's status is {record.status}, not ok")
     config = _settings(directory, record)
