@@ -1,4 +1,4 @@
-"""What a user can mend: one clear line, no traceback."""
+"""Errors that a user can fix, as one line without a traceback, and checks that raise them."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""The adapters library's files: adapter_config.json, adapter.safetensors and the same of the head.
+"""Export to the adapters library: adapter_config.json, adapter.safetensors and the head's files.
 
 That library pins another transformers, so it is asked only where it is installed: in this
 environment, or in the one whose interpreter `--python` names. Elsewhere the files are read back

@@ -1,4 +1,4 @@
-"""What every layout asks of a restored run: head, base model, what was injected, what trains."""
+"""Shared by all export formats: a run's head, injected modules, README and files."""
 
 import json
 import warnings
@@ -110,7 +110,7 @@ def need_plain_base(run: Restored) -> None:
 
 
 def loading(run: Restored) -> str:
-    """What `from_pretrained` is to be arguments beside the encoder's path, as Python's source."""
+    """The arguments of `from_pretrained` beside the encoder's path, as Python source."""
     where, commit = backbone.locate(run.config.model), revision(run)
     stored: Any = AutoConfig.from_pretrained(where, revision=commit, trust_remote_code=False)
     arguments = [f"num_labels={run.task.outputs}", "dtype=torch.float32"]

@@ -1,4 +1,4 @@
-"""The peft library's files: adapter_config.json, adapter_model.safetensors and how to load them.
+"""Export to the peft library: adapter_config.json, adapter_model.safetensors and a README.
 
 peft counts a prefix as positions, so a text begins at position `length`; ours begins at 0. The
 export of a prefix therefore brings the encoder's position table along, moved by `length` rows, and
