@@ -209,13 +209,14 @@ class Budget:
         return cls(unit=unit, amount=float(amount))
 
 
-def bind(cls: type[T], node: DictConfig, where: str) -> T:
+def bind(cls: type[T], node: Mapping[Any, Any], where: str) -> T:
     """Turn a config node into its dataclass; unknown keys and wrong types are one clear line."""
     names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
     for key in node:
         require(str(key) in names, f"unknown key {where}.{key!s}; {nearest(str(key), names)}")
     try:
-        plain = OmegaConf.to_container(node, resolve=True)  # interpolations need the root
+        # interpolations need the root
+        plain = to_plain(node) if isinstance(node, DictConfig) else dict(node)
         typed = OmegaConf.merge(OmegaConf.structured(cls), plain)
         return OmegaConf.to_object(typed)  # type: ignore[return-value]
     except MissingMandatoryValue as error:
@@ -227,13 +228,13 @@ def bind(cls: type[T], node: DictConfig, where: str) -> T:
         raise UserError(f"{where}.{error.key or ''}: {_first_line(error)}") from error
 
 
-def resolved(node: DictConfig) -> dict[str, Any]:
+def to_plain(node: DictConfig) -> dict[str, Any]:
     """A config as plain tables and lists, its interpolations followed."""
     plain: Any = OmegaConf.to_container(node, resolve=True)
     return dict(plain)
 
 
-def bind_task(node: DictConfig) -> Task:
+def bind_task(node: Mapping[Any, Any]) -> Task:
     """Turn a task's node into the class of its kind."""
     return bind(of_kind(str(node.get("kind", Task.kind))), node, "task")
 
@@ -283,7 +284,7 @@ class RunConfig:
         )
         return cls(
             task=bind_task(cfg.task),
-            method=MethodConfig.of(resolved(cfg.method)),
+            method=MethodConfig.of(to_plain(cfg.method)),
             data=bind(DataConfig, cfg.data, "data"),
             optim=bind(OptimConfig, cfg.optim, "optim"),
             model=bind(ModelConfig, cfg.model, "model"),

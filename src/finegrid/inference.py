@@ -14,10 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import torch
-from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from finegrid.config import RunConfig, resolved
+from finegrid.config import RunConfig
 from finegrid.data.batching import Encoded
 from finegrid.data.examples import Rows, column_texts
 from finegrid.data.files import json_text, read_table, texts
@@ -25,7 +24,7 @@ from finegrid.data.tokenization import encode
 from finegrid.errors import UserError, require
 from finegrid.models import backbone
 from finegrid.models.backbone import Backbone
-from finegrid.runs import delta, identity, saved_config
+from finegrid.runs import delta, saved_config
 from finegrid.runs.record import Record, read
 from finegrid.seeds import stream
 from finegrid.storage.files import FORMULA, whole
@@ -170,7 +169,7 @@ def _opened(directory: Path) -> tuple[Record, RunConfig, Task]:
     """A finished run's record, its config, and its task with the run's class names."""
     record = read(directory)
     require(record.status == "ok", f"{directory}: the run's status is {record.status}, not ok")
-    config = _settings(directory, record)
+    config = saved_config.of_run(directory, record)
     labels = delta.metadata(directory / delta.FILE)["labels"]
     if record.delta_digest is not None:
         delta.verify(directory / delta.FILE, record.delta_digest)
@@ -185,32 +184,4 @@ def require_finite(logits: Tensor) -> None:
         f"the run's model gives no finite logits for {len(bad)} of {len(logits)} rows (row "
         f"{bad[0] + 1 if bad else 0} first): its weights are damaged, or too large for its "
         "precision; train it again",
-    )
-
-
-def _settings(directory: Path, record: Record) -> RunConfig:
-    """A stored config as typed settings, if it is of the record's run."""
-    cfg = saved_config.config(directory)
-    try:
-        config = RunConfig.of(cfg)
-        _require_same_run(directory, record, resolved(cfg))
-    except (OmegaConfBaseException, LookupError, TypeError, ValueError, AttributeError) as error:
-        why = (str(error).strip() or repr(error)).splitlines()[0]
-        raise UserError(f"{directory / saved_config.FILE} is not a run's config: {why}") from error
-    return config
-
-
-def _require_same_run(directory: Path, record: Record, plain: dict[str, Any]) -> None:
-    """Refuse a record that belongs to another config than the one beside it.
-
-    Hydra writes the config as soon as a run starts, so the directory may have been used again.
-    """
-    facts = identity.facts(plain)
-    other = [name for name, value in facts.items() if getattr(record, name) != value]
-    if not other and record.config_hash and record.config_hash != identity.config_hash(plain):
-        other = ["settings"]
-    require(
-        not other,
-        f"{directory}: its record is of another run than its {saved_config.FILE} (they differ in "
-        f"{', '.join(other)}): the directory was used again or changed; run it again",
     )

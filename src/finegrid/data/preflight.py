@@ -4,8 +4,6 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from finegrid.config import DataConfig, bind, bind_task
 from finegrid.tasks.task import Task
 
@@ -18,10 +16,10 @@ def check(configs: Iterable[Mapping[str, Any]]) -> None:
     """
     tasks = {_key(plain): plain for plain in configs}
     for plain in tasks.values():
-        task = bind_task(OmegaConf.create(plain["task"]))
+        task = bind_task(plain["task"])
         if task.path == "files":
             every_row = {**plain["data"], "fraction": 1.0}  # a small fraction may fail by itself
-            _read(task, bind(DataConfig, OmegaConf.create(every_row), "data"))
+            _read(task, bind(DataConfig, every_row, "data"))
 
 
 def _key(plain: Mapping[str, Any]) -> str:

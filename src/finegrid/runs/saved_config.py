@@ -12,9 +12,10 @@ import yaml  # type: ignore[import-untyped]
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from finegrid.config import register_resolvers
+from finegrid.config import RunConfig, register_resolvers, to_plain
 from finegrid.errors import UserError, causes, require
-from finegrid.runs import layout
+from finegrid.runs import identity, layout
+from finegrid.runs.record import Record
 from finegrid.storage.files import content
 
 FILE = layout.CONFIG
@@ -45,6 +46,38 @@ def config(directory: Path) -> DictConfig:
         user = next((cause for cause in causes(error) if isinstance(cause, UserError)), None)
         why = str(user or error).strip() or "nested too deep"
         raise UserError(f"{path} is not a readable config: {why.splitlines()[0]}") from error
+
+
+def of_run(directory: Path, record: Record) -> RunConfig:
+    """The settings of a run directory, typed, which must be those of the record there.
+
+    Raises:
+        UserError: if the config is missing, invalid or of another run.
+    """
+    cfg = config(directory)
+    try:
+        settings = RunConfig.of(cfg)
+        _require_same_run(directory, record, to_plain(cfg))
+    except (OmegaConfBaseException, LookupError, TypeError, ValueError, AttributeError) as error:
+        why = (str(error).strip() or repr(error)).splitlines()[0]
+        raise UserError(f"{directory / FILE} is not a run's config: {why}") from error
+    return settings
+
+
+def _require_same_run(directory: Path, record: Record, plain: dict[str, Any]) -> None:
+    """Refuse a record that belongs to another config than the one beside it.
+
+    Hydra writes the config as soon as a run starts, so the directory may have been used again.
+    """
+    facts = identity.facts(plain)
+    other = [name for name, value in facts.items() if getattr(record, name) != value]
+    if not other and record.config_hash and record.config_hash != identity.config_hash(plain):
+        other = ["settings"]
+    require(
+        not other,
+        f"{directory}: its record is of another run than its {FILE} (they differ in "
+        f"{', '.join(other)}): the directory was used again or changed; run it again",
+    )
 
 
 def write(directory: Path, plain: Mapping[str, Any], overrides: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from finegrid.config import RunConfig, resolved
+from finegrid.config import RunConfig, to_plain
 from finegrid.errors import require
 from finegrid.runs import identity
 
@@ -39,7 +39,7 @@ class RunSpec:
         Raises:
             UserError: if the config is not valid.
         """
-        return cls(RunConfig.of(cfg), resolved(cfg), directory, list(overrides), **more)
+        return cls(RunConfig.of(cfg), to_plain(cfg), directory, list(overrides), **more)
 
     @classmethod
     def of_hydra(cls, cfg: DictConfig, **more: Any) -> "RunSpec":
