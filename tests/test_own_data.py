@@ -19,7 +19,7 @@ from finegrid.config import register_resolvers
 from finegrid.data import preflight
 from finegrid.errors import UserError
 from finegrid.export import export
-from finegrid.grid import grouping
+from finegrid.grid import job
 from finegrid.grid import plan as survey
 from finegrid.grid.eta import Evidence, Wanted, past
 from finegrid.grid.grouping import grouped
@@ -32,7 +32,7 @@ from finegrid.runs.record import Record, read
 from finegrid.runs.spec import RunSpec
 from finegrid.strategies import fused_trainer
 from finegrid.strategies.fused_trainer import run_together
-from finegrid.training.cost import Meter
+from finegrid.training.cost import CostMonitor
 from finegrid.training.run import run as run_alone
 from finegrid.tuning import search as tuning
 
@@ -166,14 +166,14 @@ def test_runs_that_cannot_begin_leave_the_others(
 def test_a_pass_ends_when_its_runs_are_over_before_the_first_step(
     which: set[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start, calls = Meter.on_train_start, iter(range(9))
+    start, calls = CostMonitor.on_train_start, iter(range(9))
 
-    def broken(self: Meter, *given: Any) -> None:
+    def broken(self: CostMonitor, *given: Any) -> None:
         if next(calls) in which:
             raise RuntimeError("no start")
         start(self, *given)
 
-    monkeypatch.setattr(Meter, "on_train_start", broken)
+    monkeypatch.setattr(CostMonitor, "on_train_start", broken)
     monkeypatch.setattr(fused_trainer.Batches, "__iter__", counted(fused_trainer.Batches.__iter__))
     told = own_kind("three classes", tmp_path)
     found = fused(tmp_path, [(*told, "method=bitfit"), (*told, "method=lora")])
@@ -354,9 +354,9 @@ def test_a_sweep_over_own_rows(swept: tuple[Path, list[str]]) -> None:
 def test_a_job_knows_a_cell_by_the_hash_of_the_sweep(more: tuple[str, ...], tmp_path: Path) -> None:
     planned = survey.planned([*own_kind("graded", tmp_path), *more, "seed=3"], conf=composed_from())
     one = next(found for found in planned.cells if found.facts["method"] == "bitfit")
-    grouping.write(tmp_path / "group.json", [one], Store(tmp_path), {one.key: ""})
-    ((directory, _, config, _),) = grouping.read(tmp_path / "group.json")
+    store, before = Store(tmp_path), {one.key: ""}
+    (place,) = job.write(tmp_path / "jobs", [[one]], store, before, sweep="s")
+    (read,) = job.read(place).cells
     register_resolvers()
-    RunSpec.of(
-        OmegaConf.create(config), directory, sweep="sweep", key=cell_of(directory)
-    ).require_unchanged()
+    config, key = OmegaConf.create(read.config), cell_of(read.directory)
+    RunSpec.of(config, read.directory, sweep="sweep", key=key).require_unchanged()

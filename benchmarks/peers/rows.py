@@ -15,6 +15,7 @@ from finegrid.data import batching, loading
 from finegrid.data.builtin import MODEL_DIR
 from finegrid.storage import paths
 from finegrid.tasks.task import Task
+from finegrid.training import device
 from peers.processes import ROOT
 
 
@@ -29,8 +30,8 @@ class Shared:
     path: str  # of the encoder: a folder or a hub id
 
     def spec(self, **others: Any) -> dict[str, Any]:
-        """The same as a request's values, with others."""
-        return asdict(self) | others
+        """The same as a request's values, with others, and whether bf16 is fast on this CPU."""
+        return asdict(self) | {"fast_bf16": device.fast_bf16("cpu")} | others
 
 
 def composed(*overrides: str, hydra: bool = False) -> DictConfig:

@@ -1,16 +1,11 @@
 """The command line: help, one-line errors, exit codes. Imports nothing heavy."""
 
-import gc
 import logging
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable
-from contextlib import ExitStack
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import (
@@ -23,9 +18,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from finegrid.config import UNITS, RunConfig, register_resolvers
+from finegrid.config import UNITS, register_resolvers
 from finegrid.errors import UserError, causes, nearest, of_system, refusal, require
-from finegrid.grid import grouping, locks, status
+from finegrid.grid import job
 from finegrid.runs import layout
 from finegrid.runs.record import clear
 from finegrid.runs.spec import RunSpec
@@ -78,79 +73,14 @@ def _headline(file: Path) -> str:
 def run(cfg: DictConfig) -> None:
     """Check the config, then import the heavy parts and run the cell."""
     _one_method()
-    RunConfig.of(cfg)
-    if status.SWEEP in os.environ:
-        _run_claimed(cfg)
+    if told := os.environ.get(job.VARIABLE):
+        job.run(job.read(told))
         return
-    clear(Path(HydraConfig.get().runtime.output_dir))  # an earlier run's, before the slow imports
-    record = _heavy("training.run").run(RunSpec.of_hydra(cfg))
+    spec = RunSpec.of_hydra(cfg)
+    clear(spec.directory)  # an earlier run's, before the slow imports
+    record = job.heavy("training.run").run(spec)
     if HydraConfig.get().mode != RunMode.MULTIRUN:
-        print(f"{record.summary()}\nrecord: {HydraConfig.get().runtime.output_dir}/{layout.RECORD}")
-
-
-def _run_claimed(cfg: DictConfig) -> None:
-    """Run the cells of a sweep's job, but for those that another process holds or has ended."""
-    group = os.environ.get(status.GROUP)
-    if group is None:
-        directory = Path(HydraConfig.get().runtime.output_dir)
-        if (claim := _claimed(cfg, directory, os.environ[status.BEFORE])) is not None:
-            with claim:
-                key = layout.cell_of(directory)
-                spec = RunSpec.of_hydra(cfg, still_owner=claim.held, key=key)
-                _heavy("training.run").run(spec)
-        return
-    hydra = HydraConfig.get()
-    with ExitStack() as held:
-        specs = []
-        for directory, overrides, config, before in grouping.read(Path(group)):
-            if (claim := _claimed(cfg, directory, before)) is not None:
-                held.enter_context(claim)
-                spec = RunSpec.of(
-                    OmegaConf.create(config),
-                    directory,
-                    overrides,
-                    sweep=Path(str(hydra.sweep.dir)).name,
-                    still_owner=claim.held,
-                    key=layout.cell_of(directory),
-                )
-                specs.append(spec)
-        if specs:
-            most = None if cfg.fuse == "auto" else cfg.fuse
-            job = Path(hydra.runtime.output_dir)
-            _heavy("strategies.fused_trainer").run_group(specs, most=most, job=job)
-
-
-def _heavy(name: str) -> Any:
-    """A module of finegrid that imports torch and Lightning.
-
-    Nothing of what they make becomes garbage, so the collector need not look through it, neither
-    meanwhile nor afterwards: a tenth of the time.
-    """
-    path = f"finegrid.{name}"
-    if path in sys.modules:
-        return sys.modules[path]
-    gc.disable()
-    try:
-        return import_module(path)
-    finally:
-        gc.freeze()
-        gc.enable()
-
-
-def _claimed(cfg: DictConfig, directory: Path, before: str) -> locks.Claim | None:
-    """The claim to a cell that is still to be run; none if another has it or has ended it."""
-    sweep, slot = os.environ[status.SWEEP], os.environ.get("FINEGRID_SLOT", "")
-    while (claim := locks.take(directory, sweep=sweep, slot=slot)) is None:
-        holder = locks.holder(directory)
-        if holder is None or holder.sweep != sweep:
-            return None
-        time.sleep(1.0)  # this very job, requeued elsewhere: its first try is not stale yet
-    found = status.outcome(directory)
-    if status.settled(found, retry=str(cfg.retry), before=before):
-        claim.release()
-        return None
-    clear(directory)  # of an earlier try
-    return claim
+        print(f"{record.summary()}\nrecord: {spec.directory}/{layout.RECORD}")
 
 
 def _one_method() -> None:

@@ -13,19 +13,12 @@ from finegrid import __version__
 from finegrid.config import MethodConfig, require_names
 from finegrid.data import builtin
 from finegrid.errors import one_of, require
+from finegrid.runs import settings
 from finegrid.runs.record import SCHEMA, cell_hash
 from finegrid.storage import paths
 
-# What decides a result. Devices, threads, loggers and the rules of a sweep are not among it.
-GROUPS = ("method", "task", "model", "data", "optim", "budget")
-VALUES = ("seed", "select", "evaluations", "store", "frozen_dropout")
-# Where things lie is replaced by what they hold; the rest describes, or sets speed alone.
-VOLATILE = {
-    "data": ("source", "root", "eval_batch_size"),
-    "model": ("path", "revision", "architecture", "parameters", "head_lr"),
-    "task": ("path", "train", "test"),
-}
-PLACES = {"data": ("source", "root"), "model": ("path",), "task": ("path", "train", "test")}
+# Of a config these differ between machines, and its hash must not.
+PLACES = ("data.source", "data.root", "model.path", "task.path", "task.train", "task.test")
 
 
 def cell(plain: Mapping[str, Any]) -> str:
@@ -46,29 +39,15 @@ def config_hash(plain: Mapping[str, Any]) -> str:
 
     A record holds it, so that the config beside it can be told from another run's, by any version.
     """
-    kept = {
-        name: {key: value for key, value in node.items() if key not in PLACES[name]}
-        if name in PLACES
-        else node
-        for name, node in plain.items()
-    }
-    return cell_hash(_canonical(kept))
+    return cell_hash(_canonical(settings.without(plain, PLACES)))
 
 
 def _settings(plain: Mapping[str, Any]) -> dict[str, Any]:
-    groups = {
-        group: {key: value for key, value in plain[group].items() if key not in left_out}
-        for group in GROUPS
-        for left_out in [VOLATILE.get(group, ())]
-    }
+    kept = settings.deciding(plain)
     if not _chooses(plain["task"]):
-        groups["task"].pop("positive", None)
-    groups["method"] = MethodConfig.of(plain["method"]).decisive()
-    found: dict[str, Any] = _canonical(groups | {name: plain[name] for name in VALUES})
-    return found | {
-        "precision": plain["trainer"]["precision"],
-        "tuning": plain["trial"] is not None,
-    }
+        kept["task"].pop("positive", None)
+    kept["method"] = MethodConfig.of(plain["method"]).decisive()
+    return {**_canonical(kept), "tuning": plain["trial"] is not None}
 
 
 def _chooses(task: Mapping[str, Any]) -> bool:
@@ -99,22 +78,7 @@ def description(plain: Mapping[str, Any]) -> dict[str, Any]:
 def facts(plain: Mapping[str, Any]) -> dict[str, Any]:
     """Those of them that a config tells without any file beside it."""
     require_names(plain)
-    (unit, amount), *_ = ((k, v) for k, v in plain["budget"].items() if v is not None)
-    return {
-        "method": str(plain["method"]["name"]),
-        "task": str(plain["task"]["name"]),
-        "model": str(plain["model"]["name"]),
-        "pretrained": plain["model"]["pretrained"],
-        "fraction": float(plain["data"]["fraction"]),
-        "budget_unit": unit,
-        "budget": float(amount),
-        "seed": plain["seed"],
-        "protocol": plain["data"]["protocol"],
-        "select": plain["select"],
-        "frozen_dropout": plain.get("frozen_dropout", True),  # older runs do not name it
-        "lr": float(plain["optim"]["lr"]),
-        "trial": plain.get("trial"),
-    }
+    return settings.recorded(plain)
 
 
 def rows(task: Mapping[str, Any], data: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ gets dataclasses and plain tables.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +32,23 @@ class RunSpec:
 
     @classmethod
     def of(
-        cls, cfg: DictConfig, directory: Path, overrides: Sequence[str] = (), **more: Any
+        cls,
+        cfg: DictConfig,
+        directory: Path,
+        overrides: Sequence[str] = (),
+        *,
+        precision: str | None = None,
+        **more: Any,
     ) -> "RunSpec":
-        """A run of a composed config.
+        """A run of a composed config, in the `precision` that its sweep decided for all runs.
 
         Raises:
             UserError: if the config is not valid.
         """
-        return cls(RunConfig.of(cfg), to_plain(cfg), directory, list(overrides), **more)
+        config = RunConfig.of(cfg)
+        if precision is not None:
+            config = replace(config, trainer=replace(config.trainer, precision=precision))
+        return cls(config, to_plain(cfg), directory, list(overrides), **more)
 
     @classmethod
     def of_hydra(cls, cfg: DictConfig, **more: Any) -> "RunSpec":

@@ -35,6 +35,22 @@ def write_atomic(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def create_once(path: Path, content: bytes) -> bool:
+    """Make a file with this content unless there is one; false if there is.
+
+    Of several processes, on network file systems too, exactly one makes it.
+    """
+    draft = temporary(path)
+    try:
+        draft.write_bytes(content)
+        os.link(draft, path)
+    except FileExistsError:
+        return False
+    finally:
+        draft.unlink(missing_ok=True)
+    return True
+
+
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """A name to write a file under; it is renamed to `path` at the end, and removed on a failure.

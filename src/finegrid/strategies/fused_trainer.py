@@ -101,9 +101,7 @@ class Together(pl.LightningModule):
     def configure_optimizers(self) -> Optimizer:
         """One AdamW over the runs' own groups: it acts on each number by itself."""
         own = [lane.module.configure_optimizers().param_groups for lane in self.lanes]
-        kept = ("params", "lr", "initial_lr", "weight_decay")
-        groups = [{key: group[key] for key in kept} for groups in own for group in groups]
-        optimizer = torch.optim.AdamW(groups, fused=True)
+        optimizer = torch.optim.AdamW([group for groups in own for group in groups], fused=True)
         start = 0
         for lane, groups_of_run in zip(self.lanes, own, strict=True):
             stop = start + len(groups_of_run)

@@ -11,7 +11,7 @@ from finegrid.runs.spec import RunSpec
 from finegrid.training import device
 from finegrid.training.budget import Clock
 from finegrid.training.components import RunComponents
-from finegrid.training.cost import Meter
+from finegrid.training.cost import CostMonitor
 
 
 def begin(spec: RunSpec) -> Record:
@@ -45,7 +45,7 @@ def add_inputs(record: Record, components: RunComponents) -> None:
     record.test_rows, record.test_overlap = len(splits.test["test"]), splits.overlap
 
 
-def add_costs(record: Record, clock: Clock, meter: Meter, *, setup: float) -> None:
+def add_costs(record: Record, clock: Clock, meter: CostMonitor, *, setup: float) -> None:
     """Note what training cost, and the `setup` seconds before it."""
     record.steps, record.epochs = clock.steps, clock.epochs
     record.setup_seconds, record.train_seconds = setup, clock.seconds

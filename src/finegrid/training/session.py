@@ -30,7 +30,7 @@ from finegrid.training import heartbeat, recording, scoring
 from finegrid.training.budget import Clock
 from finegrid.training.checkpoint import Selection
 from finegrid.training.components import RunComponents, prepare
-from finegrid.training.cost import Meter, peak_memory
+from finegrid.training.cost import CostMonitor, peak_memory
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class RunCallbacks:
     """The callbacks that watch one run."""
 
     clock: Clock
-    meter: Meter
+    meter: CostMonitor
     selection: Selection
 
     def in_order(self, components: RunComponents) -> list[pl.Callback]:
@@ -87,7 +87,7 @@ class RunSession:
             batch_size=config.data.eval_batch_size,
             curve=self.directory / layout.CURVE,
         )
-        meter = Meter(components.encoded["train"], config.trainer)
+        meter = CostMonitor(components.encoded["train"], config.trainer)
         return RunCallbacks(clock, meter, selection)
 
     def loader(self, components: RunComponents) -> Any:

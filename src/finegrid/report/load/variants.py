@@ -12,15 +12,9 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 
 from finegrid.errors import printable
+from finegrid.runs import settings
 
-# What a record holds in fields of its own, what is the machine's, and what a sweep's rules set.
-HELD = {"method", "task", "seed", "trial", "model", "select", "frozen_dropout", "tuned"}
-HELD |= {"data.fraction", "data.protocol", "model.pretrained", "trainer.precision"}
-MACHINE = {"data.root", "data.source", "data.eval_batch_size", "fuse", "retry", "code"}
-MACHINE |= {"task.train", "task.test"}  # what they hold is another task, see `tasks`
-GROUPS = {"budget", "trainer", "logger", "hydra", "sweep", "experiment", "paths"}
 RATE = "optim.lr"
-
 LONGEST = 60  # characters of a value in a method's name; of a longer one a hash shows
 
 Told = dict[str, str]  # key -> value, of the overrides that make a run another one
@@ -66,7 +60,7 @@ def named(runs: pd.DataFrame, ranking: list[str]) -> pd.Series:
     """
     texts = runs["overrides"].fillna("").astype(str)
     parsed = {text: _parsed(text) for text in texts.unique()}
-    kept = {text: _shown(overrides) for text, overrides in parsed.items()}
+    kept = {text: _shown(text) for text in parsed}
     shown = texts.map(kept)
     rates = runs["lr"].fillna(texts.map(lambda text: _rate(parsed[text])))
     differing = _differing(runs.assign(shown=shown), ranking)
@@ -130,15 +124,10 @@ def _rate(overrides: Told) -> float:
         return float("nan")
 
 
-def _shown(overrides: Told) -> tuple[tuple[str, str], ...]:
+def _shown(overrides: str) -> tuple[tuple[str, str], ...]:
     """Those that no field of a record holds and that are part of what was run, in order."""
-    free = HELD | MACHINE | {RATE}
-    items = sorted(overrides.items())
-    return tuple(
-        (key, value)
-        for key, value in items
-        if key not in free and key.partition(".")[0].partition("/")[0] not in GROUPS
-    )
+    pairs = dict(settings.unrecorded(listed(overrides)))
+    return tuple((key, _bare(value)) for key, value in sorted(pairs.items()))
 
 
 def _differing(runs: pd.DataFrame, ranking: list[str]) -> dict[int, set[str]]:
