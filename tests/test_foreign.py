@@ -398,7 +398,7 @@ def test_no_name_climbs_out(group: str, name: str) -> None:
 
 
 def test_a_live_config_makes_loggers_and_methods_alone(tmp_path: Path) -> None:
-    for target in ("finegrid.tracking.Guarded", "finegrid.tracking.logging.FileHandler", "os.x"):
+    for target in ("finegrid.tracking.SafeLogger", "finegrid.tracking.logging.FileHandler", "os.x"):
         with pytest.raises(UserError, match=r"logger\._target_"):
             run_cell(tmp_path / target, *SMOKE, f"+logger._target_={target}")
     with pytest.raises(UserError, match="evil"):

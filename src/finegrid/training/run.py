@@ -17,10 +17,10 @@ from finegrid.errors import require
 from finegrid.runs.record import Record
 from finegrid.runs.spec import RunSpec
 from finegrid.strategies.cached_features import Frozen
-from finegrid.tracking.loggers import Guarded
+from finegrid.tracking.loggers import SafeLogger
 from finegrid.training import device
 from finegrid.training.components import RunComponents
-from finegrid.training.progress import BudgetBar
+from finegrid.training.progress import BudgetProgressBar
 from finegrid.training.session import RunSession
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def _fit(session: RunSession, components: RunComponents) -> bool:
     if not session.config.frozen_dropout:
         callbacks.append(Frozen(components.method, components.encoded, session.config))
     if session.spec.sweep is None:
-        callbacks.append(BudgetBar(watch.clock, watch.selection))
+        callbacks.append(BudgetProgressBar(watch.clock, watch.selection))
     trainer = trainer_of(session.config, callbacks, session.logger, session.directory)
     try:
         trainer.fit(components.module, session.loader(components))
@@ -85,7 +85,7 @@ def _fit(session: RunSession, components: RunComponents) -> bool:
 
 
 def trainer_of(
-    config: RunConfig, callbacks: Sequence[pl.Callback], logger: Guarded | None, directory: Path
+    config: RunConfig, callbacks: Sequence[pl.Callback], logger: SafeLogger | None, directory: Path
 ) -> pl.Trainer:
     """One device; the clock ends the run, and the delta file replaces Lightning's checkpoints."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)

@@ -9,7 +9,7 @@ from finegrid.runs import delta
 from finegrid.runs.predictions import write_predictions
 from finegrid.runs.record import Record
 from finegrid.training import device
-from finegrid.training.checkpoint import Selection
+from finegrid.training.checkpoint import BestCheckpoint
 from finegrid.training.components import RunComponents
 from finegrid.training.module import predict
 
@@ -17,7 +17,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Scores = dict[str, dict[str, float]]  # split -> metric -> value
 
 
-def score(components: RunComponents, record: Record, selection: Selection, directory: Path) -> None:
+def score(
+    components: RunComponents, record: Record, selection: BestCheckpoint, directory: Path
+) -> None:
     """Score the last and the selected weights; save the delta and the predictions.
 
     What is scored is what the delta file holds, so weights are rounded to its precision before.

@@ -24,11 +24,11 @@ from finegrid.runs.record import clear
 from finegrid.runs.spec import RunSpec
 from finegrid.seeds import stream
 from finegrid.tracking import loggers
-from finegrid.tracking.loggers import Guarded
+from finegrid.tracking.loggers import SafeLogger
 from finegrid.tracking.run_info import RunInfo
 from finegrid.training import heartbeat, recording, scoring
 from finegrid.training.budget import Clock
-from finegrid.training.checkpoint import Selection
+from finegrid.training.checkpoint import BestCheckpoint
 from finegrid.training.components import RunComponents, prepare
 from finegrid.training.cost import CostMonitor, peak_memory
 
@@ -41,7 +41,7 @@ class RunCallbacks:
 
     clock: Clock
     meter: CostMonitor
-    selection: Selection
+    selection: BestCheckpoint
 
     def in_order(self, components: RunComponents) -> list[pl.Callback]:
         """All of a run's callbacks.
@@ -62,7 +62,7 @@ class RunSession:
         if self.config.trainer.threads:
             torch.set_num_threads(self.config.trainer.threads)
         self.record = recording.begin(spec)
-        self.logger: Guarded | None = None
+        self.logger: SafeLogger | None = None
 
     def prepare(self, *, build: Callable[..., Backbone] = backbone.build) -> RunComponents:
         """Build the run's components and note which data and weights it reads."""
@@ -80,7 +80,7 @@ class RunSession:
         self.record.micro_batch_size = components.module.micro_batch_size or config.data.batch_size
         rows = len(components.splits.train)
         clock = Clock(config.budget, config.optim, rows=rows, alone=alone)
-        selection = Selection(
+        selection = BestCheckpoint(
             clock,
             components.encoded["validation"],
             evaluations=config.evaluations,
@@ -130,7 +130,7 @@ class RunSession:
         if error is None:
             log.info("ok: %s", record.summary())
 
-    def _make_logger(self) -> Guarded | None:
+    def _make_logger(self) -> SafeLogger | None:
         node = self.spec.plain.get("logger")
         if not node:
             return None
