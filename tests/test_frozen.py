@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import composed, run_cell
+from conftest import composed, run_cell, tuning_method
 from safetensors.torch import load_file
 from test_methods import encoded  # noqa: F401
 from torch import Tensor
@@ -72,7 +72,7 @@ def applied(*overrides: str) -> Backbone:
     """The tiny model with a method's changes."""
     cfg = composed(*overrides)
     base = backbone.build(RunConfig.of(cfg).model, outputs=2, seed=0)
-    build_method(cfg).tune(base, seed=0)
+    build_method(RunConfig.of(cfg).method).tune(base, seed=0)
     return base
 
 
@@ -88,7 +88,7 @@ def small(architecture: str, *overrides: str) -> Backbone:
     cfg = composed("model=tiny", "model.pretrained=false", "model.path=none", *overrides)
     cfg.model.architecture = {"model_type": architecture, **sizes}
     base = backbone.build(RunConfig.of(cfg).model, outputs=2, seed=0)
-    build_method(cfg).tune(base, seed=0)
+    build_method(RunConfig.of(cfg).method).tune(base, seed=0)
     return base
 
 
@@ -103,7 +103,7 @@ def batch() -> dict[str, Tensor]:
 def callback(split: Encoded, *overrides: str) -> Frozen:
     cfg = composed(*overrides)
     splits = {"train": split, "validation": split, "test": split}
-    return Frozen(build_method(cfg), splits, RunConfig.of(cfg))
+    return Frozen(build_method(RunConfig.of(cfg).method), splits, RunConfig.of(cfg))
 
 
 class Trainer:
@@ -151,7 +151,7 @@ def test_the_prefix_ends_below_what_trains(overrides: tuple[str, ...], depth: in
 
 def test_methods_that_change_what_trains_have_no_prefix() -> None:
     for name, expected in {"head": True, "hft": True, "dsee": True, "diff_pruning": False}.items():
-        method = build_method(composed(f"method={name}"))
+        method = tuning_method(f"method={name}")
         assert changes(method, "after_step") != expected, name
 
 
@@ -165,7 +165,7 @@ def test_methods_that_change_what_trains_have_no_prefix() -> None:
 )  # fmt: skip
 def test_what_has_no_prefix_says_why(overrides: tuple[str, ...], why: str | None) -> None:
     base = applied(*overrides)
-    found = _obstacle(build_method(composed(*overrides)), base, split_model.depth(base))
+    found = _obstacle(tuning_method(*overrides), base, split_model.depth(base))
     assert (found is None) == (why is None)
     assert (why or "") in (found or "")
 

@@ -23,7 +23,7 @@ WINGS = {
     "errors": set(),
     "seeds": set(),
     "quiet": {"errors"},
-    "config": {"errors", "tasks"},
+    "config": {"errors", "recipes", "tasks"},
     "recipes": {"errors"},
     "storage": {"errors"},
     "tasks": {"errors"},
@@ -31,7 +31,7 @@ WINGS = {
     "kernels": {"errors", "models"},
     "models": {"config", "data", "errors", "kernels", "seeds", "storage"},
     "methods": {"config", "errors", "kernels", "models", "seeds"},
-    "runs": {"config", "data", "errors", "models", "recipes", "storage", "tasks"},
+    "runs": {"config", "data", "errors", "models", "storage", "tasks"},
     "tracking": {"errors", "runs", "storage"},
     "training": {
         "config", "data", "errors", "kernels", "methods", "models", "runs", "seeds", "storage",
@@ -54,7 +54,7 @@ WINGS = {
     "report": {"errors", "runs", "storage"},
     "tuning": {"errors", "report", "runs"},
     "studies": {"report", "runs"},
-    "cli": {"config", "errors", "grid", "recipes", "runs"},
+    "cli": {"config", "errors", "grid", "runs"},
 }
 # fmt: on
 

@@ -24,7 +24,7 @@ from test_cli import ENV, call, errors
 from test_report import record
 
 from finegrid import cli
-from finegrid.config import RunConfig
+from finegrid.config import RunConfig, register_resolvers
 from finegrid.grid import locks
 from finegrid.grid.eta import COMPOSE, FORK, IMPORTS, Evidence, Wanted, engines, makespan, past
 from finegrid.grid.expand import Cell, cells
@@ -39,7 +39,7 @@ SWEEP = ["method=head", "budget=steps", "budget.steps=2", "seed=0,1", "evaluatio
 @contextmanager
 def composed(*overrides: str, conf: Path = cli.CONF) -> Iterator[tuple[ConfigLoader, DictConfig]]:
     """Hydra's loader and the config of a sweep."""
-    cli.register()
+    register_resolvers()
     with initialize_config_dir(str(conf), job_name="train", version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         yield loader, loader.load_configuration("train", list(overrides), RunMode.MULTIRUN)

@@ -17,8 +17,8 @@ from finegrid.grid import job
 from finegrid.kernels import linear as lean
 from finegrid.kernels.linear import slim
 from finegrid.models import backbone, surgery
+from finegrid.runs.spec import RunSpec
 from finegrid.training import device
-from finegrid.training.session import Request
 
 REAL = device.fast_bf16  # which other tests are not to meet
 
@@ -107,10 +107,10 @@ def test_a_sweep_decides_once_whatever_its_machines_are_fast_at(
     assert job.decided_precision(tmp_path / "another", auto) == "32"
     assert job.decided_precision(tmp_path, auto | {"precision": 32}) == "32"
     cfg = composed("trainer=cpu")
-    assert Request(cfg, tmp_path, [], precision="bf16-mixed").config().trainer.precision == (
+    assert RunSpec.of(cfg, tmp_path, precision="bf16-mixed").config.trainer.precision == (
         "bf16-mixed"
     )
-    assert Request(cfg, tmp_path, []).config() == RunConfig.of(cfg)
+    assert RunSpec.of(cfg, tmp_path).config == RunConfig.of(cfg)
 
 
 def test_measuring_draws_nothing() -> None:

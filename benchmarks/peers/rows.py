@@ -10,8 +10,7 @@ import pyarrow.parquet as pq
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from finegrid import cli
-from finegrid.config import RunConfig, bind_task
+from finegrid.config import RunConfig, bind_task, register_resolvers
 from finegrid.data import batching, loading
 from finegrid.data.builtin import MODEL_DIR
 from finegrid.storage import paths
@@ -37,7 +36,7 @@ class Shared:
 
 def composed(*overrides: str, hydra: bool = False) -> DictConfig:
     """The config of a train.py command line."""
-    cli.register()
+    register_resolvers()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return compose("train", list(overrides), return_hydra_config=hydra)
 

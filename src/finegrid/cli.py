@@ -18,12 +18,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from finegrid.config import UNITS, RunConfig
-from finegrid.errors import UserError, causes, nearest, of_system, refusal, require, slug
+from finegrid.config import UNITS, register_resolvers
+from finegrid.errors import UserError, causes, nearest, of_system, refusal, require
 from finegrid.grid import job
-from finegrid.recipes import recipe
 from finegrid.runs import layout
 from finegrid.runs.record import clear
+from finegrid.runs.spec import RunSpec
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 PLUGINS = {"submitit_slurm": "slurm", "joblib": "joblib"}  # launcher's config -> our extra
@@ -37,13 +37,6 @@ Any value can be overridden: optim.lr=1e-4 budget.epochs=3 data.batch_size=16 se
 A budget in another unit: budget=seconds budget.seconds=60 (units: {units})
 The whole composed config: --cfg job. Hydra's own flags: --hydra-help
 """
-
-
-def register() -> None:
-    """Register the resolvers that the YAML files use; safe to call again."""
-    OmegaConf.register_new_resolver("recipe", recipe, replace=True)
-    OmegaConf.register_new_resolver("help", help_text, replace=True)
-    OmegaConf.register_new_resolver("slug", lambda text: slug(str(text)), replace=True)
 
 
 def options(group: str) -> dict[str, str]:
@@ -83,11 +76,11 @@ def run(cfg: DictConfig) -> None:
     if told := os.environ.get(job.VARIABLE):
         job.run(job.read(told))
         return
-    RunConfig.of(cfg)
-    clear(Path(HydraConfig.get().runtime.output_dir))  # an earlier run's, before the slow imports
-    record = job.heavy("training.run").run(cfg)
+    spec = RunSpec.of_hydra(cfg)
+    clear(spec.directory)  # an earlier run's, before the slow imports
+    record = job.heavy("training.run").run(spec)
     if HydraConfig.get().mode != RunMode.MULTIRUN:
-        print(f"{record.summary()}\nrecord: {HydraConfig.get().runtime.output_dir}/{layout.RECORD}")
+        print(f"{record.summary()}\nrecord: {spec.directory}/{layout.RECORD}")
 
 
 def _one_method() -> None:
@@ -106,7 +99,8 @@ def guard(main: Callable[[], None]) -> None:
     line on stderr and exit code 1. As in a shell, a signal gives 128 and its number: Ctrl-C 130, a
     reader that has closed the pipe (`| head`) 141.
     """
-    register()
+    register_resolvers()
+    OmegaConf.register_new_resolver("help", help_text, replace=True)
     verbose = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through to the handlers below
     logging.raiseExceptions = False  # a log that cannot be written is told of once, not every line

@@ -17,6 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from finegrid.config import TrainerConfig, bind
@@ -26,6 +27,7 @@ from finegrid.grid.expand import Cell
 from finegrid.grid.status import Store
 from finegrid.runs import layout
 from finegrid.runs.record import clear
+from finegrid.runs.spec import RunSpec
 from finegrid.storage.files import content, create_once, write_atomic
 
 VARIABLE = "FINEGRID_JOB"
@@ -115,25 +117,25 @@ def run(job: Job) -> None:
         held = list(_held(job, stack))
         if not held:
             return
-        make = heavy("training.session").Request
-        requests = [
-            make(
+        specs = [
+            RunSpec.of(
                 OmegaConf.create(cell.config),
                 cell.directory,
                 cell.overrides,
                 sweep=job.root.name,
-                held=lock.held,
+                still_owner=lock.held,
                 key=layout.cell_of(cell.directory),
                 precision=decided_precision(job.root, cell.config["trainer"]),
             )
             for cell, lock in held
         ]
         if len(job.cells) == 1:
-            heavy("training.run").run_alone(requests[0])
+            heavy("training.run").run(specs[0])
         else:
             fuse = job.cells[0].config["fuse"]
             most = None if fuse == "auto" else fuse
-            heavy("strategies.fused_trainer").run_group(requests, most=most)
+            output = Path(HydraConfig.get().runtime.output_dir)
+            heavy("strategies.fused_trainer").run_group(specs, most=most, job=output)
 
 
 def decided_precision(root: Path, asked: Mapping[str, Any]) -> str:
@@ -146,7 +148,7 @@ def decided_precision(root: Path, asked: Mapping[str, Any]) -> str:
         root: the sweep's directory.
         asked: the run's settings of the trainer.
     """
-    trainer = bind(TrainerConfig, OmegaConf.create(dict(asked)), "trainer")
+    trainer = bind(TrainerConfig, asked, "trainer")
     if trainer.precision != "auto":
         return trainer.precision
     device = heavy("training.device")

@@ -3,15 +3,14 @@
 A sweep computes it before anything runs, a run writes it into its record; both call `cell`.
 """
 
-import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from finegrid import __version__
-from finegrid.config import require_names
+from finegrid.config import MethodConfig, require_names
 from finegrid.data import builtin
 from finegrid.errors import one_of, require
 from finegrid.runs import settings
@@ -20,8 +19,6 @@ from finegrid.storage import paths
 
 # Of a config these differ between machines, and its hash must not.
 PLACES = ("data.source", "data.root", "model.path", "task.path", "task.train", "task.test")
-NOT_ARGUMENTS = ("name", "recipe", "fuses")  # of a method's YAML, for people, optimizer and sweep
-METHOD = re.compile(r"finegrid\.methods\.[a-z]\w*\.[A-Za-z]\w*")  # a class in a module, no deeper
 
 
 def cell(plain: Mapping[str, Any]) -> str:
@@ -49,7 +46,7 @@ def _settings(plain: Mapping[str, Any]) -> dict[str, Any]:
     kept = settings.deciding(plain)
     if not _chooses(plain["task"]):
         kept["task"].pop("positive", None)
-    kept["method"] = {"name": plain["method"]["name"]} | arguments(plain["method"])
+    kept["method"] = MethodConfig.of(plain["method"]).decisive()
     return {**_canonical(kept), "tuning": plain["trial"] is not None}
 
 
@@ -82,39 +79,6 @@ def facts(plain: Mapping[str, Any]) -> dict[str, Any]:
     """Those of them that a config tells without any file beside it."""
     require_names(plain)
     return settings.recorded(plain)
-
-
-def arguments(node: Mapping[str, Any], where: str = "method") -> dict[str, Any]:
-    """A method's node without what is no argument of its class; a composition's members alike.
-
-    Raises:
-        UserError: if it names no class of a module in finegrid.methods, or holds more than plain
-            values: `_partial_` and the like, or another object to be made of a class.
-    """
-    require(isinstance(node, Mapping), f"{where}={node!r:.60} must be a method's settings")
-    target = node.get("_target_", "")
-    require(
-        isinstance(target, str) and METHOD.fullmatch(target) is not None,
-        f"{where}._target_={target!r} must be a class in finegrid.methods",
-    )
-    kept = {key: value for key, value in node.items() if key not in NOT_ARGUMENTS}
-    members = kept.pop("members", None)
-    other = next(_reserved({k: v for k, v in kept.items() if k != "_target_"}), "")
-    require(not other, f"{where} holds {other}: a method's settings are plain values")
-    if members is not None:
-        require(isinstance(members, Mapping), f"{where}.members={members!r:.60} must name methods")
-        kept["members"] = {k: arguments(v, f"{where}.members.{k}") for k, v in members.items()}
-    return kept
-
-
-def _reserved(node: Any) -> Iterator[str]:
-    """Keys that mean something to Hydra, at any depth."""
-    if isinstance(node, Mapping):
-        yield from (str(key) for key in node if str(key).startswith("_"))
-        node = list(node.values())
-    if isinstance(node, list):
-        for value in node:
-            yield from _reserved(value)
 
 
 def rows(task: Mapping[str, Any], data: Mapping[str, Any]) -> str:

@@ -8,6 +8,8 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+FORMULA = r"[=+\-@\t\r\n](?s:.)"  # how text in a CSV begins that a spreadsheet computes
+
 
 def content(path: Path | str, most: int) -> bytes:
     """What a small file holds that anybody may have written.
