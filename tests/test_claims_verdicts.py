@@ -13,8 +13,8 @@ from test_cli import call
 from test_decide import noise, table
 
 from finegrid.report.load import rankings
+from finegrid.report.stats.paired import Scores
 from finegrid.report.stats.scores import evidence
-from finegrid.report.stats.significance import Scores
 from finegrid.studies import contrasts, doering2024, page, radiya_dixit2020, weights
 from finegrid.studies.verdict import (
     Claim,

@@ -4,15 +4,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
-from math import isnan
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
 
 from finegrid.report.load.rankings import CELL, Results
+from finegrid.report.stats.paired import Scores, difference
 from finegrid.report.stats.scores import Evidence
-from finegrid.report.stats.significance import Scores, difference
 from finegrid.studies.verdict import Estimate, over_tasks, within_task
 
 PAIRS = 2  # seeds in common, the fewest that have a spread
@@ -80,8 +79,6 @@ def contrast(cells: Cells, where: Where, plus: Terms, minus: Terms) -> Contrast:
         return Contrast(where, None, means, f"seeds in common: {total.seeds}")
     if not total.test:
         return Contrast(where, None, means, "the same at every seed: no spread to test it by")
-    if isnan(total.se):  # the same predictions in every run
-        return Contrast(where, Estimate(0.0, 0.0, total.seeds - 1, total.seeds), means)
     return Contrast(where, Estimate(total.mean, total.se, total.df, total.seeds), means)
 
 

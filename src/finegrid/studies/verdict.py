@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from finegrid.report.stats.significance import holm, quantile
+from finegrid.report.stats.significance import holm
 
 LEVEL = 0.05
 Outcome = Literal["confirmed", "not confirmed", "contradicted", "not tested"]
@@ -48,7 +48,7 @@ class Estimate:
         if self.se == 0:
             return float(self.mean <= bound)
         t = (self.mean - bound) / self.se
-        return float(special.ndtr(-t) if isinf(self.df) else special.stdtr(self.df, -t))
+        return float(special.stdtr(self.df, -t))
 
     def below(self, bound: float) -> float:
         """p of the one-sided test that the effect is below a bound."""
@@ -65,7 +65,7 @@ class Estimate:
 
     def interval(self, level: float = 1 - LEVEL) -> tuple[float, float]:
         """The two-sided t interval."""
-        half = float(quantile((1 + level) / 2, self.df)) * self.se
+        half = float(special.stdtrit(self.df, (1 + level) / 2)) * self.se
         return self.mean - half, self.mean + half
 
 
@@ -185,7 +185,7 @@ def _change(finding: Finding, part: Estimate, outcome: Outcome, claims: int) -> 
         return "an effect that is not on the bound"
     confirms = finding.region[0] < part.mean < finding.region[1]
     several = 1 if confirms == finding.everywhere else len(finding.parts)
-    needed = part.se * float(quantile(1 - LEVEL / (claims * several), part.df))
+    needed = part.se * float(special.stdtrit(part.df, 1 - LEVEL / (claims * several)))
     return (
         f"more data, which would {'confirm' if confirms else 'contradict'} it if the effect stayed "
         f"as it is: up to {(needed / gap) ** 2:.1f} times these"
