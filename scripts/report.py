@@ -19,6 +19,7 @@ from finegrid.errors import UserError, nearest
 from finegrid.report import tables, write
 from finegrid.report.load import rankings
 from finegrid.report.stats import compare
+from finegrid.report.stats.scores import evidence
 
 MANY = 1000  # runs from which on a terminal is told how far the reading is
 
@@ -34,7 +35,7 @@ def main() -> None:
     mix = _names(given.mix, rankings.FIELDS, "--mix")
     runs = rankings.load(given.directories, tell=_progress("reading"))
     results = rankings.gather(runs, mix=mix)
-    known = compare.evidence(results, tell=_progress("comparing"))
+    known = evidence(results, tell=_progress("comparing"))
     results = replace(results, notes=(*results.notes, *known.notes))
     made = write.Made(
         runs=runs,

@@ -28,6 +28,7 @@ from finegrid.report.load.rankings import Results
 from finegrid.report.recommend import decide
 from finegrid.report.recommend.verdict import verdict
 from finegrid.report.stats import compare
+from finegrid.report.stats.scores import evidence
 from finegrid.runs.text import rerun_command
 
 
@@ -54,7 +55,7 @@ def make(root: Path, *, figures: bool = True) -> Made:
     """The page of the runs below a directory."""
     results = rankings.results([root])
     cells, best = compare.cells(results), compare.against_best(results)
-    draws, standings = compare.draws(results), compare.standings(compare.evidence(results))
+    draws, standings = compare.draws(results), compare.standings(evidence(results))
     drawn = draw.draw(results, cells, best) if figures else []
     html = page.page(results, cells, best, drawn, draws, standings)
     return Made(results, cells, best, draws, standings, html)

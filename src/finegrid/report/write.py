@@ -13,7 +13,7 @@ import pandas as pd
 from finegrid.report import tables
 from finegrid.report.load import outcomes
 from finegrid.report.load.rankings import Results
-from finegrid.report.stats import compare
+from finegrid.report.stats import compare, ranks
 from finegrid.report.stats.scores import Evidence
 from finegrid.storage.files import write_atomic
 
@@ -81,7 +81,7 @@ def _csv(made: Made) -> Files:
         "settings": settings,
         "cells": made.cells,
         "against_best": made.best,
-        "across": compare.across(made.results, level=made.level),
+        "across": ranks.probability_of_improvement(made.results, level=made.level),
         **{figure.name: figure.data for figure in made.figures},
     }
     for name, data in frames.items():

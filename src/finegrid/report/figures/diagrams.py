@@ -19,7 +19,7 @@ from finegrid.report.figures.palette import INK, RULE, SOFT, Mark
 from finegrid.report.figures.score_plots import FAINT, FEW, Sheet
 from finegrid.report.figures.specs import Panel
 from finegrid.report.load.rankings import Results, ordered
-from finegrid.report.stats import compare
+from finegrid.report.stats.ranks import mean_ranks
 
 FILES = 300  # read for one figure
 LEAST_METHODS, LEAST_BLOCKS = 3, 2  # for a comparison of ranks
@@ -118,7 +118,7 @@ def _paint_distances(data: pd.DataFrame, row: str) -> Canvas:
 
 def ranks(results: Results, panel: Panel, known: dict[str, Mark]) -> Sheet | None:
     """Mean ranks over blocks, with bars over methods that are not told apart."""
-    found = compare.ranks(results, panel.setting)
+    found = mean_ranks(results, panel.setting)
     if found.blocks < LEAST_BLOCKS or len(found.methods) < LEAST_METHODS:
         return None
     gap = found.critical_difference

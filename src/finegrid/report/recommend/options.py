@@ -9,8 +9,9 @@ import pandas as pd
 from finegrid.report.load.rankings import CELL, RANKING
 from finegrid.report.recommend.verdict import verdict
 from finegrid.report.stats import simultaneous
-from finegrid.report.stats.significance import Scores
-from finegrid.report.stats.simultaneous import Pairs, Spread
+from finegrid.report.stats.paired import Scores
+from finegrid.report.stats.shrunken_variance import Spread
+from finegrid.report.stats.simultaneous import Pairs
 
 Draws = Mapping[tuple[object, ...], tuple[list[str], np.ndarray]]  # ranking -> methods, M x draws
 Standings = Mapping[tuple[Any, ...], tuple[Scores, Spread]]  # cell, as frame.CELL names it
