@@ -4,11 +4,10 @@ import base64
 import hashlib
 import json
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from html.parser import HTMLParser
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ from finegrid.report.html import runs as details
 from finegrid.report.load import rankings, variants
 from finegrid.report.load.rankings import Results
 from finegrid.report.recommend import decide
-from finegrid.report.recommend.verdict import verdict
 from finegrid.report.stats import compare
 from finegrid.runs.text import rerun_command
 
@@ -235,13 +233,9 @@ def test_many_runs_are_bounded(made: Made, monkeypatch: pytest.MonkeyPatch) -> N
     assert "2 of 4 runs are listed" in html
 
 
-def test_draws_are_packed_without_loss_that_matters(made: Made) -> None:
-    for (_, values), packed in zip(made.draws.values(), made.payload["draws"], strict=True):
-        steps = np.frombuffer(base64.b64decode(packed["data"]), "<u2").reshape(values.shape)
-        low, high = packed["low"], packed["high"]
-        assert low + steps / 65535 * (high - low) == pytest.approx(values, abs=1e-5)
-    some = np.arange(3000.0).reshape(2, 1500)
-    assert payload.packed(some, 100)["n"] == 100
+def test_equal_draws_share_a_place() -> None:
+    values = np.array([[1.0, 2.0, 3.0], [1.0, 3.0, 1.0], [0.0, 4.0, 2.0]])
+    assert payload.places(values).tolist() == [[0, 2, 0], [0, 1, 2], [2, 0, 1]]
 
 
 @pytest.mark.parametrize(
@@ -384,82 +378,47 @@ def test_a_cell_opens_and_closes(shown: Browser) -> None:
     assert EVIL in shown.run("document.querySelector('dialog .error').textContent")
 
 
-def test_the_panel_decides_as_recommend_does(shown: Browser, made: Made) -> None:
-    answer = "document.querySelector('[data-decision]')"
-    for labels, minutes, kilobytes in (
-        (1000, 1, 3000),
-        (900, 1, 3000),
-        (1000, 1, 20),
-        (1000, 1, 6),
-    ):
-        for name, value in (("labels", labels), ("minutes", minutes), ("kilobytes", kilobytes)):
-            choose(shown, f"[name={name}]", value)
-        found = decide.decide(made.results, made.cells, made.draws, made.standings, labels=labels,
-                              minutes=minutes, megabytes=kilobytes / 1000, task="mrpc")  # fmt: skip
-        text = shown.run(f"{answer}.innerText")
-        assert found.choice is None or found.choice in text
-        assert (found.choice is None) == text.startswith("Not enough evidence")
-        rows = shown.run(
-            f"[...{answer}.querySelectorAll('tbody tr')].map((row) => "
-            "[row.cells[0].textContent, row.cells[1].textContent, row.cells[6].textContent])"
-        )
-        expected = {row["method"]: row for row in found.options.to_dict("records")}
-        for method, chance, front in rows:
-            assert chance == formatting.chance(expected[method]["probability"])
-            assert bool(front) == expected[method]["front"]
+TABLE = """(() => {
+  const panel = document.querySelector("[data-decision]");
+  const form = document.querySelector("[data-decide]");
+  return LIMITS.map((limits) => {
+    for (const [name, value] of Object.entries(limits)) form.elements[name].value = value;
+    form.dispatchEvent(new Event("input", { bubbles: true }));
+    const text = (row, at) => row.cells[at].textContent;
+    const rows = [...panel.querySelectorAll("tbody tr")];
+    return [panel.querySelector(".choice").textContent, ...rows.map((row) =>
+      [text(row, 0), text(row, 1), text(row, 2), Boolean(text(row, 6)), !row.closest("details")])];
+  });
+})()"""
 
 
-def random_tasks(many: int) -> Iterator[dict[str, Any]]:
-    """Cells of one task with limits, in the form in which the page holds them."""
-    rng = np.random.default_rng(3)
-    for _ in range(many):
-        n = int(rng.integers(2, 9))
-        cells = [
-            {"method": f"m{rng.integers(5)}", "rows": int(rng.choice([100, 200])), "ok": 3,
-             "seconds": float(rng.integers(1, 99)), "bytes": 1000, "mean": float(rng.random()),
-             "learned": bool(rng.random() < 0.8), "draws": [0, at]}
-            for at in range(n)
-        ]  # fmt: skip
-        means = np.array([cell["mean"] for cell in cells])
-        above = (means[:, None] - means) > rng.random((n, n)) * 0.5
-        bits = base64.b64encode(np.packbits(above, bitorder="little").tobytes()).decode()
-        yield {"cells": cells, "above": bits, "apart": above, "labels": int(rng.choice([100, 200]))}
-
-
-def expected(task: dict[str, Any]) -> tuple[str, set[str]] | None:
-    """Leader and those level with it, by the shipped rule."""
-    cells = pd.DataFrame(task["cells"]).query("rows <= @labels", local_dict=task)
-    cells = cells.sort_values(["rows", "seconds"]).groupby("method").tail(1).sort_index()
-    cells = cells[cells["learned"]]
-    if len(cells) < 2:
-        return None
-    above = task["apart"][np.ix_(cells.index, cells.index)]
-    found = verdict(cells["mean"].to_numpy(), np.ones(len(cells), bool), above)
-    names = cells["method"].tolist()
-    return names[found.leader or 0], {names[at] for at in found.level}
-
-
-@pytest.mark.skipif(not shutil.which("node"), reason="no node to run the page's script with")
-def test_the_script_decides_by_the_same_rule() -> None:
-    """Its decision, cut out of the page and run on random tables."""
-    script = page._asset("page.js")
-    part = script[script.index("  const SEEDS = 3;") : script.index("  const percent =")]
-    tasks = list(random_tasks(200))
-    shown = [{k: v for k, v in task.items() if k != "apart"} for task in tasks]
-    draws = [payload.packed(np.random.default_rng(0).random((9, 100)), 100)]
-    code = (
-        f"const data = {json.dumps({'draws': draws})}; const one = () => null;\n{part}\n"
-        f"const limits = {{ minutes: 10, kilobytes: 10 }};\n"
-        f"console.log(JSON.stringify({json.dumps(shown)}.map((task) => "
-        "decide(task, { ...limits, labels: task.labels }))));"
-    )
-    ran = subprocess.run(["node", "-"], input=code, capture_output=True, text=True, check=True)
-    for task, told in zip(tasks, json.loads(ran.stdout), strict=True):
-        options = told.get("options")
-        leads = options and (
-            options[0]["method"], {one["method"] for one in options if one["level"]}
+@pytest.mark.parametrize("task", range(2))
+def test_the_panel_decides_as_recommend_does(shown: Browser, made: Made, task: int) -> None:
+    """Leader, level methods, probabilities and front, over a table of limits."""
+    labels, minutes = (299, 300, 650, 999, 1000, 2000, 2001), (0.084, 0.09, 0.12, 0.2, 10)
+    limits = [
+        {"task": task, "labels": label, "minutes": minute, "kilobytes": kilobyte}
+        for label, minute, kilobyte in product(labels, minutes, (1, 2, 8, 10, 40, 3000))
+    ]
+    answers = shown.run(TABLE.replace("LIMITS", json.dumps(limits)))
+    choices = set()
+    for limit, (sentence, *rows) in zip(limits, answers, strict=True):
+        found = decide.decide(
+            made.results, made.cells, made.draws, made.standings, labels=limit["labels"],
+            minutes=limit["minutes"], megabytes=limit["kilobytes"] / 1000,
+            task=("mrpc", "rte")[task],
         )  # fmt: skip
-        assert leads == expected(task)
+        choices.add(found.choice)
+        assert (found.choice is None) == sentence.startswith("Not enough evidence"), limit
+        told = found.options.query("leads or level or front") if found.choice else found.options
+        assert rows == [
+            [row["method"], formatting.chance(row["probability"]), formatting.score(row["score"]),
+             row["front"], row["leads"] or row["level"]]
+            for row in told.to_dict("records")
+        ], limit  # fmt: skip
+        if found.choice:
+            assert sentence.startswith(f"Use {found.choice}." if found.clear else "No method is")
+    assert choices > {None, "full", "bitfit"}
 
 
 @pytest.mark.parametrize(

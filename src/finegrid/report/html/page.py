@@ -19,6 +19,7 @@ from finegrid.report.html import runs as details
 from finegrid.report.html import summary
 from finegrid.report.html import table as rows
 from finegrid.report.load.rankings import Results
+from finegrid.report.recommend.decide import UNLEARNED
 from finegrid.report.recommend.options import Draws, Standings
 
 PRINTED = 300  # cells whose runs a print shows
@@ -69,7 +70,8 @@ def page(
         "curves": curves,
         "csv": {figure.name: tables.csv(figure.data) for figure in figures}
         | {"cells": tables.csv(cells)},
-        **embedded.choices(results, cells, draws, standings),
+        "tasks": embedded.choices(results, cells, draws, standings),
+        "unlearned": UNLEARNED,
     }
     script = _asset("page.js")
     return _template().render(
