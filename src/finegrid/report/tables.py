@@ -1,7 +1,7 @@
 """Cells as tables of Markdown and LaTeX: scores by fraction, distances to the best, and costs."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pandas as pd
@@ -85,14 +85,22 @@ def plain(text: str) -> str:
     return MARKS.sub(r"\\\g<0>", text)
 
 
+def seeds(cell: Mapping[str, Any]) -> str:
+    """How many seeds have scores; and what became of the others, or speaks against them."""
+    constant = round(cell["degenerate"] * cell["ok"]) if cell["degenerate"] > 0 else 0
+    dull = cell["ok"] > constant and not cell["learned"]
+    notes = [
+        str(cell["failures"]) if cell["failed"] else "",
+        f"{cell['missing']} missing" if cell["missing"] else "",
+        f"{constant} constant" if constant else "",
+        "no better than a constant" if dull else "",
+    ]
+    return ", ".join([str(cell["ok"]), *filter(None, notes)])
+
+
 def score(cell: Any) -> str:
     """`mean ± sd (seeds)`, with what failed, is missing or predicts one constant."""
-    notes = [cell.failures] if cell.failed else []
-    notes += [f"{cell.missing} missing"] if cell.missing else []
-    constant = round(cell.degenerate * cell.ok) if cell.degenerate > 0 else 0
-    notes += [f"{constant} constant"] if constant else []
-    notes += ["no better than a constant"] if cell.ok > constant and not cell.learned else []
-    count = ", ".join([str(cell.ok), *notes])
+    count = seeds(cell._asdict())
     if not cell.ok:
         return f"none ({count})"
     return f"{cell.mean:.4f} ± {'?' if cell.ok < 2 else f'{cell.sd:.4f}'} ({count})"

@@ -147,8 +147,7 @@
       return;
     }
     const drawn = one("svg", button.closest("figure"));
-    const fixed = drawn.outerHTML.replace(/var\(--c-[0-9a-f]{6}, ?(#[0-9a-f]{6})\)/g, "$1");
-    save(`${name}.svg`, "image/svg+xml", fixed);
+    save(`${name}.svg`, "image/svg+xml", drawn.outerHTML);
   });
 
   // ---- the decision: report/recommend compared all candidates, this filters them by the limits

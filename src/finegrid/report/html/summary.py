@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from finegrid.report import formatting
-from finegrid.report.figures import specs
+from finegrid.report.figures import keys
 from finegrid.report.load.rankings import CELL, RANKING, Results
 from finegrid.report.recommend.options import Draws, probability_best
 
@@ -69,7 +69,7 @@ def answers(
     results: Results, cells: pd.DataFrame, against_best: pd.DataFrame, draws: Draws
 ) -> list[Answer]:
     """An answer per setting and task that has a score at all."""
-    joined = specs.with_trainable(cells).merge(
+    joined = keys.with_trainable(cells).merge(
         against_best[[*CELL, "best", "difference", "low", "high", "tie", "detectable"]],
         on=CELL, how="left", suffixes=("", "_behind"),
     )  # fmt: skip
@@ -95,7 +95,7 @@ def _metric(runs: pd.DataFrame, task: str) -> str:
 
 def _answer(cells: pd.DataFrame, metric: str, draws: Draws) -> Answer:
     rankings = dict(list(cells.groupby(RANKING)))
-    fraction = specs.fullest(cells)
+    fraction = keys.fullest(cells)
     full = [key for key in rankings if key[4] == fraction]
     main = max(full, key=lambda key: (len(rankings[key]), key[3]))
     return Answer(
