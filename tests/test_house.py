@@ -23,7 +23,7 @@ WINGS = {
     "errors": set(),
     "seeds": set(),
     "quiet": {"errors"},
-    "config": {"errors"},
+    "config": {"errors", "tasks"},
     "recipes": {"errors"},
     "storage": {"errors"},
     "tasks": {"errors"},

@@ -55,7 +55,7 @@ def test_every_kind_is_drawn_for_every_task(drawn: dict[str, Figure]) -> None:
 
 def test_a_figure_can_be_put_into_a_page_with_others(drawn: dict[str, Figure]) -> None:
     seen: set[str] = set()
-    for name, figure in drawn.items():
+    for figure in drawn.values():
         root = ET.fromstring(figure.svg)
         assert root.tag == f"{SVG}svg"
         assert [node.text for node in root.iter(f"{SVG}title")] == [figure.title]
@@ -102,8 +102,8 @@ def test_a_figures_data_are_the_cells(made: Tables, drawn: dict[str, Figure]) ->
 def test_points_of_the_svg_are_where_the_numbers_are(drawn: dict[str, Figure]) -> None:
     """Heights in the drawing are linear in the score."""
     figure = drawn["mrpc-epochs3-bytes-s0"]
-    uses = re.findall(r'<use xlink:href="#[^"]+" x="([\d.]+)" y="([\d.]+)" style="[^"]*stroke-width: 1.1',
-                      figure.svg)  # fmt: skip
+    point = r'<use xlink:href="#[^"]+" x="([\d.]+)" y="([\d.]+)" style="[^"]*stroke-width: 1.1'
+    uses = re.findall(point, figure.svg)
     heights = sorted(float(y) for _, y in uses)
     scores = sorted(figure.data["mean"], reverse=True)
     assert len(heights) == len(scores)

@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from finegrid.config import RunConfig, bind
+from finegrid.config import RunConfig, bind_task
 from finegrid.data.batching import Encoded
 from finegrid.data.loading import load
 from finegrid.data.splits import Splits, split
@@ -50,7 +50,12 @@ def prepare(
     """
     method = build_method(cfg)
     task, splits, encoded = rows_of(cfg, config)
-    base = build(config.model, outputs=task.outputs, seed=stream(config.seed, "init"))
+    base = build(
+        config.model,
+        outputs=task.outputs,
+        seed=stream(config.seed, "init"),
+        auto_class=task.AUTO_CLASS,
+    )
     _fits(method, encoded, base, config)
     module = FineTuner(base, task, config.optim, seed=config.seed, train=encoded["train"])
     # a method that acts between the steps may look at all of what trains
@@ -60,7 +65,7 @@ def prepare(
 
 def rows_of(cfg: DictConfig, config: RunConfig) -> tuple[Task, Splits, dict[str, Encoded]]:
     """The task, its splits, and each of them tokenised."""
-    task, tables = load(bind(Task, cfg.task, "task"), config.data)
+    task, tables = load(bind_task(cfg.task), config.data)
     splits = split(tables, task, config.data)
     tokenise = Tokeniser(
         backbone.locate(config.model),
@@ -69,7 +74,14 @@ def rows_of(cfg: DictConfig, config: RunConfig) -> tuple[Task, Splits, dict[str,
         load=partial(backbone.tokenizer, config.model),
     )
     named = {"train": splits.train, "validation": splits.validation, **splits.test}
-    return task, splits, {k: Encoded(rows, tokenise(rows.texts)) for k, rows in named.items()}
+    return (
+        task,
+        splits,
+        {
+            name: Encoded(rows, tokenise(rows.texts), collate=task.collate)
+            for name, rows in named.items()
+        },
+    )
 
 
 def build_method(cfg: DictConfig) -> TuningMethod:
