@@ -84,4 +84,4 @@ def _dense(solution: Solution) -> dict[str, Tensor]:
         for name, value in solution.run.model.named_parameters()
         if not name.startswith(prefix)
     }
-    return head | {point.name: point.after for point in solution.points()}
+    return head | {change.name: change.after for change in solution.changes()}
