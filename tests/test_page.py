@@ -299,7 +299,6 @@ def choose(tab: Browser, selector: str, value: object) -> None:
 
 
 def test_it_is_quiet_and_asks_for_nothing(shown: Browser, file: Path) -> None:
-    assert shown.run("document.querySelectorAll('.curve svg').length") == 0
     shown.run("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
     shown.run("new Promise((done) => setTimeout(done, 50))")
     assert shown.run("document.querySelectorAll('.curve svg').length") == 68
@@ -445,6 +444,7 @@ def test_all_can_be_reached_with_the_keyboard(shown: Browser) -> None:
             "return [it.tagName, it.textContent.slice(0, 20).trim(), it.name || '', "
             "style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) > 1]; })()"
         ))  # fmt: skip
+    reached = [one for one in reached if one[0] != "BODY"]  # where a slow page has no focus yet
     assert reached[0][:2] == ["A", "Skip to the answer"]
     assert all(outlined for *_, outlined in reached)
     tags = {tag for tag, *_ in reached}

@@ -29,8 +29,8 @@ def of_runs(several: Sequence[Frames]) -> str:
 def _setting(row: pd.Series, end: str = "") -> str:
     """What a run was, but for its task and seed; of a pair the run `_a` or `_b`."""
     model, fraction, budget, unit, method, overrides = (row[f"{key}{end}"] for key in KEYS)
-    own = [word for word in overrides.split() if word.startswith("method.")]
-    return f"{model}, fraction {fraction:g}, {budget:g} {unit}: {' '.join([method, *own])}"
+    arguments = [word for word in overrides.split() if word.startswith("method.")]
+    return f"{model}, fraction {fraction:g}, {budget:g} {unit}: {' '.join([method, *arguments])}"
 
 
 def _section(head: str, several: Sequence[Frames]) -> Iterator[str]:

@@ -32,8 +32,8 @@ def relation(a: Record, b: Record) -> str:
 
 
 def _setting(record: Record) -> tuple[object, ...]:
-    own = tuple(f"{axis}=" for axis in AXES)
-    others = sorted(line for line in record.overrides if not line.startswith(own))
+    varied = tuple(f"{axis}=" for axis in AXES)
+    others = sorted(line for line in record.overrides if not line.startswith(varied))
     budget = record.budget_unit, record.budget
     return record.method, record.model, record.fraction, *budget, record.protocol, *others
 

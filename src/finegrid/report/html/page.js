@@ -75,48 +75,12 @@
   filters.addEventListener("submit", (event) => event.preventDefault());
   filter();
 
-  // ---- runs: curves, and the dialog
-  function draw(holder) {
-    if (holder.firstChild) return;
-    const [seconds, values] = data.curves[Number(holder.dataset.curve)];
-    const [width, height, left, pad] = [320, 84, 46, 10];
-    const siblings = all("[data-curve]", holder.closest(".inside"))
-      .map((other) => data.curves[Number(other.dataset.curve)]);
-    const every = siblings.flatMap((curve) => curve[1]);
-    const [low, high] = [Math.min(...every), Math.max(...every)]; // one scale for all seeds
-    const last = Math.max(...siblings.flatMap((curve) => curve[0]));
-    const x = (at) => left + ((width - left - pad) * at) / (last || 1);
-    const y = (value) => height - 20 - ((height - 34) * (value - low)) / (high - low || 1);
-    const points = values.map((value, k) => [x(seconds[k]), y(value)]);
-    const svg = (name, attributes, ...children) => {
-      const made = document.createElementNS("http://www.w3.org/2000/svg", name);
-      for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-      made.append(...children);
-      return made;
-    };
-    const label = (at, text, anchor = "end") =>
-      svg("text", { x: at[0], y: at[1], "text-anchor": anchor }, text);
-    const path = points.map(([px, py]) => `${px.toFixed(1)},${py.toFixed(1)}`).join("L");
-    const best = points[values.indexOf(Math.max(...values))];
-    holder.append(svg("svg", {
-      viewBox: `0 0 ${width} ${height}`, role: "img",
-      "aria-label": `Validation from ${values[0]} to ${values[values.length - 1]}, highest ${Math.max(...values)}`,
-    }, svg("path", { d: `M${path}` }), svg("circle", { cx: best[0], cy: best[1], r: 3 }),
-    label([left - 6, y(high) + 4], high.toFixed(3)),
-    ...(high > low ? [label([left - 6, y(low) + 4], low.toFixed(3))] : []),
-    label([left, height - 4], "0", "start"), label([width - pad, height - 4], `${last.toFixed(0)} s`)));
-  }
-  const curves = (root) => all("[data-curve]", root).forEach(draw);
-  for (const details of all("details.cell")) {
-    details.addEventListener("toggle", () => details.open && curves(details));
-  }
-
+  // ---- the runs of a cell in a dialog
   const dialog = one("dialog");
   let home = null;
   function open(id) {
     home = document.getElementById(id);
     const inside = one(".inside", home);
-    curves(inside);
     one("#dialog-title").textContent = home.dataset.title;
     one(".body", dialog).replaceChildren(inside);
     dialog.showModal();
@@ -271,7 +235,6 @@
   addEventListener("beforeprint", () => {
     closed = all("details:not([open])");
     for (const details of closed) details.open = true;
-    if (original.length <= 300) curves(document);
   });
   addEventListener("afterprint", () => {
     for (const details of closed) details.open = false;

@@ -41,7 +41,6 @@ def page(comparison: Comparison, figures: Sequence[Figure] = (), left_out: str =
     listed = runs.listed(results.runs)
     rows = table.rows(cells, comparison.best)
     data = {
-        "curves": listed.curves,
         "csv": {figure.name: tables.csv(figure.data) for figure in figures}
         | {"cells": tables.csv(cells)},
         "tasks": payload.choices(results, cells, comparison.draws, comparison.standings),

@@ -68,7 +68,7 @@ def _candidates(
     """The larger of two measurements of a method comes later; numbers of cells are places here."""
     if cells.empty:
         return []
-    told = pairs(cells, standings).above()
+    above = pairs(cells, standings).above()
     table = cells.rename(columns={"delta_bytes": "bytes", "train_rows": "labels"})
     outdone = pareto.dominates(costs(table["mean"], table)).T
     ranks = places(drawn(cells, draws)[:, :most])
@@ -82,7 +82,7 @@ def _candidates(
             "learned": bool(row["learned"]),
             "order": order.index(index),
             "positive": row["mean"] > 0,
-            "above": np.flatnonzero(told[at]).tolist(),
+            "above": np.flatnonzero(above[at]).tolist(),
             "outdone": np.flatnonzero(outdone[at]).tolist(),
             "ranks": ranks[at].tolist(),
             "shown": _shown(row),

@@ -17,7 +17,7 @@ COLUMNS = [
     *CELL, "seed", "status", "test", "validation", "best_step", "train_seconds", "error",
     "overrides", "command", "directory", "git_commit",
 ]  # fmt: skip
-Curve = tuple[list[float], list[float]]  # seconds, validation
+LEFT, RIGHT, LOW, HIGH = 46, 310, 64, 14  # of a drawn curve, in a box of 320 x 84
 
 
 @dataclass(frozen=True)
@@ -39,31 +39,59 @@ class Listed:
     """The runs on a page."""
 
     cells: dict[tuple[Any, ...], Cell]  # by the values of CELL
-    curves: list[Curve]  # a run's `curve` is an index into it
     note: str  # on what is not listed, or nothing
 
 
 def listed(runs: pd.DataFrame) -> Listed:
-    """The runs behind each cell, their learning curves, and a note."""
+    """The runs behind each cell, with their learning curves drawn, and a note."""
     shown = first(runs, RUNS)
     with_curve = set(curves.sampled(shown[shown.status == "ok"], CURVES).index)
-    drawn: list[Curve] = []
     behind: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     columns = shown[[name for name in COLUMNS if name in shown]]
     for index, values in zip(shown.index, columns.to_dict("records"), strict=True):
         curve = curves.read(_text(values, "directory")) if index in with_curve else None
-        if curve:
-            seconds = [round(at, 2) for at in curve.seconds]
-            drawn.append((seconds, [round(value, 4) for value in curve.validation]))
-        run = _run(values) | {"curve": len(drawn) - 1 if curve else None}
+        run = _run(values) | {"curve": curve}
         behind.setdefault(tuple(values[name] for name in CELL), []).append(run)
     sizes: Any = runs.groupby(CELL).size()
     note = (
         f"{len(runs):,} runs were read; the page lists {len(shown):,}: those that did not end "
         "well, the lowest of each cell, and the first seeds."
     )
-    cells = {key: Cell(tuple(behind.get(key, ())), int(size)) for key, size in sizes.items()}
-    return Listed(cells, drawn, note if len(shown) < len(runs) else "")
+    cells = {key: Cell(_drawn(behind.get(key, [])), int(size)) for key, size in sizes.items()}
+    return Listed(cells, note if len(shown) < len(runs) else "")
+
+
+def _drawn(runs: list[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
+    """A cell's runs with their curves as paths; one scale for all seeds."""
+    every = [run["curve"] for run in runs if run["curve"]]
+    if not every:
+        return tuple(runs)
+    values = [value for curve in every for value in curve.validation]
+    low, high = min(values), max(values)
+    end = max(at for curve in every for at in curve.seconds)
+    scale = {"low": low, "high": high, "end": end}
+    return tuple(run | {"curve": _path(run["curve"], **scale)} for run in runs)
+
+
+def _path(curve: curves.Curve | None, *, low: float, high: float, end: float) -> dict[str, Any]:
+    """What the template draws of a curve; nothing without one."""
+    if curve is None:
+        return {}
+    wide, tall = (RIGHT - LEFT) / (end or 1), (LOW - HIGH) / (high - low or 1)
+    points = [
+        (LEFT + wide * at, LOW - tall * (value - low))
+        for at, value in zip(curve.seconds, curve.validation, strict=True)
+    ]
+    best = max(curve.validation)
+    return {
+        "path": "L".join(f"{x:.1f},{y:.1f}" for x, y in points),
+        "best": points[curve.validation.index(best)],
+        "label": f"Validation from {curve.validation[0]:.4g} to {curve.validation[-1]:.4g}, "
+        f"highest {best:.4g}",
+        "low": f"{low:.3f}" if high > low else "",
+        "high": f"{high:.3f}",
+        "end": f"{end:.0f} s",
+    }
 
 
 def first(runs: pd.DataFrame, most: int) -> pd.DataFrame:

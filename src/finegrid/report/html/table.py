@@ -97,5 +97,5 @@ def _with_whiskers(cells: pd.DataFrame) -> pd.DataFrame:
 def columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
     """The columns that say where a row belongs: only those that differ, with their values."""
     texts = {name: list(dict.fromkeys(row[name].text for row in rows)) for name in PLACES}
-    found = {name: values for name, values in texts.items() if len(values) > 1}
-    return found | {"method": sorted({row["method"] for row in rows})}
+    differing = {name: values for name, values in texts.items() if len(values) > 1}
+    return differing | {"method": sorted({row["method"] for row in rows})}
