@@ -14,7 +14,6 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from matplotlib.lines import Line2D
 
 from finegrid.report.load.rankings import METHOD_ORDER
 
@@ -55,9 +54,6 @@ RC: Any = {
     "ytick.labelsize": SIZE,
     "xtick.minor.size": 0,
     "ytick.major.size": 0,
-    "legend.frameon": False,
-    "legend.handlelength": 2.4,
-    "legend.labelspacing": 0.25,
     "figure.facecolor": "none",
 }
 
@@ -114,17 +110,17 @@ def short(name: str) -> str:
 def legend(
     axes: Axes, methods: Sequence[str], known: Mapping[str, Mark], *, bold: Collection[str] = ()
 ) -> None:
-    """The methods right of the axes, in this order."""
-    handles = [
-        Line2D([], [], color=known[name].colour, linestyle=known[name].dash, lw=1.2, mew=0,
-               marker=known[name].marker, ms=4.6, label=short(name))
-        for name in methods
-    ]  # fmt: skip
-    drawn = axes.legend(
-        handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0
-    )
-    for text, name in zip(drawn.get_texts(), methods, strict=True):
-        text.set_fontweight("bold" if name in bold else "normal")
+    """The methods right of the axes, in this order; matplotlib's legend takes twice the time."""
+    beside = axes.transAxes
+    line = LINE / (axes.get_position().height * canvas_of(axes).get_figheight())
+    for at, name in enumerate(methods):
+        y, mark = 1 - line * (at + 0.5), known[name]
+        axes.plot(
+            [1.02, 1.04, 1.06], [y] * 3, mark.marker, color=mark.colour, ls=mark.dash, lw=1.2,
+            ms=4.6, mew=0, markevery=[1], transform=beside, clip_on=False,
+        )  # fmt: skip
+        weight = "bold" if name in bold else "normal"
+        axes.text(1.075, y, short(name), va="center", transform=beside, fontweight=weight)
 
 
 def svg(figure: Canvas, name: str, title: str) -> str:

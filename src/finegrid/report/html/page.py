@@ -103,4 +103,5 @@ def _about(frame: pd.DataFrame) -> dict[str, list[str]]:
         return sorted({str(value) for value in there if str(value)})
 
     days = sorted({day[:10] for day in values("finished") or values("started")})
-    return {name: values(column) for name, column in ABOUT.items()} | {"days": days}
+    about = {name: values(column) for name, column in ABOUT.items()}
+    return about | {"days": days, "commits": [commit[:12] for commit in about["commits"]]}
