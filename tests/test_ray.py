@@ -23,6 +23,7 @@ from omegaconf import DictConfig
 
 from finegrid.runs.record import read
 
+pytestmark = pytest.mark.usefixtures("hydras_own_defaults")
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="pip install 'finegrid[ray]'")
 CLUSTER = """
 import ray, sys
@@ -64,10 +65,7 @@ Run = Callable[..., list[JobReturn]]
 
 
 @pytest.fixture
-def run(
-    hydra_sweep_runner: Any, hydra_restore_singletons: Any, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Run:  # fmt: skip
+def run(hydra_sweep_runner: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run a function over `+x=0,1,...`, and give the returns, those of failed jobs too."""
     Plugins.instance()  # loads every plugin's module anew, once
     from hydra_plugins.finegrid_launcher.ray import RayLauncher
