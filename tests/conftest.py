@@ -94,7 +94,13 @@ def _fresh_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # `cli.guard` sets both
     monkeypatch.setattr(logging, "raiseExceptions", logging.raiseExceptions)
     torch.manual_seed(0)
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
     yield
+    root.setLevel(level)
+    for handler in set(root.handlers) - set(handlers):  # Hydra's, with open files
+        root.removeHandler(handler)
+        handler.close()
     GlobalHydra.instance().clear()
     HydraConfig.instance().cfg = None
     version.VersionBase.set_instance(version.VersionBase())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -71,17 +72,35 @@ BAD = {
 }
 
 
+def refused(monkeypatch: pytest.MonkeyPatch, *args: str) -> str:
+    """The one line with which train.py, run in this process, ends."""
+    monkeypatch.setattr(sys, "argv", ["train.py", *args])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+    assert isinstance(ended.value.code, str), "printed on stderr, with exit code 1"
+    assert "\n" not in ended.value.code
+    return ended.value.code
+
+
 @pytest.mark.parametrize(("override", "message"), BAD.values(), ids=BAD)
-def test_bad_input_is_one_line_before_any_work(tmp_path: Path, override: str, message: str) -> None:
+def test_bad_input_is_one_line_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, override: str, message: str
+) -> None:
     if override == "trainer=gpu" and torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
+    assert message in refused(monkeypatch, override, f"hydra.run.dir={tmp_path / 'run'}")
+    assert not list(tmp_path.rglob("record.json"))
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("what", ["type", "sweep"])
+def test_a_process_ends_with_that_line_alone(what: str, tmp_path: Path) -> None:
+    override, message = BAD[what]
     result = call(override, f"hydra.run.dir={tmp_path / 'run'}")
     assert result.returncode == 1
     assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert len(errors(result)) == 1
-    assert not list(tmp_path.rglob("record.json"))
-    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 BAD_METHODS = {  # what only the method and the model can tell
@@ -95,12 +114,9 @@ BAD_METHODS = {  # what only the method and the model can tell
 
 @pytest.mark.parametrize(("override", "message"), BAD_METHODS.values(), ids=BAD_METHODS)
 def test_a_method_that_does_not_fit_is_one_line_before_training(
-    tmp_path: Path, override: str, message: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, override: str, message: str
 ) -> None:
-    result = call(*override.split(" "), f"hydra.run.dir={tmp_path}")
-    assert result.returncode == 1
-    assert message in result.stderr
-    assert "Traceback" not in result.stderr
+    assert message in refused(monkeypatch, *override.split(" "), f"hydra.run.dir={tmp_path}")
     record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
     assert (record["status"], record["steps"]) == ("failed", None)
     assert message in record["error"]
