@@ -43,6 +43,38 @@ FACTS = {
     "protocol": "holdout",
 }
 
+# The quick lane, `make quick`: files of each wing (and, where some of a file's tests take long,
+# words in the names of those that belong to it).
+QUICK: dict[str, tuple[str, ...]] = {
+    "test_budget": (),
+    "test_claims": (),
+    "test_cli": ("bad_input",),
+    "test_codec": (),
+    "test_compare": (),
+    "test_data": (),
+    "test_decide": (),
+    "test_groups": (),
+    "test_house": (),
+    "test_identity": (),
+    "test_methods": ("binds", "gradient", "freezes", "round_trip"),
+    "test_metrics": (),
+    "test_models": (),
+    "test_predictions": (),
+    "test_references": (),
+    "test_refusals": (),
+    "test_runs06": (),
+    "test_seeds": (),
+    "test_selection": (),
+    "test_simultaneous": (),
+    "test_stats": (),
+    "test_sweep": (),
+    "test_tokens": (),
+    "test_tuning": (),
+}
+
+# Files that take longest; they begin, so that no worker is left with one at the end.
+LONG = ("test_faults", "test_run", "test_methods", "test_sweep", "test_cli")
+
 torch.set_num_threads(1)
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -55,6 +87,16 @@ def pytest_configure() -> None:
 def pytest_unconfigure() -> None:
     """Remove the tests' cache."""
     shutil.rmtree(os.environ["FINEGRID_CACHE_DIR"], ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of the quick lane, and begin with the files that take longest."""
+    for item in items:
+        words = QUICK.get(item.path.stem)
+        chosen = words is not None and (not words or any(word in item.name for word in words))
+        if chosen and "slow" not in item.keywords:
+            item.add_marker("quick")
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
 
 
 def composed(*overrides: str, hydra: bool = False) -> DictConfig:
