@@ -7,6 +7,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -130,22 +131,32 @@ def run_cell(directory: Path, *overrides: str) -> Record:
         GlobalHydra.instance().clear()
 
 
-@pytest.fixture(autouse=True)
-def _fresh_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A test meets neither the settings nor the random numbers that the test before it left."""
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # `cli.guard` sets both
-    monkeypatch.setattr(logging, "raiseExceptions", logging.raiseExceptions)
-    torch.manual_seed(0)
+@contextmanager
+def clean_process() -> Iterator[None]:
+    """Undo what a command sets in its process: Hydra's state, logging, HYDRA_FULL_ERROR."""
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
-    yield
-    root.setLevel(level)
-    for handler in set(root.handlers) - set(handlers):  # Hydra's, with open files
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HYDRA_FULL_ERROR", "0")
+        patch.setattr(logging, "raiseExceptions", logging.raiseExceptions)
+        yield
+    for handler in set(root.handlers) - set(handlers):  # with open files
         root.removeHandler(handler)
         handler.close()
+    for handler in set(handlers) - set(root.handlers):
+        root.addHandler(handler)
+    root.setLevel(level)
     GlobalHydra.instance().clear()
     HydraConfig.instance().cfg = None
     version.VersionBase.set_instance(version.VersionBase())
+
+
+@pytest.fixture(autouse=True)
+def _fresh_process() -> Iterator[None]:
+    """A test meets neither the settings nor the random numbers that the test before it left."""
+    torch.manual_seed(0)
+    with clean_process():
+        yield
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """The command line as users meet it: help, clear errors, exit codes, sweeps, kills."""
 
 import json
-import os
-import runpy
 import signal
 import subprocess
 import sys
@@ -11,29 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import ENV, call, errors
 from conftest import METHODS, MODELS, ROOT, TASKS
 
 from finegrid.runs.record import read
-
-ENV = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
-for name in ("FINEGRID_DATA_DIR", "FINEGRID_MODEL_DIR", "HYDRA_FULL_ERROR"):
-    ENV.pop(name, None)
-
-
-def call(
-    *args: str, script: str = "train.py", imports: bool = False
-) -> subprocess.CompletedProcess[str]:
-    """Run a script of the project; `imports` names on stderr what it imports."""
-    return subprocess.run(
-        [sys.executable, *(["-X", "importtime"] if imports else []), str(ROOT / script), *args],
-        capture_output=True, text=True, env=ENV, cwd=ROOT, check=False,
-    )  # fmt: skip
-
-
-def errors(result: subprocess.CompletedProcess[str]) -> list[str]:
-    """What a failed call says, less Hydra's line that repeats the overrides."""
-    lines = result.stderr.strip().splitlines()
-    return [line for line in lines if not line.startswith("Error executing job")]
 
 
 def test_help_lists_every_option_without_torch() -> None:
@@ -72,23 +51,19 @@ BAD = {
 }
 
 
-def refused(monkeypatch: pytest.MonkeyPatch, *args: str) -> str:
-    """The one line with which train.py, run in this process, ends."""
-    monkeypatch.setattr(sys, "argv", ["train.py", *args])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
-    assert isinstance(ended.value.code, str), "printed on stderr, with exit code 1"
-    assert "\n" not in ended.value.code
-    return ended.value.code
+def refused(*args: str) -> str:
+    """The one line with which train.py ends, and its exit code is 1."""
+    result = call(*args)
+    assert result.returncode == 1
+    (line,) = errors(result)
+    return line
 
 
 @pytest.mark.parametrize(("override", "message"), BAD.values(), ids=BAD)
-def test_bad_input_is_one_line_before_any_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, override: str, message: str
-) -> None:
+def test_bad_input_is_one_line_before_any_work(tmp_path: Path, override: str, message: str) -> None:
     if override == "trainer=gpu" and torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
-    assert message in refused(monkeypatch, override, f"hydra.run.dir={tmp_path / 'run'}")
+    assert message in refused(override, f"hydra.run.dir={tmp_path / 'run'}")
     assert not list(tmp_path.rglob("record.json"))
     assert not list(tmp_path.rglob("*.safetensors"))
 
@@ -96,7 +71,7 @@ def test_bad_input_is_one_line_before_any_work(
 @pytest.mark.parametrize("what", ["type", "sweep"])
 def test_a_process_ends_with_that_line_alone(what: str, tmp_path: Path) -> None:
     override, message = BAD[what]
-    result = call(override, f"hydra.run.dir={tmp_path / 'run'}")
+    result = call(override, f"hydra.run.dir={tmp_path / 'run'}", process=True)
     assert result.returncode == 1
     assert message in result.stderr
     assert "Traceback" not in result.stderr
@@ -114,9 +89,9 @@ BAD_METHODS = {  # what only the method and the model can tell
 
 @pytest.mark.parametrize(("override", "message"), BAD_METHODS.values(), ids=BAD_METHODS)
 def test_a_method_that_does_not_fit_is_one_line_before_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, override: str, message: str
+    tmp_path: Path, override: str, message: str
 ) -> None:
-    assert message in refused(monkeypatch, *override.split(" "), f"hydra.run.dir={tmp_path}")
+    assert message in refused(*override.split(" "), f"hydra.run.dir={tmp_path}")
     record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
     assert (record["status"], record["steps"]) == ("failed", None)
     assert message in record["error"]
@@ -178,7 +153,7 @@ class TestSweep:
 
 
 def test_report_of_nothing_is_one_line(tmp_path: Path) -> None:
-    result = call(str(tmp_path), script="scripts/report.py")
+    result = call(str(tmp_path), script="scripts/report.py", process=True)
     assert result.returncode == 1
     assert "no record.json below" in result.stderr
     assert "Traceback" not in result.stderr
