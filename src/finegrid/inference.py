@@ -32,7 +32,7 @@ from finegrid.seeds import stream
 from finegrid.storage.files import whole
 from finegrid.tasks import metrics
 from finegrid.tasks.task import Task
-from finegrid.training.components import build_method
+from finegrid.training.components import build_method, load_backbone
 from finegrid.training.module import predict
 
 FORMULA = r"^([=+\-@\t\r\n](?s:.))"  # how text begins that a spreadsheet runs
@@ -82,9 +82,8 @@ def restore(
     if model_path is not None:
         cfg.model.path = config.model.path = model_path
     method = build_method(cfg)
-    seed = stream(config.seed, "init")  # some methods draw what trains
-    base = build(config.model, outputs=task.outputs, seed=seed)
-    method.tune(base, seed=seed)
+    base, _ = load_backbone(config, task.outputs, build=build)
+    method.tune(base, seed=stream(config.seed, "init"))  # some methods draw what trains
     base.own()
     delta.load(
         directory / delta.FILE,

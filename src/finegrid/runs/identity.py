@@ -70,6 +70,7 @@ def _settings(plain: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = _canonical(groups | {name: plain[name] for name in VALUES})
     return found | {
         "precision": plain["trainer"]["precision"],
+        "kernels": plain["trainer"].get("kernels", True),  # older runs do not name it
         "tuning": plain["trial"] is not None,
     }
 
@@ -115,6 +116,7 @@ def facts(plain: Mapping[str, Any]) -> dict[str, Any]:
         "protocol": plain["data"]["protocol"],
         "select": plain["select"],
         "frozen_dropout": plain.get("frozen_dropout", True),  # older runs do not name it
+        "kernels": plain["trainer"].get("kernels", True),
         "lr": float(plain["optim"]["lr"]),
         "trial": plain.get("trial"),
     }

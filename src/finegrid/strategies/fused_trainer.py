@@ -62,7 +62,7 @@ class Lane:
         self.prepared = time.perf_counter() - attempt.started  # seconds
         loggers = [attempt.tracker] if attempt.tracker else []
         self.solo = Solo(str(attempt.record.precision), loggers)
-        self.callbacks = watch.with_method(parts.method)
+        self.callbacks = watch.callbacks(parts)
         self.over = False
 
     def tell(self, hook: str, *given: Any) -> None:
@@ -120,7 +120,8 @@ class Together(pl.LightningModule):
         """Clip each run's own norm."""
         for lane in self.lanes:
             if not lane.over:
-                lane.module.clip(gradient_clip_val)
+                (own,) = lane.solo.optimizers
+                lane.module.configure_gradient_clipping(own, gradient_clip_val)
 
 
 class Conductor(pl.Callback):

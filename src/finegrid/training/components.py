@@ -8,7 +8,9 @@ from importlib import import_module
 from inspect import signature
 from typing import Any
 
+import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from finegrid.config import RunConfig, bind
 from finegrid.data.batching import Encoded
@@ -16,6 +18,7 @@ from finegrid.data.loading import load
 from finegrid.data.splits import Splits, split
 from finegrid.data.tokenization import Tokeniser
 from finegrid.errors import UserError, require
+from finegrid.kernels.optimize import optimize
 from finegrid.methods.base import TuningMethod, overrides
 from finegrid.models import backbone
 from finegrid.models.backbone import Backbone, Limits
@@ -38,6 +41,7 @@ class Parts:
     encoded: dict[str, Encoded]  # train, validation, test and further test splits
     module: FineTuner
     method: TuningMethod
+    kernels: list[pl.Callback]  # what the kernels do when training starts; none without them
 
 
 def prepare(
@@ -50,12 +54,27 @@ def prepare(
     """
     method = build_method(cfg)
     task, splits, encoded = rows_of(cfg, config)
-    base = build(config.model, outputs=task.outputs, seed=stream(config.seed, "init"))
+    acts = any(overrides(method, hook) for hook in ("after_step", "after_backward"))
+    token_ids = None if acts else encoded["train"].token_ids  # it may look at all of what trains
+    base, kernels = load_backbone(config, task.outputs, build=build, token_ids=token_ids)
     _fits(method, encoded, base, config)
     module = FineTuner(base, task, config.optim, seed=config.seed, train=encoded["train"])
-    # a method that acts between the steps may look at all of what trains
-    module.compacts = not any(overrides(method, x) for x in ("after_step", "after_backward"))
-    return Parts(config, task, splits, encoded, module, method)
+    return Parts(config, task, splits, encoded, module, method, kernels)
+
+
+def load_backbone(
+    config: RunConfig,
+    outputs: int,
+    *,
+    build: Callable[..., Backbone] = backbone.build,
+    token_ids: Callable[[], Tensor] | None = None,
+) -> tuple[Backbone, list[pl.Callback]]:
+    """A run's frozen backbone, with kernels in it if the config asks for them, and their callback.
+
+    `token_ids` is for `optimize`.
+    """
+    base = build(config.model, outputs=outputs, seed=stream(config.seed, "init"))
+    return base, [optimize(base.model, token_ids=token_ids)] if config.trainer.kernels else []
 
 
 def rows_of(cfg: DictConfig, config: RunConfig) -> tuple[Task, Splits, dict[str, Encoded]]:

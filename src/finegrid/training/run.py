@@ -73,7 +73,7 @@ def _train_and_score(attempt: Attempt) -> None:
 def _fit(attempt: Attempt, parts: Parts) -> bool:
     """False if training ran out of memory; on return nothing holds on to that memory but parts."""
     watch = attempt.watch(parts)
-    callbacks = watch.with_method(parts.method)
+    callbacks = watch.callbacks(parts)
     if not attempt.config.frozen_dropout:
         callbacks.append(Frozen(parts.method, parts.encoded, attempt.config))
     if attempt.request.sweep is None:

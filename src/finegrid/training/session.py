@@ -18,8 +18,6 @@ from torch import Tensor
 from finegrid.config import RunConfig
 from finegrid.data.batching import train_loader
 from finegrid.errors import Diverged, UserError, refusal, require
-from finegrid.kernels import allocator
-from finegrid.methods.base import TuningMethod
 from finegrid.models import backbone
 from finegrid.models.backbone import Backbone, drawn_pooler
 from finegrid.runs import delta, identity, provenance
@@ -83,12 +81,12 @@ class Watch:
     meter: Meter
     selection: Selection
 
-    def with_method(self, method: TuningMethod) -> list[pl.Callback]:
+    def callbacks(self, parts: Parts) -> list[pl.Callback]:
         """All of a run's callbacks in their order.
 
         The clock counts a step before the method acts on it and the selection looks at the outcome.
         """
-        return [self.meter, self.clock, method, self.selection]
+        return [self.meter, *parts.kernels, self.clock, parts.method, self.selection]
 
 
 class Attempt:
@@ -176,7 +174,6 @@ class Attempt:
 
 def _begin(request: Request, config: RunConfig) -> Record:
     """The record of a run that has just begun: what was asked for, and where."""
-    allocator.keep_freed()
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     plain: Any = OmegaConf.to_container(request.cfg, resolve=True)
