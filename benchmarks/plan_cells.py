@@ -19,7 +19,7 @@ from pathlib import Path
 from finegrid import cli
 from finegrid.grid.expand import Cell
 from finegrid.grid.plan import planned
-from finegrid.grid.status import PLANS
+from finegrid.runs.layout import PLANS
 from finegrid.runs.record import Record
 
 ROOT = Path(__file__).parents[1]

@@ -25,7 +25,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from finegrid.runs.record import FILE, Record
+from finegrid.runs.layout import RECORD
+from finegrid.runs.record import Record
 
 ROOT = Path(__file__).parents[1]
 METHODS = ["full", "head", *(f"method{number:02d}" for number in range(18))]
@@ -103,7 +104,7 @@ def _write(values: dict[str, Any], root: Path, rows: int, rng: np.random.Generat
         values |= {"metrics": {"validation": scores, "test": scores}, "metric": headline}
         values |= {"test": scores[headline], "validation": scores[headline]}
         values |= {"test_rows": rows or 1000, "degenerate": False}
-    (own / FILE).write_text(json.dumps(values, indent=1), encoding="utf-8")
+    (own / RECORD).write_text(json.dumps(values, indent=1), encoding="utf-8")
 
 
 def _scores(

@@ -141,21 +141,22 @@ def share(hits: int, draws: int) -> str:
 
 
 def sizes(quick: bool, draws: int, rng: np.random.Generator) -> Iterator[list[str]]:
-    """A row a shape; of those from row to row a quarter of the draws."""
+    """A row a shape."""
     for shape in shapes(quick):
         hits = sum(wrong(ranking(shape, rng)) for _ in range(draws))
         chance = "seeds alone" if not shape.of_rows else f"rows {shape.of_rows:g} x seeds"
         how = "" if not shape.of_rows else "predictions" if shape.predictions else "estimated"
         yield [str(shape.methods), str(shape.seeds), shape.noise, shape.spread, chance, how,
                share(hits, draws)]  # fmt: skip
-    draws //= 4
-    for methods, seeds in ((4, 3),):
-        for metric, known in product(("accuracy", "f1", "matthews"), (True, False)):
-            hits = sum(
-                wrong(of_predictions(methods, seeds, metric, known, rng)) for _ in range(draws)
-            )
-            how = "predictions" if known else "estimated"
-            yield [str(methods), str(seeds), "of each row", metric, "both", how, share(hits, draws)]
+
+
+def sizes_by_row(draws: int, rng: np.random.Generator) -> Iterator[list[str]]:
+    """A row a metric: rankings whose predictions are simulated row by row."""
+    methods, seeds = 4, 3
+    for metric, known in product(("accuracy", "f1", "matthews"), (True, False)):
+        hits = sum(wrong(of_predictions(methods, seeds, metric, known, rng)) for _ in range(draws))
+        how = "predictions" if known else "estimated"
+        yield [str(methods), str(seeds), "of each row", metric, "both", how, share(hits, draws)]
 
 
 def coverage(draws: int, rng: np.random.Generator) -> Iterator[list[str]]:
@@ -194,22 +195,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer shapes and draws: a minute")
     parser.add_argument("--draws", type=int, help="rankings a shape (2000, or 300 if quick)")
-    parser.add_argument("--only", default="sizes,coverage,power", help="which tables")
+    parser.add_argument("--only", default="sizes,rows,coverage,power", help="which tables")
     given = parser.parse_args()
     draws = given.draws or (300 if given.quick else 2000)
     rng = np.random.default_rng(0)
     which = [name.strip() for name in given.only.split(",")]
+    head = ["methods", "seeds", "luck of seeds", "spreads", "chance", "rows by", "wrong % (low)"]
     if "sizes" in which:
-        head = [
-            "methods",
-            "seeds",
-            "luck of seeds",
-            "spreads",
-            "chance",
-            "rows by",
-            "wrong % (low)",
-        ]
         show(head, sizes(given.quick, draws, rng))
+    if "rows" in which:
+        show(head, sizes_by_row(draws, rng))
     if "coverage" in which:
         head = ["methods", "seeds", "gain", "rows", "margins hold", "interval holds", "best of 2"]
         show(head, coverage(draws, rng))

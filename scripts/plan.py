@@ -20,7 +20,7 @@ from finegrid.grid import plan as survey
 from finegrid.grid.eta import Estimate, Evidence, Wanted, engines, past
 from finegrid.grid.expand import Cell
 from finegrid.grid.plan import STATUSES, Plan, tally
-from finegrid.grid.progress import duration
+from finegrid.runs.text import aligned, duration
 
 ROWS = 60  # a longer table counts the methods and does not name them
 
@@ -101,7 +101,7 @@ def _table(lines: Sequence[Line]) -> list[str]:
         named = method or [f"{len({line.cell.facts['method'] for line in group})} methods"]
         cells = [f"{counts['ok']}/{len(group)}", *(str(counts[status]) for status in others)]
         rows.append([task, model, *named, *cells, _sum(group)])
-    return list(_aligned(rows, left=3))
+    return list(_columns(rows, left=3))
 
 
 def _grouped(lines: Iterable[Line], keys: Sequence[str]) -> dict[tuple[str, ...], list[Line]]:
@@ -120,14 +120,9 @@ def _sum(group: Sequence[Line]) -> str:
     return duration(sum(known)) + (" + ?" if len(known) < len(todo) else "") if known else "?"
 
 
-def _aligned(rows: Sequence[Sequence[str]], *, left: int) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        texts = [
-            text.ljust(width) if number < left else text.rjust(width)
-            for number, (text, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        yield "  ".join(texts).rstrip()
+def _columns(rows: Sequence[Sequence[str]], *, left: int) -> Iterator[str]:
+    """Rows as lines whose columns line up."""
+    return ("  ".join(row).rstrip() for row in aligned(rows, left=left))
 
 
 def _left(
@@ -140,7 +135,7 @@ def _left(
     if times:
         yield "time left, about"
         rows = [(f"  {_named(name, plan)}", duration(time)) for name, time in times.items()]
-        yield from _aligned(rows, left=1)
+        yield from _columns(rows, left=1)
         runs = ", ".join(f"{count} on {device}" for device, count in evidence.devices.items())
         cells = ", ".join(f"{kind} for {count}" for kind, count in kinds.most_common())
         yield f"told from past runs ({runs or 'none'}): {cells}"

@@ -13,6 +13,7 @@ from typing import Any
 
 from finegrid import cli
 from finegrid.report.load import published
+from finegrid.runs.text import markdown_table
 from finegrid.storage.files import write_atomic
 
 INTRODUCTION = """# Published numbers
@@ -56,7 +57,7 @@ def page() -> str:
     head = ["name", "paper", "backbone", "split", "scores", "reproduce"]
     index = [_entry(name, paper, f"reproduce/{name}" in runs) for name, paper in papers.items()]
     sections = ["\n".join(_section(name, paper)) for name, paper in papers.items()]
-    return "\n".join([INTRODUCTION, *_rows(head, index), "", *sections])
+    return "\n".join([INTRODUCTION, markdown_table(head, index, padded=False), "", *sections])
 
 
 def _entry(name: str, paper: Mapping[str, Any], runs: bool) -> list[str]:
@@ -122,7 +123,7 @@ def _scores(scores: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         + [_score(row.get(column)) for column in columns]
         for (n, method), row in methods.items()
     ]
-    yield from _rows(head, body)
+    yield markdown_table(head, body, padded=False)
     yield from _notes(scores)
 
 
@@ -140,12 +141,6 @@ def _notes(scores: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield ""
     for score in noted:
         yield f"- `{score['method']}`, {score['task']}, {score['metric']}: {score['note']}"
-
-
-def _rows(head: Sequence[str], body: Sequence[Sequence[str]]) -> Iterator[str]:
-    """A Markdown table."""
-    for cells in (head, ["---"] * len(head), *body):
-        yield f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

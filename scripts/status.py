@@ -22,9 +22,10 @@ from finegrid import cli
 from finegrid.errors import UserError, printable
 from finegrid.grid import locks, plan
 from finegrid.grid.eta import Evidence, Past, makespan, past_run
-from finegrid.grid.progress import again, duration, last_line
+from finegrid.grid.progress import last_line
 from finegrid.grid.status import ENDED, Outcome, outcome
 from finegrid.runs.record import read
+from finegrid.runs.text import duration, rerun_command
 
 EVERY = 2.0  # seconds between looks
 QUIET = 120.0  # seconds in which nothing runs after which a sweep is taken to have ended
@@ -158,7 +159,7 @@ def _why(look: Look, place: str) -> str:
     found, overrides = look.found[place], []
     with suppress(UserError):
         overrides = read(look.root / place).overrides
-    command = again(overrides, root=str(look.root))
+    command = rerun_command(overrides, sweep=str(look.root))
     return f"  {found.status} {place}: {last_line(found.error)}\n    {command}"
 
 

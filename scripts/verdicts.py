@@ -21,6 +21,7 @@ from finegrid import cli
 from finegrid.errors import UserError
 from finegrid.report.load import rankings
 from finegrid.report.stats.scores import Evidence, evidence
+from finegrid.runs import layout
 from finegrid.storage.files import write_atomic
 from finegrid.studies import contrasts, doering2024, radiya_dixit2020
 from finegrid.studies import page as verdicts
@@ -62,7 +63,7 @@ def _findings(
     given: argparse.Namespace, results: rankings.Results, known: Evidence
 ) -> dict[int, list[Finding]]:
     """Setting -> what its runs say. Random weights are a control, left out unless all are."""
-    distances = _rows(given.distances, "distances.csv", DISTANCES)
+    distances = _rows(given.distances, layout.DISTANCES, DISTANCES)
     overlap = _rows(given.overlap, "overlap.csv", OVERLAP)
     every = sorted(set(results.runs["setting"]))
     found = {}

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from finegrid.analysis import distances, importance, interpolation, measure, overlap, spectra
 from finegrid.analysis.weights import Solution, Weights, finished, place
-from finegrid.config import RunConfig, bind
+from finegrid.config import RunConfig, bind_task
 from finegrid.errors import UserError
 from finegrid.inference import Restored
 from finegrid.models import backbone, surgery
@@ -26,7 +26,6 @@ from finegrid.models.backbone import Backbone
 from finegrid.models.sites import ANATOMY, Sites
 from finegrid.runs import delta
 from finegrid.runs.record import read
-from finegrid.tasks.task import Task
 from finegrid.training.components import build_method
 
 TINY = ("model=tiny", "task=builtin_paraphrase")
@@ -56,7 +55,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 def fresh(weights: Weights, method: str, *, seed: int = 0, size: float = 0.1) -> Solution:
     """A tuned tiny model, moved at random from where it starts, as if a run had ended there."""
     cfg = composed(*f"method={method}".split(), *TINY, f"seed={seed}")
-    config, task = RunConfig.of(cfg), bind(Task, cfg.task, "task")
+    config, task = RunConfig.of(cfg), bind_task(cfg.task)
     base = backbone.build(config.model, outputs=task.outputs, seed=seed)
     build_method(cfg).tune(base, seed=seed)
     torch.manual_seed(seed)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import BUILTIN, composed
 
-from finegrid.config import DataConfig, RunConfig, bind
+from finegrid.config import DataConfig, RunConfig, bind, bind_task
 from finegrid.data import batching
 from finegrid.data.batching import BucketSampler, Encoded, sorted_batches
 from finegrid.data.examples import Rows
@@ -20,6 +20,7 @@ from finegrid.data.splits import Splits, split, stratified_order, take_fraction
 from finegrid.data.tokenization import Tokens, encode
 from finegrid.errors import UserError
 from finegrid.models import backbone
+from finegrid.tasks.regression import Regression
 from finegrid.tasks.task import Task
 
 
@@ -27,7 +28,7 @@ def splits_of(*overrides: str) -> tuple[Task, Splits]:
     """Load and split as a run would."""
     cfg = composed(*overrides)
     config = RunConfig.of(cfg)
-    task, tables = load(bind(Task, cfg.task, "task"), config.data)
+    task, tables = load(bind_task(cfg.task), config.data)
     return task, split(tables, task, config.data)
 
 
@@ -66,6 +67,9 @@ def test_validation_is_a_share_of_the_rows_and_at_most_so_many() -> None:
         assert (len(found.validation), len(found.train)) == (expected, rows - expected)
 
 
+GRADED = Regression(name="t", text=["a"], metrics=["pearson"])
+
+
 def rows_with(labels: list[float]) -> Rows:
     """Rows with these labels and numbered texts."""
     return Rows(
@@ -75,9 +79,8 @@ def rows_with(labels: list[float]) -> Rows:
 
 @pytest.mark.parametrize(("fraction", "size"), [(0.27, 3), (0.24, 2), (0.01, 1), (1.0, 10)])
 def test_a_fraction_is_rounded_and_keeps_the_files_order(fraction: float, size: int) -> None:
-    task = Task(name="t", text=["a"], metrics=["pearson"], kind="regression", labels=[])
     config: Any = SimpleNamespace(fraction=fraction, subset_seed=0)
-    used = take_fraction(rows_with([*range(10)]), task, config)
+    used = take_fraction(rows_with([*range(10)]), GRADED, config)
     assert len(used) == size
     assert used.idx == sorted(used.idx) == used.labels.tolist()
 
@@ -96,7 +99,7 @@ def test_a_digest_tells_labels_texts_and_order_apart() -> None:
 
 def test_every_prefix_keeps_the_classes() -> None:
     labels = [0] * 700 + [1] * 300
-    order = stratified_order(rows_with(labels), "classification", 0)
+    order = stratified_order(np.asarray(labels), 0)
     assert sorted(order) == list(range(1000))
     for size in (10, 33, 100, 517):
         share = np.asarray(labels)[order[:size]].mean()
@@ -105,13 +108,13 @@ def test_every_prefix_keeps_the_classes() -> None:
 
 def test_a_rare_class_comes_in_the_middle_of_its_share() -> None:
     """The k-th of n rows at (k + 1/2) / n: a single row of a class is no row of a small prefix."""
-    order = stratified_order(rows_with([0] * 99 + [1]), "classification", 0)
+    order = stratified_order(np.asarray([0] * 99 + [1]), 0)
     assert 45 <= order.tolist().index(99) <= 54
 
 
 def test_regression_is_stratified_by_quantile() -> None:
     labels = np.random.default_rng(0).exponential(size=1000)
-    order = stratified_order(rows_with(list(labels)), "regression", 0)
+    order = stratified_order(GRADED.strata(labels), 0)
     deciles = np.searchsorted(np.quantile(labels, np.linspace(0.1, 0.9, 9)), labels[order[:100]])
     assert np.bincount(deciles, minlength=10).tolist() == pytest.approx([10] * 10, abs=1)
 
@@ -392,7 +395,7 @@ def test_every_glue_task_has_its_metrics() -> None:
         "qnli": ["accuracy"], "rte": ["accuracy"], "wnli": ["accuracy"],
     }  # fmt: skip
     for name, metrics in expected.items():
-        task = bind(Task, composed(f"task={name}").task, "task")
+        task = bind_task(composed(f"task={name}").task)
         assert list(task.metrics) == metrics
         assert task.path == "nyu-mll/glue"
         assert task.subset == name

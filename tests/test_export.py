@@ -16,12 +16,11 @@ from conftest import METHODS, ROOT, composed, run_cell
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from finegrid.config import RunConfig, bind
+from finegrid.config import RunConfig, bind_task
 from finegrid.errors import UserError
 from finegrid.export import TARGETS, adapters, check, export, export_run, layout
 from finegrid.inference import Restored
 from finegrid.models import backbone, surgery
-from finegrid.tasks.task import Task
 from finegrid.training.components import build_method
 
 FRONT = "prompt method.place=front"
@@ -50,7 +49,7 @@ def fresh(method: str, *overrides: str) -> Restored:
     """A tuned tiny model, moved at random from where it starts, as if a run had ended there."""
     settings = ("model=tiny", "task=builtin_paraphrase", *overrides)
     cfg = composed(*f"method={method}".split(), *settings)
-    config, task = RunConfig.of(cfg), bind(Task, cfg.task, "task")
+    config, task = RunConfig.of(cfg), bind_task(cfg.task)
     base = backbone.build(config.model, outputs=task.outputs, seed=0)
     build_method(cfg).tune(base, seed=0)
     torch.manual_seed(0)

@@ -32,7 +32,9 @@ from finegrid.report.figures import curves
 from finegrid.report.load import rankings, variants
 from finegrid.report.stats import compare
 from finegrid.runs import delta, identity, mask_codec, saved_config
-from finegrid.runs.record import FILE, RESULTS, clear, read
+from finegrid.runs.layout import PLANS, RESULTS
+from finegrid.runs.layout import RECORD as FILE
+from finegrid.runs.record import clear, read
 from finegrid.tracking import wandb_sync
 from finegrid.training.components import build_method
 
@@ -365,7 +367,7 @@ def test_a_directory_names_no_other_place(tmp_path: Path) -> None:
     (bad / FILE).write_text("{")
     runs = rankings.load([tmp_path])
     assert runs.loc[runs.status.eq("unreadable"), ["task", "method"]].isna().all(axis=None)
-    plans = tmp_path / status.PLANS
+    plans = tmp_path / PLANS
     plans.mkdir()
     for place in ("../../etc", "/etc"):
         (plans / "a.json").write_text(json.dumps({"cells": [place]}))

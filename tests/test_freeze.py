@@ -156,7 +156,7 @@ def test_density_per_tensor(rule: str) -> None:
 def test_magnitude_takes_the_largest_weights() -> None:
     base, _ = applied("method=sparse_magnitude", "method.roles=[query]", "method.layers=[0]")
     (module,) = differences(base).values()
-    weight = surgery.own(base.sites["query"][0].module, "weight").abs().flatten()
+    weight = surgery.raw_parameter(base.sites["query"][0].module, "weight").abs().flatten()
     assert weight[module.places].min() >= weight.sort().values[-len(module.places)]
 
 

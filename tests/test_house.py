@@ -23,7 +23,7 @@ WINGS = {
     "errors": set(),
     "seeds": set(),
     "quiet": {"errors"},
-    "config": {"errors"},
+    "config": {"errors", "tasks"},
     "recipes": {"errors"},
     "storage": {"errors"},
     "tasks": {"errors"},
@@ -53,7 +53,7 @@ WINGS = {
     "export": {"config", "data", "errors", "inference", "methods", "models", "training"},
     "report": {"errors", "runs", "storage"},
     "tuning": {"errors", "report", "runs"},
-    "studies": {"report"},
+    "studies": {"report", "runs"},
     "cli": {"config", "errors", "grid", "recipes", "runs"},
 }
 # fmt: on

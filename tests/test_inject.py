@@ -366,7 +366,7 @@ def test_a_copy_is_independent(method: str, model_type: str) -> None:
     assert (logits(copied) - before).abs().max() > 1e-4
 
 
-# --- folding and compacting ----------------------------------------------------------------------
+# --- folding and deltas ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -391,7 +391,7 @@ def test_folding_leaves_the_logits(overrides: list[str]) -> None:
 
 
 @pytest.mark.parametrize("gated", ["false", "true"])
-def test_a_reparametrized_prefix_compacts_and_expands(gated: str) -> None:
+def test_a_reparametrized_prefix_loads_its_delta_as_a_plain_one(gated: str) -> None:
     overrides = ["method=prefix", "method.reparametrization=16", f"method.gated={gated}"]
     trained, other = small("bert"), small("bert")
     sites, others = tuned(trained, *overrides), tuned(other, *overrides)
@@ -400,28 +400,28 @@ def test_a_reparametrized_prefix_compacts_and_expands(gated: str) -> None:
             parameter.add_(0.3)
     expected = logits(trained)
     for site, twin in zip(sites["attention"], others["attention"], strict=True):
-        state = site.module.get_submodule("prefix").compact()
+        state = site.module.get_submodule("prefix").to_delta()
         assert {"key", "value"} <= state.keys()
         for _ in range(2):  # again changes nothing
-            twin.module.get_submodule("prefix").expand(state)
+            twin.module.get_submodule("prefix").from_delta(state)
         with pytest.raises(UserError, match=r"key has shape \(1, 32\), not \(10, 32\)"):
-            twin.module.get_submodule("prefix").expand(state | {"key": state["key"][:1]})
+            twin.module.get_submodule("prefix").from_delta(state | {"key": state["key"][:1]})
     assert torch.equal(logits(other), expected)
     plain = small("bert")
     tuned(plain, "method=prefix", f"method.gated={gated}")
     assert plain.state_dict().keys() == other.state_dict().keys()
     assert surgery.trainable(plain).keys() == surgery.trainable(other).keys()
     child = others["attention"][0].module.get_submodule("prefix")
-    child.expand({name: value.bfloat16() for name, value in child.compact().items()})
+    child.from_delta({name: value.bfloat16() for name, value in child.to_delta().items()})
     assert child.key.dtype == torch.float32
     assert torch.equal(child.key, child.key.bfloat16().float())
 
 
-def test_only_a_prefix_with_a_network_compacts() -> None:
+def test_only_a_prefix_with_a_network_has_a_delta_of_its_shape() -> None:
     _, sites = tiny("method=prefix")
     child = sites["attention"][0].module.get_submodule("prefix")
-    assert not hasattr(child, "compact")
-    assert not hasattr(child, "expand")
+    assert not hasattr(child, "to_delta")
+    assert not hasattr(child, "from_delta")
 
 
 # --- bad input -----------------------------------------------------------------------------------

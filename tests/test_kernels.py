@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import METHODS, composed, run_cell
-from test_methods import encoded, method_of  # noqa: F401
+from test_methods import TASK, encoded, method_of  # noqa: F401
 from torch import Tensor, nn
 
 from finegrid.config import RunConfig
@@ -24,7 +24,7 @@ SHORT = ("data.fraction=0.05", "budget.epochs=1", "evaluations=1")
 def loaded(method: str, *, kernels: bool) -> Backbone:
     """The tiny model with a method applied, moved off its start, without dropout."""
     config = RunConfig.of(composed(f"method={method}", f"trainer.kernels={str(kernels).lower()}"))
-    base, callbacks = load_backbone(config, 2)
+    base, callbacks = load_backbone(config, TASK)
     assert len(callbacks) == kernels
     method_of(method).tune(base, seed=0)
     torch.manual_seed(1)

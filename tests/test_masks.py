@@ -13,7 +13,7 @@ from finegrid.data.batching import Encoded
 from finegrid.errors import UserError
 from finegrid.methods.diff_pruning import GatedDifference
 from finegrid.methods.mask_threshold import THRESHOLD, ThresholdMask
-from finegrid.methods.modules.mask import LearnedMask, Mask, smallest, zeros
+from finegrid.methods.modules.mask import LearnedMask, Mask, pruned_count, smallest
 from finegrid.methods.modules.sparse_delta import SparseDifference, count
 from finegrid.methods.supermask import BernoulliMask
 from finegrid.models import surgery
@@ -36,7 +36,10 @@ def applied(*overrides: str) -> Backbone:
 def masked(base: Backbone) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """(pre-trained weight, mask) of every masked matrix."""
     return [
-        (surgery.own(site, "weight").detach(), site.get_submodule(name).compact()["mask"])
+        (
+            surgery.raw_parameter(site, "weight").detach(),
+            site.get_submodule(name).to_delta()["mask"],
+        )
         for _, site, name in surgery.injected(base.model.base_model)
     ]
 
@@ -148,14 +151,14 @@ def test_a_stored_mask_replaces_the_scores_for_good(
     one, other, weight = made(torch.randn(6, 5)), made(torch.randn(6, 5)), torch.randn(6, 5)
     expected = one.eval()(weight)
     assert not torch.equal(other.eval()(weight), expected)
-    other.expand({name: value.clone() for name, value in one.compact().items()})
+    other.from_delta({name: value.clone() for name, value in one.to_delta().items()})
     for mode in (False, True):
         assert torch.equal(other.train(mode)(weight), expected)
 
 
 @pytest.mark.parametrize(("sparsity", "size", "count"), [(0.2, 7, 1), (0.5, 3, 1), (0, 9, 0)])
 def test_a_sparsity_is_rounded_down(sparsity: float, size: int, count: int) -> None:
-    assert zeros(sparsity, size) == count
+    assert pruned_count(sparsity, size) == count
     assert int(smallest(torch.randn(size), sparsity).sum()) == count
 
 
@@ -171,7 +174,7 @@ def test_a_sparse_difference_keeps_values_and_places_together() -> None:
         with torch.no_grad():
             one.values.copy_(torch.tensor([1.0, 2.0, 3.0]))
         other = SparseDifference((4, 5), torch.tensor([0]))
-        other.expand(one.compact())
+        other.from_delta(one.to_delta())
         assert torch.equal(other(weight), one(weight))
         added = (one(weight) - weight).flatten()
         assert added[[3, 8, 17]].tolist() == pytest.approx([1, 2, 3], abs=1e-5)
@@ -191,7 +194,7 @@ def test_threshold_gradient_is_the_masks() -> None:
 
 def test_a_score_at_the_threshold_is_cut() -> None:
     scores = torch.tensor([THRESHOLD - 1e-4, THRESHOLD, THRESHOLD + 1e-4])
-    assert ThresholdMask(scores).settle().tolist() == [False, False, True]
+    assert ThresholdMask(scores).binarize().tolist() == [False, False, True]
 
 
 def test_no_weight_decay_on_scores() -> None:

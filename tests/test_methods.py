@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from finegrid.config import OptimConfig, RunConfig, bind
+from finegrid.config import OptimConfig, RunConfig, bind_task
 from finegrid.data.batching import Encoded
 from finegrid.data.examples import Rows
 from finegrid.data.tokenization import encode
@@ -26,14 +26,14 @@ from finegrid.models import backbone, surgery
 from finegrid.models.backbone import Backbone
 from finegrid.runs import delta
 from finegrid.runs.identity import NOT_ARGUMENTS
-from finegrid.tasks.task import Task
+from finegrid.tasks.classification import Classification
 from finegrid.training.components import build_method
 from finegrid.training.module import FineTuner, logits_of, predict
 
 OPTIM = OptimConfig(
     lr=1e-2, head_lr=None, weight_decay=0.1, warmup=0.0, schedule="constant", clip=1.0
 )
-TASK = Task(name="t", text=["a"], metrics=["accuracy"], labels=["no", "yes"])
+TASK = Classification(name="t", text=["a"], metrics=["accuracy"], labels=["no", "yes"])
 
 
 @cache
@@ -308,7 +308,7 @@ def test_modules_over_one_tensor_apply_in_order_and_merge() -> None:
     surgery.reparametrize(layer, "weight", "doubled", Affine(2.0, 0.0))
     surgery.reparametrize(layer, "weight", "raised", Affine(1.0, 0.5))
     expected = nn.functional.linear(x, 2 * before + 0.5, layer.bias)
-    assert torch.equal(surgery.own(layer, "weight"), before)
+    assert torch.equal(surgery.raw_parameter(layer, "weight"), before)
     torch.testing.assert_close(layer(x), expected)
     surgery.merge(layer)
     assert type(layer) is nn.Linear
@@ -431,4 +431,4 @@ def test_task_keys_bind() -> None:
     from conftest import TASKS
 
     for name in TASKS:
-        assert bind(Task, composed(f"task={name}").task, "task").name == name
+        assert bind_task(composed(f"task={name}").task).name == name

@@ -8,7 +8,8 @@ import torch
 from scipy import stats
 from sklearn import metrics as sk
 
-from finegrid.tasks import metrics
+from finegrid.tasks.classification import Classification
+from finegrid.tasks.regression import Regression
 from finegrid.tasks.task import Task
 
 CLASSES = ["a", "b", "c"]
@@ -16,7 +17,7 @@ CLASSES = ["a", "b", "c"]
 
 def classification(names: list[str], classes: int) -> Task:
     """A classification task with these metrics."""
-    return Task(name="t", text=["x"], metrics=names, labels=CLASSES[:classes])
+    return Classification(name="t", text=["x"], metrics=names, labels=CLASSES[:classes])
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -27,7 +28,7 @@ def test_classification(classes: int, seed: int) -> None:
     logits = random.normal(size=(301, classes)) + np.eye(classes)[labels]
     predicted = logits.argmax(-1)
     task = classification(["accuracy", "f1", "matthews"], classes)
-    scores = metrics.score(task, torch.tensor(logits), torch.tensor(labels))
+    scores = task.score(torch.tensor(logits), torch.tensor(labels))
     average = "binary" if classes == 2 else "macro"
     expected = {
         "accuracy": sk.accuracy_score(labels, predicted),
@@ -43,8 +44,8 @@ def test_regression_with_ties(seed: int) -> None:
     random = np.random.default_rng(seed)
     labels = random.integers(6, size=301).astype(np.float32)
     logits = (labels + random.normal(size=301).round(1)).astype(np.float32)
-    task = Task(name="t", text=["x"], kind="regression", metrics=["pearson", "spearman"])
-    scores = metrics.score(task, torch.tensor(logits)[:, None], torch.tensor(labels))
+    task = Regression(name="t", text=["x"], metrics=["pearson", "spearman"])
+    scores = task.score(torch.tensor(logits)[:, None], torch.tensor(labels))
     assert scores["pearson"] == pytest.approx(stats.pearsonr(labels, logits).statistic, abs=1e-5)
     assert scores["spearman"] == pytest.approx(stats.spearmanr(labels, logits).statistic, abs=1e-5)
 
@@ -52,27 +53,27 @@ def test_regression_with_ties(seed: int) -> None:
 def test_constant_predictions_are_degenerate_and_finite() -> None:
     logits = torch.tensor([[0.0, 1.0]] * 12)
     task = classification(["matthews"], 2)
-    assert metrics.degenerate(task, logits)
+    assert task.degenerate(logits)
     for labels in ([0, 1, 0] * 4, [0, 1, 1] * 4, [0, 1] * 6, [1] * 12, [0] * 12):
-        assert metrics.score(task, logits, torch.tensor(labels)) == {"matthews": 0.0}
-    graded = Task(name="t", text=["x"], kind="regression", metrics=["pearson"])
-    scores = metrics.score(graded, torch.full((10, 1), 2.5), torch.arange(10.0))
+        assert task.score(logits, torch.tensor(labels)) == {"matthews": 0.0}
+    graded = Regression(name="t", text=["x"], metrics=["pearson"])
+    scores = graded.score(torch.full((10, 1), 2.5), torch.arange(10.0))
     assert scores == {"pearson": 0.0}
     assert not any(math.isnan(value) for value in scores.values())
-    assert not metrics.degenerate(task, torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
-    assert not metrics.degenerate(graded, torch.tensor([[0.5], [0.501], [0.5]]))
-    assert metrics.degenerate(graded, torch.tensor([[0.5], [0.5], [0.5]]))
+    assert not task.degenerate(torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
+    assert not graded.degenerate(torch.tensor([[0.5], [0.501], [0.5]]))
+    assert graded.degenerate(torch.tensor([[0.5], [0.5], [0.5]]))
 
 
 def test_correlations_with_constant_labels_are_zero() -> None:
     values = torch.linspace(0.1, 0.7, 12)
-    graded = Task(name="t", text=["x"], kind="regression", metrics=["pearson", "spearman"])
-    found = metrics.score(graded, values[:, None], torch.full((12,), 0.1))
+    graded = Regression(name="t", text=["x"], metrics=["pearson", "spearman"])
+    found = graded.score(values[:, None], torch.full((12,), 0.1))
     assert found == {"pearson": 0.0, "spearman": 0.0, "mean": 0.0}
 
 
 def test_two_metrics_have_a_mean_and_one_has_none() -> None:
     logits, labels = torch.tensor([[0.0, 1.0], [1.0, 0.0]] * 3), torch.tensor([0, 0, 1, 1, 1, 0])
-    both = metrics.score(classification(["accuracy", "f1"], 2), logits, labels)
+    both = classification(["accuracy", "f1"], 2).score(logits, labels)
     assert both["mean"] == (both["accuracy"] + both["f1"]) / 2
-    assert [*metrics.score(classification(["f1"], 2), logits, labels)] == ["f1"]
+    assert [*classification(["f1"], 2).score(logits, labels)] == ["f1"]

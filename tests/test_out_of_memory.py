@@ -20,6 +20,7 @@ from finegrid.methods.diff_pruning import DiffPruning
 from finegrid.models import backbone, surgery
 from finegrid.models.backbone import Backbone
 from finegrid.runs.record import Record, read
+from finegrid.tasks.regression import Regression
 from finegrid.tasks.task import Task
 from finegrid.training import session
 from finegrid.training.components import Parts
@@ -29,7 +30,7 @@ SHORT = ("data.fraction=0.2", "budget.epochs=1", "evaluations=4")
 NO_DROPOUT = (
     "+model.config.hidden_dropout_prob=0", "+model.config.attention_probs_dropout_prob=0",
 )  # fmt: skip
-REGRESSION = Task(name="t", text=["a"], metrics=["pearson"], kind="regression", labels=[])
+REGRESSION = Regression(name="t", text=["a"], metrics=["pearson"], labels=[])
 Limit = Callable[..., None]
 
 

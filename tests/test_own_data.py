@@ -22,10 +22,11 @@ from finegrid.grid import grouping
 from finegrid.grid import plan as survey
 from finegrid.grid.eta import Evidence, Wanted, past
 from finegrid.grid.grouping import grouped
-from finegrid.grid.status import Store, key_of
+from finegrid.grid.status import Store
 from finegrid.inference import predict_file
 from finegrid.report.load import rankings
 from finegrid.runs import delta
+from finegrid.runs.layout import cell_of
 from finegrid.runs.record import Record, read
 from finegrid.strategies import fused_trainer
 from finegrid.strategies.fused_trainer import run_together
@@ -355,4 +356,4 @@ def test_a_job_knows_a_cell_by_the_hash_of_the_sweep(more: tuple[str, ...], tmp_
     grouping.write(tmp_path / "group.json", [one], Store(tmp_path), {one.key: ""})
     ((directory, _, config, _),) = grouping.read(tmp_path / "group.json")
     cli.register()
-    Request(OmegaConf.create(config), directory, [], "sweep", key=key_of(directory)).unchanged()
+    Request(OmegaConf.create(config), directory, [], "sweep", key=cell_of(directory)).unchanged()

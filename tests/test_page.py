@@ -23,11 +23,12 @@ from finegrid.report import formatting, tables
 from finegrid.report.figures import draw
 from finegrid.report.html import page, payload, summary
 from finegrid.report.html import runs as details
-from finegrid.report.load import rankings
+from finegrid.report.load import rankings, variants
 from finegrid.report.load.rankings import Results
 from finegrid.report.recommend import decide
 from finegrid.report.recommend.verdict import verdict
 from finegrid.report.stats import compare
+from finegrid.runs.text import rerun_command
 
 
 @dataclass(frozen=True)
@@ -218,7 +219,7 @@ def test_each_number_has_its_command(made: Made) -> None:
     ],
 )  # fmt: skip
 def test_a_command_survives_the_shell(overrides: str, command: str) -> None:
-    assert details.again(overrides) == command
+    assert rerun_command(variants.listed(overrides)) == command
 
 
 def test_many_runs_are_bounded(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,11 +8,11 @@ import torch
 
 from finegrid.data.examples import Rows
 from finegrid.runs.predictions import FILE, write_predictions
-from finegrid.tasks.task import Task
+from finegrid.tasks.classification import Classification
 
 
 def test_each_row_has_its_split_id_label_prediction_and_scores(tmp_path: Path) -> None:
-    task = Task(name="t", text=["a"], metrics=["accuracy"], labels=["x", "y"])
+    task = Classification(name="t", text=["a"], metrics=["accuracy"], labels=["x", "y"])
     tests = {
         "test": Rows((["a", "b"],), np.asarray([0, 1]), [7, 3]),
         "test_mismatched": Rows((["c"],), np.asarray([1]), [5]),

@@ -14,7 +14,7 @@ import pytest
 from conftest import composed, run_cell
 
 from finegrid import inference
-from finegrid.config import RunConfig, bind
+from finegrid.config import RunConfig, bind_task
 from finegrid.data.examples import Rows, read_rows
 from finegrid.data.files import read_table, texts
 from finegrid.data.loading import load
@@ -22,7 +22,7 @@ from finegrid.data.splits import Splits, split
 from finegrid.errors import UserError
 from finegrid.runs import identity
 from finegrid.runs.record import Record
-from finegrid.tasks import metrics
+from finegrid.tasks.classification import Classification
 from finegrid.tasks.task import Task
 
 WORDS = ("good", "bad", "fine", "sad", "new")
@@ -56,14 +56,14 @@ def splits_of(*overrides: str) -> tuple[Task, Splits]:
     """Load and split as a run would."""
     cfg = composed("task=custom", *overrides)
     config = RunConfig.of(cfg)
-    task, tables = load(bind(Task, cfg.task, "task"), config.data)
+    task, tables = load(bind_task(cfg.task), config.data)
     return task, split(tables, task, config.data)
 
 
 def read(path: Path, *overrides: str) -> tuple[Task, Rows]:
     """A training file's rows, as its task sees them."""
     cfg = composed("task=custom", f"task.train={path}", *overrides)
-    task, tables = load(bind(Task, cfg.task, "task"), RunConfig.of(cfg).data)
+    task, tables = load(bind_task(cfg.task), RunConfig.of(cfg).data)
     return task, read_rows(tables.train, task, tables.where("train"))
 
 
@@ -579,10 +579,10 @@ def scored(positive: str | None, *, classes: int = 2, name: str = "f1") -> float
     import torch
 
     labels = ["defect", "ok", "other"][:classes]
-    task = Task(name="t", text=["x"], metrics=[name], labels=labels, positive=positive)
+    task = Classification(name="t", text=["x"], metrics=[name], labels=labels, positive=positive)
     predicted, truth = torch.tensor([0, 1, 1, 1, 1]), torch.tensor([0, 0, 1, 1, 1])
     logits = torch.nn.functional.one_hot(predicted, classes).float()
-    return metrics.score(task, logits, truth)[name]
+    return task.score(logits, truth)[name]
 
 
 def test_f1_is_of_the_class_that_is_asked_for() -> None:

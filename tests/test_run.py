@@ -24,9 +24,7 @@ from finegrid.errors import Diverged, UserError
 from finegrid.inference import predict_file, restore
 from finegrid.runs import delta
 from finegrid.runs.record import Record, read
-from finegrid.tasks import metrics
-from finegrid.tasks.task import Task
-from finegrid.training import checkpoint
+from finegrid.tasks.classification import Classification
 
 SHORT = ("data.fraction=0.2", "budget.epochs=1", "evaluations=2")
 
@@ -247,13 +245,20 @@ class Judge:
         self.verdicts = iter(verdicts)
         self.labels: list[torch.Tensor] = []
         self.logits: list[torch.Tensor] = []
-        monkeypatch.setattr(checkpoint, "metrics", self)
+        self.real = Classification.score
+        judge = lambda task, logits, labels: self.score(task, logits, labels)  # noqa: E731
+        monkeypatch.setattr(Classification, "score", judge)
 
-    def score(self, task: Task, logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
-        """The next verdict, on whatever was predicted."""
+    def score(
+        self, task: Classification, logits: torch.Tensor, labels: torch.Tensor
+    ) -> dict[str, float]:
+        """The next verdict, on whatever was predicted; after the last one, the true scores."""
+        verdict = next(self.verdicts, None)
+        if verdict is None:
+            return self.real(task, logits, labels)
         self.labels.append(labels)
         self.logits.append(logits)
-        return {task.headline: next(self.verdicts)}
+        return {task.headline: verdict}
 
 
 @pytest.mark.parametrize(
@@ -264,7 +269,7 @@ def test_a_run_is_scored_with_the_weights_that_validation_chose(
 ) -> None:
     """Of the first of the best, though none is above 0: file, predictions and scores agree."""
     judge = Judge(monkeypatch, -0.3, -0.1, -0.1, -0.2)
-    monkeypatch.setattr(metrics, "degenerate", lambda task, logits: True)
+    monkeypatch.setattr(Classification, "degenerate", lambda task, logits: True)
     began = time.perf_counter()
     record = run_cell(tmp_path, "method=layernorm", "data.fraction=0.1", "evaluations=4",
                       "budget=steps", "budget.steps=8", f"select={select}",
@@ -286,7 +291,7 @@ def test_a_run_is_scored_with_the_weights_that_validation_chose(
     assert own["label"] == splits.test["test"].labels.tolist()
     logits = restored.logits(splits.test["test"].texts)
     assert torch.equal(logits, torch.tensor(own["scores"]))
-    assert record.test == metrics.score(task, logits, torch.tensor(own["label"]))[task.headline]
+    assert record.test == task.score(logits, torch.tensor(own["label"]))[task.headline]
     assert (record.test == record.test_last) == (select == "last")
 
 

@@ -51,9 +51,7 @@ def prepared(seed: int, *more: str) -> Parts:
 def shared(seed: int, base: Backbone) -> Parts:
     """The same, sharing a frozen backbone."""
     cfg = composed(*FEW, f"seed={seed}")
-    parts = prepare(
-        cfg, RunConfig.of(cfg), build=lambda model, outputs, seed: base.sharing(seed=seed)
-    )
+    parts = prepare(cfg, RunConfig.of(cfg), build=lambda *_, seed, **__: base.sharing(seed=seed))
     parts.method.tune(parts.module.backbone, seed=parts.module.init_seed)
     return parts
 

@@ -17,7 +17,8 @@ from finegrid.grid import status as store
 from finegrid.grid.expand import Cell
 from finegrid.grid.status import Store
 from finegrid.grid.sweep import Sweep
-from finegrid.runs.record import FILE, Record
+from finegrid.runs.layout import RECORD as FILE
+from finegrid.runs.record import Record
 
 
 def cell(number: int) -> Cell:

@@ -16,6 +16,7 @@ from test_tracking import items, offline_records
 from wandb_server import Server, serving
 
 from finegrid.errors import UserError
+from finegrid.runs.layout import SYNCED
 from finegrid.runs.record import Record, read
 from finegrid.tracking import wandb_sync
 
@@ -219,7 +220,7 @@ class TestScript:
             f"{2:012x}  failed    sweep/bitfit-builtin_paraphrase  "
             "bitfit-builtin_paraphrase-tiny-f0.3-s2"
         )
-        assert not list(tmp_path.rglob(wandb_sync.MARKER))
+        assert not list(tmp_path.rglob(SYNCED))
 
     def test_offline(self, swept: list[Path], tmp_path: Path) -> None:
         ENV.update(WANDB_MODE="offline", WANDB_DIR=str(tmp_path))
@@ -261,7 +262,7 @@ def workspace(*args: str) -> dict[str, Any]:
 def test_the_script_for_a_workspace_says_what_it_lacks(tmp_path: Path) -> None:
     (tmp_path / "wandb_workspaces.py").write_text("raise ImportError('none')", encoding="utf-8")
     before = ENV.get("PYTHONPATH")
-    ENV["PYTHONPATH"] = str(tmp_path)
+    ENV["PYTHONPATH"] = os.pathsep.join(filter(None, [str(tmp_path), before]))
     result = call("--project", "p", "--dry-run", script="scripts/wandb_workspace.py")
     ENV.pop("PYTHONPATH") if before is None else ENV.update(PYTHONPATH=before)
     assert result.returncode == 1

@@ -16,7 +16,7 @@ from conftest import composed
 from huggingface_hub import constants
 from safetensors.numpy import save_file
 
-from finegrid.config import RunConfig, bind
+from finegrid.config import RunConfig, bind_task
 from finegrid.data import builtin
 from finegrid.data.batching import Encoded
 from finegrid.data.examples import Rows
@@ -25,7 +25,6 @@ from finegrid.data.splits import split
 from finegrid.data.tokenization import Tokeniser, Tokens, identity
 from finegrid.models import backbone
 from finegrid.storage import cache, paths
-from finegrid.tasks.task import Task
 from finegrid.training.components import prepare
 
 PAIRS = (["a man sees the dog .", "the dog .", "a cat"], ["the dog sees a man .", "a man .", "x"])
@@ -93,7 +92,7 @@ def by_rows(rows: Rows, tokenizer: Any, max_length: int, index: Sequence[int]) -
 def test_batches_are_what_they_were(task: str, model: str, max_length: int) -> None:
     cfg = composed(f"task={task}", f"model={model}", f"model.max_length={max_length}")
     config = RunConfig.of(cfg)
-    found, tables = load(bind(Task, cfg.task, "task"), config.data)
+    found, tables = load(bind_task(cfg.task), config.data)
     rows = split(tables, found, config.data).validation
     tokenizer = backbone.tokenizer(config.model)
     where = backbone.locate(config.model)
@@ -284,7 +283,7 @@ def test_texts_of_an_unknown_tokenizer_are_not_kept(
 
 @pytest.mark.parametrize("name", ["builtin_paraphrase", "builtin_similarity"])
 def test_builtin_rows_are_kept(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    task, config = bind(Task, composed(f"task={name}").task, "task"), RunConfig.of(composed())
+    task, config = bind_task(composed(f"task={name}").task), RunConfig.of(composed())
     first = load(task, config.data)
     expected = builtin.load(name)
     assert first[1].train.to_pylist() == expected["train"]

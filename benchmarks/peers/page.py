@@ -5,11 +5,12 @@ import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from finegrid.runs.text import markdown_table
+
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table."""
-    lines = [titles, ["---"] * len(titles), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(titles, list(rows), padded=False)
 
 
 def middle(values: Sequence[float], digits: int = 1) -> str:

@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from finegrid import cli
-from finegrid.config import RunConfig, bind
+from finegrid.config import RunConfig, bind_task
 from finegrid.data import batching, loading
 from finegrid.data.builtin import MODEL_DIR
 from finegrid.storage import paths
@@ -62,7 +62,7 @@ def rate(method: str, model: str) -> float:
 def _loaded(*overrides: str) -> tuple[DictConfig, Task, batching.Splits]:
     cfg = composed(*overrides)
     config = RunConfig.of(cfg)
-    task, tables = loading.load(bind(Task, cfg.task, "task"), config.data)
+    task, tables = loading.load(bind_task(cfg.task), config.data)
     return cfg, task, batching.split(tables, task, config.data)
 
 

@@ -27,6 +27,7 @@ from finegrid.config import UNITS, RunConfig
 from finegrid.errors import UserError, causes, nearest, of_system, refusal, require, slug
 from finegrid.grid import grouping, locks, status
 from finegrid.recipes import recipe
+from finegrid.runs import layout
 from finegrid.runs.record import clear
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -91,7 +92,7 @@ def run(cfg: DictConfig) -> None:
     clear(Path(HydraConfig.get().runtime.output_dir))  # an earlier run's, before the slow imports
     record = _heavy("training.run").run(cfg)
     if HydraConfig.get().mode != RunMode.MULTIRUN:
-        print(f"{record.summary()}\nrecord: {HydraConfig.get().runtime.output_dir}/record.json")
+        print(f"{record.summary()}\nrecord: {HydraConfig.get().runtime.output_dir}/{layout.RECORD}")
 
 
 def _run_claimed(cfg: DictConfig) -> None:
@@ -101,7 +102,7 @@ def _run_claimed(cfg: DictConfig) -> None:
         directory = Path(HydraConfig.get().runtime.output_dir)
         if (claim := _claimed(cfg, directory, os.environ[status.BEFORE])) is not None:
             with claim:
-                _heavy("training.run").run(cfg, held=claim.held, key=status.key_of(directory))
+                _heavy("training.run").run(cfg, held=claim.held, key=layout.cell_of(directory))
         return
     with ExitStack() as held:
         found = []

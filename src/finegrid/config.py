@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from finegrid.errors import UserError, causes, is_name, nearest, one_of, require
+from finegrid.tasks.task import Task, of_kind
 
 T = TypeVar("T")
 
@@ -158,6 +159,11 @@ def bind(cls: type[T], node: DictConfig, where: str) -> T:
             if isinstance(cause, UserError):  # of a resolver
                 raise cause from None
         raise UserError(f"{where}.{error.key or ''}: {_first_line(error)}") from error
+
+
+def bind_task(node: DictConfig) -> Task:
+    """Turn a task's node into the class of its kind."""
+    return bind(of_kind(str(node.get("kind", Task.kind))), node, "task")
 
 
 def _first_line(error: Exception) -> str:

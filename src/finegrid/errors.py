@@ -9,6 +9,7 @@ from difflib import get_close_matches
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 NAME = re.compile(r"\w[\w.-]*")
 LONGEST = 100  # bytes of a name of a task, a model or a method
+EXCERPT = 60  # characters of a value in a message
 REFUSALS = (  # of the machine, for which neither the command nor the code is to blame
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
     errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
@@ -82,6 +83,13 @@ def is_name(value: object) -> bool:
 def printable(text: str) -> str:
     """A text on one line, without the codes that move a terminal's cursor or turn its text."""
     return CONTROL.sub(" ", text)
+
+
+def shown(value: object) -> str:
+    """A value in a message: as it is, or quoted where one would not see where it ends."""
+    text = str(value)
+    text = text if len(text) <= EXCERPT else f"{text[:EXCERPT]}..."
+    return text if text.isprintable() and text == text.strip() != "" else repr(text)
 
 
 def slug(text: str, most: int = LONGEST) -> str:

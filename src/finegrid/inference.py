@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from finegrid.config import RunConfig, bind
+from finegrid.config import RunConfig, bind_task
 from finegrid.data.batching import Encoded
 from finegrid.data.examples import Rows, column_texts
 from finegrid.data.files import json_text, read_table, texts
@@ -30,7 +30,6 @@ from finegrid.runs import delta, identity, saved_config
 from finegrid.runs.record import Record, read
 from finegrid.seeds import stream
 from finegrid.storage.files import whole
-from finegrid.tasks import metrics
 from finegrid.tasks.task import Task
 from finegrid.training.components import build_method, load_backbone
 from finegrid.training.module import predict
@@ -82,7 +81,7 @@ def restore(
     if model_path is not None:
         cfg.model.path = config.model.path = model_path
     method = build_method(cfg)
-    base, _ = load_backbone(config, task.outputs, build=build)
+    base, _ = load_backbone(config, task, build=build)
     method.tune(base, seed=stream(config.seed, "init"))  # some methods draw what trains
     base.own()
     delta.load(
@@ -99,9 +98,9 @@ def predict_file(
 ) -> int:
     """Write a file's rows with a prediction and scores beside them, as CSV; returns their number.
 
-    Classification adds the class name and one logit a class, regression the value. Nested values
-    are written as JSON. Text that a spreadsheet would run as a formula gets an apostrophe before
-    it, unless it is a number or `raw` asks for what the file holds.
+    A class is written by its name, with one logit a class beside it, a value as a number; nested
+    values are written as JSON. Text that a spreadsheet would run as a formula gets an apostrophe
+    before it, unless it is a number or `raw` asks for what the file holds.
 
     Raises:
         UserError: for an unusable run, input or output, before the model is loaded.
@@ -124,8 +123,7 @@ def predict_file(
 
 
 def _added(task: Task, logits: Tensor) -> dict[str, list[Any]]:
-    predicted = metrics.predictions(task, logits).tolist()
-    columns = {"prediction": [task.labels[i] for i in predicted] if task.labels else predicted}
+    columns = {"prediction": task.written(task.predictions(logits))}
     return columns | {f"score_{x}": logits[:, n].tolist() for n, x in enumerate(task.labels)}
 
 
@@ -177,7 +175,7 @@ def _opened(directory: Path) -> tuple[Record, DictConfig, RunConfig, Task]:
     labels = delta.metadata(directory / delta.FILE)["labels"]
     if record.delta_digest is not None:
         delta.verify(directory / delta.FILE, record.delta_digest)
-    return record, cfg, config, bind(Task, cfg.task, "task").named(labels)
+    return record, cfg, config, bind_task(cfg.task).named(labels)
 
 
 def require_finite(logits: Tensor) -> None:
@@ -195,7 +193,7 @@ def _settings(directory: Path, record: Record, cfg: DictConfig) -> RunConfig:
     """A stored config as typed settings, if it is of the record's run."""
     try:
         config = RunConfig.of(cfg)
-        bind(Task, cfg.task, "task")
+        bind_task(cfg.task)
         _same_run(directory, record, cfg)
     except (OmegaConfBaseException, LookupError, TypeError, ValueError, AttributeError) as error:
         why = (str(error).strip() or repr(error)).splitlines()[0]

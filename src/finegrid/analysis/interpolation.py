@@ -18,7 +18,6 @@ from finegrid.data.loading import load
 from finegrid.data.splits import split
 from finegrid.errors import one_of, require
 from finegrid.inference import Restored
-from finegrid.tasks import metrics
 
 SPLITS = ("validation", "test")
 
@@ -45,7 +44,7 @@ def table(a: Solution, b: Solution, *, points: int = 11, where: str = "validatio
             for name, parameter in network.named_parameters():
                 parameter.copy_(torch.lerp(ends[name], others[name], alpha))
         logits = replace(a.run, model=network).logits(rows.texts)
-        for metric, score in metrics.score(a.run.task, logits, labels).items():
+        for metric, score in a.run.task.score(logits, labels).items():
             found.append((alpha, where, metric, score, metric == a.run.task.headline))
     return pd.DataFrame(found, columns=["alpha", "split", "metric", "score", "headline"])
 

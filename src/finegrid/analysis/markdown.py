@@ -8,6 +8,7 @@ import pandas as pd
 from finegrid.analysis import overlap
 from finegrid.analysis.measure import Frames
 from finegrid.analysis.weights import KINDS, OTHER
+from finegrid.runs.text import markdown_table
 
 KEYS = ["model", "fraction", "budget", "budget_unit", "method", "overrides"]
 PAIR = ["run_a", "run_b", "task_a", "task_b"]
@@ -93,14 +94,16 @@ def _map(values: pd.Series) -> str:
     wide = rows.pivot(index="layer", columns="kind", values="value")
     order = [kind for kind in (*KINDS, OTHER) if kind in wide.columns]
     layers = sorted(wide.index, key=lambda layer: -1 if layer == NOWHERE else layer)
-    return grid(wide.loc[layers, order].reset_index())
+    return _table(wide.loc[layers, order].reset_index())
 
 
 def _spectra(found: pd.DataFrame) -> str:
     moved = found[found["rank"] > 0]
     numbers = ["rank", "stable_rank", "effective_rank", "n90", "s1"]
     means = moved.groupby("kind")[numbers].mean()
-    return grid(means.loc[[kind for kind in (*KINDS, OTHER) if kind in means.index]].reset_index())
+    return _table(
+        means.loc[[kind for kind in (*KINDS, OTHER) if kind in means.index]].reset_index()
+    )
 
 
 def _zeros(found: pd.DataFrame) -> str:
@@ -118,7 +121,7 @@ def of_pairs(frame: pd.DataFrame) -> str:
     each = overlap.pooled(_labelled(frame), [*keys, *CELLS])
     groups = each.groupby(keys, sort=False)
     means = groups[["cosine", "jaccard", "expected"]].mean().assign(pairs=groups.size())
-    return f"### Between runs, mean over pairs\n\n{grid(means.reset_index())}"
+    return f"### Between runs, mean over pairs\n\n{_table(means.reset_index())}"
 
 
 def of_lines(frame: pd.DataFrame) -> str:
@@ -127,7 +130,7 @@ def of_lines(frame: pd.DataFrame) -> str:
     keys = ["run_a", "run_b", "task_a", "seed_a", "seed_b", "metric", "split", *CELLS]
     wide = rows.pivot(index=keys, columns="alpha", values="score").reset_index()
     wide.columns = [name if isinstance(name, str) else f"{name:.2g}" for name in wide.columns]
-    return f"### Lines between runs, by alpha\n\n{grid(wide.drop(columns=CELLS))}"
+    return f"### Lines between runs, by alpha\n\n{_table(wide.drop(columns=CELLS))}"
 
 
 def _labelled(frame: pd.DataFrame) -> pd.DataFrame:
@@ -139,16 +142,9 @@ def _labelled(frame: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def grid(frame: pd.DataFrame) -> str:
-    """A frame as a Markdown table whose columns line up in a terminal too."""
-    rows = [list(map(str, frame.columns))]
-    rows += [[_cell(value) for value in row] for row in frame.itertuples(index=False)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rows.insert(1, ["-" * width for width in widths])
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |"
-        for row in rows
-    )
+def _table(frame: pd.DataFrame) -> str:
+    rows = [list(map(_cell, row)) for row in frame.itertuples(index=False)]
+    return markdown_table(list(map(str, frame.columns)), rows)
 
 
 def _cell(value: object) -> str:

@@ -18,7 +18,8 @@ from finegrid.inference import Restored, restore
 from finegrid.models import backbone, surgery
 from finegrid.models.backbone import Backbone
 from finegrid.models.sites import LINEAR, Sites
-from finegrid.runs.record import FILE, Record, read
+from finegrid.runs import layout
+from finegrid.runs.record import Record, read
 from finegrid.seeds import stream
 
 log = logging.getLogger(__name__)
@@ -108,17 +109,21 @@ class Weights:
         """A restored run, in eval mode from now on, beside its start."""
         run.model.eval()
         model, seed = run.config.model, stream(run.config.seed, "init")
-        start = self._copy(model, outputs=run.task.outputs, seed=seed)
+        auto_class = run.task.AUTO_CLASS
+        start = self._copy(model, outputs=run.task.outputs, seed=seed, auto_class=auto_class)
         fresh = replace(model, pretrained=False)
         return Solution(run, start, self._load(fresh, outputs=2, seed=stream(0, "random")))
 
-    def _copy(self, model: ModelConfig, *, outputs: int, seed: int) -> Backbone:
-        return self._load(model, outputs=outputs, seed=seed).sharing(seed=seed)
+    def _copy(self, model: ModelConfig, *, outputs: int, seed: int, auto_class: str) -> Backbone:
+        base = self._load(model, outputs=outputs, seed=seed, auto_class=auto_class)
+        return base.sharing(seed=seed)
 
-    def _load(self, model: ModelConfig, *, outputs: int, seed: int) -> Backbone:
+    def _load(
+        self, model: ModelConfig, *, outputs: int, seed: int, auto_class: str = backbone.HEAD
+    ) -> Backbone:
         key = repr((model, outputs, None if model.pretrained else seed))
         if key not in self._loaded:
-            new = backbone.build(model, outputs=outputs, seed=seed)
+            new = backbone.build(model, outputs=outputs, seed=seed, auto_class=auto_class)
             for known in self._loaded.values():
                 if known.fingerprint == new.fingerprint:
                     _share(known, new)
@@ -145,17 +150,17 @@ def finished(directories: Iterable[Path]) -> dict[Path, Record]:
 
 
 def _below(directory: Path) -> Iterator[tuple[Path, Record]]:
-    if (directory / FILE).exists():
-        yield directory, read(directory)
-        return
-    for path in sorted(directory.rglob(FILE)):
+    for path in layout.run_directories(directory):
+        if path == directory:  # named itself
+            yield directory, read(directory)
+            return
         try:
-            record = read(path.parent)
+            record = read(path)
         except UserError as error:
             log.warning("left out: %s", error)
             continue
         if record.status == "ok" and record.trial is None:
-            yield path.parent, record
+            yield path, record
 
 
 def place(name: str, sites: Sites) -> tuple[int | None, str]:

@@ -1,7 +1,7 @@
 """Rows to batches: load, check, split, take the fraction, tokenise, bucket by length, pad."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,9 +37,12 @@ class Features:
 class Encoded:
     """Tokenised rows; `batch` pads any of them to their own longest row, never further."""
 
-    def __init__(self, rows: Rows, tokens: Tokens) -> None:
+    def __init__(
+        self, rows: Rows, tokens: Tokens, *, collate: Callable[[Array], Tensor] = torch.from_numpy
+    ) -> None:
         self.tokens = tokens
-        self.labels = torch.from_numpy(rows.labels)
+        self.collate, self.numbers = collate, rows.labels
+        self.labels = collate(rows.labels)  # of all rows, for their scores
         self.lengths = np.diff(tokens.offsets)
         self.padding = {"input_ids": tokens.padding, "token_type_ids": 0}
         self.features: Features | None = None  # for a model that was cut
@@ -68,7 +71,7 @@ class Encoded:
             batch[name] = torch.from_numpy(padded)
         if self.features is not None:
             batch["features"] = self.features.batch(index)
-        labels = self.labels[torch.as_tensor(index)]
+        labels = self.collate(self.numbers[index])
         return batch | {"labels": labels, "real_tokens": int(lengths.sum())}
 
 

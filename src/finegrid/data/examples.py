@@ -1,18 +1,15 @@
 """Rows of a task as examples: texts and labels, checked."""
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from finegrid.data.files import NUMBER, column, shown, texts
+from finegrid.data.files import column, texts
 from finegrid.errors import UserError
 from finegrid.tasks.task import Task
-
-LARGEST = 2.0**63  # a graded label's; the square of an error must fit into fp32
 
 
 @dataclass(frozen=True)
@@ -67,37 +64,5 @@ def _ids(table: pa.Table, where: str) -> list[Any]:
 
 def _labels(table: pa.Table, task: Task, where: str) -> np.ndarray[Any, np.dtype[Any]]:
     values = column(table, task.label, where)
-    labels = texts(values, where, task.label)
-    if task.kind == "regression":
-        return _graded(labels, task, where)
-    number = {name: place for place, name in enumerate(task.labels)}
-    if task.numbered:
-        number = {str(place): place for place in range(len(task.labels))} | number
-    if not pa.types.is_string(values.type):  # typed: 1 is the class 1.0 too, and true is True
-        number |= {name.removesuffix(".0"): n for name, n in number.items()} | number
-        number |= {name.lower(): number[name] for name in {"True", "False"} & set(number)} | number
-    found = [number.get(label) for label in labels]  # type: ignore[arg-type]
-    if None in found:
-        row = found.index(None)
-        _refuse_label(labels[row], task, f"{where}, row {row + 1}")
-    return np.asarray(found, dtype=np.int64)
-
-
-def _refuse_label(label: str | None, task: Task, where: str) -> None:
-    if label is None or not label.strip():
-        raise UserError(f"{where}: label is missing")
-    names = ", ".join(map(shown, task.labels[:20]))
-    more = f" or {len(task.labels) - 20} more" if len(task.labels) > 20 else ""
-    hidden = "; GLUE's test splits hide their labels (-1)" if label == "-1" else ""
-    raise UserError(f"{where}: label {shown(label)} must be one of {names}{more}{hidden}")
-
-
-def _graded(labels: Sequence[str | None], task: Task, where: str) -> np.ndarray[Any, np.dtype[Any]]:
-    for row, label in enumerate(labels, start=1):
-        number = label is not None and NUMBER.fullmatch(label)
-        if not number or not abs(float(str(label))) < LARGEST:
-            kind = "a number below 2**63" if number else "a number"
-            raise UserError(
-                f"{where}, row {row}: label {label!r} in column {task.label!r} must be {kind}"
-            )
-    return np.asarray([float(str(label)) for label in labels], dtype=np.float32)
+    typed = not pa.types.is_string(values.type)
+    return task.read_labels(texts(values, where, task.label), where, typed=typed)

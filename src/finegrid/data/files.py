@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from finegrid.errors import UserError, require
+from finegrid.errors import UserError, require, shown
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 JSON = (".json", ".jsonl", ".ndjson")
@@ -30,8 +30,6 @@ MARK = b"\xef\xbb\xbf"  # which Excel puts before UTF-8
 # What tells a TSV whose fields are quoted: its first line, or a doubled quote in a quoted field.
 QUOTED = re.compile(r'\A"|(?m:^|\t)"[^"\t\r\n]*""')
 MIDNIGHT = re.compile(r"(?<=:\d\d)\.0+(?=Z|$)")  # fractions of a second that are none
-NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*")
-LONGEST = 60  # characters of a value in a message
 
 
 def read_table(path: Path) -> pa.Table:
@@ -92,13 +90,6 @@ def _row_at(before: str, *, json_lines: bool) -> str:
 
 def _place(row: int) -> str:
     return f"row {row}" if row else "header"
-
-
-def shown(value: object) -> str:
-    """A value in a message: as it is, or quoted where one would not see where it ends."""
-    text = str(value)
-    text = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
-    return text if text.isprintable() and text == text.strip() != "" else repr(text)
 
 
 def _delimited(path: Path, data: bytes, delimiter: str) -> pa.Table:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from finegrid.config import DataConfig
-from finegrid.data.files import NUMBER, column, read_table, shown, texts
+from finegrid.data.files import column, read_table, texts
 from finegrid.errors import UserError, nearest, require
 from finegrid.storage import cache, hub, paths
 from finegrid.storage.hub import WAYS_OUT
@@ -117,42 +117,10 @@ def _shards(folder: Path, name: str) -> pa.Table:
 
 
 def _with_labels(task: Task, tables: Tables) -> Task:
-    """Fill in the label names of a custom classification task from its training rows."""
-    if task.kind == "regression" or task.labels:
+    """Fill in the class names that only the training rows tell."""
+    if not task.lacks_labels:
         return task
-    return task.named(_class_names(tables.train, task, tables.where("train")))
-
-
-def _class_names(table: pa.Table, task: Task, where: str) -> list[str]:
-    """The distinct labels, by number where all are whole numbers."""
-    require(len(table) > 0, f"{where}: no rows")
-    values = column(table, task.label, where)
-    labels = texts(values, where, task.label)
-    for row, label in enumerate(labels, start=1):
-        require(label is not None and bool(label.strip()), f"{where}, row {row}: label is missing")
-    names = sorted({str(label) for label in labels})
-    graded = [name for name in names if not float(name).is_integer()] if _numbers(names) else []
-    if graded:
-        row = next(row for row, label in enumerate(labels, start=1) if label in graded)
-        raise UserError(
-            f"{where}, row {row}: label {labels[row - 1]} is not a class; use "
-            "task.kind=regression for graded labels, or name the classes with task.labels"
-        )
-    what = f"{where}: column {task.label!r} holds"
-    require(len(names) > 1, f"{what} one class only: {shown(names[0])}")
-    require(
-        len(names) <= 1000,
-        f"{what} {len(names)} classes; is it text, or a number to predict (task.kind=regression)?",
-    )
-    stripped = [name.strip() for name in names]
-    twice = next((name for name in stripped if stripped.count(name) > 1), "")
-    require(not twice, f"{what} labels that only spaces around them tell apart: {twice!r}")
-    return sorted(names, key=lambda name: (len(name), name)) if _all_digits(names) else names
-
-
-def _numbers(names: list[str]) -> bool:
-    return all(NUMBER.fullmatch(name) for name in names)
-
-
-def _all_digits(names: list[str]) -> bool:
-    return all(name.isdigit() for name in names)
+    where = tables.where("train")
+    require(len(tables.train) > 0, f"{where}: no rows")
+    labels = texts(column(tables.train, task.label, where), where, task.label)
+    return task.with_labels_of(labels, where)

@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from finegrid.config import DataConfig, bind
+from finegrid.config import DataConfig, bind, bind_task
 from finegrid.tasks.task import Task
 
 
@@ -18,7 +18,7 @@ def check(configs: Iterable[Mapping[str, Any]]) -> None:
     """
     tasks = {_named(plain): plain for plain in configs}
     for plain in tasks.values():
-        task = bind(Task, OmegaConf.create(plain["task"]), "task")
+        task = bind_task(OmegaConf.create(plain["task"]))
         if task.path == "files":
             whole = {**plain["data"], "fraction": 1.0}  # a small fraction may fail by itself
             _read(task, bind(DataConfig, OmegaConf.create(whole), "data"))

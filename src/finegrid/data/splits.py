@@ -1,7 +1,6 @@
 """Train, validation and test rows of a run: carved, stratified, nested fractions."""
 
 import logging
-from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -10,13 +9,11 @@ import numpy as np
 
 from finegrid.config import DataConfig
 from finegrid.data.examples import Rows, read_rows
-from finegrid.data.files import NUMBER, shown
 from finegrid.data.loading import Tables
-from finegrid.errors import UserError
+from finegrid.errors import UserError, shown
 from finegrid.tasks.task import Task
 
 log = logging.getLogger(__name__)
-QUANTILES = 10  # strata of a regression task
 
 
 @dataclass(frozen=True)
@@ -30,22 +27,20 @@ class Splits:
     source: str
 
 
-def stratified_order(rows: Rows, kind: str, seed: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+def stratified_order(
+    strata: np.ndarray[Any, Any], seed: int
+) -> np.ndarray[Any, np.dtype[np.int64]]:
     """A random order whose every prefix keeps the label distribution; prefixes are nested.
 
-    Each stratum (a class, or a label quantile of a regression task) is shuffled on its own; its
-    k-th of n rows gets the place (k + 1/2) / n, and all rows are sorted by place.
+    The rows of each stratum (`Task.strata`) are shuffled by themselves; the k-th of n rows gets the
+    place (k + 1/2) / n, and all rows are sorted by place.
     """
     random = np.random.Generator(np.random.PCG64(seed))
-    strata = rows.labels
-    if kind == "regression":
-        ranks = np.argsort(np.argsort(rows.labels, kind="stable"), kind="stable")
-        strata = ranks * QUANTILES // len(rows)
-    place = np.empty(len(rows))
+    place = np.empty(len(strata))
     for stratum in np.unique(strata):
         members = np.flatnonzero(strata == stratum)
         place[random.permutation(members)] = (np.arange(len(members)) + 0.5) / len(members)
-    return np.lexsort((random.random(len(rows)), place))
+    return np.lexsort((random.random(len(strata)), place))
 
 
 def split(tables: Tables, task: Task, data: DataConfig) -> Splits:
@@ -68,9 +63,8 @@ def split(tables: Tables, task: Task, data: DataConfig) -> Splits:
         train, validation = _carve(train, task, data, size=size)
     if len(train) == 0:
         raise UserError(f"{tables.source}: too few rows to carve validation and test from")
-    if task.kind == "classification":
-        _require_every_class(train, everything, task, tables.where("train"))
-        _tell_untested(everything, test["test"], task, tables)
+    task.check_train(train.labels, everything.labels, tables.where("train"))
+    _tell_untested(everything, test["test"], task, tables)
     train = take_fraction(train, task, data)
     seen = set(zip(*train.texts, strict=True))
     overlap = sum(text in seen for text in zip(*test["test"].texts, strict=True))
@@ -84,48 +78,30 @@ def _test_name(name: str, dev: Collection[str]) -> str:
 
 def _carve(rows: Rows, task: Task, data: DataConfig, *, size: int) -> tuple[Rows, Rows]:
     """(the rest, a stratified part of so many rows), both in the rows' own order."""
-    order = stratified_order(rows, task.kind, data.split_seed)
+    order = stratified_order(task.strata(rows.labels), data.split_seed)
     return rows.take(np.sort(order[size:])), rows.take(np.sort(order[:size]))
 
 
 def take_fraction(train: Rows, task: Task, data: DataConfig) -> Rows:
     """The first `fraction` of the stratified order: smaller fractions lie inside larger ones."""
-    order = stratified_order(train, task.kind, data.subset_seed)
+    order = stratified_order(task.strata(train.labels), data.subset_seed)
     size = max(1, round(data.fraction * len(train)))
     used = train.take(np.sort(order[:size]))
-    if task.kind == "classification":
-        missing = sorted(set(range(task.outputs)) - set(used.labels.tolist()))
-        if missing:
-            names = ", ".join(task.labels[label] for label in missing)
-            raise UserError(
-                f"data.fraction={data.fraction:g} keeps {size} of {len(train)} train rows of "
-                f"{task.name} and none of class {names}; raise the fraction"
-            )
+    counts = task.class_counts(used.labels)
+    missing = [name for number, name in enumerate(task.labels) if not counts[number]]
+    if missing:
+        raise UserError(
+            f"data.fraction={data.fraction:g} keeps {size} of {len(train)} train rows of "
+            f"{task.name} and none of class {', '.join(missing)}; raise the fraction"
+        )
     return used
 
 
 def _tell_untested(rows: Rows, test: Rows, task: Task, tables: Tables) -> None:
     """Warn of classes that no test row is of, where the test rows were carved."""
-    counts = Counter(rows.labels.tolist())
-    unseen = sorted(set(counts) - set(test.labels.tolist()))
+    counts = task.class_counts(rows.labels)
+    unseen = sorted(set(counts) - set(task.class_counts(test.labels)))
     if unseen and not tables.dev:
         listed = ", ".join(f"{shown(task.labels[n])} ({counts[n]})" for n in unseen[:20])
         where = tables.where("train")
         log.warning("%s: no test row is of class (rows): %s", where, listed)
-
-
-def _require_every_class(train: Rows, rows: Rows, task: Task, where: str) -> None:
-    """Refuse classes of which nothing is left to train on, whatever the fraction."""
-    left, counts = set(train.labels.tolist()), Counter(rows.labels.tolist())
-    most = max((counts[label] for label in range(task.outputs) if label not in left), default=-1)
-    rare = [label for label in range(task.outputs) if counts[label] <= most]
-    if not rare:
-        return
-    listed = ", ".join(f"{shown(task.labels[n])} ({counts[n]})" for n in rare[:20])
-    more = f" and {len(rare) - 20} more" if len(rare) > 20 else ""
-    graded = all(NUMBER.fullmatch(name) for name in task.labels)
-    raise UserError(
-        f"{where}: too few rows to train on and to split, of class (rows): {listed}{more}; add "
-        "rows, merge these classes or leave them out"
-        + ("; use task.kind=regression for graded labels" if graded else "")
-    )

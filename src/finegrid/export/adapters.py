@@ -25,7 +25,7 @@ from finegrid.export import layout, load_back
 from finegrid.export.layout import Inputs, Unfit, need
 from finegrid.export.verify import logits_from
 from finegrid.inference import Restored
-from finegrid.methods.compacter import Compact, Rule
+from finegrid.methods.compacter import KroneckerAdapter, Rule
 from finegrid.methods.modules.adapter import ACTIVATIONS, Bottleneck
 from finegrid.methods.parallel import ParallelBottleneck, Tap
 from finegrid.models import backbone, surgery
@@ -39,7 +39,7 @@ KINDS: dict[str, tuple[dict[str, Any], set[type]]] = {
     "houlsby": (DOUBLE, {Bottleneck}),
     "pfeiffer": (SINGLE | {"original_ln_before": True}, {Bottleneck}),
     "parallel": (SINGLE | {"is_parallel": True}, {ParallelBottleneck, Tap}),
-    "compacter": (DOUBLE | {"phm_layer": True}, {Compact, Rule}),
+    "compacter": (DOUBLE | {"phm_layer": True}, {KroneckerAdapter, Rule}),
 }
 COMMON = {
     "original_ln_after": True,
@@ -112,13 +112,13 @@ def _settings(model: nn.Module) -> dict[str, Any]:
     """The library's configuration of the bottlenecks."""
     child: Any = next(x for x in layout.injected(model).values() if hasattr(x, "down"))
     kind = _kind(model)
-    compact = isinstance(child, Compact)
+    kronecker = isinstance(child, KroneckerAdapter)
     hidden, width = len(child.up.bias), len(child.down.bias)
     activation = next(k for k, v in ACTIVATIONS.items() if isinstance(child.activation, v))
     settings = COMMON | KINDS[kind][0] | {"non_linearity": activation}
     settings["reduction_factor"] = _factor(hidden, width)
     settings["scaling"] = float(getattr(child, "scaling", 1.0))
-    return settings | (PHM | {"phm_dim": len(child.down.s)} if compact else {})
+    return settings | (PHM | {"phm_dim": len(child.down.s)} if kronecker else {})
 
 
 def _factor(hidden: int, width: int) -> float:

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification
 
 from finegrid import __version__
 from finegrid.export import layout
@@ -22,10 +22,10 @@ library_name: transformers
 
 ```python
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import {auto_class}, AutoTokenizer
 
 folder = {folder!r}  # wherever these files lie now
-model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+model = {auto_class}.from_pretrained(folder, dtype=torch.float32).eval()
 tokenizer = AutoTokenizer.from_pretrained(folder)
 with torch.inference_mode():
     logits = model(**{example}).logits
@@ -49,11 +49,11 @@ class Merged:
         names = label_names(run)
         model.config.id2label = names
         model.config.label2id = {name: number for number, name in names.items()}
-        kinds = {"regression": "regression", "classification": "single_label_classification"}
-        model.config.problem_type = kinds[run.task.kind]
+        model.config.problem_type = run.task.PROBLEM_TYPE
         model.save_pretrained(folder)
         layout.save_tokenizer(run, folder)
         text = README.format(
+            auto_class=run.task.AUTO_CLASS,
             method=run.record.method,
             task=run.task.name,
             version=__version__,
@@ -65,9 +65,8 @@ class Merged:
 
     def load_back(self, run: Restored, folder: Path, inputs: Inputs) -> tuple[Tensor, str]:
         """Logits of what the README's lines load, after a look at what they leave out."""
-        _, info = AutoModelForSequenceClassification.from_pretrained(
-            folder, dtype=torch.float32, output_loading_info=True
-        )
+        auto_class: Any = getattr(transformers, run.task.AUTO_CLASS)
+        _, info = auto_class.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
         for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             need(not info[problem], f"{folder.name} has {problem}: {sorted(info[problem])[:3]}")
         return logits_from(layout.run_readme(folder), inputs), "loaded back with transformers"

@@ -23,7 +23,7 @@ from finegrid.inference import Restored
 from finegrid.methods.ia3 import ScaleInput, ScaleOutput
 from finegrid.methods.lora import LowRank
 from finegrid.methods.prefix import Prefix, ReparametrizedPrefix
-from finegrid.methods.prompt import Room, Vectors
+from finegrid.methods.prompt import PromptSlots, PromptVectors
 
 VERSION = "0.21.2"  # the one that this was tried with
 README = """---
@@ -36,10 +36,10 @@ library_name: peft
 ```python
 import torch
 from peft import PeftModel
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import {auto_class}, AutoTokenizer
 
 folder = {folder!r}  # wherever these files lie now
-model = AutoModelForSequenceClassification.from_pretrained({base!r}, {loading})
+model = {auto_class}.from_pretrained({base!r}, {loading})
 model = PeftModel.from_pretrained(model, folder).eval()
 tokenizer = AutoTokenizer.from_pretrained(folder)
 with torch.inference_mode():
@@ -85,13 +85,14 @@ class Peft:
             "base_model_name_or_path": layout.base_path(run),
             "revision": layout.revision(run),
         }
-        about |= {"task_type": "SEQ_CLS", "inference_mode": True}
+        about |= {"task_type": run.task.PEFT_TYPE, "inference_mode": True}
         config = {"modules_to_save": sorted(modules)} | about | found.config
         peft.get_peft_config(config).save_pretrained(folder)
         tensors = found.tensors | {f"{found.prefix}{name}": x for name, x in whole.items()}
         layout.write_tensors(folder / "adapter_model.safetensors", tensors)
         text = README.format(
             base=layout.base_path(run),
+            auto_class=run.task.AUTO_CLASS,
             method=run.record.method,
             task=run.task.name,
             version=__version__,
@@ -208,8 +209,8 @@ def _moved(table: Any, rows: int) -> Tensor:
 
 
 def _prompt(model: Any, children: dict[str, Any]) -> Translation:
-    vectors = [child.vectors for child in children.values() if isinstance(child, Vectors)]
-    room = next(child for child in children.values() if isinstance(child, Room))
+    vectors = [child.vectors for child in children.values() if isinstance(child, PromptVectors)]
+    room = next(child for child in children.values() if isinstance(child, PromptSlots))
     need(room.start == 0, "peft puts a prompt in front: only a run with method.place=front fits")
     need(len(vectors) == 1, "peft has no prompt in deeper layers (method.deep=true)")
     config = {"peft_type": "PROMPT_TUNING"} | _virtual(model, *vectors[0].shape)
@@ -243,6 +244,6 @@ TYPES: tuple[tuple[set[type], Callable[[nn.Module, dict[str, Any]], Translation]
     ({LowRank}, _lora),
     ({ScaleOutput, ScaleInput}, _ia3),
     ({Prefix, ReparametrizedPrefix}, _prefix),
-    ({Room, Vectors}, _prompt),
+    ({PromptSlots, PromptVectors}, _prompt),
 )
 KNOWN = set().union(*(types for types, _ in TYPES))

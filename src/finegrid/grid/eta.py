@@ -5,17 +5,16 @@ are what they are), set-up and scoring are taken as they were. Another model's r
 """
 
 import heapq
-import os
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from finegrid.errors import UserError
-from finegrid.grid import locks
-from finegrid.runs.record import FILE, read
+from finegrid.runs import layout
+from finegrid.runs.record import read
 
 KINDS = {  # of evidence, the best first: what a past run must have in common with a cell
     "runs alike": ("task", "model", "method", "fraction", "unit", "amount"),
@@ -143,21 +142,8 @@ def _key(wanted: Wanted, fields: Sequence[str]) -> tuple[Any, ...]:
 
 def past(root: Path, *, but: Collection[Path] = ()) -> list[Past]:
     """The time that each run below a directory took if it ended well, some directories left out."""
-    found = (past_run(directory) for directory in directories(root, but=but))
+    found = map(past_run, layout.run_directories(root, leave_out=but))
     return [run for run in found if run is not None]
-
-
-def directories(root: Path, *, but: Collection[Path] = ()) -> Iterator[Path]:
-    """The directories below a directory that hold a record or a claim."""
-    left_out = {str(path.resolve()) for path in but}
-    for place, folders, files in os.walk(root):
-        if FILE in files or any(name.startswith(locks.PREFIX) for name in files):
-            yield Path(place)
-            folders.clear()
-        folders[:] = [
-            name for name in sorted(folders)
-            if not name.startswith(".") and os.path.realpath(f"{place}/{name}") not in left_out
-        ]  # fmt: skip
 
 
 def past_run(directory: Path) -> Past | None:

@@ -13,9 +13,9 @@ from omegaconf import DictConfig
 
 from finegrid.errors import require, slug
 from finegrid.grid.compose import Axis, Configs
-from finegrid.runs import identity
+from finegrid.runs import identity, layout
 
-LONGEST, LABEL = 200, 60  # bytes of a directory's name without the key, of an axis's part of it
+LABEL = 60  # bytes of an axis's part of a directory's name
 NAMED = ("task", "model", "method", "data.fraction", "seed")  # what every directory's name holds
 
 
@@ -32,7 +32,7 @@ class Cell:
     @property
     def directory(self) -> str:
         """Directory below the sweep's: named by the axes, told apart by the key."""
-        return f"{self.name}-{self.key}"
+        return layout.with_cell(self.name, self.key)
 
 
 def cells(loader: ConfigLoader, config: DictConfig, arguments: Sequence[str]) -> list[Cell]:
@@ -97,11 +97,9 @@ def _choices(item: Override, parser: OverridesParser) -> Iterator[Override]:
 
 def _cell(plain: dict[str, Any], overrides: Sequence[Override], *, extra: set[str]) -> Cell:
     facts = identity.description(plain)
-    name = f"{facts['task']}/{facts['model']}/{facts['method']}"
     labels = (_label(item) for item in overrides if item.key_or_group in extra)
-    parts = "-".join([f"f{facts['fraction']:g}", f"s{facts['seed']}", *labels])
     lines = tuple(str(item.input_line) for item in overrides)
-    return Cell(facts["cell"], lines, f"{name}/{slug(parts, LONGEST)}", facts, plain)
+    return Cell(facts["cell"], lines, layout.run_name(facts, labels), facts, plain)
 
 
 def _label(item: Override) -> str:

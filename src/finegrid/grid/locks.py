@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from finegrid.runs.layout import LOCK
 from finegrid.storage.files import temporary, write_atomic
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,6 @@ STALE = 60.0  # seconds without one after which a claim may be taken over
 CONFIRM = (
     12.0  # seconds in which a claim that looks stale is watched first: a clock may have jumped
 )
-PREFIX = ".claim-"
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -175,7 +175,7 @@ def _now(directory: Path) -> float:
 
 
 def _path(directory: Path, number: int) -> Path:
-    return directory / f"{PREFIX}{number}"
+    return directory / f"{LOCK}{number}"
 
 
 def _latest(directory: Path) -> int:
@@ -183,7 +183,7 @@ def _latest(directory: Path) -> int:
         names = os.listdir(directory)
     except FileNotFoundError:
         return 0
-    numbers = (name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX))
+    numbers = (name.removeprefix(LOCK) for name in names if name.startswith(LOCK))
     return max((int(number) for number in numbers if number.isdigit()), default=0)
 
 

@@ -1,7 +1,6 @@
 """What is planned and what has become of it, for those who only look: nothing is written."""
 
 import json
-import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,14 +15,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from finegrid.errors import UserError, one_of, require
 from finegrid.grid import pool
-from finegrid.grid.eta import Wanted, directories
+from finegrid.grid.eta import Wanted
 from finegrid.grid.expand import Cell, cells
-from finegrid.grid.status import AGAIN, ENDED, PLANS, Outcome, Store, outcome, settled
+from finegrid.grid.status import AGAIN, ENDED, Outcome, Store, outcome, settled
+from finegrid.runs import layout
 from finegrid.storage.files import content
 
 LARGEST = 1 << 28  # bytes of a plan, which has a line a cell
 STATUSES = (*ENDED, "unreadable", "running", "missing")
-NAME = re.compile(r"([^/]+)/([^/]+)/([^/]+)/f([\d.e-]+?)-s\d+")  # of a cell's directory
 
 
 @dataclass(frozen=True)
@@ -80,9 +79,10 @@ def places(root: Path) -> list[str]:
         UserError: if there is no trace of a sweep.
     """
     require(root.is_dir(), f"no such directory: {root}")
-    plans = sorted((root / PLANS).glob("*.json"), key=lambda path: path.stat().st_mtime)
+    plans = sorted((root / layout.PLANS).glob("*.json"), key=lambda path: path.stat().st_mtime)
     listed = dict.fromkeys(place for plan in plans for place in _cells_of(plan))
-    found = list(listed) or [str(path.relative_to(root)) for path in directories(root)]
+    begun = layout.run_directories(root, begun=True)
+    found = list(listed) or [str(path.relative_to(root)) for path in begun]
     require(bool(found), f"no plan, record or claim below {root}; run a sweep first")
     return found
 
@@ -100,11 +100,9 @@ def _cells_of(plan: Path) -> list[str]:
 
 def wanted(place: str, *, unit: str, amount: float) -> Wanted | None:
     """What a cell's directory tells of the time that the cell takes."""
-    found = NAME.match(place)
-    if not found:
+    if not (path := layout.parse(place)):
         return None
-    task, model, method, fraction = found.groups()
-    return Wanted(task, model, method, float(fraction), unit, amount)
+    return Wanted(path.task, path.model, path.method, path.fraction, unit, amount)
 
 
 def tally(statuses: Iterable[str]) -> str:

@@ -26,12 +26,13 @@ from hydra.core.utils import JobReturn
 from finegrid.errors import UserError, require
 from finegrid.grid import lifetime, worker
 from finegrid.grid.worker import Job
+from finegrid.runs import layout
 
 log = logging.getLogger(__name__)
 TRACE = 0.5  # seconds for a process that hung to write down where
 STALLED = (
     "no step of work was done for {:g} s, so the watchdog ended it (hydra.launcher.stall_s); "
-    f"{worker.OUTPUT} tells where it hung"
+    f"{layout.OUTPUT} tells where it hung"
 )
 IMPORTING = (
     "the fork server had not imported everything after {:g} s, so the watchdog ended it "

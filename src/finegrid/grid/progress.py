@@ -1,6 +1,5 @@
 """What people see of a sweep: live lines while it runs, a table when it ends."""
 
-import shlex
 import sys
 import threading
 import time
@@ -19,6 +18,7 @@ from finegrid.errors import printable
 from finegrid.grid import locks
 from finegrid.grid.expand import Cell
 from finegrid.grid.status import ENDED, Outcome, Store
+from finegrid.runs.text import duration, rerun_command
 
 LINE_EVERY = 10.0  # seconds between two lines where there is no terminal
 FAILURES = ("failed", "diverged")
@@ -157,22 +157,8 @@ def closing(store: Store, cells: Sequence[Cell], outcomes: Sequence[Outcome]) ->
     for cell, found in zip(cells, outcomes, strict=True):
         if found.status in FAILURES:
             lines.append(f"  {found.status} {store.place(cell)}: {last_line(found.error)}")
-            lines.append(f"    {again(cell.overrides, root=str(store.root))}")
+            lines.append(f"    {rerun_command(cell.overrides, sweep=str(store.root))}")
     return "\n".join(lines)
-
-
-def again(overrides: Sequence[str], *, root: str) -> str:
-    """The command that runs a cell again."""
-    return shlex.join(["python", "train.py", "-m", *overrides, f"hydra.sweep.dir={root}"])
-
-
-def duration(seconds: float) -> str:
-    """Hours, minutes or seconds, as people say them."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
 
 
 def last_line(text: str) -> str:

@@ -3,19 +3,15 @@
 The records are the truth. The index is made from the directories' names whenever it is needed.
 """
 
-import os
 import zlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from finegrid.grid import locks
 from finegrid.grid.expand import Cell
-from finegrid.runs.record import FILE, LARGEST, parse
-from finegrid.storage.files import content
+from finegrid.runs import layout
+from finegrid.runs.record import read_fields
 
-PLANS = ".sweeps"  # directory with each sweep's command and cells
-GROUPS = ".groups"  # directory with the cells of each job that has several
 # variables of a sweep's jobs
 SWEEP, BEFORE, GROUP = "FINEGRID_SWEEP", "FINEGRID_BEFORE", "FINEGRID_GROUP"
 ENDED = ("ok", "failed", "diverged")
@@ -44,7 +40,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._places = {key_of(name): name for name in _directories(root)}
+        self._places = {layout.cell_of(name): name for name in layout.sweep_directories(root)}
 
     def place(self, cell: Cell) -> str:
         """The cell's directory below the root: where it already lies, else its own name."""
@@ -59,18 +55,11 @@ class Store:
         return outcome(self.path(cell))
 
 
-def key_of(directory: str | Path) -> str:
-    """The hash at the end of a cell's directory's name."""
-    return str(directory).rpartition("-")[2]
-
-
 def outcome(directory: Path, *, at: float | None = None) -> Outcome:
     """What a run directory says; half a record counts as none. `at` is that of `claims.alive`."""
-    path = directory / FILE
     why = ""
     try:
-        text, facts = content(path, LARGEST), path.stat()
-        values = parse(text)
+        values, facts = read_fields(directory), directory.joinpath(layout.RECORD).stat()
     except FileNotFoundError:
         values = {}
     except (OSError, ValueError) as error:
@@ -79,7 +68,7 @@ def outcome(directory: Path, *, at: float | None = None) -> Outcome:
         gone = "unreadable" if why else "missing"
         return Outcome("running" if locks.alive(directory, at=at) else gone, why)
     parts = (values.get(f"{part}_seconds") for part in ("setup", "train", "eval"))
-    version = f"{facts.st_mtime_ns:x}-{facts.st_ino:x}-{zlib.crc32(text):x}"
+    version = f"{facts.st_mtime_ns:x}-{facts.st_ino:x}-{zlib.crc32(repr(values).encode()):x}"
     return Outcome(status, values.get("error") or "", version, sum(filter(None, parts)))
 
 
@@ -90,18 +79,3 @@ def settled(found: Outcome, *, retry: str, before: str) -> bool:
     written meanwhile. No clock is asked, since clocks step back.
     """
     return found.status in ENDED and (found.version != before or found.status not in AGAIN[retry])
-
-
-def _directories(root: Path, below: str = "", depth: int = 4) -> Iterable[str]:
-    """Relative names of the directories that may be cells: <task>/<model>/<method>/<name>-<key>."""
-    try:
-        entries = list(os.scandir(root / below))
-    except OSError:
-        return
-    for entry in entries:
-        name = f"{below}/{entry.name}" if below else entry.name
-        if depth > 1:
-            if entry.is_dir():
-                yield from _directories(root, name, depth - 1)
-        else:
-            yield name

@@ -20,7 +20,8 @@ from finegrid.errors import UserError, one_of, require
 from finegrid.grid import grouping, locks
 from finegrid.grid.expand import Cell
 from finegrid.grid.progress import Progress, closing, last_line, shown
-from finegrid.grid.status import AGAIN, BEFORE, GROUP, GROUPS, PLANS, SWEEP, Outcome, Store, settled
+from finegrid.grid.status import AGAIN, BEFORE, GROUP, SWEEP, Outcome, Store, settled
+from finegrid.runs import layout
 from finegrid.runs.record import Record
 from finegrid.storage.files import write_atomic
 
@@ -67,7 +68,7 @@ class Sweep:
             UserError: if a cell failed or was never reached; the table says which.
         """
         plan = {"command": command, "cells": [self.store.place(cell) for cell in self.cells]}
-        path = self.store.root / PLANS / f"{self.id}.json"
+        path = self.store.root / layout.PLANS / f"{self.id}.json"
         path.parent.mkdir(exist_ok=True)
         write_atomic(path, json.dumps(plan).encode())
         progress = Progress(self.cells, self.store, self._ended)
@@ -171,7 +172,7 @@ class Sweep:
         own |= {f"+hydra.job.env_set.{SWEEP}": f"'{self.id}'"}
         own |= {f"+hydra.job.env_set.{BEFORE}": f"'{self.before[first.key]}'"}
         if len(group) > 1:
-            path = self.store.root / GROUPS / self.id / f"{first.key}.json"
+            path = self.store.root / layout.JOBS / self.id / f"{first.key}.json"
             grouping.write(path, group, self.store, self.before)
             own |= {f"+hydra.job.env_set.{GROUP}": f"'{path}'"}
         return [*first.overrides, *(f"{key}={value}" for key, value in own.items())]

@@ -22,9 +22,9 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict, read_write
 
 from finegrid.grid import lifetime
+from finegrid.runs import layout
 from finegrid.training import heartbeat
 
-OUTPUT = "output.log"  # what a job prints
 BEAT, EVERY = b"", 0.5  # what tells the launcher that work was done; seconds between two, at least
 
 
@@ -122,7 +122,7 @@ def _run(shared: Shared, job: Job) -> JobReturn:
         config.hydra.run.dir = str(directory)
     own = [line for line in job.overrides if not line.lstrip("+").startswith("hydra.")]
     sys.argv = [sys.argv[0], *own]  # what a process that Lightning starts would run again
-    _redirect(directory / OUTPUT)
+    _redirect(directory / layout.OUTPUT)
     return run_job(
         hydra_context=shared.context,
         task_function=shared.task,

@@ -9,7 +9,7 @@ that of training all rows.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -67,8 +67,7 @@ def train_used_rows(
     """
     if type(module) is not nn.Embedding or not _plain(module):
         return None
-    weight: nn.Parameter = module.weight
-    used = token_ids()
+    weight, used = cast(nn.Parameter, module.weight), token_ids()
     if 2 * len(used) >= len(weight):
         return None
     subset = RowSubset(weight, used.to(weight.device), module.padding_idx)

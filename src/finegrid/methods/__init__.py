@@ -1,1 +1,1 @@
-"""Tuning methods: one file each, each a callback that freezes, masks or injects."""
+"""Tuning methods: one file a method, each opening with its paper, formula and differences."""

@@ -1,4 +1,4 @@
-"""The contract of a tuning method."""
+"""`TuningMethod`, the base class of all methods: what a method may change and when it is called."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,11 +15,11 @@ Losses = Callable[[int, int], Iterator[Tensor]]
 
 
 class TuningMethod(pl.Callback):
-    """Decides what of a frozen backbone trains; override `apply`.
+    """A Lightning callback that decides which parameters train; subclasses override `apply`.
 
-    `apply` may only add: thaw parameters, inject modules at sites or mask weights. It never sees
-    the head, which trains alike for every method, and it needs no Trainer, so that counting,
-    loading and testing use it directly.
+    `apply` gets a frozen backbone and may only add: unfreeze parameters, inject modules at sites or
+    mask weights. It never sees the head, which trains alike for every method. It needs no Trainer,
+    so counting parameters, loading a delta and tests call it directly.
     """
 
     starts_pretrained = True  # whether the first forward pass is exactly the pre-trained model's
@@ -28,26 +28,26 @@ class TuningMethod(pl.Callback):
     settled = True  # whether what trains now is what the run will deliver
 
     def apply(self, backbone: nn.Module, sites: Sites) -> None:
-        """Thaw, inject or mask; applying twice is the same as applying once."""
+        """Unfreeze, inject or mask; idempotent."""
         raise NotImplementedError
 
     def choose(self, backbone: nn.Module, losses: Losses) -> None:
-        """Choose what trains by gradients on training rows, after `apply`; most methods do not."""
+        """After `apply`: choose what trains by gradients on training rows (e.g. Fisher masks)."""
 
     def after_step(self, backbone: nn.Module, progress: float) -> bool:
-        """Change what trains once a share of the budget is spent; True if it changed."""
+        """Change what trains, given the share of the budget spent (0 to 1); True if it changed."""
         return False
 
     def after_backward(self, backbone: nn.Module, progress: float) -> None:
-        """Add to or take from the gradients of a step."""
+        """Change the gradients of a step, e.g. add those of a penalty."""
 
     def tune(self, backbone: Backbone, *, seed: int) -> None:
-        """Apply the method to a frozen backbone, with a stream of draws of its own."""
-        with forked(seed):  # injected modules must not shift anybody else's random draws
+        """Apply the method to a frozen backbone, with the global random state forked."""
+        with forked(seed):  # injected modules must not shift other random draws
             self.apply(backbone.model.base_model, backbone.sites)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Operate before the optimizer is made: the only hook early enough."""
+        """Apply the method: the last hook before Lightning makes the optimizer."""
         module: Any = pl_module
         self.tune(module.backbone, seed=module.init_seed)
         module.to(trainer.strategy.root_device)
@@ -61,7 +61,7 @@ class TuningMethod(pl.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Let the method change what trains; the optimizer follows, from a fresh state."""
+        """Let the method change what trains; then the optimizer is made anew."""
         module: Any = pl_module
         if self.after_step(module.model.base_model, module.progress):
             module.rate = self.rate
@@ -75,7 +75,7 @@ class TuningMethod(pl.Callback):
 
 
 def overrides(method: TuningMethod, hook: str) -> bool:
-    """Whether a method, or one of those that it consists of, has its own version of a hook."""
+    """Whether a method, or a member of a composition, overrides a hook of `TuningMethod`."""
     if (members := getattr(method, "each", None)) is not None:
         return any(overrides(member, hook) for member in members)
     return getattr(type(method), hook) is not getattr(TuningMethod, hook)

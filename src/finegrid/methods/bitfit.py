@@ -18,20 +18,20 @@ from finegrid.models.sites import Sites
 
 
 class BitFit(TuningMethod):
-    """Train bias terms: all of them, or those of some roles."""
+    """Train all biases of the backbone, or those of some roles."""
 
     def __init__(self, *, roles: Sequence[str] | None) -> None:
         self.roles = roles
 
     def apply(self, backbone: nn.Module, sites: Sites) -> None:
-        """Thaw the biases.
+        """Unfreeze the biases.
 
         Raises:
             MatchError: on a backbone without biases, such as ModernBERT.
         """
         if self.roles is None:
-            surgery.thaw(surgery.match(backbone, "*.bias").values())
+            surgery.unfreeze(surgery.match(backbone, "*.bias").values())
             return
         for role in self.roles:
             for site in sites[role]:
-                surgery.thaw(surgery.match(site.module, "bias").values())
+                surgery.unfreeze(surgery.match(site.module, "bias").values())

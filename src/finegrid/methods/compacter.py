@@ -25,7 +25,7 @@ from finegrid.models.sites import Sites
 
 
 class Rule(nn.Module):
-    """A, the n matrices (n, n) that every Kronecker product of a backbone shares."""
+    """A: n matrices (n, n) shared by all Kronecker products (AdapterHub: shared PHM rule)."""
 
     def __init__(self, n: int) -> None:
         super().__init__()
@@ -33,12 +33,17 @@ class Rule(nn.Module):
 
 
 class Phm(nn.Module):
-    """x -> x W + b with W = sum_i A_i kron (s_i t_i^T), never built: (..., in) -> (..., out)."""
+    """PHM layer: x -> x W + b with W = sum_i A_i kron (s_i t_i^T): (..., in) -> (..., out).
+
+    W is never built. A is the backbone's, s (n, in/n) and t (n, out/n) belong to the layer.
+    """
 
     def __init__(self, rule: Rule, inputs: int, outputs: int) -> None:
         super().__init__()
         n = len(rule.matrices)
-        self.rule = (rule,)  # in a tuple: it is the backbone's child, listed once; copies share it
+        self.rule = (
+            rule,
+        )  # in a tuple, so that it is not registered: it is a child of the backbone
         self.s = nn.Parameter(torch.empty(n, inputs // n))
         self.t = nn.Parameter(torch.empty(n, outputs // n))
         self.bias = nn.Parameter(torch.zeros(outputs))
@@ -46,15 +51,15 @@ class Phm(nn.Module):
             nn.init.normal_(factor, std=(2 / (factor.shape[1] + 1)) ** 0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Each of n blocks of x becomes one number per i, A_i mixes them, t_i spreads them."""
+        """x W + b, computed blockwise: project with s_i, mix by A_i, expand with t_i."""
         rule = self.rule[0].matrices  # i a b
         blocks = x.reshape(*x.shape[:-1], len(rule), -1)  # ... a in/n
         mixed = torch.einsum("...ai,iab->...bi", blocks @ self.s.T, rule)
         return (mixed @ self.t).flatten(-2) + self.bias
 
 
-class Compact(nn.Module):
-    """x -> phm_up(act(phm_down(x))), without the residual; zero at the start."""
+class KroneckerAdapter(nn.Module):
+    """x -> phm_up(act(phm_down(x))), without the residual; zero at the start: (..., H) -> same."""
 
     def __init__(self, rule: Rule, hidden: int, width: int, activation: str) -> None:
         super().__init__()
@@ -64,33 +69,33 @@ class Compact(nn.Module):
         nn.init.zeros_(self.up.t)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Correction to add: same shape as `x`."""
+        """Correction to add to the residual stream; same shape as `x`."""
         correction: Tensor = self.up(self.activation(self.down(x)))
         return correction
 
 
 class Compacter(TuningMethod):
-    """Inject two compact bottlenecks a layer."""
+    """Inject two Kronecker adapters in every layer."""
 
     def __init__(self, *, reduction_factor: float, activation: str, phm_dim: int) -> None:
         self.reduction_factor, self.activation = reduction_factor, activation
         self.phm_dim = phm_dim
 
     def apply(self, backbone: nn.Module, sites: Sites) -> None:
-        """Attach the rule, and a bottleneck where each sub-layer leaves for the residual sum.
+        """Attach the shared matrices, and an adapter before each residual sum.
 
         Raises:
             UserError: for widths that do not consist of `phm_dim` blocks, or an unknown activation.
         """
         hidden, width = sites.hidden_size, self._width(sites.hidden_size)
         rule = Rule(self.phm_dim)
-        surgery.adopt(backbone, "compacter", rule)
+        surgery.add_child(backbone, "compacter", rule)
         for site in (*sites["attention_block"], *sites["output_block"]):
-            module = Compact(rule, hidden, width, self.activation)
+            module = KroneckerAdapter(rule, hidden, width, self.activation)
             surgery.attach(site.module, "compacter", module, residual("compacter"))
 
     def _width(self, hidden: int) -> int:
-        """Units of the bottleneck."""
+        """Width of the bottleneck, checked to consist of `phm_dim` blocks."""
         width = width_of(hidden, self.reduction_factor)
         if self.phm_dim < 1 or hidden % self.phm_dim or width % self.phm_dim:
             raise UserError(

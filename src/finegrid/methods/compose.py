@@ -1,9 +1,9 @@
-"""Several methods at once, in the order given, each as its own YAML says.
+"""Compositions: several methods applied to one backbone, in the order given.
 
 A composition is a YAML, not code: `defaults: [bitfit@members.bitfit, lora@members.lora]`. Known
 ones are MAM (prefix + parallel adapter; He et al. 2021, arXiv 2110.04366), UniPELT (gated prefix,
 adapter and LoRA; Mao et al. 2021, arXiv 2110.07577) and DSEE (LoRA + sparse residual; Chen et al.
-2023, arXiv 2111.00160). No two members may claim the same parameter or the same place.
+2023, arXiv 2111.00160). Two members may not change the same parameter or inject at the same name.
 """
 
 import math
@@ -18,7 +18,7 @@ from finegrid.models.sites import Sites
 
 
 class Compose(TuningMethod):
-    """Apply every member to one backbone."""
+    """Apply every member to one backbone; raises UserError where two overlap."""
 
     def __init__(self, *, members: Mapping[str, TuningMethod]) -> None:
         require(len(members) > 0, "method.members is empty; name the methods to compose")
@@ -40,9 +40,9 @@ class Compose(TuningMethod):
         names = _names(backbone)
         owners: dict[str, str] = {}
         for name, member in self.members.items():
-            with surgery.claims() as claimed:
+            with surgery.track_ownership() as owned:
                 member.apply(backbone, sites)
-            for place in sorted(f"{names[key]}{child and '.' + child}" for key, child in claimed):
+            for place in sorted(f"{names[key]}{child and '.' + child}" for key, child in owned):
                 first = owners.setdefault(place, name)
                 require(
                     first == name,

@@ -1,4 +1,4 @@
-"""Diff pruning: learn a dense difference under an L0 penalty, keep its largest entries, tune those.
+"""Diff pruning: learn a dense delta under an L0 penalty, then train only its largest entries.
 
 Guo, Rush & Kim 2020, arXiv 2012.07463. First stage, with a gate a per weight (and, structured, one
 per matrix g) and u ~ U(0, 1):
@@ -7,13 +7,13 @@ per matrix g) and u ~ U(0, 1):
     penalty = l0 * sum sigmoid(a) * sigmoid(g)     the expected number of open gates: log(-l/r) = 0
     structured: z = z(a) * z(g)                    start: d = 0, a = g = 5
 
-After `search` of the budget the `density` largest |z * d| of all matrices together are kept as a
-sparse difference, and only those entries train for the rest.
+After `search` of the budget the `density` largest |z * d| of all matrices together become a
+sparse delta, and only those entries train for the rest.
 
 Where we differ: both stages share one budget and one learning-rate schedule, the second at
-`refit_rate` times the rate and with a fresh optimizer. Adam moves a parameter by about the learning
-rate a step whatever it is, and gates must travel several units where differences move by
-thousandths, so a gate is PACE times a parameter of its own. Matrices of the layers only: no biases,
+`refit_rate` times the rate and with a fresh optimizer. Adam moves every parameter by about the
+learning rate a step; gates must move by several units, differences by thousandths, so a gate is
+PACE times its parameter. Matrices of the layers only: no biases,
 no embeddings.
 """
 
@@ -30,7 +30,7 @@ LEFT, RIGHT, START, PACE = -1.5, 1.5, 5.0, 50.0
 
 
 class GatedDifference(nn.Module):
-    """w -> w + z * d with hard-concrete gates z; what it stores is a sparse difference."""
+    """w -> w + z * d with hard-concrete gates z; its delta is a sparse difference."""
 
     def __init__(self, weight: Tensor, *, structured: bool) -> None:
         super().__init__()
@@ -38,50 +38,50 @@ class GatedDifference(nn.Module):
         self.difference = nn.Parameter(weight.new_zeros(weight.numel()))
         self.gates = nn.Parameter(weight.new_zeros(weight.numel()))
         self.group = nn.Parameter(weight.new_zeros(1)) if structured else None
-        self.kept: SparseDifference | None = None
+        self.sparse: SparseDifference | None = None
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The weight that the site computes with; same shape."""
-        if self.kept is not None:
-            tuned: Tensor = self.kept(weight)
+        """The weight plus the delta; same shape."""
+        if self.sparse is not None:
+            tuned: Tensor = self.sparse(weight)
             return tuned
         return weight + self.gated().view_as(weight)
 
     def gated(self) -> Tensor:
-        """z * d, flat; the gates are drawn in training."""
+        """z * d, flat; in training the gates are sampled."""
         gate = self._open(self.gates)
         if self.group is not None:
             gate = gate * self._open(self.group)
         return gate * self.difference
 
     def expected(self) -> Tensor:
-        """The expected number of open gates."""
+        """The expected number of open gates, the L0 penalty of this matrix."""
         opened = torch.sigmoid(START + PACE * self.gates).sum()
         return (
             opened if self.group is None else opened * torch.sigmoid(START + PACE * self.group[0])
         )
 
-    def keep(self, places: Tensor) -> None:
-        """Drop the gates and train only the entries at these places from now on."""
-        self.kept = SparseDifference(self.shape, places)
+    def project(self, places: Tensor) -> None:
+        """Drop the gates and train only the entries at these flat indices from now on."""
+        self.sparse = SparseDifference(self.shape, places)
         with torch.no_grad():
-            self.kept.values.copy_(self.gated()[self.kept.places])
+            self.sparse.values.copy_(self.gated()[self.sparse.places])
         self._drop()
 
-    def compact(self) -> dict[str, Tensor]:
-        """Values and places of the kept entries; nothing before the projection."""
-        if self.kept is not None:
-            return self.kept.compact()
-        return SparseDifference(self.shape, self._nowhere()).compact()
+    def to_delta(self) -> dict[str, Tensor]:
+        """Values and mask of the chosen entries; none of them before the projection."""
+        if self.sparse is not None:
+            return self.sparse.to_delta()
+        return SparseDifference(self.shape, self._nowhere()).to_delta()
 
-    def expand(self, state: dict[str, Tensor]) -> None:
-        """Take over values and places."""
-        self.kept = SparseDifference(self.shape, self._nowhere())
-        self.kept.expand(state)
+    def from_delta(self, state: dict[str, Tensor]) -> None:
+        """Load values and mask, and drop the gates."""
+        self.sparse = SparseDifference(self.shape, self._nowhere())
+        self.sparse.from_delta(state)
         self._drop()
 
     def _drop(self) -> None:
-        """What the search needed stops training and takes no more memory."""
+        """Free the memory of the search; its parameters train no longer."""
         for parameter in (self.difference, self.gates, self.group):
             if parameter is not None:
                 parameter.requires_grad_(False)
@@ -99,7 +99,7 @@ class GatedDifference(nn.Module):
 
 
 class DiffPruning(TuningMethod):
-    """Search which entries of the matrices matter, then tune only those."""
+    """Search which entries of the matrices to train, then train only those."""
 
     def __init__(
         self, *, density: float, structured: bool, l0: float, search: float, refit_rate: float
@@ -121,21 +121,21 @@ class DiffPruning(TuningMethod):
             surgery.reparametrize(module, "weight", "diff_pruning", gated)
 
     def after_step(self, backbone: nn.Module, progress: float) -> bool:
-        """Once the search is over, project to the density."""
+        """When the search ends, train only the largest entries."""
         if self.settled or progress < self.search:
             return False
         gated = _gated(backbone)
         training = backbone.training
-        backbone.eval()  # the gates as they are evaluated, not a draw of them
+        backbone.eval()  # the expected gates, not a sample
         chosen = top([m.gated().detach().abs() for m in gated], self.density, together=True)
         for module, places in zip(gated, chosen, strict=True):
-            module.keep(places)
+            module.project(places)
         backbone.train(training)
         self.settled, self.rate = True, self.refit_rate
         return True
 
     def after_backward(self, backbone: nn.Module, progress: float) -> None:
-        """Add the gradient of the penalty, while there are gates."""
+        """Add the gradient of the L0 penalty during the search."""
         if not self.settled:
             penalty = torch.stack([module.expected() for module in _gated(backbone)]).sum()
             (self.l0 * penalty).backward()  # type: ignore[no-untyped-call]

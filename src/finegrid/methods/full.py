@@ -1,7 +1,7 @@
 """Full fine-tuning: every parameter of the backbone trains.
 
 The baseline of every comparison (Devlin et al. 2018, arXiv 1810.04805):
-theta = theta_0 + delta, with delta unrestricted. The delta stored is the tuned weights themselves.
+theta = theta_0 + delta, with delta unrestricted. The delta file holds all tuned weights.
 """
 
 from torch import nn
@@ -12,8 +12,8 @@ from finegrid.models.sites import Sites
 
 
 class Full(TuningMethod):
-    """Train everything."""
+    """Train every parameter."""
 
     def apply(self, backbone: nn.Module, sites: Sites) -> None:
-        """Thaw every parameter, the pooler and the embeddings included."""
-        surgery.thaw(backbone.parameters())
+        """Unfreeze every parameter, the pooler and the embeddings included."""
+        surgery.unfreeze(backbone.parameters())

@@ -1,7 +1,7 @@
-"""Linear probe: the backbone stays as pre-trained, only the head trains.
+"""Linear probe: the backbone stays frozen, only the head trains.
 
-The floor of every comparison: what the frozen features already know. It is stricter than the
-feature-based baselines of some papers because a pooler inside the backbone stays frozen too.
+The lower baseline of every comparison. Unlike in the feature-based baselines of some papers, a
+pooler inside the backbone stays frozen too.
 """
 
 from torch import nn

@@ -23,7 +23,7 @@ FEED_FORWARD = ("intermediate", "output")
 
 
 class HFT(TuningMethod):
-    """Train a random half, or a new one every round."""
+    """Train a random half of the matrices, drawn once or anew every round."""
 
     def __init__(self, *, rounds: int, embeddings: bool) -> None:
         require(rounds >= 1, f"method.rounds={rounds} must be at least 1")
@@ -31,7 +31,7 @@ class HFT(TuningMethod):
         self.halves: list[list[nn.Module]] = []
 
     def apply(self, backbone: nn.Module, sites: Sites) -> None:
-        """Draw every round's half and thaw whatever any of them trains."""
+        """Draw the half of every round and unfreeze their union."""
         groups = [
             [
                 site.module
@@ -50,10 +50,10 @@ class HFT(TuningMethod):
         ]
         always = [site.module for site in sites["embeddings"]] if self.embeddings else []
         for module in (*always, *(module for half in self.halves for module in half)):
-            surgery.thaw(module.parameters())
+            surgery.unfreeze(module.parameters())
 
     def after_backward(self, backbone: nn.Module, progress: float) -> None:
-        """Take the gradients from what another round trains."""
+        """Drop the gradients of matrices that do not train in this round."""
         current = self.halves[min(int(progress * self.rounds), self.rounds - 1)]
         trains = {id(module) for module in current}
         for module in (module for half in self.halves for module in half):

@@ -35,4 +35,4 @@ class Houlsby(TuningMethod):
             surgery.attach(site.module, "houlsby", bottleneck, residual("houlsby"))
         if self.train_layernorm:
             for site in (*sites["attention_norm"], *sites["output_norm"]):
-                surgery.thaw(site.module.parameters(recurse=False))
+                surgery.unfreeze(site.module.parameters(recurse=False))

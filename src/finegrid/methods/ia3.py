@@ -2,8 +2,8 @@
 
 k' = l_k * k, v' = l_v * v and y = W_2 (l_ff * x) + b_2, x being what enters the second matrix of
 the feed-forward block; every l starts at one, so the start is exactly the pre-trained model. At
-role `output` the vector multiplies the input, at every other role the output. `fold` puts the
-vectors into the matrices afterwards.
+role `output` the vector multiplies the input, at every other role the output. `fold` merges the
+vectors into the matrices after training.
 """
 
 from collections.abc import Sequence
@@ -18,19 +18,19 @@ from finegrid.models.sites import Sites
 
 
 class ScaleOutput(nn.Module):
-    """y -> l * y: (..., width) -> (..., width)."""
+    """y -> l * y, l of one factor a unit: (..., width) -> (..., width)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The activations, each unit times its factor."""
+        """The activations times l."""
         return x * self.scale.to(x.dtype)
 
     @torch.no_grad()
     def fold(self, site: nn.Linear) -> None:
-        """Scale the rows of the site's weight and its bias, so that this module can go."""
+        """Merge: multiply the rows of the site's weight and its bias by l."""
         site.weight.mul_(self.scale[:, None])
         if site.bias is not None:
             site.bias.mul_(self.scale)
@@ -41,7 +41,7 @@ class ScaleInput(ScaleOutput):
 
     @torch.no_grad()
     def fold(self, site: nn.Linear) -> None:
-        """Scale the columns of the site's weight, so that this module can go."""
+        """Merge: multiply the columns of the site's weight by l."""
         site.weight.mul_(self.scale)
 
 

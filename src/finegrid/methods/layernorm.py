@@ -17,7 +17,7 @@ class LayerNorm(TuningMethod):
     """Train LayerNorm gains and shifts."""
 
     def apply(self, backbone: nn.Module, sites: Sites) -> None:
-        """Thaw every LayerNorm.
+        """Unfreeze every LayerNorm.
 
         Raises:
             MatchError: if the backbone has none.
@@ -26,4 +26,4 @@ class LayerNorm(TuningMethod):
         if not norms:
             raise surgery.MatchError(f"{type(backbone).__name__} has no LayerNorm to train")
         for norm in norms:
-            surgery.thaw(norm.parameters())
+            surgery.unfreeze(norm.parameters())

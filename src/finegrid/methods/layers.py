@@ -1,4 +1,4 @@
-"""Layer and role fine-tuning: train some parts of the backbone, freeze the others.
+"""Partial fine-tuning: train chosen layers and roles, freeze the others.
 
 Radiya-Dixit & Wang 2020, arXiv 2004.14129: fine-tuned weights stay close to the pre-trained ones,
 not equally close in every layer, and tuning only the most critical layers suffices. Also the
@@ -21,7 +21,7 @@ from finegrid.models.sites import Sites
 
 
 class Layers(TuningMethod):
-    """Train the chosen layers and roles, or with `invert` everything but them."""
+    """Train the chosen layers and roles, or with `invert` all others."""
 
     def __init__(
         self, *, layers: Sequence[int] | str | None, roles: Sequence[str] | None, invert: bool
@@ -29,7 +29,7 @@ class Layers(TuningMethod):
         self.layers, self.roles, self.invert = layers, roles, invert
 
     def apply(self, backbone: nn.Module, sites: Sites) -> None:
-        """Thaw weights and biases of the choice; `roles` null means whole layers.
+        """Unfreeze weights and biases of the choice; `roles` null means whole layers.
 
         Raises:
             SiteError: for a layer or role that the backbone does not have.
@@ -42,5 +42,5 @@ class Layers(TuningMethod):
             for parameter in site.module.parameters()
         }
         every = {id(parameter): parameter for parameter in backbone.parameters()}
-        kept = every.keys() - chosen.keys() if self.invert else chosen.keys()
-        surgery.thaw(every[key] for key in every if key in kept)
+        trained = every.keys() - chosen.keys() if self.invert else chosen.keys()
+        surgery.unfreeze(every[key] for key in every if key in trained)

@@ -2,7 +2,8 @@
 
 y = W x + b + (alpha / rank) B A dropout(x), with A (rank, in) drawn uniformly as a fresh Linear
 is and B (out, rank) zero, so the start is exactly the pre-trained model. The paper tunes query and
-value; rank 8 and alpha 16 are its setting for RoBERTa. `fold` puts the update into W afterwards.
+value; rank 8 and alpha 16 are its setting for RoBERTa. `fold` merges the update into W after
+training.
 
 With `gated` the update is multiplied by sigmoid(w x + c), as in UniPELT (Mao et al. 2022, arXiv
 2110.07577); it then depends on x and cannot be folded.
@@ -45,16 +46,16 @@ class Update(nn.Module):
 
 
 class LowRank(Update):
-    """An update that is the same matrix for every input."""
+    """An update that can be merged, being the same matrix for every input."""
 
     @torch.no_grad()
     def fold(self, site: nn.Linear) -> None:
-        """Add the update to the site's weight, so that this module is no longer needed."""
+        """Merge: add scale B A to the site's weight."""
         site.weight.add_(self.b @ self.a, alpha=self.scale)
 
 
 class GatedLowRank(Update):
-    """An update whose size each token chooses."""
+    """An update times a gate per token; depends on the input, so it cannot be merged."""
 
     def __init__(
         self, inputs: int, outputs: int, *, rank: int, alpha: float, dropout: float

@@ -1,8 +1,8 @@
-"""Fixed masks: the controls of every method that learns one; only the head trains.
+"""Fixed masks: controls for the methods that learn a mask; only the head trains.
 
     w = w_0 * b, b zero at random places, or at the smallest |w_0| of each matrix (pruning)
 
-What a learned mask scores beyond `mask_magnitude` of its sparsity is what learning it is worth.
+The gain of a learned mask is its score minus that of `mask_magnitude` at the same sparsity.
 """
 
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from finegrid.errors import one_of
 from finegrid.methods.base import TuningMethod
-from finegrid.methods.modules.mask import Mask, smallest, zeros
+from finegrid.methods.modules.mask import Mask, pruned_count, smallest
 from finegrid.models import surgery
 from finegrid.models.sites import Sites
 
 
 class MaskFixed(TuningMethod):
-    """Zero a share of each chosen matrix, once and for all."""
+    """Set a share of each chosen matrix to zero."""
 
     starts_pretrained = False
 
@@ -37,13 +37,13 @@ class MaskFixed(TuningMethod):
     def apply(self, backbone: nn.Module, sites: Sites) -> None:
         """Mask every chosen matrix."""
         for module, weight in sites.matrices(self.roles, self.layers):
-            kept = ~self._pruned(weight)
-            surgery.reparametrize(module, "weight", "mask_fixed", Mask(kept))
+            mask = Mask(~self._pruned(weight))
+            surgery.reparametrize(module, "weight", "mask_fixed", mask)
 
     def _pruned(self, weight: Tensor) -> Tensor:
         if self.rule == "magnitude":
             return smallest(weight, self.sparsity)
         places = torch.randperm(weight.numel(), device=weight.device)
         flat = torch.zeros(weight.numel(), dtype=torch.bool, device=weight.device)
-        flat[places[: zeros(self.sparsity, weight.numel())]] = True
+        flat[places[: pruned_count(self.sparsity, weight.numel())]] = True
         return flat.view_as(weight)

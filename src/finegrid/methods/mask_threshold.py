@@ -1,8 +1,8 @@
-"""Masking by threshold: real scores cut to a binary mask over frozen weights.
+"""Threshold masking: real scores are binarized to a mask over frozen weights.
 
 Zhao et al. 2020, arXiv 2004.12406. With one score m per weight and a fixed threshold t,
 
-    w = w_0 * [m > t], gradient straight through the cut, in training as in evaluation
+    w = w_0 * [m > t], in training and evaluation; straight-through gradient
 
     start: uniform     m ~ U(-0.02, 0.03 / s - 0.02), so that a share s is zero (t = 0.01)
            magnitude   m = 0 for the smallest s of |w_0| in each matrix, else 2 t
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from finegrid.errors import one_of, require
 from finegrid.methods.base import TuningMethod
-from finegrid.methods.modules.mask import LearnedMask, smallest, zeros
+from finegrid.methods.modules.mask import LearnedMask, pruned_count, smallest
 from finegrid.models import surgery
 from finegrid.models.sites import Sites
 
@@ -25,19 +25,19 @@ THRESHOLD, SCALE = 0.01, 0.02
 
 
 class ThresholdMask(LearnedMask):
-    """A mask cut at the threshold."""
+    """A mask that keeps the weights whose score lies above the threshold."""
 
-    def learn(self) -> Tensor:
-        """The cut, with the gradient of the scores themselves."""
-        return self.settle().to(self.scores.dtype) + self.scores - self.scores.detach()
+    def straight_through(self) -> Tensor:
+        """The binarized mask; identity gradient to the scores."""
+        return self.binarize().to(self.scores.dtype) + self.scores - self.scores.detach()
 
-    def settle(self) -> Tensor:
+    def binarize(self) -> Tensor:
         """Where the score lies above the threshold."""
         return self.scores > THRESHOLD
 
 
 class MaskThreshold(TuningMethod):
-    """Learn which weights of the chosen matrices to keep, without drawing."""
+    """Learn which weights of the chosen matrices are set to zero, without sampling."""
 
     starts_pretrained = False
 
@@ -50,7 +50,7 @@ class MaskThreshold(TuningMethod):
         layers: Sequence[int] | str | None,
     ) -> None:
         one_of("method.start", start, ("uniform", "magnitude"))
-        zeros(sparsity, 1)  # refuses a sparsity out of range
+        pruned_count(sparsity, 1)  # refuses a sparsity out of range
         require(
             start == "magnitude" or sparsity > 0,
             "method.sparsity=0 has no uniform start; use a small one, or method.start=magnitude",

@@ -18,21 +18,24 @@ from finegrid.models.sites import Sites
 
 
 class Tap(nn.Module):
-    """Holds what enters a block until the block's end; one child of two sites, in copies too."""
+    """Stores the input of a feed-forward block until its end, where the adapter reads it.
+
+    It is a child of both sites, so that deep copies share one, too.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.held: Tensor | None = None
 
     def take(self) -> Tensor:
-        """What was held, and hold it no longer."""
+        """The stored tensor, which is forgotten."""
         assert self.held is not None, "the block ended before it began"
         x, self.held = self.held, None
         return x
 
 
 class ParallelBottleneck(Bottleneck):
-    """A bottleneck that reads the input of its block from a tap."""
+    """A bottleneck whose input is the stored input of its block."""
 
     def __init__(
         self, hidden: int, tap: Tap, *, reduction_factor: float, activation: str, scaling: float

@@ -1,14 +1,12 @@
-"""Pfeiffer adapters: one bottleneck a layer, after feed-forward (Pfeiffer et al. 2020).
+"""Pfeiffer adapters: one bottleneck a layer, after feed-forward.
 
-arXiv 2005.00247.
-
-With h the feed-forward output, x its residual input and LN the layer's own, frozen LayerNorm,
-AdapterHub's `seq_bn` (reduction factor 16, relu, LayerNorm before and after, residual taken before
-the LayerNorm) computes
+Pfeiffer et al. 2020, arXiv 2005.00247. With h the feed-forward output, x its residual input
+and LN the layer's frozen LayerNorm, AdapterHub's `seq_bn` (reduction factor 16, relu, LayerNorm
+before and after, residual taken before the LayerNorm) computes
 
     LN(x + h + W_up act(W_down LN(x + h) + b_down) + b_up)
 
-and so do we, with one hook on that LayerNorm. W_up starts at zero, so the start is exactly the
+and so does this, with one hook on that LayerNorm. W_up starts at zero, so the start is exactly the
 pre-trained model. A pre-LN backbone has no such LayerNorm; there the bottleneck reads and corrects
 h itself, as AdapterHub does.
 

@@ -2,13 +2,13 @@
 
     attention(Q, [P_K; K], [P_V; V])        with P_K, P_V (length, H) for each layer
 
-split into heads like K and V. They start from N(0, 0.02); a start equal to the pre-trained model
-does not exist. With `reparametrization` a width, training goes through a network of each layer,
+split into heads like K and V and drawn from N(0, 0.02); no prefix leaves the pre-trained model's
+outputs unchanged. With `reparametrization`, a width, a network in each layer computes them,
 
     [P_K, P_V] = W_2 tanh(W_1 E + b_1) + b_2        with E (length, H)
 
-of which only P_K and P_V are kept. With `gated` a factor sigmoid(w q_0 + c), with q_0 the query of
-the row's first token, scales both (UniPELT, Mao et al. 2022, arXiv 2110.07577).
+of which only P_K and P_V are stored. With `gated` both are multiplied by sigmoid(w q_0 + c), q_0
+being the query of the row's first token (UniPELT, Mao et al. 2022, arXiv 2110.07577).
 
 Where we differ: the authors share one W_1 and E among the layers, we do not; UniPELT gates by the
 mean over a row's tokens, we by the first token, because a mean over a padded batch would let the
@@ -28,7 +28,10 @@ from finegrid.models.sites import Sites
 
 
 class Prefix(nn.Module):
-    """Queries -> keys and values, B heads length d each, that come before the text's."""
+    """A layer's learned keys and values, to be put before those of the text.
+
+    Queries B heads T d -> keys and values, B heads length d each.
+    """
 
     def __init__(self, hidden: int, *, length: int, gated: bool) -> None:
         super().__init__()
@@ -52,7 +55,7 @@ class Prefix(nn.Module):
 
 
 class ReparametrizedPrefix(Prefix):
-    """A prefix that a network makes while it trains; `expand` leaves the prefix alone."""
+    """A prefix computed by a network in training; its delta holds keys and values only."""
 
     def __init__(self, hidden: int, *, length: int, gated: bool, width: int) -> None:
         super().__init__(hidden, length=length, gated=gated)
@@ -63,35 +66,37 @@ class ReparametrizedPrefix(Prefix):
         )
 
     def pair(self) -> tuple[Tensor, Tensor]:
-        """The network's keys and values, or those that `expand` set."""
+        """The network's keys and values, or the ones loaded by `from_delta`; length H."""
         if "key" in self._parameters:
             return self.key, self.value
-        with torch.autocast(self.embedding.device.type, enabled=False):  # the bits that are kept
+        with torch.autocast(
+            self.embedding.device.type, enabled=False
+        ):  # exactly what the delta stores
             key, value = self.network(self.embedding).chunk(2, dim=-1)
         return key, value
 
     @torch.no_grad()
-    def compact(self) -> dict[str, Tensor]:
-        """What a plain prefix would hold: keys, values and the gate, without the network."""
+    def to_delta(self) -> dict[str, Tensor]:
+        """Keys, values and the gate, without the network."""
         key, value = self.pair()
         gate = {} if self.gate is None else self.gate.state_dict(prefix="gate.")
         return {"key": key.clone(), "value": value.clone()} | gate
 
-    def expand(self, state: dict[str, Tensor]) -> None:
-        """Become the plain prefix that `compact` returned.
+    def from_delta(self, state: dict[str, Tensor]) -> None:
+        """Load keys, values and gate and drop the network.
 
         Raises:
             UserError: if its shapes are not this prefix's.
         """
-        own = self.compact()
-        for name, value in own.items():
+        tensors = self.to_delta()
+        for name, value in tensors.items():
             if state[name].shape != value.shape:
                 shapes = f"{tuple(state[name].shape)}, not {tuple(value.shape)}"
                 raise UserError(f"the prefix's {name} has shape {shapes}")
             value.copy_(state[name])
         if "key" not in self._parameters:
             del self.embedding, self.network
-        self.key, self.value = nn.Parameter(own["key"]), nn.Parameter(own["value"])
+        self.key, self.value = nn.Parameter(tensors["key"]), nn.Parameter(tensors["value"])
 
 
 class PrefixTuning(TuningMethod):
@@ -103,7 +108,7 @@ class PrefixTuning(TuningMethod):
         self.length, self.width, self.gated = length, reparametrization, gated
 
     def apply(self, backbone: nn.Module, sites: Sites) -> None:
-        """Attach the prefixes and switch the backbone to attention that looks for them.
+        """Attach the prefixes and switch the backbone to an attention function that reads them.
 
         Raises:
             UserError: for a length or width below one, or an attention that takes no prefix.
@@ -117,7 +122,7 @@ class PrefixTuning(TuningMethod):
             )
         read_prefixes(backbone)
         for site in attentions:
-            surgery.adopt(site.module, "prefix", self._made_for(sites.hidden_size))
+            surgery.add_child(site.module, "prefix", self._made_for(sites.hidden_size))
 
     def _made_for(self, hidden: int) -> Prefix:
         if self.width is None:

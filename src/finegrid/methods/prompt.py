@@ -7,15 +7,15 @@ With E(x) the embeddings of the text x_0 .. x_T-1, the encoder reads
 
 with P (length, E) trained, before positions and types are added. It starts as copies of the
 embeddings of random words. With `deep` every later layer gets vectors of its own (length, H),
-drawn from N(0, 0.02), in place of what the layer before made of the prompt (VPT-deep, Jia et al.
+drawn from N(0, 0.02), in place of the previous layer's output for the prompt (VPT-deep, Jia et al.
 2022, arXiv 2203.12119).
 
 Where we differ: the paper prompts T5, a decoder that needs no first token; for encoders we default
 to `after_cls`, where the pooled token stays the first one and the prompt leaves the encoder's
 output again, so that heads see the text's tokens alone. `front` is what peft does: the pooled
 token is the prompt's first vector. The words to copy are drawn from the middle nine tenths of the
-vocabulary rather than the 5,000 most frequent. In ModernBERT's local layers a prompt is seen as
-far as any other token.
+vocabulary rather than the 5,000 most frequent. ModernBERT's local layers attend to a prompt only
+within their window.
 """
 
 import inspect
@@ -32,8 +32,11 @@ from finegrid.models.sites import Sites
 PLACES = {"front": 0, "after_cls": 1}  # -> the prompt's first position
 
 
-class Room(nn.Module):
-    """Makes room for a prompt in a batch of token ids, and takes it out of the encoder's output."""
+class PromptSlots(nn.Module):
+    """Inserts placeholder tokens for the prompt into the inputs, removes them from the output.
+
+    The child of the base model; `PromptVectors` then replaces the placeholders' embeddings.
+    """
 
     def __init__(self, *, start: int, length: int, limit: int, filler: int) -> None:
         super().__init__()
@@ -42,7 +45,7 @@ class Room(nn.Module):
         self.filler = filler  # an id that is not padding; its embedding is never used
 
     def forward(self, named: dict[str, Any]) -> dict[str, Any]:
-        """The encoder's named inputs with `length` visible tokens more."""
+        """The encoder's keyword arguments with `length` attended tokens more."""
         tokens = named["input_ids"].shape[1]
         if tokens + self.length > self.limit:
             raise UserError(
@@ -54,11 +57,11 @@ class Room(nn.Module):
         return named | {name: self._filled(named[name], fill) for name, fill in present.items()}
 
     def _filled(self, x: Tensor, fill: int) -> Tensor:
-        room = x.new_full((len(x), self.length), fill)
-        return torch.cat([x[:, : self.start], room, x[:, self.start :]], dim=1)
+        slots = x.new_full((len(x), self.length), fill)
+        return torch.cat([x[:, : self.start], slots, x[:, self.start :]], dim=1)
 
-    def leave(self, output: Any) -> Any:
-        """Take the prompt out of B T H, unless the head is to read its first vector."""
+    def remove(self, output: Any) -> Any:
+        """Remove the prompt from the hidden states, B T H, unless it stands at the front."""
         if self.start:
             h = output["last_hidden_state"]
             text = torch.cat([h[:, : self.start], h[:, self.start + self.length :]], dim=1)
@@ -66,8 +69,8 @@ class Room(nn.Module):
         return output
 
 
-class Vectors(nn.Module):
-    """Writes its vectors over the prompt's positions: B T H -> B T H."""
+class PromptVectors(nn.Module):
+    """Replaces the hidden states at the prompt's positions by learned vectors: B T H -> B T H."""
 
     def __init__(self, vectors: Tensor, start: int) -> None:
         super().__init__()
@@ -75,28 +78,28 @@ class Vectors(nn.Module):
         self.start = start
 
     def forward(self, h: Tensor) -> Tensor:
-        """The hidden states with the prompt in its place."""
+        """The hidden states with the prompt."""
         prompt = self.vectors.to(h.dtype).expand(len(h), -1, -1)
         end = self.start + len(self.vectors)
         return torch.cat([h[:, : self.start], prompt, h[:, end:]], dim=1)
 
 
-def _enter(backbone: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
+def _insert_slots(backbone: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
     names = inspect.signature(backbone.forward).parameters
     return (), backbone.get_submodule("prompt")(dict(zip(names, inputs, strict=False)) | named)
 
 
-def _leave(backbone: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
-    room: Any = backbone.get_submodule("prompt")
-    return room.leave(output)
+def _remove_slots(backbone: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+    slots: Any = backbone.get_submodule("prompt")
+    return slots.remove(output)
 
 
-def _embedded(site: nn.Module, inputs: tuple[Any, ...], embeddings: Tensor) -> Tensor:
+def _replace_embeddings(site: nn.Module, inputs: tuple[Any, ...], embeddings: Tensor) -> Tensor:
     prompted: Tensor = site.get_submodule("prompt")(embeddings)
     return prompted
 
 
-def _renewed(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+def _replace_states(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     return layer.get_submodule("prompt")(inputs[0]), *inputs[1:]
 
 
@@ -120,14 +123,16 @@ class Prompt(TuningMethod):
         limit = sites.positions
         self._check(config, sites, limit)
         start, filler = PLACES[self.place], 1 if config.pad_token_id == 0 else 0
-        room = Room(start=start, length=self.length, limit=limit, filler=filler)
-        surgery.attach_around(backbone, "prompt", room, _enter, _leave)
+        slots = PromptSlots(start=start, length=self.length, limit=limit, filler=filler)
+        surgery.attach_around(backbone, "prompt", slots, _insert_slots, _remove_slots)
         (words,) = sites["word_embeddings"]
-        vectors = Vectors(_some_words(words.module, self.length), start)
-        surgery.attach(words.module, "prompt", vectors, _embedded)
+        vectors = PromptVectors(_some_words(words.module, self.length), start)
+        surgery.attach(words.module, "prompt", vectors, _replace_embeddings)
         for site in sites["layer"][1:] if self.deep else ():
             deep = torch.empty(self.length, sites.hidden_size).normal_(std=0.02)
-            surgery.attach_before(site.module, "prompt", Vectors(deep, start), _renewed)
+            surgery.attach_before(
+                site.module, "prompt", PromptVectors(deep, start), _replace_states
+            )
 
     def _check(self, config: Any, sites: Sites, limit: int) -> None:
         if self.place not in PLACES:

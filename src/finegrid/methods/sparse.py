@@ -1,12 +1,12 @@
-"""Sparse fine-tuning: a fixed few of the individual weights train, the others stay.
+"""Sparse fine-tuning: a fixed small set of individual weights trains.
 
-    w = w_0 + S(v), S putting the trained values v at chosen places of w_0; v = 0 at the start
+    w = w_0 + S(v), S scattering the trained values v to chosen entries of w_0; v = 0 at the start
 
-`rule` says which places, a share `density` of each tensor or of all together:
-    random      drawn by the run's seed; a control
+`rule` chooses the entries, a share `density` of each tensor or of all together:
+    random      drawn from the run's seed; a control
     magnitude   the largest |w_0|
-    residual    the largest |w_0 - W_r|, W_r the best approximation of rank r: what a low-rank
-                method misses (DSEE, Chen et al. 2023, arXiv 2111.00160)
+    residual    the largest |w_0 - W_r|, W_r the best approximation of rank r (DSEE, Chen et al.
+                2023, arXiv 2111.00160)
     fisher      the largest sum of squared gradients of single examples at w_0: FISH mask (Sung et
                 al. 2021, arXiv 2111.09839)
     sam         the largest |sum of gradients| at w_0: second-order approximation (Fu et al. 2023,
@@ -14,8 +14,8 @@
 
 Where we differ: the values are the only parameters, where the authors of FISH and SAM mask the
 gradients of whole matrices, whose frozen entries weight decay still moves. Gradients for the choice
-are taken without dropout and with the head as drawn. `residual` uses a truncated SVD in place of
-the GreBsmo decomposition. Choosing is part of setting up, not of the training budget.
+are taken without dropout and with the untrained head. `residual` uses a truncated SVD in place of
+the GreBsmo decomposition. The choice is not counted in the training budget.
 """
 
 from collections.abc import Sequence
@@ -57,32 +57,32 @@ class Sparse(TuningMethod):
         self.samples, self.rank = samples, rank
 
     def apply(self, backbone: nn.Module, sites: Sites) -> None:
-        """Put a sparse difference on every chosen tensor; by-gradient rules start at random."""
-        found = [
+        """Put a sparse difference on every chosen tensor; `choose` may move it."""
+        chosen = [
             (site.module, tensor, weight)
             for _, site in sites.select(self.roles, self.layers)
             for tensor in self.tensors
-            if (weight := surgery.own(site.module, tensor)) is not None
+            if (weight := surgery.raw_parameter(site.module, tensor)) is not None
         ]
-        require(bool(found), f"no {' or '.join(self.tensors)} among method.roles={self.roles}")
-        placed = self._places([weight for *_, weight in found])
-        for (site, tensor, weight), places in zip(found, placed, strict=True):
+        require(bool(chosen), f"no {' or '.join(self.tensors)} among method.roles={self.roles}")
+        placed = self._places([weight for *_, weight in chosen])
+        for (site, tensor, weight), places in zip(chosen, placed, strict=True):
             difference = SparseDifference(weight.shape, places)
             surgery.reparametrize(site, tensor, f"sparse_{tensor}", difference)
 
     def choose(self, backbone: nn.Module, losses: Losses) -> None:
-        """Move the differences to where the training rows' gradients at the start say."""
+        """Choose the entries by the gradients of training rows at the pre-trained weights."""
         if self.rule not in BY_GRADIENT:
             return
-        found = [
+        children = [
             (child, weight)
             for _, site, name in surgery.injected(backbone)
             if isinstance(child := site.get_submodule(name), SparseDifference)
-            and (weight := surgery.own(site, name.removeprefix("sparse_"))) is not None
+            and (weight := surgery.raw_parameter(site, name.removeprefix("sparse_"))) is not None
         ]
-        scores = self._gradients([weight for _, weight in found], losses)
+        scores = self._gradients([weight for _, weight in children], losses)
         for (child, _), places in zip(
-            found, top(scores, self.density, together=self.together), strict=True
+            children, top(scores, self.density, together=self.together), strict=True
         ):
             child.move(places)
 
@@ -102,7 +102,7 @@ class Sparse(TuningMethod):
         return (weight - low).abs()
 
     def _gradients(self, weights: Sequence[nn.Parameter], losses: Losses) -> list[Tensor]:
-        """Sum of squared gradients of single examples, or magnitude of their plain sum."""
+        """Scores a weight: sum of squared gradients (fisher) or |sum of gradients| (sam)."""
         totals = [torch.zeros_like(weight) for weight in weights]
         power = 2 if self.rule == "fisher" else 1
         for weight in weights:

@@ -6,12 +6,12 @@ Radiya-Dixit & Wang 2020, arXiv 2004.14129. With w_0 frozen and one score m per 
     evaluation   w = w_0 * [m > 0]
     start        m = -initial for the smallest floor(sparsity n) |w_0| of each matrix, else initial
 
-so the run starts near magnitude pruning: with initial = 5 a kept weight is on with p = 0.993.
+so the run starts near magnitude pruning: with initial = 5 an unpruned weight is used with
+probability 0.993.
 
-Evaluation needs one mask, the same every time and worth one bit a weight. `evaluate: mode` takes
-the likeliest mask, [m > 0]: it needs no draw, and no weight that training all but never used is
-switched on by chance. `evaluate: draw` takes one draw with a fixed seed instead, a typical mask of
-training. The expected weight w_0 * sigmoid(m) is no mask and could not be stored as one.
+Evaluation uses one deterministic mask, stored as one bit a weight. `evaluate: mode` takes the most
+probable mask, [m > 0]. `evaluate: draw` takes one Bernoulli sample with a fixed seed, a typical
+mask of training. The expected weight w_0 * sigmoid(m) is no binary mask.
 
 Where we differ: the paper's own initial value and grid of sparsities are not known to us; the value
 5 is that of its second author's later public code. Biases are not masked.
@@ -30,19 +30,19 @@ from finegrid.models.sites import Sites
 
 
 class BernoulliMask(LearnedMask):
-    """A mask drawn anew every training pass."""
+    """A mask sampled anew in every training pass."""
 
     def __init__(self, scores: Tensor, *, evaluate: str) -> None:
         super().__init__(scores)
         self.evaluate = evaluate
 
-    def learn(self) -> Tensor:
-        """A draw, with the gradient of its probability."""
+    def straight_through(self) -> Tensor:
+        """A Bernoulli sample; its gradient is that of the probability sigmoid(score)."""
         p = torch.sigmoid(self.scores)
         return torch.bernoulli(p.detach()) + p - p.detach()
 
-    def settle(self) -> Tensor:
-        """The likeliest mask, or the draw of a fixed seed."""
+    def binarize(self) -> Tensor:
+        """The most probable mask, or a sample with a fixed seed."""
         if self.evaluate == "mode":
             return self.scores > 0
         generator = torch.Generator(self.scores.device).manual_seed(0)
@@ -51,7 +51,7 @@ class BernoulliMask(LearnedMask):
 
 
 class Supermask(TuningMethod):
-    """Learn which weights of the chosen matrices to keep."""
+    """Learn which weights of the chosen matrices are set to zero."""
 
     starts_pretrained = False
 
@@ -70,7 +70,7 @@ class Supermask(TuningMethod):
         self.roles, self.layers = roles, layers
 
     def apply(self, backbone: nn.Module, sites: Sites) -> None:
-        """Put scores on every chosen matrix, low where the weight is small."""
+        """Put scores on every chosen matrix, negative where the weight is small."""
         for module, weight in sites.matrices(self.roles, self.layers):
             pruned = smallest(weight, self.sparsity)
             scores = torch.where(pruned, -self.initial, self.initial)

@@ -12,13 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from finegrid.config import ModelConfig
@@ -33,6 +29,8 @@ from finegrid.storage.hub import WAYS_OUT
 
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
+
+HEAD = "AutoModelForSequenceClassification"  # the class that knows a head, if no other is named
 
 
 @dataclass(frozen=True)
@@ -147,18 +145,19 @@ def tokenizer(model: ModelConfig) -> Any:
     return found
 
 
-def build(model: ModelConfig, *, outputs: int, seed: int) -> Backbone:
+def build(model: ModelConfig, *, outputs: int, seed: int, auto_class: str = HEAD) -> Backbone:
     """Load the encoder in fp32, put a head of so many outputs on it, freeze the base.
 
     The head is drawn from `seed` alone, so it is the same for every method. So is a pooler that the
     checkpoint lacks: it counts as part of the head, trains with it and is stored with it.
+    `auto_class` is the class of transformers that knows the head (see `tasks.task.Task`).
 
     Raises:
         UserError: if the files are missing, incomplete or of an unknown architecture.
     """
     with forked(seed), _one_line(model):
         make = _pretrained if model.pretrained else _random
-        network, revision = make(model, outputs)
+        network, revision = make(model, outputs, getattr(transformers, auto_class))
         pretrained.check_pass(network)
     surgery.freeze(network.base_model)
     for parameter in drawn_pooler(network).values():
@@ -226,11 +225,11 @@ def fingerprint(module: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-def _pretrained(model: ModelConfig, outputs: int) -> tuple[PreTrainedModel, str]:
+def _pretrained(model: ModelConfig, outputs: int, auto: Any) -> tuple[PreTrainedModel, str]:
     where, source = locate(model), _source(model)
     if Path(where).is_dir():
         pretrained.check_files(Path(where))
-    network, info = AutoModelForSequenceClassification.from_pretrained(
+    network, info = auto.from_pretrained(
         where,
         **source,
         config=_architecture(model, outputs),
@@ -245,9 +244,9 @@ def _pretrained(model: ModelConfig, outputs: int) -> tuple[PreTrainedModel, str]
     return network, str(getattr(network.config, "_commit_hash", None) or "")
 
 
-def _random(model: ModelConfig, outputs: int) -> tuple[PreTrainedModel, str]:
+def _random(model: ModelConfig, outputs: int, auto: Any) -> tuple[PreTrainedModel, str]:
     """The same architecture from random weights: the control that shows what pre-training gives."""
-    network = AutoModelForSequenceClassification.from_config(
+    network = auto.from_config(
         _architecture(model, outputs), dtype=torch.float32, attn_implementation=_attention()
     )
     return network, ""

@@ -1,7 +1,9 @@
-"""Primitives on modules: freeze, match, thaw, attach, reparametrize. Methods are written in these.
+"""Model surgery: freeze and unfreeze parameters, inject modules at sites, merge them again.
 
-`requires_grad` is the single truth for the optimizer and the counts. What a method adds to a site
-is a child module of that site; `injected` finds them all again.
+Tuning methods are written in these functions. `requires_grad` alone decides what the optimizer
+gets, what a checkpoint holds and what is counted. What a method adds to a site is a child module
+of that site, called through hooks or a property, so the backbone's state-dict keys stay as they
+were (torch's `parametrize` would rename them); `injected` lists everything that was added.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +24,8 @@ InputHook = Callable[[nn.Module, tuple[Any, ...]], Any]
 # (site module, its positional inputs, its named ones) -> both as the site sees them instead
 NamedHook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]
 
-_claims: ContextVar[set[tuple[int, str]] | None] = ContextVar("claims", default=None)
+# what `track_ownership` collects, if it is active
+_owned: ContextVar[set[tuple[int, str]] | None] = ContextVar("owned", default=None)
 
 
 class MatchError(UserError, LookupError):
@@ -34,10 +37,10 @@ def freeze(module: nn.Module) -> None:
     module.requires_grad_(False)
 
 
-def thaw(parameters: Iterable[nn.Parameter]) -> None:
+def unfreeze(parameters: Iterable[nn.Parameter]) -> None:
     """Let parameters train."""
     for parameter in parameters:
-        _claim((id(parameter), ""))
+        _record_owner((id(parameter), ""))
         parameter.requires_grad_(True)
 
 
@@ -58,12 +61,12 @@ def match(module: nn.Module, pattern: str) -> dict[str, nn.Parameter]:
     return found
 
 
-def adopt(site: Any, name: str, module: nn.Module, tensor: str | None = None) -> bool:
+def add_child(site: Any, name: str, module: nn.Module, tensor: str | None = None) -> bool:
     """Inject a child module that the site or others look up by themselves; False if it is there.
 
     `tensor` names the site's tensor that is read through the child, if one is.
     """
-    _claim((id(site), name))
+    _record_owner((id(site), name))
     if name in site._modules:
         return False
     site.add_module(name, module)
@@ -77,13 +80,13 @@ def attach(site: nn.Module, name: str, module: nn.Module, hook: Hook) -> None:
     The backbone's own keys stay as they were. Attaching the same name again changes nothing.
     The hook must reach the child through the site it is given, so that copies stay independent.
     """
-    if adopt(site, name, module):
+    if add_child(site, name, module):
         site.register_forward_hook(hook)
 
 
 def attach_before(site: nn.Module, name: str, module: nn.Module, hook: InputHook) -> None:
     """Inject a child module at a site; the hook replaces the site's input instead of its output."""
-    if adopt(site, name, module):
+    if add_child(site, name, module):
         site.register_forward_pre_hook(hook)
 
 
@@ -91,13 +94,13 @@ def attach_around(
     site: nn.Module, name: str, module: nn.Module, before: NamedHook, after: Callable[..., Any]
 ) -> None:
     """Inject a child module at a site; one hook replaces all its inputs, the other its output."""
-    if adopt(site, name, module):
+    if add_child(site, name, module):
         site.register_forward_pre_hook(before, with_kwargs=True)
         site.register_forward_hook(after)
 
 
-def own(site: nn.Module, tensor: str) -> nn.Parameter | None:
-    """A module's parameter itself, past whatever `reparametrize` put over it."""
+def raw_parameter(site: nn.Module, tensor: str) -> nn.Parameter | None:
+    """The stored parameter of a module, whatever `reparametrize` put over it; None if absent."""
     return site._parameters.get(tensor)
 
 
@@ -107,15 +110,15 @@ def reparametrize(site: nn.Module, tensor: str, name: str, module: nn.Module) ->
     The tensor keeps its key and its bits; only reading it as an attribute, as the site's forward
     does, goes through the child module. Several children on one tensor apply in order.
     """
-    if not adopt(site, name, module, tensor):
+    if not add_child(site, name, module, tensor):
         return
-    _claim((id(site._parameters[tensor]), ""))
+    _record_owner((id(site._parameters[tensor]), ""))
     plain = type(site)
     before = getattr(plain, tensor, None)  # the property of an earlier call, if there was one
 
     def effective(self: nn.Module) -> Tensor:
-        own: Any = before.fget(self) if before else self._parameters[tensor]
-        value: Tensor = self.get_submodule(name)(own)
+        raw: Any = before.fget(self) if before else self._parameters[tensor]
+        value: Tensor = self.get_submodule(name)(raw)
         return value
 
     kind = f"Reparametrized{plain.__name__.removeprefix('Reparametrized')}"  # print(model) shows it
@@ -130,22 +133,26 @@ def injected(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
 
 
 @contextmanager
-def claims() -> Iterator[set[tuple[int, str]]]:
-    """Collect what is claimed inside: (id of a parameter, "") or (id of a site, child's name)."""
-    claimed: set[tuple[int, str]] = set()
-    token = _claims.set(claimed)
+def track_ownership() -> Iterator[set[tuple[int, str]]]:
+    """Collect what methods change inside: (id of a parameter, "") or (id of a site, child's name).
+
+    May be nested: an outer tracker also collects what an inner one does, so that a composition of
+    compositions detects members that overlap.
+    """
+    owned: set[tuple[int, str]] = set()
+    token = _owned.set(owned)
     try:
-        yield claimed
+        yield owned
     finally:
-        _claims.reset(token)
-        for key in claimed:
-            _claim(key)  # what a composition claims, a composition of it claims too
+        _owned.reset(token)
+        for key in owned:
+            _record_owner(key)
 
 
-def _claim(key: tuple[int, str]) -> None:
-    claimed = _claims.get()
-    if claimed is not None:
-        claimed.add(key)
+def _record_owner(key: tuple[int, str]) -> None:
+    owned = _owned.get()
+    if owned is not None:
+        owned.add(key)
 
 
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:

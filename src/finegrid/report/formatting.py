@@ -6,10 +6,11 @@ from collections.abc import Sequence
 import pandas as pd
 
 from finegrid.report.load.rankings import Setting
+from finegrid.runs import text
+from finegrid.runs.text import digits
 
 MINUS, DASH, SPACE = "\u2212", "\u2013", "\u00a0"  # a space that no line ends at
 PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
-LATER = 1.0  # of a unit of time from which it is used
 
 
 def missing(value: object) -> bool:
@@ -43,8 +44,8 @@ def count(value: float | None) -> str:
         return DASH
     for size, prefix in PREFIXES:
         if value >= size * 0.9995:
-            return f"{_digits(value / size)}{prefix}"
-    return _digits(value)
+            return f"{digits(value / size)}{prefix}"
+    return digits(value)
 
 
 def size(value: float | None) -> str:
@@ -53,25 +54,22 @@ def size(value: float | None) -> str:
         return DASH
     for unit, prefix in PREFIXES:
         if value >= unit * 0.9995:
-            return f"{_digits(value / unit)}{SPACE}{prefix}B"
-    return f"{_digits(value)}{SPACE}B"
+            return f"{digits(value / unit)}{SPACE}{prefix}B"
+    return f"{digits(value)}{SPACE}B"
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds, minutes or hours."""
+    """`59 s`, `1.5 min`, `12 h`; a dash where there is none."""
     if seconds is None or missing(seconds):
         return DASH
-    for unit, name in ((3600.0, "h"), (60.0, "min")):
-        if seconds >= LATER * unit:
-            return f"{_digits(seconds / unit, 2)}{SPACE}{name}"
-    return f"{_digits(seconds, 2)}{SPACE}s"
+    return text.duration(seconds).replace(" ", SPACE)
 
 
 def percent(share: float | None) -> str:
     """`30 %`, `0.12 %`; an exact nought stays one."""
     if share is None or missing(share):
         return DASH
-    return f"{_digits(100 * share)}{SPACE}%"
+    return f"{digits(100 * share)}{SPACE}%"
 
 
 def chance(share: float) -> str:
@@ -114,10 +112,3 @@ def setting(given: Setting) -> str:
         f"{given.model}{weights}, protocol {given.protocol}, {given.select} checkpoint, "
         f"precision {given.precision or 'unknown'}{dropout}{stock}, finegrid {given.version}"
     )
-
-
-def _digits(value: float, many: int = 3) -> str:
-    """Significant digits, at least those before the point; without an exponent."""
-    digits = 0 if value == 0 else max(0, many - 1 - math.floor(math.log10(abs(value))))
-    text = f"{value:.{min(digits, 6)}f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text

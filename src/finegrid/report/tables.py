@@ -1,7 +1,7 @@
 """Cells as tables of Markdown and LaTeX: scores by fraction, distances to the best, and costs."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pandas as pd
@@ -9,6 +9,7 @@ import pandas as pd
 from finegrid.errors import printable
 from finegrid.report import formatting
 from finegrid.report.load.rankings import CELL, TABLE, Results, Setting, ordered
+from finegrid.runs.text import markdown_table
 
 FORMULA = ("=", "+", "-", "@")  # what begins one
 MARKS = re.compile(r"[\\`*|$~]|(?<!\w)_|_(?!\w)|(?<=\])[(\[]")  # that mean something to Markdown
@@ -107,16 +108,6 @@ def distance(cell: Any) -> str:
     return f"{cell.difference:.4f}{interval}".replace("-", formatting.MINUS)
 
 
-def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns line up in a terminal too."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    lines = [head, ["-" * width for width in widths], *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |"
-        for line in lines
-    )
-
-
 def _tables(cells: pd.DataFrame, best: pd.DataFrame) -> Iterator[pd.DataFrame]:
     """Each table's cells with what is known of their distance to the best."""
     columns = [*CELL, "best", "difference", "low", "high", "tie"]
@@ -137,9 +128,9 @@ def _section(results: Results, cells: pd.DataFrame, level: float) -> str:
         )
         + f"Mean ± standard deviation over seeds (their number). {BOLD.format(level=level)}",
         *_unlearned(cells),
-        aligned(*_grid(cells, _marked)),
+        markdown_table(*_grid(cells, _marked)),
         f"How far the best is above each; the {level:g} % intervals of a column hold all together:",
-        aligned(*_grid(cells, distance)),
+        markdown_table(*_grid(cells, distance)),
         _costs(cells),
     ]
     several = cells.loc[cells["ok"] > 0, "method"].nunique() > 1
@@ -194,7 +185,7 @@ def _costs(cells: pd.DataFrame) -> str:
         own = found[method]
         costs = [_cost(own[name], form) for name, (_, form) in COSTS.items()]
         rows.append([plain(method), f"{own['fraction']:g}", *costs])
-    return aligned(["method", "at fraction", *(title for title, _ in COSTS.values())], rows)
+    return markdown_table(["method", "at fraction", *(title for title, _ in COSTS.values())], rows)
 
 
 def _cost(value: float, form: str) -> str:

@@ -14,35 +14,35 @@ from torch import Tensor, nn
 
 from finegrid.errors import UserError
 from finegrid.models import surgery
-from finegrid.runs import mask_codec
+from finegrid.runs import layout, mask_codec
 from finegrid.storage.files import write_atomic
 
-FILE = "delta.safetensors"
+FILE = layout.DELTA
 FORMAT = "finegrid-2"
 MASKS = "masks"  # the one tensor that holds every mask, coded
 
 
 @runtime_checkable
-class Compact(Protocol):
+class DeltaModule(Protocol):
     """An injected module that stores something smaller than what it trains.
 
-    In eval mode it computes exactly what it stores: boolean tensors go to the file bit by bit,
-    entropy-coded where that is smaller, all others as they are.
+    In eval mode its output is exactly that of the stored tensors: boolean tensors are stored bit
+    by bit, entropy-coded where that is smaller, all others as they are.
     """
 
-    def compact(self) -> dict[str, Tensor]:
-        """What to store, by names of its own."""
+    def to_delta(self) -> dict[str, Tensor]:
+        """Name -> tensor to store; names are unique within the module."""
 
-    def expand(self, state: dict[str, Tensor]) -> None:
-        """Become the module that `compact` described."""
+    def from_delta(self, state: dict[str, Tensor]) -> None:
+        """Load the tensors that `to_delta` returned."""
 
 
 def state(model: nn.Module) -> dict[str, Tensor]:
-    """What makes a model the task's: the compact modules' tensors, else what trains."""
-    compacts = _compacts(model)
-    found = {name: value.detach() for name, value in _plain(model, compacts).items()}
-    for path, module in compacts.items():
-        found |= {f"{path}.{key}": value.detach() for key, value in module.compact().items()}
+    """What makes a model the task's: the delta modules' tensors, else what trains."""
+    modules = _delta_modules(model)
+    found = {name: value.detach() for name, value in _plain(model, modules).items()}
+    for path, module in modules.items():
+        found |= {f"{path}.{key}": value.detach() for key, value in module.to_delta().items()}
     return found
 
 
@@ -59,13 +59,13 @@ def bound(tensors: dict[str, Tensor], dtype: torch.dtype = torch.float32) -> flo
 
 def round_to(model: nn.Module, dtype: torch.dtype) -> None:
     """Become the model that a file of this precision would give back."""
-    compacts = _compacts(model)
+    modules = _delta_modules(model)
     with torch.no_grad():
-        for parameter in _plain(model, compacts).values():
+        for parameter in _plain(model, modules).values():
             parameter.copy_(parameter.to(dtype))
-        for module in compacts.values():
-            stored = module.compact().items()
-            module.expand({k: v if v.dtype == torch.bool else v.to(dtype) for k, v in stored})
+        for module in modules.values():
+            stored = module.to_delta().items()
+            module.from_delta({k: v if v.dtype == torch.bool else v.to(dtype) for k, v in stored})
 
 
 def save(
@@ -155,19 +155,19 @@ def _numbers(path: Path, found: dict[str, str]) -> None:
 
 
 def _fill(path: Path, model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Give each compact module its tensors, and each parameter outside them its own."""
-    compacts = _compacts(model)
-    for module_path, module in compacts.items():
+    """Give each delta module its tensors, and each parameter outside them its own."""
+    modules = _delta_modules(model)
+    for module_path, module in modules.items():
         prefix = f"{module_path}."
         own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        shapes = {name: value.shape for name, value in module.compact().items()}
+        shapes = {name: value.shape for name, value in module.to_delta().items()}
         marked = [(int(value.sum()),) for value in own.values() if value.dtype == torch.bool]
         for name, value in own.items():  # a mask's shape is fixed, values are as many as it marks
             allowed = [*(marked if value.dtype != torch.bool else []), shapes[name]][0]
             _fits(path, f"{prefix}{name}", value, allowed)
-        module.expand(own)
+        module.from_delta(own)
     with torch.no_grad():
-        for name, parameter in _plain(model, compacts).items():
+        for name, parameter in _plain(model, modules).items():
             _fits(path, name, tensors[name], parameter.shape)
             parameter.copy_(tensors[name])
 
@@ -204,18 +204,18 @@ def _same(path: Path, what: str, found: str, wanted: str) -> None:
         raise UserError(f"{path} was trained with {what} {found}, not {wanted}")
 
 
-def _compacts(model: nn.Module) -> dict[str, Compact]:
-    """Path -> every compact module that lies in no other."""
-    found: dict[str, Compact] = {}
+def _delta_modules(model: nn.Module) -> dict[str, DeltaModule]:
+    """Path -> every delta module that lies in no other."""
+    found: dict[str, DeltaModule] = {}
     for path, module in model.named_modules():
-        if isinstance(module, Compact) and not path.startswith(tuple(f"{p}." for p in found)):
+        if isinstance(module, DeltaModule) and not path.startswith(tuple(f"{p}." for p in found)):
             found[path] = module
     return found
 
 
-def _plain(model: nn.Module, compacts: Iterable[str]) -> dict[str, nn.Parameter]:
-    """What trains outside the compact modules."""
-    inside = tuple(f"{path}." for path in compacts)
+def _plain(model: nn.Module, modules: Iterable[str]) -> dict[str, nn.Parameter]:
+    """What trains outside the delta modules."""
+    inside = tuple(f"{path}." for path in modules)
     return {n: p for n, p in surgery.trainable(model).items() if not n.startswith(inside)}
 
 

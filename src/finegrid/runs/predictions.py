@@ -7,11 +7,11 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from finegrid.data.examples import Rows
+from finegrid.runs import layout
 from finegrid.storage.files import write_atomic
-from finegrid.tasks import metrics
 from finegrid.tasks.task import Task
 
-FILE = "predictions.parquet"
+FILE = layout.PREDICTIONS
 
 
 def write_predictions(
@@ -24,7 +24,7 @@ def write_predictions(
                 "split": [name] * len(rows),
                 "idx": rows.idx,
                 "label": rows.labels,
-                "prediction": metrics.predictions(task, logits[name]).numpy(),
+                "prediction": task.predictions(logits[name]).numpy(),
                 "scores": logits[name].tolist(),
             }
         )

@@ -12,11 +12,10 @@ from types import NoneType
 from typing import Any, get_args
 
 from finegrid.errors import UserError, is_name
+from finegrid.runs import layout
 from finegrid.storage.files import content, write_atomic
 
 SCHEMA = 1
-FILE = "record.json"
-RESULTS = (FILE, "delta.safetensors", "predictions.parquet", "curve.csv")  # of a run, that first
 LARGEST = 1 << 22  # bytes of a record: most are of a few thousand, a traceback may add some
 
 
@@ -118,7 +117,8 @@ class Record:
     def write(self, directory: Path) -> None:
         """Write `record.json` so that it is there whole or not at all."""
         write_atomic(
-            directory / FILE, (json.dumps(asdict(self), indent=1, allow_nan=False) + "\n").encode()
+            directory / layout.RECORD,
+            (json.dumps(asdict(self), indent=1, allow_nan=False) + "\n").encode(),
         )
 
 
@@ -128,16 +128,28 @@ def read(directory: Path) -> Record:
     Raises:
         UserError: if there is none, or it is not readable as one.
     """
-    path = directory / FILE
+    path = directory / layout.RECORD
     if not directory.is_dir():
         raise UserError(f"no such run directory: {directory}")
-    if not path.exists():
-        raise UserError(f"{directory} holds no {FILE}: the run has not finished, or is not one")
     try:
-        values = parse(content(path, LARGEST))
+        values = read_fields(directory)
+    except FileNotFoundError:
+        raise UserError(
+            f"{directory} holds no {path.name}: the run has not finished, or is not one"
+        ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is not a readable record: {error}") from error
     return Record(**{name: value for name, value in values.items() if name in CHECKS})
+
+
+def read_fields(directory: Path | str) -> dict[str, Any]:
+    """The fields of a run directory's record as they stand there, each of the type it should have.
+
+    Raises:
+        OSError: if there is none, or it cannot be read.
+        ValueError: saying what is wrong, if it is not a record of this schema.
+    """
+    return parse(content(f"{directory}/{layout.RECORD}", LARGEST))
 
 
 def parse(text: bytes) -> dict[str, Any]:
@@ -257,7 +269,7 @@ def clear(directory: Path) -> None:
     Raises:
         UserError: if one of them cannot be removed.
     """
-    for name in RESULTS:
+    for name in layout.RESULTS:
         try:
             (directory / name).unlink(missing_ok=True)
         except OSError as error:

@@ -14,9 +14,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from finegrid.errors import UserError, causes, require
 from finegrid.recipes import recipe
+from finegrid.runs import layout
 from finegrid.storage.files import content
 
-FILE = ".hydra/config.yaml"
+FILE = layout.CONFIG
 LARGEST = 1 << 18  # bytes; a composed config has a few thousand
 DEEPEST = 32
 MOST = 100  # references

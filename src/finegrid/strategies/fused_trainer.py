@@ -30,9 +30,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from finegrid.config import ModelConfig, RunConfig, TrainerConfig
-from finegrid.grid.status import key_of
 from finegrid.models import backbone
 from finegrid.models.backbone import Backbone
+from finegrid.runs import layout
 from finegrid.strategies.fused_model import Trunk
 from finegrid.training import device
 from finegrid.training.components import Parts, rows_of
@@ -222,7 +222,8 @@ def run_group(
     """Run the (config, directory, overrides, held) of a sweep's job, each as if it were one."""
     sweep = Path(str(HydraConfig.get().sweep.dir)).name
     requests = [
-        Request(cfg, place, lines, sweep, held, key_of(place)) for cfg, place, lines, held in cells
+        Request(cfg, place, lines, sweep, held, layout.cell_of(place))
+        for cfg, place, lines, held in cells
     ]
     with ExitStack() as logs:
         for request in requests:
@@ -233,15 +234,14 @@ def run_group(
 @contextmanager
 def _hydras_files(request: Request) -> Iterator[None]:
     """What Hydra leaves beside a job of its own: the config, the overrides and the log."""
-    folder = request.directory / ".hydra"
     if request.directory.resolve() == Path(HydraConfig.get().runtime.output_dir).resolve():
         yield  # the job's first cell, for which Hydra has done so
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(request.cfg, folder / "config.yaml")
-    OmegaConf.save(OmegaConf.create(request.overrides), folder / "overrides.yaml")
+    (request.directory / layout.CONFIG).parent.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(request.cfg, request.directory / layout.CONFIG)
+    OmegaConf.save(OmegaConf.create(request.overrides), request.directory / layout.OVERRIDES)
     root = logging.getLogger()
-    handler = logging.FileHandler(request.directory / "run.log")
+    handler = logging.FileHandler(request.directory / layout.LOG)
     handler.setFormatter(root.handlers[0].formatter if root.handlers else None)
     root.addHandler(handler)
     try:
@@ -298,11 +298,17 @@ class SharedBackbone:
         return next(iter(self.loaded.values()))
 
     def build(
-        self, trainer: TrainerConfig, model: ModelConfig, *, outputs: int, seed: int
+        self,
+        trainer: TrainerConfig,
+        model: ModelConfig,
+        *,
+        outputs: int,
+        seed: int,
+        auto_class: str,
     ) -> Backbone:
         """The same as `backbone.build`, in memory that is shared."""
         if outputs not in self.loaded:
-            base = backbone.build(model, outputs=outputs, seed=0)
+            base = backbone.build(model, outputs=outputs, seed=0, auto_class=auto_class)
             if device.accelerator(trainer) == "gpu":
                 base.model.cuda()
             self.loaded[outputs] = base

@@ -8,7 +8,7 @@ import pandas as pd
 
 from finegrid.report import formatting
 from finegrid.report.load.rankings import CELL, Results, ordered
-from finegrid.report.tables import aligned
+from finegrid.runs.text import markdown_table
 from finegrid.studies.verdict import LEVEL, Finding, Outcome, Verdict, judge, region_text
 
 WHOLE = {"fraction", "n", "ok", "failed", "constant"}  # columns to show as they are
@@ -87,7 +87,7 @@ def _summary(verdicts: Sequence[Verdict]) -> str:
     for verdict in verdicts:
         claim = verdict.finding.claim
         rows.append([claim.name, claim.text, f"**{verdict.outcome}**", *_numbers(verdict)])
-    return aligned(["claim", "what it says", "verdict", "effect", "95 %", "n", "p"], rows)
+    return markdown_table(["claim", "what it says", "verdict", "effect", "95 %", "n", "p"], rows)
 
 
 def _numbers(verdict: Verdict) -> list[str]:
@@ -143,14 +143,14 @@ def _parts(finding: Finding) -> str:
         p = part.inside(finding.region)
         rows.append([name, f"{effect:.4f}", f"{low:.4f} to {high:.4f}", str(part.n), _p(p)])
     head = [f"part (the claim: {every} {region_text(finding)})", "effect", "95 %", "n", "p alone"]
-    return aligned(head, rows)
+    return markdown_table(head, rows)
 
 
 def _frame(table: pd.DataFrame) -> str:
     rows = [
         [_cell(str(name), value) for name, value in row.items()] for row in table.to_dict("records")
     ]
-    return aligned([str(name) for name in table], rows)
+    return markdown_table([str(name) for name in table], rows)
 
 
 def _cell(column: str, value: Any) -> str:
@@ -169,7 +169,7 @@ def _grid(runs: pd.DataFrame) -> str:
         for method in ordered(list(map(str, of_task["method"].unique()))):
             own = of_task[of_task["method"] == method]
             rows.append([task, method, *_ran(own)])
-    return aligned(
+    return markdown_table(
         ["task", "method", "fractions", "budgets", "seeds", "runs", "failed", "constant"], rows
     )
 

@@ -1,1 +1,1 @@
-"""What a task is: columns, labels, metrics."""
+"""Tasks: what their columns, labels and metrics are, and one file for each kind of task."""

@@ -1,17 +1,37 @@
-"""What a task is: its columns, its labels, its metrics and where its rows come from."""
+"""What a task is: where its rows come from, its text columns, its labels and its metrics.
 
+A kind of task (classification, regression) is one subclass of `Task`, in the file of this package
+that is called like the kind: `task.kind=regression` is the class in `tasks/regression.py`. A new
+kind is a new file and nothing else: no other file asks for the kind, all call the methods below.
+Importing a kind does not import torch, since the command line and the report check tasks too.
+"""
+
+import re
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from finegrid.errors import one_of, require
+from finegrid import tasks
+from finegrid.errors import nearest, one_of, require, shown
 
-KINDS = ("classification", "regression")
-METRICS = ("accuracy", "f1", "matthews", "pearson", "spearman")
-MEAN = "mean"
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+MEAN = "mean"  # of all metrics: the headline of a task with several
+LISTED = 20  # classes in a message
+NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*")
 
 
 @dataclass
-class Task:
-    """One task; `conf/task/<name>.yaml` holds the values."""
+class Task(ABC):
+    """One task; `conf/task/<name>.yaml` holds the values, a subclass what its kind decides."""
 
     name: str
     text: list[str]  # one or two text columns
@@ -20,59 +40,164 @@ class Task:
     subset: str = ""  # of the hub data set; the folder's name below a local root
     label: str = "label"
     kind: str = "classification"
-    labels: list[str] = field(default_factory=list)  # names by number; empty: found in the rows
+    labels: list[str] = field(default_factory=list)  # class names by number, if there are classes
     headline: str = ""
     dev: list[str] = field(default_factory=lambda: ["validation"])  # labelled dev splits
     train: str | None = None  # files of `task=custom`
     test: str | None = None  # null: a stratified fifth of the training file
     positive: str | None = None  # class that F1 is of; null: the second of two
-    numbered: bool = True  # labels may be given by number; not where the rows gave the names
+
+    METRICS: ClassVar[tuple[str, ...]]  # names that `task.metrics` may list
+    CORRELATIONS: ClassVar[tuple[str, ...]] = ()  # those that are 0 where predictions are constant
+    AUTO_CLASS: ClassVar[str] = "AutoModelForSequenceClassification"  # of transformers; its head
+    PROBLEM_TYPE: ClassVar[str]  # what config.json of an exported model calls the kind
+    PEFT_TYPE: ClassVar[str] = "SEQ_CLS"  # peft's name of the kind
+    UNIT: ClassVar[str] = "row"  # one row of predictions.parquet, which statistics resample whole
 
     def __post_init__(self) -> None:
-        one_of("task.kind", self.kind, KINDS)
         require(1 <= len(self.text) <= 2, f"task.text={self.text} must name one or two columns")
         require(bool(self.metrics), "task.metrics is empty; name at least one metric")
-        for metric in self.metrics:
-            one_of("task.metrics", metric, METRICS)
+        wrong = next((metric for metric in self.metrics if metric not in self.METRICS), "")
+        require(
+            not wrong,
+            f"task.metrics={self.metrics} do not fit task.kind={self.kind}: {wrong} is none of its "
+            f"metrics; {nearest(wrong, self.METRICS)}",
+        )
         self.headline = self.headline or (self.metrics[0] if len(self.metrics) == 1 else MEAN)
         one_of("task.headline", self.headline, (*self.metrics, MEAN))
-        fits = ("pearson", "spearman") if self.kind == "regression" else METRICS[:3]
-        wrong = [metric for metric in self.metrics if metric not in fits]
-        require(not wrong, f"task.metrics={wrong} do not fit task.kind={self.kind}; use {fits}")
-        alone = self.kind == "classification" and len(self.labels) == 1
-        require(
-            len(set(self.labels)) == len(self.labels) and not alone,
-            f"task.labels={self.labels} must name two or more classes, each once",
-        )
-        self.numbered = self.numbered and not any(_is_number(name) for name in self.labels)
-        if self.positive is not None:
-            require(
-                self.kind == "classification", "task.positive names a class; regression has none"
-            )
-            if self.positive not in self.labels and self.positive in ("True", "False"):
-                self.positive = self.positive.lower()  # which YAML took for a yes or no
-            if self.labels:
-                one_of("task.positive", self.positive, tuple(self.labels))
 
-    def named(self, labels: list[str]) -> "Task":
+    def named(self, labels: list[str]) -> Self:
         """The task with the class names of a run, which number its classes."""
-        return replace(self, labels=labels, numbered=bool(self.labels))
+        return replace(self, labels=labels)
 
     @property
-    def f1_class(self) -> int | None:
-        """The class that F1 is of; None: the mean over all, or there is no F1."""
-        if "f1" not in self.metrics:
-            return None
-        if self.positive is not None:
-            return self.labels.index(self.positive)
-        return 1 if len(self.labels) == 2 else None
-
-    @property
+    @abstractmethod
     def outputs(self) -> int:
-        """Number of logits: the classes, or one for regression."""
-        return 1 if self.kind == "regression" else len(self.labels)
+        """Number of logits that the head gives for a row."""
+
+    @property
+    def positive_class(self) -> int | None:
+        """The class that F1 is of; None: the mean over all, or there is no F1."""
+        return None
+
+    @property
+    def lacks_labels(self) -> bool:
+        """Whether the class names are those that the training rows hold, and not read yet."""
+        return False
+
+    def with_labels_of(self, values: Sequence[str | None], where: str) -> Self:
+        """The task with the class names that the training rows hold.
+
+        Raises:
+            UserError: naming `where` and the row, if the values cannot be class names.
+        """
+        raise NotImplementedError(f"{self.kind} has no class names")
+
+    @abstractmethod
+    def read_labels(self, values: Sequence[str | None], where: str, *, typed: bool) -> "Array":
+        """Labels of N rows as numbers, from what the label column says as text; None is missing.
+
+        `typed` columns held numbers or booleans, which have several spellings (1 and 1.0).
+
+        Raises:
+            UserError: naming `where` and the row, for a value that is no label.
+        """
+
+    def strata(self, labels: "Array") -> "Array":
+        """N numbers: the stratum of each row, of which every split has its share."""
+        return labels
+
+    def class_counts(self, labels: "Array") -> Counter[int]:
+        """Class -> rows; empty for a kind without classes."""
+        return Counter()
+
+    def check_train(self, used: "Array", labels: "Array", where: str) -> None:
+        """Refuse classes of which nothing is left to train on.
+
+        Args:
+            used: labels that are left after validation and test were carved.
+            labels: of all labelled training rows.
+            where: the file or data set, for the message.
+        """
+        left, counts = self.class_counts(used), self.class_counts(labels)
+        every = range(len(self.labels))
+        most = max((counts[n] for n in every if not left[n]), default=-1)
+        rare = [n for n in every if counts[n] <= most]
+        listed = ", ".join(f"{shown(self.labels[n])} ({counts[n]})" for n in rare[:LISTED])
+        more = f" and {len(rare) - LISTED} more" if len(rare) > LISTED else ""
+        graded = all(map(NUMBER.fullmatch, self.labels))
+        require(
+            not rare,
+            f"{where}: too few rows to train on and to split, of class (rows): {listed}{more}; add "
+            "rows, merge these classes or leave them out"
+            + ("; use task.kind=regression for graded labels" if graded else ""),
+        )
+
+    def collate(self, labels: "Array") -> "Tensor":
+        """The labels of some rows as one tensor, for `loss` and `score`."""
+        import torch
+
+        return torch.from_numpy(labels)
+
+    @abstractmethod
+    def loss(self, logits: "Tensor", labels: "Tensor") -> "Tensor":
+        """Mean loss of a batch, from fp32 logits (B, outputs)."""
+
+    @abstractmethod
+    def predictions(self, logits: "Tensor") -> "Tensor":
+        """What the logits (N, outputs) predict, one entry a unit: N numbers."""
+
+    @abstractmethod
+    def metric(self, name: str, predicted: "Tensor", labels: "Tensor") -> float:
+        """One metric over the full set."""
+
+    def written(self, predicted: "Tensor") -> list[Any]:
+        """Predictions as `scripts/predict.py` writes them."""
+        return predicted.tolist()
+
+    def score(self, logits: "Tensor", labels: "Tensor") -> dict[str, float]:
+        """Every metric over the full set and, where there are several, their mean.
+
+        A correlation that is undefined, because predictions or labels are constant, counts as 0,
+        as in GLUE.
+        """
+        predicted, labels = self.predictions(logits.float().cpu()), labels.cpu()
+        undefined = self.CORRELATIONS if _constant(predicted) or _constant(labels) else ()
+        scores = {}
+        for name in self.metrics:
+            value = 0.0 if name in undefined else self.metric(name, predicted, labels)
+            scores[name] = value if value == value else 0.0
+        if len(scores) > 1:
+            scores[MEAN] = sum(scores.values()) / len(scores)
+        return scores
+
+    def degenerate(self, logits: "Tensor") -> bool:
+        """Whether the predictions are the same for every row."""
+        predicted = self.predictions(logits.float())
+        return bool(((predicted - predicted[0]).abs() <= 1e-6).all())
 
 
-def _is_number(name: str) -> bool:
-    """Whether a class is called by a number, which is then its name and no place in the list."""
-    return name.lstrip("+-").replace(".", "", 1).isdigit()
+def _constant(values: "Tensor") -> bool:
+    return bool((values == values[0]).all())
+
+
+def kinds() -> tuple[str, ...]:
+    """The names of all kinds: the other files of this package."""
+    names = {module.name for module in iter_modules(tasks.__path__)}
+    return tuple(sorted(names - {"task"}))
+
+
+def of_kind(name: str) -> type[Task]:
+    """The class of a kind, from the file that is called like it.
+
+    Raises:
+        UserError: with the nearest names, if there is no such kind.
+    """
+    one_of("task.kind", name, kinds())
+    path = f"{tasks.__name__}.{name}"
+    module = import_module(path)
+    return next(
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Task) and value.__module__ == path
+    )

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from finegrid.runs import layout
 from finegrid.runs.record import Record
 
 STEP = "trainer/global_step"  # Lightning's name for the horizontal axis
-CURVE = "curve.csv"
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class RunInfo:
 
     def curve(self) -> Iterator[dict[str, float]]:
         """The lines of curve.csv under the names of a live run; a line cut short ends it."""
-        path = self.directory / CURVE
+        path = self.directory / layout.CURVE
         if not path.is_file():
             return
         with path.open(newline="", encoding="utf-8") as file:

@@ -20,12 +20,11 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from finegrid.errors import UserError, require
+from finegrid.runs import layout
 from finegrid.runs import saved_config as stored_config
-from finegrid.runs.record import FILE, LARGEST, read
+from finegrid.runs.record import LARGEST, read
 from finegrid.storage.files import content, write_atomic
 from finegrid.tracking.run_info import STEP, RunInfo, summary
-
-MARKER = ".wandb-synced"  # project -> hash of the record that it was given
 
 
 @dataclass(frozen=True)
@@ -69,10 +68,10 @@ def finished(directories: Iterable[Path]) -> list[Path]:
     """
     places: dict[Path, None] = {}
     for directory in directories:
-        paths = sorted(path.relative_to(directory) for path in directory.rglob(FILE))
-        found = [path.parent for path in paths if "wandb" not in path.parts]  # W&B's own copies
-        require(bool(found), f"no {FILE} below {directory}; run a sweep, or name its directory")
-        places.update(dict.fromkeys((directory / path).resolve() for path in found))
+        runs = [path.resolve() for path in layout.run_directories(directory)]
+        need = f"no {layout.RECORD} below {directory}; run a sweep, or name its directory"
+        require(bool(runs), need)
+        places.update(dict.fromkeys(runs))
     return list(places)
 
 
@@ -83,14 +82,14 @@ def waiting(places: Iterable[Path], target: Target) -> list[Path]:
 
 def _digest(place: Path) -> str:
     try:
-        return hashlib.sha256(content(place / FILE, LARGEST)).hexdigest()[:16]
+        return hashlib.sha256(content(place / layout.RECORD, LARGEST)).hexdigest()[:16]
     except (OSError, ValueError):
         return ""  # `stored` says why
 
 
 def _given(place: Path) -> dict[str, str]:
     try:
-        given = json.loads((place / MARKER).read_text(encoding="utf-8"))
+        given = json.loads((place / layout.SYNCED).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return given if isinstance(given, dict) else {}
@@ -106,9 +105,11 @@ def stored(place: Path) -> RunInfo:
     config: Any = OmegaConf.to_container(stored_config.config(place), resolve=True)
     shaped = isinstance(config.get("task"), dict) and config["task"].get("metrics")
     require(isinstance(shaped, list), f"{place}: its config names no task.metrics")
-    *_, root, task, model, method, _ = ("", "", "", *place.resolve().parts)
-    of_sweep = (task, model, method) == (record.task, record.model, record.method)
-    return RunInfo(place, root if of_sweep else "runs", str(record.cell), record, config)
+    path = layout.parse(place.resolve())
+    names = (record.task, record.model, record.method)
+    of_sweep = path is not None and (path.task, path.model, path.method) == names
+    sweep = place.resolve().parents[layout.DEPTH - 1].name if of_sweep else "runs"
+    return RunInfo(place, sweep, str(record.cell), record, config)
 
 
 def send(
@@ -134,7 +135,7 @@ def send(
         so_far = f"{number} of {len(places)} runs are through; the same command goes on from there"
         _patiently(partial(_upload, run, target, patience), patience, so_far=so_far)
         given = _given(place) | {target.name: digest}
-        write_atomic(place / MARKER, json.dumps(given, indent=1).encode())
+        write_atomic(place / layout.SYNCED, json.dumps(given, indent=1).encode())
         yield place, ""
 
 

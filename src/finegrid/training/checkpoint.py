@@ -14,7 +14,6 @@ from torch import Tensor
 from finegrid.data.batching import Encoded
 from finegrid.errors import Diverged
 from finegrid.models import surgery
-from finegrid.tasks import metrics
 from finegrid.training.budget import DONE, Clock
 from finegrid.training.module import FineTuner, predict
 
@@ -87,7 +86,7 @@ class Selection(pl.Callback):
             batch_size=self.batch_size,
             precision=str(trainer.precision),
         )
-        scores = metrics.score(module.task, logits, self.validation.labels)
+        scores = module.task.score(logits, self.validation.labels)
         value = scores[module.task.headline]
         self.last = Checkpoint(self.clock.steps, value, scores)
         if module.settled and value > self.best.value:

@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from finegrid.config import RunConfig, bind
+from finegrid.config import RunConfig, bind_task
 from finegrid.data.batching import Encoded
 from finegrid.data.loading import load
 from finegrid.data.splits import Splits, split
@@ -56,7 +56,7 @@ def prepare(
     task, splits, encoded = rows_of(cfg, config)
     acts = any(overrides(method, hook) for hook in ("after_step", "after_backward"))
     token_ids = None if acts else encoded["train"].token_ids  # it may look at all of what trains
-    base, kernels = load_backbone(config, task.outputs, build=build, token_ids=token_ids)
+    base, kernels = load_backbone(config, task, build=build, token_ids=token_ids)
     _fits(method, encoded, base, config)
     module = FineTuner(base, task, config.optim, seed=config.seed, train=encoded["train"])
     return Parts(config, task, splits, encoded, module, method, kernels)
@@ -64,7 +64,7 @@ def prepare(
 
 def load_backbone(
     config: RunConfig,
-    outputs: int,
+    task: Task,
     *,
     build: Callable[..., Backbone] = backbone.build,
     token_ids: Callable[[], Tensor] | None = None,
@@ -73,13 +73,14 @@ def load_backbone(
 
     `token_ids` is for `optimize`.
     """
-    base = build(config.model, outputs=outputs, seed=stream(config.seed, "init"))
+    seed = stream(config.seed, "init")
+    base = build(config.model, outputs=task.outputs, seed=seed, auto_class=task.AUTO_CLASS)
     return base, [optimize(base.model, token_ids=token_ids)] if config.trainer.kernels else []
 
 
 def rows_of(cfg: DictConfig, config: RunConfig) -> tuple[Task, Splits, dict[str, Encoded]]:
     """The task, its splits, and each of them tokenised."""
-    task, tables = load(bind(Task, cfg.task, "task"), config.data)
+    task, tables = load(bind_task(cfg.task), config.data)
     splits = split(tables, task, config.data)
     tokenise = Tokeniser(
         backbone.locate(config.model),
@@ -88,7 +89,14 @@ def rows_of(cfg: DictConfig, config: RunConfig) -> tuple[Task, Splits, dict[str,
         load=partial(backbone.tokenizer, config.model),
     )
     named = {"train": splits.train, "validation": splits.validation, **splits.test}
-    return task, splits, {k: Encoded(rows, tokenise(rows.texts)) for k, rows in named.items()}
+    return (
+        task,
+        splits,
+        {
+            name: Encoded(rows, tokenise(rows.texts), collate=task.collate)
+            for name, rows in named.items()
+        },
+    )
 
 
 def build_method(cfg: DictConfig) -> TuningMethod:

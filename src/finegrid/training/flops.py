@@ -73,7 +73,7 @@ def _those(sites: Sites, role: str, kind: type[nn.Module] = nn.Module) -> list[S
 
 def _weight(site: Site) -> nn.Parameter:
     """A matrix itself, whatever a method put over it."""
-    weight = surgery.own(site.module, "weight")
+    weight = surgery.raw_parameter(site.module, "weight")
     assert weight is not None
     return weight
 
@@ -88,7 +88,7 @@ def _trained(site: nn.Module) -> int:
     over: dict[str, str | None] = getattr(site, "injected", {})
     children = [site.get_submodule(name) for name, tensor in over.items() if tensor == "weight"]
     parameters = [p for child in children for p in child.parameters()]
-    own = surgery.own(site, "weight")
+    own = surgery.raw_parameter(site, "weight")
     return sum(p.numel() for p in (own, *parameters) if p is not None and p.requires_grad)
 
 

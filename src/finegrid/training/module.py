@@ -7,7 +7,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.optim import Optimizer
 
 from finegrid.config import OptimConfig
@@ -52,7 +51,7 @@ class FineTuner(pl.LightningModule):
         torch.manual_seed(self.dropout_seed)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Loss of a batch: cross-entropy, or squared error for regression."""
+        """Loss of a batch."""
         return self.loss(batch) if self.micro_batch_size is None else self._in_chunks(batch)
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
@@ -82,10 +81,7 @@ class FineTuner(pl.LightningModule):
 
     def loss_of(self, logits: Tensor, batch: Mapping[str, Any]) -> Tensor:
         """Mean loss of a batch's logits, in fp32."""
-        logits = logits.float()
-        if self.task.kind == "regression":
-            return functional.mse_loss(logits.squeeze(-1), batch["labels"])
-        return functional.cross_entropy(logits, batch["labels"])
+        return self.task.loss(logits.float(), batch["labels"])
 
     def losses(self, count: int, batch_size: int) -> Iterator[Tensor]:
         """Mean losses of the first `count` training rows in a seeded order, without dropout."""

@@ -20,11 +20,10 @@ from finegrid.data.batching import train_loader
 from finegrid.errors import Diverged, UserError, refusal, require
 from finegrid.models import backbone
 from finegrid.models.backbone import Backbone, drawn_pooler
-from finegrid.runs import delta, identity, provenance
+from finegrid.runs import delta, identity, layout, provenance
 from finegrid.runs.predictions import write_predictions
 from finegrid.runs.record import Record, clear
 from finegrid.seeds import stream
-from finegrid.tasks import metrics
 from finegrid.tracking import loggers
 from finegrid.tracking.loggers import Guarded
 from finegrid.tracking.run_info import RunInfo
@@ -120,7 +119,7 @@ class Attempt:
             parts.encoded["validation"],
             evaluations=config.evaluations,
             batch_size=config.data.eval_batch_size,
-            curve=self.directory / "curve.csv",
+            curve=self.directory / layout.CURVE,
         )
         meter = Meter(parts.encoded["train"], config.trainer)
         return Watch(clock, meter, selection)
@@ -193,7 +192,7 @@ def _begin(request: Request, config: RunConfig) -> Record:
 def _identify(record: Record, parts: Parts) -> None:
     """Fill in what the data and the weights turned out to be."""
     splits, base = parts.splits, parts.module.backbone
-    record.positive_class = of = parts.task.f1_class
+    record.positive_class = of = parts.task.positive_class
     record.positive = None if of is None else parts.task.labels[of]
     record.data_source, record.model_revision = splits.source, base.revision
     record.fingerprint = base.fingerprint
@@ -237,7 +236,7 @@ def _score(parts: Parts, record: Record, selection: Selection, directory: Path) 
     record.validation = chosen.scores[headline]
     record.metrics = {"validation": chosen.scores, **scores}
     if logits:
-        record.degenerate = metrics.degenerate(task, logits["test"])
+        record.degenerate = task.degenerate(logits["test"])
         write_predictions(directory, task, parts.splits.test, logits)
     record.delta_bytes = delta.save(
         directory / delta.FILE,
@@ -269,6 +268,6 @@ def _predict_tests(parts: Parts) -> dict[str, Tensor]:
 
 def _scores(parts: Parts, logits: dict[str, Tensor]) -> dict[str, dict[str, float]]:
     return {
-        name: metrics.score(parts.task, values, parts.encoded[name].labels)
+        name: parts.task.score(values, parts.encoded[name].labels)
         for name, values in logits.items()
     }

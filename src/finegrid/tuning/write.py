@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from finegrid.report.load.rankings import ordered
-from finegrid.report.tables import aligned
+from finegrid.runs.text import markdown_table
 from finegrid.tuning.search import FAILED, Search, Trial, at_edge, best, expected_best
 
 
@@ -31,7 +31,9 @@ def trials(search: Search) -> str:
         cells += [""] * (most - len(tried))
         rows.append([method, *cells, *_winner(tried)])
     numbers = [f"rate {number + 1}" for number in range(most)]
-    return aligned(["method", *numbers, "best rate", "validation", "best - worst", "note"], rows)
+    return markdown_table(
+        ["method", *numbers, "best rate", "validation", "best - worst", "note"], rows
+    )
 
 
 def expected(search: Search) -> str:
@@ -42,7 +44,7 @@ def expected(search: Search) -> str:
         scores = [trial.score for trial in search[method]]
         cells = [f"{expected_best(scores, n + 1):.4f}" for n in range(len(scores))]
         rows.append([method, *cells, *[""] * (most - len(scores))])
-    return aligned(["method", *(f"n = {n + 1}" for n in range(most))], rows)
+    return markdown_table(["method", *(f"n = {n + 1}" for n in range(most))], rows)
 
 
 def overlay(search: Search, name: str, command: str) -> str:

@@ -1,1 +1,1 @@
-"""Modules that several tuning methods share."""
+"""Modules that several tuning methods inject: adapters, weight masks, sparse deltas."""

@@ -1,4 +1,4 @@
-"""The bottleneck that adapter methods inject, and the gate that may scale it."""
+"""Bottleneck adapter (down-projection, activation, up-projection) and the gate of UniPELT."""
 
 from typing import Any
 
@@ -12,14 +12,22 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "sw
 
 
 def activation_of(name: str) -> nn.Module:
-    """The non-linearity of a bottleneck; raises `UserError` with the nearest names."""
+    """The activation module of that name.
+
+    Raises:
+        UserError: for an unknown name, with the nearest ones.
+    """
     if name not in ACTIVATIONS:
         raise UserError(f"method.activation={name} is unknown; {nearest(name, ACTIVATIONS)}")
     return ACTIVATIONS[name]()
 
 
 def width_of(hidden: int, reduction_factor: float) -> int:
-    """Units of a bottleneck; raises `UserError` for a reduction factor that leaves none."""
+    """Width of a bottleneck: hidden size / reduction factor, rounded down.
+
+    Raises:
+        UserError: for a reduction factor outside (0, hidden].
+    """
     if not 0 < reduction_factor <= hidden:
         raise UserError(
             f"method.reduction_factor={reduction_factor:g} must lie in (0, {hidden}], "
@@ -31,8 +39,8 @@ def width_of(hidden: int, reduction_factor: float) -> int:
 class Bottleneck(nn.Module):
     """x -> W_up act(W_down x + b_down) + b_up, without the residual; zero at the start.
 
-    Acts on each token on its own: (..., hidden) -> (..., hidden). W_down starts as BERT starts its
-    weights, N(0, 0.02); W_up and both biases start at zero, so the backbone starts unchanged.
+    Acts on each token separately: (..., hidden) -> (..., hidden). W_down is initialised like BERT's
+    weights, N(0, 0.02); W_up and both biases are zero, so the model starts as pre-trained.
 
     Raises:
         UserError: for a reduction factor that leaves no unit, or an unknown activation.
@@ -49,13 +57,13 @@ class Bottleneck(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Correction to add: same shape as `x`."""
+        """Correction to add to the residual stream; same shape as `x`."""
         correction: Tensor = self.up(self.activation(self.down(x)))
         return correction
 
 
 def residual(name: str) -> Hook:
-    """A hook that adds the bottleneck `name` of a site to the site's output."""
+    """A forward hook that adds the output of the site's child `name` to the site's output."""
 
     def hook(site: nn.Module, inputs: tuple[Any, ...], h: Tensor) -> Tensor:
         correction: Tensor = site.get_submodule(name)(h)  # B T H
@@ -65,7 +73,7 @@ def residual(name: str) -> Hook:
 
 
 class Gate(nn.Module):
-    """x -> sigmoid(w x + c): (..., width) -> (..., 1), one half at the start on average."""
+    """x -> sigmoid(w x + c): (..., width) -> (..., 1); about one half at the start."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -74,18 +82,18 @@ class Gate(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The factor of each token."""
+        """One factor per token."""
         return torch.sigmoid(self.linear(x))
 
 
 class GatedBottleneck(Bottleneck):
-    """A bottleneck whose correction each token scales: x -> gate(x) bottleneck(x)."""
+    """A bottleneck with a gate per token: x -> gate(x) bottleneck(x)."""
 
     def __init__(self, hidden: int, *, reduction_factor: float, activation: str) -> None:
         super().__init__(hidden, reduction_factor=reduction_factor, activation=activation)
         self.gate = Gate(hidden)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Correction to add: same shape as `x`."""
+        """Correction to add to the residual stream; same shape as `x`."""
         gate: Tensor = self.gate(x)
         return gate * super().forward(x)

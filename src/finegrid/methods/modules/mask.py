@@ -1,4 +1,7 @@
-"""Binary masks over frozen weights: which entries stay, which become zero."""
+"""Binary masks over frozen weights, fixed or learned by scores.
+
+A masked weight is w * mask: entries where the mask is false are zero.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +10,7 @@ from finegrid.errors import require
 
 
 class Mask(nn.Module):
-    """w -> w * mask with a mask of booleans that does not change."""
+    """w -> w * mask with a fixed boolean mask."""
 
     mask: Tensor
 
@@ -16,22 +19,23 @@ class Mask(nn.Module):
         self.register_buffer("mask", mask, persistent=False)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The weight that the site computes with; same shape."""
+        """The masked weight; same shape."""
         return weight * self.mask
 
-    def compact(self) -> dict[str, Tensor]:
-        """The mask."""
+    def to_delta(self) -> dict[str, Tensor]:
+        """The mask, as booleans of the weight's shape."""
         return {"mask": self.mask}
 
-    def expand(self, state: dict[str, Tensor]) -> None:
-        """Take over a mask."""
+    def from_delta(self, state: dict[str, Tensor]) -> None:
+        """Load a mask."""
         self.mask = state["mask"].to(self.mask.device)
 
 
 class LearnedMask(nn.Module):
-    """A mask drawn or cut from one trained score per weight; subclasses say how.
+    """A binary mask computed from one trained score per weight.
 
-    Scores are flat, so that no weight decay pulls them to where the mask flips.
+    Subclasses define `straight_through` (training) and `binarize` (evaluation). Scores are stored
+    as a vector because vectors get no weight decay, which would pull scores to where masks flip.
     """
 
     def __init__(self, scores: Tensor) -> None:
@@ -40,40 +44,40 @@ class LearnedMask(nn.Module):
         self.scores = nn.Parameter(scores.flatten())
         self.fixed: Tensor | None = None
 
-    def learn(self) -> Tensor:
-        """The mask of a training pass, 0 or 1 each, differentiable in the scores by decree."""
+    def straight_through(self) -> Tensor:
+        """Straight-through estimator: 0 or 1 in the forward pass, a gradient of the scores."""
         raise NotImplementedError
 
-    def settle(self) -> Tensor:
-        """The mask that is evaluated and stored, as booleans."""
+    def binarize(self) -> Tensor:
+        """The boolean mask of evaluation and of the delta, flat."""
         raise NotImplementedError
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The weight that the site computes with; same shape."""
+        """The masked weight; same shape."""
         if self.training and self.fixed is None:
-            return weight * self.learn().view(self.shape)
-        return weight * self.compact()["mask"]
+            return weight * self.straight_through().view(self.shape)
+        return weight * self.to_delta()["mask"]
 
-    def compact(self) -> dict[str, Tensor]:
-        """The settled mask."""
-        settled = self.settle() if self.fixed is None else self.fixed
-        return {"mask": settled.view(self.shape)}
+    def to_delta(self) -> dict[str, Tensor]:
+        """The binarized mask, of the weight's shape."""
+        mask = self.binarize() if self.fixed is None else self.fixed
+        return {"mask": mask.view(self.shape)}
 
-    def expand(self, state: dict[str, Tensor]) -> None:
-        """Keep a settled mask for good; the scores are not needed any more."""
+    def from_delta(self, state: dict[str, Tensor]) -> None:
+        """Load a mask and use it from now on instead of the scores."""
         self.fixed = state["mask"].to(self.scores.device)
 
 
 def smallest(weight: Tensor, sparsity: float) -> Tensor:
-    """Which floor(sparsity * n) entries of a weight are smallest in magnitude, as booleans."""
-    count = zeros(sparsity, weight.numel())
+    """Boolean mask of the floor(sparsity * n) entries of smallest magnitude."""
+    count = pruned_count(sparsity, weight.numel())
     chosen = weight.detach().abs().flatten().topk(count, largest=False).indices
     flat = torch.zeros(weight.numel(), dtype=torch.bool, device=weight.device)
     return flat.index_fill(0, chosen, True).view_as(weight)
 
 
-def zeros(sparsity: float, size: int) -> int:
-    """How many of so many entries a sparsity removes.
+def pruned_count(sparsity: float, size: int) -> int:
+    """floor(sparsity * size): how many of `size` entries are set to zero.
 
     Raises:
         UserError: unless the sparsity lies in [0, 1).

@@ -1,4 +1,4 @@
-"""A few entries of a weight that train: an additive sparse difference."""
+"""A sparse additive delta: few entries of a frozen weight train."""
 
 from collections.abc import Sequence
 
@@ -9,9 +9,9 @@ from finegrid.errors import require
 
 
 class SparseDifference(nn.Module):
-    """w -> w + v scattered to fixed places; only the values v exist to be optimised.
+    """w -> w + v scattered to `places`; the values v are the only parameters.
 
-    `places` are positions in the flattened weight. The start is exactly w.
+    `places` are indices into the flattened weight, stored sorted. v starts at zero.
     """
 
     places: Tensor
@@ -23,28 +23,28 @@ class SparseDifference(nn.Module):
         self.register_buffer("places", places.sort().values, persistent=False)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The weight that the site computes with; same shape."""
+        """The weight plus the delta; same shape."""
         return weight.flatten().index_add(0, self.places, self.values).view_as(weight)
 
     def move(self, places: Tensor) -> None:
-        """Train other places instead, from zero."""
+        """Train the entries at other indices instead, from zero."""
         self.values = nn.Parameter(self.values.new_zeros(len(places)))
         self.places = places.sort().values
 
-    def compact(self) -> dict[str, Tensor]:
-        """The values in the order of their places, and the places as a mask of the shape."""
+    def to_delta(self) -> dict[str, Tensor]:
+        """`values` in the order of their indices, and `where`, a boolean mask of the shape."""
         where = torch.zeros(self.shape, dtype=torch.bool, device=self.places.device)
         where.view(-1)[self.places] = True
         return {"values": self.values, "where": where}
 
-    def expand(self, state: dict[str, Tensor]) -> None:
-        """Take over values and places."""
+    def from_delta(self, state: dict[str, Tensor]) -> None:
+        """Load values and indices."""
         self.places = state["where"].flatten().nonzero().squeeze(-1).to(self.places.device)
         self.values = nn.Parameter(state["values"].to(self.values))
 
 
 def count(density: float, size: int) -> int:
-    """How many of so many entries a density keeps: at least one.
+    """floor(density * size), at least 1: how many of `size` entries train.
 
     Raises:
         UserError: unless the density lies in (0, 1].
@@ -54,7 +54,10 @@ def count(density: float, size: int) -> int:
 
 
 def top(scores: Sequence[Tensor], density: float, *, together: bool) -> list[Tensor]:
-    """The places of the highest scores: the same share of each tensor, or of all together."""
+    """Flat indices of the highest scores per tensor.
+
+    `together`: the highest of all tensors at once; otherwise the same share of each tensor.
+    """
     if not together:
         return [s.flatten().topk(count(density, s.numel())).indices for s in scores]
     flat = torch.cat([s.flatten() for s in scores])

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-CURVE, DISTANCES = "curve.csv", "distances.csv"
+from finegrid.runs.layout import CURVE, DISTANCES
 
 
 @dataclass(frozen=True)

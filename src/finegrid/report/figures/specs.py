@@ -10,6 +10,7 @@ import pandas as pd
 
 from finegrid.report import formatting
 from finegrid.report.load.rankings import Results
+from finegrid.runs import layout
 
 LIMIT = 60  # figures: some ten seconds to draw, some megabytes of page
 # kind of a figure -> how its omission is named; the first ones are drawn first
@@ -25,7 +26,7 @@ KINDS = {
 }
 MOST = 0.6  # of the methods: then a fraction can stand for all
 COSTS = {"seconds": "train_seconds", "bytes": "delta_bytes", "parameters": "trainable"}
-FILES = {"curves": "curve.csv", "distances": "distances.csv"}
+FILES = {"curves": layout.CURVE, "distances": layout.DISTANCES}
 
 
 @dataclass(frozen=True)

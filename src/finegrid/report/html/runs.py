@@ -1,6 +1,5 @@
 """What lies behind each number of the page: a cell's runs, how each ended, how to run it again."""
 
-import shlex
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ from finegrid.report import formatting
 from finegrid.report.figures import curves
 from finegrid.report.load import variants
 from finegrid.report.load.rankings import CELL
+from finegrid.runs.text import rerun_command
 
 RUNS = 5000  # listed on a page
 CURVES = 1500  # of them with a learning curve: a file each to read
@@ -105,16 +105,13 @@ def _run(values: dict[Any, Any], curve: int | None) -> Run:
         seconds=formatting.duration(values.get("train_seconds")),
         error=_text(values, "error"),
         overrides=overrides,
-        command=again(overrides) if overrides else _text(values, "command"),
+        command=rerun_command(variants.listed(overrides))
+        if overrides
+        else _text(values, "command"),
         directory=_text(values, "directory"),
         commit=_text(values, "git_commit")[:12],
         curve=curve,
     )
-
-
-def again(overrides: str) -> str:
-    """The command that runs a cell again."""
-    return shlex.join(["python", "train.py", *variants.listed(overrides)])
 
 
 def _text(values: dict[Any, Any], name: str) -> str:

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-FILE = "predictions.parquet"  # of a run
+from finegrid.runs import layout
+
 WRITTEN = ["split", "idx", "label", "prediction"]  # what is read of it
 COLUMNS = ["prediction_rows", "prediction_labels", "prediction_values"]  # of a runs.parquet
 MOST = 5_000_000  # bytes of predictions in a runs.parquet
@@ -48,7 +49,9 @@ def read(directory: str) -> Predictions:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(pa.memory_map(f"{directory}/{FILE}"), pre_buffer=False) as file:
+    with pq.ParquetFile(
+        pa.memory_map(f"{directory}/{layout.PREDICTIONS}"), pre_buffer=False
+    ) as file:
         table = file.read(columns=WRITTEN, use_threads=False)
     if len(table.column("split").unique()) > 1:
         table = table.filter(table.column("split").to_numpy() == "test")

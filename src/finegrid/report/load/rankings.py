@@ -8,8 +8,9 @@ import pandas as pd
 
 from finegrid.errors import UserError, nearest
 from finegrid.report.load import caveats, variants
-from finegrid.report.load.records import Rows, checked, run_directories
-from finegrid.runs.record import FILE, Record, read
+from finegrid.report.load.records import Rows, checked
+from finegrid.runs import layout
+from finegrid.runs.record import Record, read
 
 METHOD_ORDER = ("full", "head")  # the baselines come first, the methods after them by name
 TABLE = ["setting", "task", "budget_unit", "budget"]  # one table: methods by fractions
@@ -145,9 +146,11 @@ def _rank(method: str) -> tuple[int, str]:
 def _below(directory: Path) -> list[str]:
     if not directory.is_dir():
         raise UserError(f"no such directory: {directory}")
-    found = list(run_directories(str(directory)))
+    found = [str(path) for path in layout.run_directories(directory)]
     if not found:
-        raise UserError(f"no {FILE} below {directory}; run a sweep first, or name its directory")
+        raise UserError(
+            f"no {layout.RECORD} below {directory}; run a sweep first, or name its directory"
+        )
     return found
 
 

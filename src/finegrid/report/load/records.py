@@ -1,9 +1,6 @@
 """Run directories to rows: every scalar of a record, its metrics, and where it lies."""
 
-import os
-import re
 from array import array
-from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from math import nan
 from typing import Any
@@ -11,10 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from finegrid.errors import UserError, is_name, printable
+from finegrid.errors import UserError, printable
 from finegrid.report.load import variants
-from finegrid.runs.record import CHECKS, FILE, LARGEST, REQUIRED, WANTED, Record, parse
-from finegrid.storage.files import content
+from finegrid.runs import layout
+from finegrid.runs.record import CHECKS, REQUIRED, WANTED, Record, read_fields
 
 NESTED = ("overrides", "metrics", "versions")  # the fields of a record that are no scalars
 DEFAULTS = {
@@ -26,26 +23,6 @@ TYPES = {item.name: str(item.type) for item in fields(Record) if item.name in DE
 TEXT = [name for name, kind in TYPES.items() if "str" in kind]
 FLAGS = [name for name, kind in TYPES.items() if "bool" in kind]
 NUMBERS = [name for name in TYPES if name not in (*TEXT, *FLAGS)]
-# The grid's directories: <task>/<model>/<method>/f<fraction>-s<seed>-...
-PLACE = re.compile(r"([^/]+)/([^/]+)/([^/]+)/f([0-9.e-]+)-s(\d{1,9})[^/]*$")
-
-
-def run_directories(root: str) -> Iterator[str]:
-    """The directories below a directory that hold a record, itself included, in order of name.
-
-    One that may not be looked into counts among them: its record is not readable.
-    """
-    try:
-        with os.scandir(root) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
-    except PermissionError:
-        yield root
-        return
-    if any(entry.name == FILE for entry in entries):
-        yield root
-    for entry in entries:
-        if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False):
-            yield from run_directories(entry.path)
 
 
 class Rows:
@@ -104,7 +81,7 @@ def _text(values: list[str | None]) -> Any:
 def _read(directory: str) -> dict[str, Any]:
     """A record's values; where it is not readable what the directory's name tells, and why not."""
     try:
-        values = parse(content(f"{directory}/{FILE}", LARGEST))
+        values = read_fields(directory)
         return values | _flat(directory, values)
     except (OSError, ValueError) as error:
         return _unreadable(directory, getattr(error, "strerror", None) or str(error))
@@ -125,19 +102,9 @@ def _flat(directory: str, values: dict[str, Any]) -> dict[str, Any]:
 def _unreadable(directory: str, why: str) -> dict[str, Any]:
     known: dict[str, Any] = dict.fromkeys(DEFAULTS) | {"status": "unreadable", "error": why}
     known |= {"directory": directory, "overrides": "", "version": None, "metrics": {}}
-    if place := PLACE.search(directory):
-        *names, fraction, seed = place.groups()
-        if all(map(is_name, names)):
-            known |= dict(zip(("task", "model", "method"), names, strict=True))
-            known |= {"seed": int(seed), "fraction": _parsed(fraction)}
+    if path := layout.parse(directory):
+        known |= vars(path)
     return known
-
-
-def _parsed(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
 
 
 def checked(runs: pd.DataFrame, where: str) -> pd.DataFrame:

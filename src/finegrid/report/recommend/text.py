@@ -6,7 +6,7 @@ import pandas as pd
 
 from finegrid.report import formatting
 from finegrid.report.recommend.decide import Decision
-from finegrid.report.tables import aligned
+from finegrid.runs.text import markdown_table
 
 
 def text(decision: Decision, *, notes: Sequence[str] = ()) -> str:
@@ -77,7 +77,7 @@ def _options(decision: Decision) -> str:
         ]
         for row in decision.options.to_dict("records")
     ]
-    return aligned(head, rows)
+    return markdown_table(head, rows)
 
 
 def _how(decision: Decision) -> str:
@@ -113,7 +113,7 @@ def _measured(decision: Decision) -> str:
         ]
         for row in decision.cells.to_dict("records")
     ]
-    return aligned(head, rows)
+    return markdown_table(head, rows)
 
 
 def _provenance(decision: Decision) -> str:

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from finegrid.report.load import caveats
 from finegrid.report.load.outcomes import COLUMNS as STORED
-from finegrid.report.load.outcomes import FILE, Predictions, of_run
+from finegrid.report.load.outcomes import Predictions, of_run
 from finegrid.report.load.rankings import CELL, RANKING, Results
 from finegrid.report.stats.bootstrap import MEAN, METRICS, Resampler
 from finegrid.report.stats.constant import Baseline, baseline, learned
 from finegrid.report.stats.row_noise import variance
 from finegrid.report.stats.significance import Scores
+from finegrid.runs import layout
 
 NEEDED = [*CELL, "seed", "test", "metric", "degenerate", "test_rows", "directory"]
 TOGETHER = 256  # runs scored at once: what makes matrix products of useful size
@@ -167,7 +168,7 @@ def _readable(runs: pd.DataFrame, refused: list[str]) -> Iterable[tuple[Any, Pre
 def _place(run: Any) -> str:
     """Where a run's predictions are, for a note."""
     if run["directory"]:
-        return f"{run['directory']}/{FILE}"
+        return f"{run['directory']}/{layout.PREDICTIONS}"
     return f"{run['method']} seed {run['seed']} on {run['task']} at {run['fraction']:g}"
 
 
