@@ -45,7 +45,7 @@ def begun(parts: Parts) -> torch.optim.Optimizer:
 def train(parts: Parts, *, micro: int | None = None) -> FineTuner:
     """Five steps over the same rows, at changing rates, with an evaluation after the third."""
     module, optimizer = parts.module, begun(parts)
-    module.micro_batch_size = micro
+    module.state.micro_batch_size = micro
     assert module.train_rows is not None
     batch = module.train_rows.batch(range(min(16, len(module.train_rows))))
     for step in range(5):

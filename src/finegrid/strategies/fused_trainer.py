@@ -35,6 +35,7 @@ from finegrid.models.backbone import Backbone
 from finegrid.runs import layout
 from finegrid.strategies.fused_model import Trunk
 from finegrid.training import device
+from finegrid.training.budget import BudgetTimer
 from finegrid.training.components import Parts, rows_of
 from finegrid.training.run import run_alone, trainer_of
 from finegrid.training.session import Attempt, Request, Watch
@@ -51,6 +52,18 @@ class Solo:
     loggers: list[Any]
     should_stop: bool = False
     optimizers: list[Any] = field(default_factory=list)
+
+
+class SharedTimer(BudgetTimer):
+    """The timer of a run that shares its steps: it counts only the seconds that it is credited."""
+
+    def credit(self, seconds: float, cpu_seconds: float) -> None:
+        """Add the run's share of a step."""
+        self._seconds += seconds
+        self.cpu_seconds += cpu_seconds
+
+    def _resume(self) -> None:
+        """Leave the time that passes to `credit`."""
 
 
 class Lane:
@@ -178,7 +191,8 @@ def _share(spent: tuple[float, float], lanes: Sequence[Lane], batches: Mapping[i
     tokens = {run: batch["input_ids"].numel() for run, batch in batches.items()}
     for run, count in tokens.items():
         share = count / sum(tokens.values())
-        lanes[run].watch.clock.credit(spent[0] * share, spent[1] * share)
+        timer: Any = lanes[run].watch.clock
+        timer.credit(spent[0] * share, spent[1] * share)
 
 
 def _finish(lane: Lane, lanes: Sequence[Lane]) -> None:
@@ -343,7 +357,7 @@ def _prepared(request: Request, shared: SharedBackbone) -> Lane | None:
         parts = attempt.prepare(build=partial(shared.build, attempt.config.trainer))
         parts.method.tune(parts.module.backbone, seed=parts.module.init_seed)
         parts.module.backbone.own()
-        watch = attempt.watch(parts, alone=False)
+        watch = attempt.watch(parts, timer=SharedTimer)
     except Exception as error:
         attempt.end(error)
         return None

@@ -17,6 +17,7 @@ from finegrid.seeds import stream
 from finegrid.strategies.split_model import resumed
 from finegrid.tasks.task import Task
 from finegrid.training import heartbeat
+from finegrid.training.state import TrainState
 
 # Of an evaluation's batch: attention's intermediate results should fit a CPU core's cache.
 EVAL_TOKENS = {"cpu": 2048, "cuda": 65536}
@@ -39,10 +40,7 @@ class FineTuner(pl.LightningModule):
         self.model = backbone.model
         self.backbone = backbone
         self.task, self.optim, self.train_rows = task, optim, train
-        self.progress = 0.0  # share of the budget that is spent
-        self.rate = 1.0  # times optim.lr, for the method's parameters
-        self.micro_batch_size: int | None = None  # rows of one pass; None: those of the batch
-        self.settled = True  # whether a checkpoint taken now could be the run's result
+        self.state = TrainState()
         self.init_seed, self.dropout_seed = stream(seed, "init"), stream(seed, "dropout")
 
     def on_train_start(self) -> None:
@@ -52,11 +50,11 @@ class FineTuner(pl.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Loss of a batch."""
-        return self.loss(batch) if self.micro_batch_size is None else self._in_chunks(batch)
+        return self.loss(batch) if self.state.micro_batch_size is None else self._in_chunks(batch)
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
         """Clear the gradients, unless this batch's first chunks have added theirs already."""
-        if self.micro_batch_size is None:
+        if self.state.micro_batch_size is None:
             super().optimizer_zero_grad(epoch, batch_idx, optimizer)
 
     def _in_chunks(self, batch: dict[str, Any]) -> Tensor:
@@ -68,7 +66,7 @@ class FineTuner(pl.LightningModule):
         self.zero_grad()
         rows = len(batch["labels"])
         total = torch.zeros((), device=self.device)
-        for chunk in _chunks(batch, self.micro_batch_size or rows):
+        for chunk in _chunks(batch, self.state.micro_batch_size or rows):
             if total.requires_grad:
                 with torch.autocast(self.device.type, enabled=False):  # for forward passes alone
                     total.backward()  # type: ignore[no-untyped-call]
@@ -103,7 +101,7 @@ class FineTuner(pl.LightningModule):
         for name, parameter in surgery.trainable(self.model).items():
             head_lr = self.optim.head_lr or self.optim.lr
             tuned = name.startswith(base) and name not in drawn
-            lr = self.rate * self.optim.lr if tuned else head_lr
+            lr = self.state.lr_scale * self.optim.lr if tuned else head_lr
             groups[lr, self.optim.weight_decay if parameter.ndim > 1 else 0.0].append(parameter)
         return torch.optim.AdamW(
             [

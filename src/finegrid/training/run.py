@@ -61,7 +61,7 @@ def _train_and_score(attempt: Attempt) -> None:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         parts = attempt.prepare()
-        parts.module.micro_batch_size = half
+        parts.module.state.micro_batch_size = half
         require(
             _fit(attempt, parts),
             f"out of memory with {whole} rows in a pass, and again with {half}; set a smaller "

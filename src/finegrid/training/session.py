@@ -28,7 +28,7 @@ from finegrid.tracking import loggers
 from finegrid.tracking.loggers import Guarded
 from finegrid.tracking.run_info import RunInfo
 from finegrid.training import device, heartbeat
-from finegrid.training.budget import Clock
+from finegrid.training.budget import BudgetTimer
 from finegrid.training.checkpoint import Selection
 from finegrid.training.components import Parts, prepare
 from finegrid.training.cost import Meter, peak_memory
@@ -76,7 +76,7 @@ class Request:
 class Watch:
     """The callbacks that watch one run."""
 
-    clock: Clock
+    clock: BudgetTimer
     meter: Meter
     selection: Selection
 
@@ -109,11 +109,11 @@ class Attempt:
             self.tracker = self._tracker()
         return parts
 
-    def watch(self, parts: Parts, *, alone: bool = True) -> Watch:
+    def watch(self, parts: Parts, *, timer: type[BudgetTimer] = BudgetTimer) -> Watch:
         """The clock, the meter and the selection of a run that is about to train."""
         config = self.config
-        self.record.micro_batch_size = parts.module.micro_batch_size or config.data.batch_size
-        clock = Clock(config.budget, config.optim, rows=len(parts.splits.train), alone=alone)
+        self.record.micro_batch_size = parts.module.state.micro_batch_size or config.data.batch_size
+        clock = timer(config.budget, config.optim, rows=len(parts.splits.train))
         selection = Selection(
             clock,
             parts.encoded["validation"],
