@@ -11,7 +11,7 @@ PROXIES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 
 
 @cache
-def settle() -> None:
+def go_offline_if_unreachable() -> None:
     """Where the hub cannot be reached, put its client into offline mode: only its cache is read.
 
     Call before anything is asked of the hub. Behind a proxy the client finds its own way.
