@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
@@ -447,7 +448,7 @@ def test_variants_are_named_from_the_list(override: str, name: str, tmp_path: Pa
     methods = set(found.runs["method"])
     assert len(methods) == 2
     assert any(method.startswith(name) or name in method for method in methods), methods
-    assert variants.listed(variants.joined(runs[0].overrides)) == runs[0].overrides
+    assert variants.listed(shlex.join(runs[0].overrides)) == runs[0].overrides
 
 
 def test_overrides_of_0_6_are_read() -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import call
 from conftest import METHODS, composed, run_cell
 from omegaconf import OmegaConf
-from test_cli import call
 from test_groups import cell
 
 from finegrid import cli
@@ -339,7 +339,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
 
 def test_a_sweep_over_own_rows(swept: tuple[Path, list[str]]) -> None:
     root, told = swept
-    runs = rankings.records(root / "grid")
+    runs = rankings.read_records(root / "grid")
     assert [(one.status, one.params_head) for one in runs] == [("ok", 387)] * 12
     assert {one.fused for one in runs if one.method != "full"} != {1}
     plan = call("-m", *told, "--json", script="scripts/plan.py")
