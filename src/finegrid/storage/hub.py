@@ -1,4 +1,4 @@
-"""The model and data hub: whether it can be reached, asked once instead of retried for a minute."""
+"""The Hugging Face hub: offline mode where it cannot be reached, and what its cache holds."""
 
 import logging
 import os
