@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from finegrid.config import RunConfig
-from finegrid.kernels.dropout import draw_from
+from finegrid.kernels.dropout import draw_from, patch_dropout
+from finegrid.kernels.optimize import optimize
 from finegrid.methods.base import TuningMethod
 from finegrid.models import backbone
 from finegrid.models.backbone import Backbone
@@ -39,6 +40,7 @@ def base() -> Backbone:
 def tuned(base: Backbone, name: str, seed: int) -> Backbone:
     """A run's backbone, moved off its start so that everything in it matters."""
     run = base.sharing(seed=seed)
+    optimize(run.model)
     tuning_method(f"method={name}").tune(run, seed=seed)
     run.own()
     run.model.eval()
@@ -115,6 +117,7 @@ def test_dropout_is_a_runs_own(base: Backbone, name: str) -> None:
     def begin() -> None:
         for number, run in enumerate(runs):
             run.model.train()
+            patch_dropout(run.model)
             draw_from(run.model, np.random.SFC64(number))
 
     begin()
@@ -242,15 +245,15 @@ def test_set_up_and_memory_are_divided_by_the_number_of_runs() -> None:
             record.setup, record.peak_memory_bytes = setup, 1001
 
         return SimpleNamespace(
-            prepared=prepared, over=False, parts=None, tell=lambda hook: None, end=ends.append,
-            attempt=SimpleNamespace(started=started, record=record, score=score),
+            prepared=prepared, over=False, components=None, tell=lambda hook: None, end=ends.append,
+            session=SimpleNamespace(started=started, record=record, score=score),
             watch=SimpleNamespace(clock=SimpleNamespace(started=100.0)),
         )  # fmt: skip
 
     lanes = [lane(2.0, 90.0), lane(3.0, 95.0)]
     for one in lanes:
         fused_trainer._finish(one, lanes)
-    records = [one.attempt.record for one in lanes]
+    records = [one.session.record for one in lanes]
     assert [(r.setup, r.peak_memory_bytes, r.fused) for r in records] == [
         (4.5, 500, 2), (5.5, 500, 2),
     ]  # fmt: skip
