@@ -72,9 +72,9 @@ def _written(root: Path, cfg: DictConfig, task: Task, train: Rows, dev: Rows) ->
     """Two parquet files below `root`, which also serves as finegrid's `data.source`."""
     folder = root / task.subset
     folder.mkdir(parents=True)
-    for split, rows in (("train", train), ("validation", dev)):
+    for name, rows in (("train", train), ("validation", dev)):
         columns = dict(zip(task.text, rows.texts, strict=True))
         table = pa.table({**columns, task.label: rows.labels, "idx": rows.idx})
-        pq.write_table(table, folder / f"{split}-0.parquet")
+        pq.write_table(table, folder / f"{name}-0.parquet")
     path = paths.model(str(cfg.model.path), builtin=MODEL_DIR)
     return Shared(str(folder), task.text, task.outputs, task.metrics, path)
