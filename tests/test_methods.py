@@ -100,7 +100,7 @@ def _draws_what_trains(name: str) -> bool:
 def settle(method: TuningMethod, base: Backbone) -> None:
     """Take a trained model to what its run would deliver."""
     method.after_step(base.model.base_model, 1.0)
-    assert method.settled
+    assert method.checkpointable
 
 
 def delivered(name: str, encoded: Encoded) -> Backbone:
@@ -344,7 +344,7 @@ def test_predictions_are_in_the_rows_order_whatever_their_length(encoded: Encode
 @pytest.mark.parametrize("head_lr", [None, 3e-3])
 def test_only_matrices_decay_and_the_head_has_a_rate_of_its_own(head_lr: float | None) -> None:
     module = FineTuner(tuned("houlsby"), TASK, replace(OPTIM, head_lr=head_lr), seed=0)
-    module.rate = 0.5  # of a method's second stage
+    module.state.lr_scale = 0.5  # of a method's second stage
     found = {
         id(parameter): (group["lr"], group["initial_lr"], group["weight_decay"])
         for group in module.configure_optimizers().param_groups

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from finegrid.config import RunConfig
-from finegrid.kernels.dropout import draw_from
+from finegrid.kernels.dropout import draw_from, patch_dropout
+from finegrid.kernels.optimize import optimize
 from finegrid.methods.base import TuningMethod
 from finegrid.models import backbone
 from finegrid.models.backbone import Backbone
@@ -39,6 +40,7 @@ def base() -> Backbone:
 def tuned(base: Backbone, name: str, seed: int) -> Backbone:
     """A run's backbone, moved off its start so that everything in it matters."""
     run = base.sharing(seed=seed)
+    optimize(run.model)
     tuning_method(f"method={name}").tune(run, seed=seed)
     run.own()
     run.model.eval()
@@ -115,6 +117,7 @@ def test_dropout_is_a_runs_own(base: Backbone, name: str) -> None:
     def begin() -> None:
         for number, run in enumerate(runs):
             run.model.train()
+            patch_dropout(run.model)
             draw_from(run.model, np.random.SFC64(number))
 
     begin()

@@ -53,6 +53,11 @@ class Encoded:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def token_ids(self) -> Tensor:
+        """Every token id in the rows once, the padding's included, in order."""
+        ids = np.union1d(self.tokens.fields["input_ids"], self.tokens.padding)
+        return torch.from_numpy(ids.astype(np.int64))
+
     def batch(self, index: Sequence[int]) -> dict[str, Any]:
         """input_ids, attention_mask (token_type_ids): B T; labels: B; real_tokens: their number.
 

@@ -56,7 +56,7 @@ def _train_and_score(session: RunSession) -> None:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         components = session.prepare()
-        components.module.micro_batch_size = half
+        components.module.state.micro_batch_size = half
         require(
             _fit(session, components),
             f"out of memory with {rows} rows in a pass, and again with {half}; set a smaller "
