@@ -14,15 +14,9 @@ from functools import reduce
 import pandas as pd
 
 from finegrid.errors import printable
+from finegrid.runs import settings
 
-# What a record holds in fields of its own, what is the machine's, and what a sweep's rules set.
-HELD = {"method", "task", "seed", "trial", "model", "select", "frozen_dropout", "tuned"}
-HELD |= {"data.fraction", "data.protocol", "model.pretrained", "trainer.precision"}
-MACHINE = {"data.root", "data.source", "data.eval_batch_size", "fuse", "retry", "code"}
-MACHINE |= {"task.train", "task.test"}  # what they hold is another task, see `tasks`
-GROUPS = {"budget", "trainer", "logger", "hydra", "sweep", "experiment", "paths"}
 RATE = "optim.lr"
-
 LONGEST = 60  # characters of a value in a method's name; of a longer one a hash shows
 
 Overrides = tuple[tuple[str, str], ...]  # keys and values, by key
@@ -116,12 +110,7 @@ def _rate(overrides: Overrides) -> float:
 
 def _shown(overrides: Overrides) -> Overrides:
     """Those that no field of a record holds and that are part of what was run."""
-    free = HELD | MACHINE | {RATE}
-    return tuple(
-        (key, value)
-        for key, value in overrides
-        if key not in free and re.split(r"[./]", key)[0] not in GROUPS
-    )
+    return tuple(settings.unrecorded([f"{key}={value}" for key, value in overrides]))
 
 
 def _differing(runs: pd.DataFrame, ranking: list[str]) -> dict[int, set[str]]:
