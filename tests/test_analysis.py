@@ -57,7 +57,7 @@ def fresh(weights: Weights, method: str, *, seed: int = 0, size: float = 0.1) ->
     cfg = composed(*f"method={method}".split(), *TINY, f"seed={seed}")
     config, task = RunConfig.of(cfg), bind_task(cfg.task)
     base = backbone.build(config.model, outputs=task.outputs, seed=seed)
-    build_method(cfg).tune(base, seed=seed)
+    build_method(RunConfig.of(cfg).method).tune(base, seed=seed)
     torch.manual_seed(seed)
     with torch.no_grad():
         for parameter in surgery.trainable(base.model).values():

@@ -17,6 +17,7 @@ from finegrid.report.recommend import text
 from finegrid.report.recommend.decide import Decision, decide
 from finegrid.report.recommend.options import probability_best
 from finegrid.report.stats import compare
+from finegrid.report.stats.scores import evidence
 from finegrid.runs.record import Record
 
 ROWS = {0.1: 100, 0.3: 300, 1.0: 1000}
@@ -71,7 +72,7 @@ def decided(runs: pd.DataFrame, **asked: object) -> Decision:
     """The decision on runs; limits that leave everything in unless told otherwise."""
     results = rankings.gather(runs)
     limits = {"labels": 1000, "minutes": 10.0, "megabytes": 1000.0} | asked
-    standings = compare.standings(compare.evidence(results))
+    standings = compare.standings(evidence(results))
     return decide(results, compare.cells(results), compare.draws(results), standings, **limits)
 
 

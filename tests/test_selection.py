@@ -13,7 +13,7 @@ from torch import nn
 
 from finegrid.errors import Diverged
 from finegrid.training import checkpoint
-from finegrid.training.checkpoint import Selection
+from finegrid.training.checkpoint import BestCheckpoint
 
 
 class FakeClock:
@@ -35,7 +35,7 @@ class Bench:
     ) -> None:
         self.clock: Any = FakeClock()
         rows: Any = SimpleNamespace(labels=torch.zeros(4))
-        self.selection = Selection(
+        self.selection = BestCheckpoint(
             self.clock, rows, evaluations=evaluations, batch_size=4, curve=curve
         )
         self.logged: list[tuple[dict[str, float], int]] = []

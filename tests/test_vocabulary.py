@@ -17,7 +17,7 @@ FEW = ("task=builtin_paraphrase", "model=tiny", "data.fraction=0.02", "optim.wei
 def prepared(*overrides: str, compacts: bool = True) -> FineTuner:
     """A module as it is before its first step, without dropout."""
     cfg = composed("method=full", *FEW, *overrides)
-    parts = prepare(cfg, RunConfig.of(cfg))
+    parts = prepare(RunConfig.of(cfg))
     module = parts.module
     module.compacts = module.compacts and compacts
     parts.method.tune(module.backbone, seed=module.init_seed)

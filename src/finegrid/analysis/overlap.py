@@ -21,6 +21,7 @@ from finegrid.analysis.weights import ParameterChange, Solution
 from finegrid.errors import UserError
 from finegrid.methods.modules.mask import smallest
 from finegrid.runs.record import Record
+from finegrid.runs.settings import RECORDED, unrecorded
 
 AXES = ("seed", "task")
 
@@ -32,10 +33,8 @@ def relation(a: Record, b: Record) -> str:
 
 
 def _setting(record: Record) -> tuple[object, ...]:
-    varied = tuple(f"{axis}=" for axis in AXES)
-    others = sorted(line for line in record.overrides if not line.startswith(varied))
-    budget = record.budget_unit, record.budget
-    return record.method, record.model, record.fraction, *budget, record.protocol, *others
+    fields = ["budget_unit", "budget", *(name for name in RECORDED if name not in AXES)]
+    return *(getattr(record, name) for name in fields), *sorted(unrecorded(record.overrides))
 
 
 def pairs(runs: Mapping[Path, Record], *, every: bool = False) -> list[tuple[Path, Path]]:

@@ -10,8 +10,8 @@ from finegrid.errors import printable
 from finegrid.report import formatting
 from finegrid.report.load.rankings import CELL, TABLE, Results, Setting, ordered
 from finegrid.runs.text import markdown_table
+from finegrid.storage.files import FORMULA
 
-FORMULA = ("=", "+", "-", "@")  # what begins one
 MARKS = re.compile(r"[\\`*|$~]|(?<!\w)_|_(?!\w)|(?<=\])[(\[]")  # that mean something to Markdown
 LATEX = {
     **{mark: rf"\{mark}" for mark in "&%$#_{}"},
@@ -76,7 +76,7 @@ def _no_formula(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     text = printable(value)
-    return f"'{text}" if text.lstrip().startswith(FORMULA) else text
+    return f"'{text}" if re.match(FORMULA, text.lstrip()) else text
 
 
 def plain(text: str) -> str:

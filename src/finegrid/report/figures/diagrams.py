@@ -17,7 +17,7 @@ from finegrid.report.figures.keys import FigureKey
 from finegrid.report.figures.score_plots import FigureSpec
 from finegrid.report.figures.style import INK, RULE, SOFT, Mark
 from finegrid.report.load.rankings import Results, ordered
-from finegrid.report.stats import compare
+from finegrid.report.stats.ranks import mean_ranks
 
 FILES = 300  # read for one figure
 LEAST_METHODS, LEAST_BLOCKS = 3, 2  # for a comparison of ranks
@@ -106,7 +106,7 @@ def _render_distances(data: pd.DataFrame, row: str) -> Canvas:
 
 def ranks(results: Results, key: FigureKey, known: dict[str, Mark]) -> FigureSpec | None:
     """Mean ranks over blocks, with bars over methods that are not told apart."""
-    ranked = compare.ranks(results, key.setting)
+    ranked = mean_ranks(results, key.setting)
     if ranked.blocks < LEAST_BLOCKS or len(ranked.methods) < LEAST_METHODS:
         return None
     gap = ranked.critical_difference

@@ -12,8 +12,9 @@ from finegrid.report import pareto
 from finegrid.report.load.rankings import CELL, RANKING
 from finegrid.report.recommend.verdict import verdict
 from finegrid.report.stats import simultaneous
-from finegrid.report.stats.significance import Scores
-from finegrid.report.stats.simultaneous import Pairs, Spread
+from finegrid.report.stats.paired import Scores
+from finegrid.report.stats.shrunken_variance import Spread
+from finegrid.report.stats.simultaneous import Pairs
 
 Floats = NDArray[np.float64]
 Draws = Mapping[tuple[object, ...], tuple[list[str], Floats]]  # ranking -> methods, M x draws
