@@ -9,8 +9,9 @@ import pandas as pd
 
 from finegrid.report.load import rankings
 from finegrid.report.load.rankings import Results
-from finegrid.report.recommend.options import Draws, Standings
+from finegrid.report.recommend.options import Draws
 from finegrid.report.stats import compare
+from finegrid.report.stats.compare import Standings
 from finegrid.report.stats.scores import Evidence, evidence
 
 if TYPE_CHECKING:

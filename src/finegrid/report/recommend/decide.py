@@ -15,7 +15,8 @@ import pandas as pd
 from finegrid.errors import UserError, nearest
 from finegrid.report import formatting
 from finegrid.report.load.rankings import CELL, Results, Setting
-from finegrid.report.recommend.options import Draws, Standings, options
+from finegrid.report.recommend.options import Draws, options
+from finegrid.report.stats.compare import Standings
 
 SEEDS = 3  # finished runs that a method needs on a task
 METHODS = 2  # fewer are no choice
