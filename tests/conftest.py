@@ -62,7 +62,7 @@ def composed(*overrides: str, hydra: bool = False) -> DictConfig:
 
 def run_cell(directory: Path, *overrides: str) -> Record:
     """Run one cell in this process, writing where a command line would have written."""
-    from finegrid.training.run import run
+    from finegrid.strategies.single import run
 
     cfg = composed(*overrides, hydra=True)
     with open_dict(cfg):

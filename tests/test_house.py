@@ -34,18 +34,18 @@ WINGS = {
     "runs": {"config", "data", "errors", "models", "recipes", "storage", "tasks"},
     "tracking": {"errors", "runs", "storage"},
     "training": {
-        "config", "data", "errors", "kernels", "methods", "models", "runs", "seeds", "strategies",
-        "tasks", "tracking",
+        "config", "data", "errors", "kernels", "methods", "models", "runs", "seeds", "tasks",
+        "tracking",
     },
     "strategies": {
-        "config", "data", "errors", "grid", "kernels", "methods", "models", "runs", "storage",
-        "training",
+        "config", "data", "errors", "kernels", "methods", "models", "runs", "storage", "training",
     },
     "inference": {
         "config", "data", "errors", "models", "runs", "seeds", "storage", "tasks", "training",
     },
     "grid": {
-        "config", "data", "errors", "methods", "recipes", "runs", "storage", "training",
+        "config", "data", "errors", "methods", "recipes", "runs", "storage", "strategies",
+        "training",
     },
     "analysis": {
         "config", "data", "errors", "inference", "methods", "models", "runs", "seeds", "tasks",

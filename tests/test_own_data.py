@@ -30,8 +30,8 @@ from finegrid.runs.layout import cell_of
 from finegrid.runs.record import Record, read
 from finegrid.strategies import fused_trainer
 from finegrid.strategies.fused_trainer import run_together
+from finegrid.strategies.single import run_alone
 from finegrid.training.cost import Meter
-from finegrid.training.run import run_alone
 from finegrid.training.session import Request
 from finegrid.tuning import search as tuning
 

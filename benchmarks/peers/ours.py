@@ -1,4 +1,4 @@
-"""finegrid's way: `training.run.run`, the code behind train.py, and a watch among the callbacks."""
+"""finegrid's way: `strategies.single.run`, as behind train.py, with a watch among the callbacks."""
 
 import csv
 import math
@@ -11,7 +11,8 @@ import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from finegrid.training import checkpoint, run, session
+from finegrid.strategies import single
+from finegrid.training import checkpoint, session
 from peers.rows import composed
 
 
@@ -66,7 +67,7 @@ def measure(spec: dict[str, Any], work: Path) -> dict[str, Any]:
     session.predict, checkpoint.predict = (watch.watched(predict) for predict in plain)
     pl.LightningModule.configure_callbacks = lambda module: [watch]  # after the run's own
     try:
-        record = run.run(_entered(cfg, work))
+        record = single.run(_entered(cfg, work))
     finally:
         session.predict, checkpoint.predict = plain
     loss = _loss(work / "curve.csv")

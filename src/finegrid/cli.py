@@ -90,7 +90,7 @@ def run(cfg: DictConfig) -> None:
         _run_claimed(cfg)
         return
     clear(Path(HydraConfig.get().runtime.output_dir))  # an earlier run's, before the slow imports
-    record = _heavy("training.run").run(cfg)
+    record = _heavy("strategies.single").run(cfg)
     if HydraConfig.get().mode != RunMode.MULTIRUN:
         print(f"{record.summary()}\nrecord: {HydraConfig.get().runtime.output_dir}/{layout.RECORD}")
 
@@ -102,7 +102,7 @@ def _run_claimed(cfg: DictConfig) -> None:
         directory = Path(HydraConfig.get().runtime.output_dir)
         if (claim := _claimed(cfg, directory, os.environ[status.BEFORE])) is not None:
             with claim:
-                _heavy("training.run").run(cfg, held=claim.held, key=layout.cell_of(directory))
+                _heavy("strategies.single").run(cfg, held=claim.held, key=layout.cell_of(directory))
         return
     with ExitStack() as held:
         found = []

@@ -34,10 +34,11 @@ from finegrid.models import backbone
 from finegrid.models.backbone import Backbone
 from finegrid.runs import layout
 from finegrid.strategies.fused_model import Trunk
+from finegrid.strategies.single import run_alone
 from finegrid.training import device
 from finegrid.training.budget import BudgetTimer
 from finegrid.training.components import Parts, rows_of
-from finegrid.training.run import run_alone, trainer_of
+from finegrid.training.run import trainer_of
 from finegrid.training.session import Attempt, Request, Watch
 
 log = logging.getLogger(__name__)

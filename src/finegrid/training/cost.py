@@ -37,8 +37,7 @@ class Meter(pl.Callback):
         assert isinstance(pl_module, FineTuner)
         self.parameters = count_parameters(pl_module.model, pl_module.backbone.sites)
         self.flops_per_token = count_flops(pl_module, self.encoded)
-        if self.encoded.features is None:  # else less than the model's layers run
-            self.floor_per_token = floor_flops(pl_module.model, pl_module.backbone.sites)
+        self.floor_per_token = floor_flops(pl_module.model, pl_module.backbone.sites)
 
     def mfu(self, tokens: int, seconds: float) -> float | None:
         """The seconds that so many tokens need at least, as a share of those that they took."""

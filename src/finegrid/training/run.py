@@ -1,4 +1,4 @@
-"""One run from config to record."""
+"""One training run: prepare, train, score and record; half the rows a pass when memory ran out."""
 
 import gc
 import logging
@@ -8,12 +8,10 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig
 
 from finegrid.config import RunConfig
 from finegrid.errors import require
 from finegrid.runs.record import Record
-from finegrid.strategies.cached_features import Frozen
 from finegrid.tracking.loggers import Guarded
 from finegrid.training import device
 from finegrid.training.components import Parts
@@ -23,26 +21,22 @@ from finegrid.training.session import Attempt, Request
 log = logging.getLogger(__name__)
 
 
-def run(
-    cfg: DictConfig, *, held: Callable[[], bool] = lambda: True, key: str | None = None
-) -> Record:
-    """Train and score one cell in Hydra's output directory; it leaves a record whatever happens.
+Extend = Callable[[Parts], list[pl.Callback]]  # a run's parts -> further callbacks
 
-    Unless, by then, the cell is not `held` any more: another process has taken it over. `key` is
-    the hash by which a sweep knows the cell.
+
+def run_alone(request: Request, *, extend: Extend) -> Record:
+    """Train and score one cell; it leaves a record whatever happens.
+
+    Unless, by then, another process has taken the cell over. `extend` gives the callbacks of other
+    ways to execute the run; they come after its own.
 
     Raises:
         UserError: for what the user can mend, `Diverged` for a non-finite loss; the record then
             says `failed` or `diverged` and why.
     """
-    return run_alone(Request.of_hydra(cfg, held, key))
-
-
-def run_alone(request: Request) -> Record:
-    """Train and score one cell."""
     attempt = Attempt(request)
     try:
-        _train_and_score(attempt)
+        _train_and_score(attempt, extend)
     except BaseException as error:
         attempt.end(error)
         raise
@@ -50,9 +44,9 @@ def run_alone(request: Request) -> Record:
     return attempt.record
 
 
-def _train_and_score(attempt: Attempt) -> None:
+def _train_and_score(attempt: Attempt, extend: Extend) -> None:
     parts = attempt.prepare()
-    if not _fit(attempt, parts):
+    if not _fit(attempt, parts, extend):
         whole = attempt.config.data.batch_size
         half = (whole + 1) // 2
         log.warning("out of memory with %d rows in a pass; starting over with %d", whole, half)
@@ -63,19 +57,17 @@ def _train_and_score(attempt: Attempt) -> None:
         parts = attempt.prepare()
         parts.module.state.micro_batch_size = half
         require(
-            _fit(attempt, parts),
+            _fit(attempt, parts, extend),
             f"out of memory with {whole} rows in a pass, and again with {half}; set a smaller "
             "data.batch_size or data.eval_batch_size, a shorter model.max_length, or choose a "
             "smaller model or another method",
         )
 
 
-def _fit(attempt: Attempt, parts: Parts) -> bool:
+def _fit(attempt: Attempt, parts: Parts, extend: Extend) -> bool:
     """False if training ran out of memory; on return nothing holds on to that memory but parts."""
     watch = attempt.watch(parts)
-    callbacks = watch.callbacks(parts)
-    if not attempt.config.frozen_dropout:
-        callbacks.append(Frozen(parts.method, parts.encoded, attempt.config))
+    callbacks = [*watch.callbacks(parts), *extend(parts)]
     if attempt.request.sweep is None:
         callbacks.append(BudgetBar(watch.clock, watch.selection))
     trainer = trainer_of(attempt.config, callbacks, attempt.tracker, attempt.directory)
