@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import composed, run_cell
+from conftest import run_cell, tuning_method
 from test_methods import OPTIM, TASK, encoded, fresh, method_of, steps  # noqa: F401
 from torch import nn
 
@@ -19,14 +19,13 @@ from finegrid.methods.modules.sparse_delta import SparseDifference, top
 from finegrid.methods.sparse import Sparse
 from finegrid.models import surgery
 from finegrid.models.backbone import Backbone
-from finegrid.training.components import build_method
 from finegrid.training.module import FineTuner
 from finegrid.training.state import TrainState
 
 
 def applied(*overrides: str) -> tuple[Backbone, TuningMethod]:
     """The builtin model after a method with overrides."""
-    base, method = fresh(), build_method(composed(*overrides))
+    base, method = fresh(), tuning_method(*overrides)
     method.tune(base, seed=0)
     return base, method
 
@@ -188,8 +187,8 @@ def test_gradient_rules_choose_by_the_gradients(rule: str, encoded: Encoded) -> 
 
 
 def test_residual_takes_what_a_low_rank_misses() -> None:
-    method = build_method(
-        composed("method=sparse", "method.rule=residual", "method.rank=1", "method.density=0.03")
+    method = tuning_method(
+        "method=sparse", "method.rule=residual", "method.rank=1", "method.density=0.03"
     )
     assert isinstance(method, Sparse)
     outer = torch.linspace(1, 2, 6)[:, None] * torch.linspace(3, 5, 6)
@@ -288,7 +287,7 @@ def test_compositions_that_do_not_overlap_are_allowed() -> None:
 
 
 def test_a_composition_passes_everything_on() -> None:
-    front = build_method(composed("method=prompt", "method.place=front"))
+    front = tuning_method("method=prompt", "method.place=front")
     method = Compose(members={"prompt": front, "diff_pruning": method_of("diff_pruning")})
     assert (method.positions, method.starts_pretrained) == (10, False)
     base = fresh()
@@ -366,7 +365,7 @@ def test_a_method_is_applied_by_the_runs_own_seed_and_chooses_then() -> None:
 
 
 def test_sparse_members_choose_in_a_composition(encoded: Encoded) -> None:  # noqa: F811
-    member = build_method(composed("method=sparse", "method.samples=4"))
+    member = tuning_method("method=sparse", "method.samples=4")
     assert isinstance(member, Sparse)
     base, method = fresh(), Compose(members={"lora": method_of("lora"), "sparse": member})
     method.tune(base, seed=0)

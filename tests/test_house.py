@@ -23,7 +23,7 @@ WINGS = {
     "errors": set(),
     "seeds": set(),
     "quiet": {"errors"},
-    "config": {"errors", "tasks"},
+    "config": {"errors", "recipes", "tasks"},
     "recipes": {"errors"},
     "storage": {"errors"},
     "tasks": {"errors"},
@@ -31,11 +31,11 @@ WINGS = {
     "kernels": set(),
     "models": {"config", "data", "errors", "seeds", "storage"},
     "methods": {"config", "errors", "models", "seeds"},
-    "runs": {"config", "data", "errors", "models", "recipes", "storage", "tasks"},
+    "runs": {"config", "data", "errors", "models", "storage", "tasks"},
     "tracking": {"errors", "runs", "storage"},
     "training": {
-        "config", "data", "errors", "kernels", "methods", "models", "runs", "seeds", "tasks",
-        "tracking",
+        "config", "data", "errors", "kernels", "methods", "models", "runs", "seeds", "storage",
+        "tasks", "tracking",
     },
     "strategies": {
         "config", "data", "errors", "kernels", "methods", "models", "runs", "storage", "training",
@@ -54,7 +54,7 @@ WINGS = {
     "report": {"errors", "runs", "storage"},
     "tuning": {"errors", "report", "runs"},
     "studies": {"report", "runs"},
-    "cli": {"config", "errors", "grid", "recipes", "runs"},
+    "cli": {"config", "errors", "grid", "runs"},
 }
 # fmt: on
 

@@ -4,20 +4,19 @@ import copy
 
 import pytest
 import torch
-from conftest import composed
+from conftest import tuning_method
+from test_methods import fresh
 from test_models import PUBLISHED, SMALL, build, build_small
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.models.modernbert.modeling_modernbert import apply_rotary_pos_emb
 
-from finegrid.config import RunConfig
 from finegrid.errors import UserError
 from finegrid.methods.modules.adapter import width_of
 from finegrid.methods.prompt import _some_words
-from finegrid.models import backbone, surgery
+from finegrid.models import surgery
 from finegrid.models.sites import ANATOMY, Sites
-from finegrid.training.components import build_method
 
 B, T = 3, 7
 PREFIX_FITS = sorted(set(ANATOMY) - {"deberta-v2"})
@@ -29,7 +28,7 @@ def tuned(model: PreTrainedModel, *overrides: str) -> Sites:
     surgery.freeze(model.base_model)
     sites = Sites.of(model)
     torch.manual_seed(1)
-    build_method(composed(*overrides)).apply(model.base_model, sites)
+    tuning_method(*overrides).apply(model.base_model, sites)
     with torch.no_grad():
         for parameter in surgery.trainable(model.base_model).values():
             parameter.add_(torch.randn_like(parameter) * 0.2)
@@ -38,7 +37,7 @@ def tuned(model: PreTrainedModel, *overrides: str) -> Sites:
 
 def tiny(*overrides: str) -> tuple[PreTrainedModel, Sites]:
     """The builtin model with a method applied."""
-    model = backbone.build(RunConfig.of(composed()).model, outputs=2, seed=0).model.eval()
+    model = fresh().model.eval()
     return model, tuned(model, *overrides)
 
 
@@ -91,8 +90,8 @@ def test_lora_drops_what_it_reads_and_nothing_else() -> None:
 
 
 def test_lora_starts_as_a_fresh_linear() -> None:
-    base = backbone.build(RunConfig.of(composed()).model, outputs=2, seed=0)
-    build_method(composed("method=lora", "method.rank=64")).tune(base, seed=0)
+    base = fresh()
+    tuning_method("method=lora", "method.rank=64").tune(base, seed=0)
     child = base.sites["query"][0].module.get_submodule("lora")
     bound = base.sites.hidden_size**-0.5
     assert 0.9 * bound < child.a.abs().max() <= bound
@@ -121,8 +120,8 @@ STARTS: dict[str, dict[str, float]] = {  # method -> parameter -> standard devia
 
 @pytest.mark.parametrize("overrides", STARTS)
 def test_what_is_injected_starts_as_its_method_says(overrides: str) -> None:
-    base = backbone.build(RunConfig.of(composed()).model, outputs=2, seed=0)
-    build_method(composed(*overrides.split())).tune(base, seed=0)
+    base = fresh()
+    tuning_method(*overrides.split()).tune(base, seed=0)
     named = surgery.trainable(base.model.base_model)
     for suffix, spread in STARTS[overrides].items():
         drawn = [p.detach().flatten() for name, p in named.items() if name.endswith(suffix)]
@@ -289,8 +288,8 @@ def test_a_prompt_is_never_taken_for_padding(model_type: str) -> None:
 
 
 def test_a_prompt_starts_as_words() -> None:
-    base = backbone.build(RunConfig.of(composed()).model, outputs=2, seed=0)
-    method = build_method(composed("method=prompt"))
+    base = fresh()
+    method = tuning_method("method=prompt")
     method.tune(base, seed=0)
     (words,) = base.sites["word_embeddings"]
     vectors = words.module.get_submodule("prompt").vectors
@@ -380,7 +379,7 @@ def test_a_copy_is_independent(method: str, model_type: str) -> None:
     ids=" ".join,
 )
 def test_folding_leaves_the_logits(overrides: list[str]) -> None:
-    plain = backbone.build(RunConfig.of(composed()).model, outputs=2, seed=0).model.eval()
+    plain = fresh().model.eval()
     model, _ = tiny(*overrides)
     expected = logits(model)
     assert (expected - logits(plain)).abs().max() > 1e-3

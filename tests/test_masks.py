@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import composed, run_cell
+from conftest import run_cell, tuning_method
 from test_methods import encoded, fresh, method_of, steps  # noqa: F401
 from torch import nn
 
@@ -19,7 +19,6 @@ from finegrid.methods.supermask import BernoulliMask
 from finegrid.models import surgery
 from finegrid.models.backbone import Backbone
 from finegrid.runs import delta
-from finegrid.training.components import build_method
 from finegrid.training.module import predict
 
 LEARNED = ["supermask", "mask_threshold", "mask_threshold_magnitude"]
@@ -29,7 +28,7 @@ FIXED = ["mask_random", "mask_magnitude"]
 def applied(*overrides: str) -> Backbone:
     """The builtin model after a method with overrides."""
     base = fresh()
-    build_method(composed(*overrides)).tune(base, seed=0)
+    tuning_method(*overrides).tune(base, seed=0)
     return base
 
 
@@ -243,7 +242,7 @@ def test_gates_follow_their_formula() -> None:
 
 def test_the_penalty_reaches_the_gates() -> None:
     base = applied("method=diff_pruning")
-    build_method(composed("method=diff_pruning", "method.l0=0.5")).after_backward(base.model, 0.0)
+    tuning_method("method=diff_pruning", "method.l0=0.5").after_backward(base.model, 0.0)
     for module in gated(base):
         (expected,) = torch.autograd.grad(module.expected(), module.gates)
         assert (expected > 0).all()

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import METHODS, composed
+from conftest import METHODS, composed, tuning_method
 from hydra.utils import get_class
 from omegaconf import DictConfig
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from finegrid.config import OptimConfig, RunConfig, bind_task
+from finegrid.config import NOT_ARGUMENTS, OptimConfig, RunConfig, bind_task
 from finegrid.data.batching import Encoded
 from finegrid.data.examples import Rows
 from finegrid.data.tokenization import encode
@@ -25,7 +25,6 @@ from finegrid.methods.base import TuningMethod
 from finegrid.models import backbone, surgery
 from finegrid.models.backbone import Backbone
 from finegrid.runs import delta
-from finegrid.runs.identity import NOT_ARGUMENTS
 from finegrid.tasks.classification import Classification
 from finegrid.training.components import build_method
 from finegrid.training.module import FineTuner, logits_of, predict
@@ -53,7 +52,7 @@ def _config_of(name: str) -> DictConfig:
 
 def method_of(name: str) -> TuningMethod:
     """A method as its YAML says."""
-    return build_method(_config_of(name))
+    return build_method(RunConfig.of(_config_of(name)).method)
 
 
 def tuned(name: str, seed: int = 0) -> Backbone:
@@ -259,17 +258,6 @@ class TestContract:
         found, expected = (predict(b.model, encoded, batch_size=8) for b in (other, base))
         assert torch.equal(found, expected)
 
-    def test_delta_of_another_method_or_backbone_is_refused(
-        self, name: str, tmp_path: Path
-    ) -> None:
-        base = tuned(name)
-        path = tmp_path / "delta.safetensors"
-        delta.save(path, base.model, method=name, fingerprint=base.fingerprint, labels=[])
-        with pytest.raises(UserError, match=f"trained with method {name}, not another"):
-            delta.load(path, base.model, method="another", fingerprint=base.fingerprint)
-        with pytest.raises(UserError, match=r"backbone fingerprint .* not 123"):
-            delta.load(path, base.model, method=name, fingerprint="123")
-
     def test_a_copy_is_independent(self, name: str, encoded: Encoded) -> None:
         base = tuned(name)
         copied = copy.deepcopy(base.model)
@@ -290,6 +278,16 @@ class TestContract:
             rtol=1e-4,
             atol=1e-5,
         )
+
+
+def test_delta_of_another_method_or_backbone_is_refused(tmp_path: Path) -> None:
+    base = tuned("bitfit")
+    path = tmp_path / "delta.safetensors"
+    delta.save(path, base.model, method="bitfit", fingerprint=base.fingerprint, labels=[])
+    with pytest.raises(UserError, match="trained with method bitfit, not another"):
+        delta.load(path, base.model, method="another", fingerprint=base.fingerprint)
+    with pytest.raises(UserError, match=r"backbone fingerprint .* not 123"):
+        delta.load(path, base.model, method="bitfit", fingerprint="123")
 
 
 def test_modules_over_one_tensor_apply_in_order_and_merge() -> None:
@@ -363,7 +361,7 @@ def test_a_shape_that_differs_is_refused(tmp_path: Path) -> None:
     facts = {"method": "houlsby", "fingerprint": base.fingerprint}
     delta.save(path, base.model, labels=[], **facts)
     narrow = fresh()
-    build_method(composed("method=houlsby", "method.reduction_factor=32")).tune(narrow, seed=0)
+    tuning_method("method=houlsby", "method.reduction_factor=32").tune(narrow, seed=0)
     with pytest.raises(UserError, match="has shape"):
         delta.load(path, narrow.model, **facts)
 
@@ -419,12 +417,12 @@ def test_an_adapter_too_narrow_or_unknown_is_refused() -> None:
         ("method.activation=relo", "did you mean 'relu'"),
     ):
         with pytest.raises(UserError, match=message):
-            build_method(composed("method=houlsby", override)).tune(fresh(), seed=0)
+            tuning_method("method=houlsby", override).tune(fresh(), seed=0)
 
 
 def test_only_our_own_classes_are_instantiated() -> None:
     with pytest.raises(UserError, match=r"finegrid\.methods"):
-        build_method(composed("method._target_=os.system"))
+        tuning_method("method._target_=os.system")
 
 
 def test_task_keys_bind() -> None:

@@ -1,5 +1,9 @@
 """Mixed precision: what stays in fp32."""
 
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,10 +13,14 @@ from torch import nn
 from torch.nn import functional
 
 from finegrid.config import RunConfig, TrainerConfig
+from finegrid.grid import job
 from finegrid.kernels import linear as kernel
 from finegrid.kernels.linear import patch
 from finegrid.models import backbone, surgery
+from finegrid.runs.spec import RunSpec
 from finegrid.training import device
+
+REAL = device.fast_bf16  # which other tests are not to meet
 
 
 def test_the_heads_outputs_are_not_rounded_to_bf16() -> None:
@@ -35,6 +43,80 @@ def test_auto_is_bf16_where_that_is_fast(
     monkeypatch.setattr(device, "fast_bf16", lambda accelerator: fast)
     trainer = TrainerConfig(device="cpu", precision=asked, threads=None)
     assert device.precision(trainer) == expected
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """A clock that only the products of a test move on."""
+    made = Clock()
+    monkeypatch.setattr(device.time, "perf_counter", lambda: made.now)
+    return made
+
+
+@dataclass
+class Clock:
+    """Times products: fp32 takes a nanosecond an entry of the weight, bf16 a factor of it."""
+
+    now: float = 0.0
+    factor: float = 1.0  # of fp32's time
+    calls: list[tuple[torch.dtype, int]] = field(default_factory=list)
+
+    def product(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """A product that takes its time by this clock."""
+        self.calls.append((x.dtype, weight.numel()))
+        self.now += weight.numel() * 1e-9 * (self.factor if x.dtype == torch.bfloat16 else 1)
+        return x
+
+
+@pytest.mark.parametrize(
+    ("factor", "fast"), [(0.5, True), (0.8, True), (0.9, False), (1.0, False), (3.0, False)]
+)
+def test_bf16_is_chosen_where_it_is_clearly_faster(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, factor: float, fast: bool
+) -> None:
+    clock.factor = factor
+    monkeypatch.setattr(device, "_speedup", lambda threads: device.measured_speedup(clock.product))
+    assert REAL(accelerator="cpu") == fast
+
+
+def test_emulated_bf16_is_known_by_a_small_product(clock: Clock) -> None:
+    clock.factor = 300
+    assert device.measured_speedup(clock.product) == pytest.approx(1 / 300)
+    assert {size for _, size in clock.calls} == {device.SMALL[1] * device.SMALL[2]}
+    assert sum(dtype == torch.bfloat16 for dtype, _ in clock.calls) <= 1 + device.TRIES
+
+
+def test_a_machine_is_measured_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, clock: Clock
+) -> None:
+    monkeypatch.setenv("FINEGRID_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(device, "linear", clock.product)
+    for factor in (0.5, 2.0):  # the second process meets the first one's answer
+        clock.factor = factor
+        assert device._speedup.__wrapped__(1) == pytest.approx(2)
+    assert device._speedup.__wrapped__(2) == pytest.approx(0.5), "of so many threads"
+
+
+def test_a_sweep_decides_once_whatever_its_machines_are_fast_at(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    auto = {"device": "cpu", "precision": "auto", "threads": None}
+    for fast in (True, False):
+        monkeypatch.setattr(device, "fast_bf16", lambda accelerator, fast=fast: fast)
+        assert job.decided_precision(tmp_path, auto) == "bf16-mixed"
+    assert job.decided_precision(tmp_path / "another", auto) == "32"
+    assert job.decided_precision(tmp_path, auto | {"precision": 32}) == "32"
+    cfg = composed("trainer=cpu")
+    assert RunSpec.of(cfg, tmp_path, precision="bf16-mixed").config.trainer.precision == (
+        "bf16-mixed"
+    )
+    assert RunSpec.of(cfg, tmp_path).config == RunConfig.of(cfg)
+
+
+def test_measuring_draws_nothing() -> None:
+    state = torch.get_rng_state()
+    device.measured_speedup(torch.nn.functional.linear)
+    assert torch.equal(state, torch.get_rng_state())
 
 
 def small(kind: type[nn.Module], *sizes: int) -> nn.Module:

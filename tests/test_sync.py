@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import ENV, call, errors
 from conftest import FACTS, ROOT, composed, run_cell
 from omegaconf import OmegaConf
-from test_cli import ENV, call, errors
 from test_tracking import items, offline_records
 from wandb_server import Server, serving
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import METHODS, composed, run_cell
+from conftest import METHODS, composed, run_cell, tuning_method
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
@@ -23,12 +23,11 @@ from finegrid.models.backbone import Backbone
 from finegrid.models.sites import LAYERED
 from finegrid.runs import delta
 from finegrid.runs.record import Record, read
+from finegrid.runs.spec import RunSpec
 from finegrid.strategies import fused_trainer
 from finegrid.strategies.fused_model import Trunk, UnfusableError
 from finegrid.strategies.fused_trainer import run_together
-from finegrid.training.components import build_method
 from finegrid.training.module import logits_of
-from finegrid.training.session import Request
 
 FUSING = [name for name in METHODS if composed(f"method={name}").method.get("fuses")]
 SHORT = ("data.fraction=0.05", "budget.epochs=2", "evaluations=2")
@@ -43,7 +42,7 @@ def tuned(base: Backbone, name: str, seed: int) -> Backbone:
     """A run's backbone, moved off its start so that everything in it matters."""
     run = base.sharing(seed=seed)
     optimize(run.model)
-    build_method(composed(f"method={name}")).tune(run, seed=seed)
+    tuning_method(f"method={name}").tune(run, seed=seed)
     run.own()
     run.model.eval()
     torch.manual_seed(seed)
@@ -164,7 +163,7 @@ def test_only_what_trains_has_memory_of_its_own(base: Backbone) -> None:
 
 @pytest.mark.parametrize("name", FUSING)
 def test_what_fuses_neither_chooses_nor_changes_on_the_way(name: str, base: Backbone) -> None:
-    method = build_method(composed(f"method={name}"))
+    method = tuning_method(f"method={name}")
     members = getattr(method, "each", (method,))
     for member in members:
         for hook in ("choose", "after_step", "after_backward"):
@@ -176,9 +175,9 @@ def test_what_fuses_neither_chooses_nor_changes_on_the_way(name: str, base: Back
     assert all(inside[n].ndim == 1 for n in trained & inside.keys())
 
 
-def request(directory: Path, *overrides: str) -> Request:
+def request(directory: Path, *overrides: str) -> RunSpec:
     directory.mkdir(parents=True, exist_ok=True)
-    return Request(composed(*overrides), directory, list(overrides), "sweep")
+    return RunSpec.of(composed(*overrides), directory, overrides, sweep="sweep")
 
 
 LINES = [
@@ -265,10 +264,10 @@ def test_set_up_and_memory_are_divided_by_the_number_of_runs() -> None:
 def test_so_many_runs_share_a_pass_and_a_single_one_goes_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shared: list[list[Request]] = []
-    alone: list[Request] = []
+    shared: list[list[RunSpec]] = []
+    alone: list[RunSpec] = []
 
-    def train(requests: list[Request], base: Backbone) -> list[Request]:
+    def train(requests: list[RunSpec], base: Backbone) -> list[RunSpec]:
         shared.append(requests)
         return requests[:1] if len(shared) == 2 else []  # one of the second pass is left over
 

@@ -18,7 +18,7 @@ FEW = ("task=builtin_paraphrase", "model=tiny", "data.fraction=0.02", "optim.wei
 def prepared(*overrides: str, rows_in_use: bool = True) -> Parts:
     """A run's parts as they are before its first step, without dropout."""
     cfg = composed("method=full", *FEW, *overrides)
-    parts = prepare(cfg, RunConfig.of(cfg))
+    parts = prepare(RunConfig.of(cfg))
     module = parts.module
     if not rows_in_use:
         kernels_of(parts).token_ids = None

@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from finegrid import cli
-from finegrid.config import RunConfig, bind_task
+from finegrid.config import RunConfig, bind_task, register_resolvers
 from finegrid.data import batching, loading
 from finegrid.data.builtin import MODEL_DIR
 from finegrid.storage import paths
 from finegrid.tasks.task import Task
+from finegrid.training import device
 from peers.processes import ROOT
 
 
@@ -30,13 +30,13 @@ class Shared:
     path: str  # of the encoder: a folder or a hub id
 
     def spec(self, **others: Any) -> dict[str, Any]:
-        """The same as a request's values, with others."""
-        return asdict(self) | others
+        """The same as a request's values, with others, and whether bf16 is fast on this CPU."""
+        return asdict(self) | {"fast_bf16": device.fast_bf16("cpu")} | others
 
 
 def composed(*overrides: str, hydra: bool = False) -> DictConfig:
     """The config of a train.py command line."""
-    cli.register()
+    register_resolvers()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return compose("train", list(overrides), return_hydra_config=hydra)
 

@@ -1,4 +1,7 @@
-"""Rows to batches: load, check, split, take the fraction, tokenise, bucket by length, pad."""
+"""Batches of tokenised rows, padded to their longest; samplers that put similar lengths together.
+
+Shapes: B rows of a batch, T tokens of its longest row.
+"""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from finegrid.runs.layout import LOCK
-from finegrid.storage.files import temporary, write_atomic
+from finegrid.storage.files import create_once, temporary, write_atomic
 
 log = logging.getLogger(__name__)
 BEAT = 5.0  # seconds between heartbeats
@@ -106,15 +106,8 @@ def take(directory: Path, *, sweep: str, slot: str) -> Claim | None:
     pid = os.getpid()
     facts = {"host": _host(), "pid": pid, "birth": _birth(pid), "slot": slot, "sweep": sweep}
     facts |= {"since": time.time()}
-    draft = temporary(directory / "draft")
-    try:
-        draft.write_text(json.dumps(facts), encoding="utf-8")
-        os.link(draft, _path(directory, number))  # atomic, on network file systems too
-    except FileExistsError:
-        return None
-    finally:
-        draft.unlink(missing_ok=True)
-    return Claim(directory, number, facts)
+    made = create_once(_path(directory, number), json.dumps(facts).encode())
+    return Claim(directory, number, facts) if made else None
 
 
 def holder(directory: Path) -> Holder | None:

@@ -12,8 +12,6 @@ from finegrid.grid.expand import Cell
 from finegrid.runs import layout
 from finegrid.runs.record import read_fields
 
-# variables of a sweep's jobs
-SWEEP, BEFORE, GROUP = "FINEGRID_SWEEP", "FINEGRID_BEFORE", "FINEGRID_GROUP"
 ENDED = ("ok", "failed", "diverged")
 AGAIN: dict[str, tuple[str, ...]] = {  # retry -> the ends that do not count as an end
     "failed": ("failed", "diverged"),

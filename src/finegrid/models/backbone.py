@@ -134,7 +134,7 @@ def tokenizer(model: ModelConfig) -> Any:
     with _one_line(model):
         found = AutoTokenizer.from_pretrained(locate(model), **_source(model))
         require(
-            not pretrained.empty(found),
+            not pretrained.has_no_vocabulary(found),
             "the tokenizer's vocabulary is missing (tokenizer.json, vocab.txt or *.model)",
         )
     require(
@@ -196,7 +196,7 @@ def draw_head(network: PreTrainedModel, seed: int) -> None:
 def drawn_pooler(network: Any) -> dict[str, nn.Parameter]:
     """Name -> parameter of the base model's pooler, if the checkpoint had none."""
     drawn = getattr(getattr(network.base_model, "pooler", None), "drawn", False)
-    return pretrained.poolers(network) if drawn else {}
+    return pretrained.pooler_parameters(network) if drawn else {}
 
 
 def _keep_fp32(network: PreTrainedModel) -> None:
@@ -258,7 +258,7 @@ def _architecture(model: ModelConfig, outputs: int) -> Any:
         config = AutoConfig.from_pretrained(locate(model), **_source(model))
     else:
         config = AutoConfig.for_model(**model.architecture)
-    pretrained.settle(config, model.config, outputs=outputs, sites=bool(model.sites))
+    pretrained.configure(config, model.config, outputs=outputs, sites=bool(model.sites))
     return config
 
 

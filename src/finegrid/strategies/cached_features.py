@@ -36,7 +36,6 @@ from finegrid.storage import cache
 from finegrid.storage.cache import Array
 from finegrid.strategies import split_model
 from finegrid.training import heartbeat
-from finegrid.training.cost import Meter
 from finegrid.training.module import EVAL_TOKENS
 
 log = logging.getLogger(__name__)
@@ -91,15 +90,6 @@ class CacheFeatures(pl.Callback):
         split_model.split_at(backbone, depth)
         cached = [name for name, rows in self.encoded.items() if self._cache(layers, name, rows)]
         log.info("%s; their outputs are cached: %s", quiet, ", ".join(cached))
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leave mfu open: less than the model's layers run."""
-        if "features" not in self.encoded["train"].extra_inputs:
-            return
-        callbacks: Any = trainer
-        for callback in callbacks.callbacks:
-            if isinstance(callback, Meter):
-                callback.floor_per_token = 0.0
 
     def _cache(self, layers: "FrozenLayers", name: str, encoded: Encoded) -> bool:
         """Give a split's batches their features; False if they are not worth computing."""

@@ -29,7 +29,7 @@ class Checkpoint:
     scores: dict[str, float] = field(default_factory=dict)
 
 
-class Selection(pl.Callback):
+class BestCheckpoint(pl.Callback):
     """Scores validation at evenly spaced shares of the budget and keeps the best weights.
 
     Writes `curve.csv` line by line: step, seconds, loss (mean since the last line), validation.

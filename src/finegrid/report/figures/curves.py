@@ -52,12 +52,12 @@ def mean_curves(runs: pd.DataFrame) -> pd.DataFrame:
     Evaluations stand at equal shares of the budget, so the k-th ones of two seeds belong together.
     A seed whose curve is shorter ends the method's line there.
     """
-    found: dict[str, list[Curve]] = defaultdict(list)
+    of_method: dict[str, list[Curve]] = defaultdict(list)
     for method, directory in zip(runs.method, runs.directory, strict=True):
         if (curve := read(directory)) is not None:
-            found[str(method)].append(curve)
+            of_method[str(method)].append(curve)
     return pd.DataFrame(
-        [row for method, several in found.items() for row in _rows(method, several)],
+        [row for method, several in of_method.items() for row in _rows(method, several)],
         columns=["method", "step", "seconds", "mean", "low", "high", "seeds"],
     )
 

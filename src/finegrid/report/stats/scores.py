@@ -19,8 +19,8 @@ from finegrid.report.load.outcomes import Predictions, of_run
 from finegrid.report.load.rankings import CELL, RANKING, Results
 from finegrid.report.stats.bootstrap import MEAN, METRICS, Resampler
 from finegrid.report.stats.constant import Baseline, baseline, learned
+from finegrid.report.stats.paired import Scores
 from finegrid.report.stats.row_noise import variance
-from finegrid.report.stats.significance import Scores
 from finegrid.runs import layout
 
 NEEDED = [*CELL, "seed", "test", "metric", "degenerate", "test_rows", "directory"]
