@@ -42,15 +42,15 @@ class Bench:
         self.logged: list[tuple[dict[str, float], int]] = []
         logger = SimpleNamespace(log_metrics=lambda told, step: self.logged.append((told, step)))
         self.trainer: Any = SimpleNamespace(precision="32-true", loggers=[logger])
+        left = iter(values)
+        task = SimpleNamespace(headline="f1", score=lambda *_: {"f1": next(left)})
         self.module: Any = SimpleNamespace(
-            model=nn.Linear(1, 1, bias=False), task=SimpleNamespace(headline="f1"),
+            model=nn.Linear(1, 1, bias=False),
+            task=task,
             state=TrainState(),
             device=torch.device("cpu"),
-        )  # fmt: skip
-        left = iter(values)
+        )
         monkeypatch.setattr(checkpoint, "predict", lambda *_, **__: torch.zeros(4, 2))
-        metrics = SimpleNamespace(score=lambda *_: {"f1": next(left)})
-        monkeypatch.setattr(checkpoint, "metrics", metrics)
         self.selection.on_train_start(self.trainer, self.module)
 
     def step(self, progress: float, loss: float = 1.0) -> None:
