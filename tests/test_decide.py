@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from test_cli import call
+from commands import call
 
 from finegrid.errors import UserError
+from finegrid.report import pareto
 from finegrid.report.load import rankings
 from finegrid.report.recommend import text
 from finegrid.report.recommend.decide import Decision, decide
-from finegrid.report.recommend.options import front, probability_best
+from finegrid.report.recommend.options import probability_best
 from finegrid.report.stats import compare
 from finegrid.report.stats.scores import evidence
 from finegrid.runs.record import Record
@@ -174,12 +175,13 @@ def test_only_full_tables_are_compared() -> None:
 
 
 def test_the_front_has_whatever_is_not_outdone() -> None:
-    options = pd.DataFrame({
-        "score": [0.9, 0.8, 0.8, 0.7], "seconds": [10.0, 5.0, 6.0, 5.0],
-        "bytes": [9.0, 1.0, 1.0, 2.0], "labels": [100.0] * 4,
-    })  # fmt: skip
-    assert front(options).tolist() == [True, True, False, False]
-    assert front(options.iloc[[1, 1]]).tolist() == [True, True], "equal ones do not outdo"
+    points = np.array([[-0.9, 10, 9], [-0.8, 5, 1], [-0.8, 6, 1], [-0.7, 5, 2]])
+    assert pareto.front(points).tolist() == [True, True, False, False]
+    assert pareto.front(points[[1, 1]]).tolist() == [True, True], "equal ones do not outdo"
+    some = np.random.default_rng(0).integers(1, 6, (50, 8, 3)).astype(float)
+    for costs in some:
+        outdone = [any((a <= b).all() and (a < b).any() for a in costs) for b in costs]
+        assert pareto.front(costs).tolist() == [not one for one in outdone]
 
 
 LACKING = {

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import call
 from conftest import METHODS, composed, run_cell
 from omegaconf import OmegaConf
-from test_cli import call
 from test_groups import cell
 
 from finegrid import cli

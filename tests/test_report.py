@@ -12,8 +12,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from commands import call, errors
 from conftest import ROOT
-from test_cli import call, errors
 
 from finegrid.errors import UserError
 from finegrid.report import tables
