@@ -220,7 +220,7 @@ def sweep(tmp_path: Path) -> Iterator[Path]:
         ended(tmp_path / name)
     error = "Traceback ...\nValueError: no luck"
     ended(tmp_path / names[2], status="failed", error=error, overrides=["method=head", "seed=2"])
-    claim = locks.take(tmp_path / names[3], sweep="1", slot="cpu1")
+    claim = locks.acquire(tmp_path / names[3], sweep="1", slot="cpu1")
     assert claim is not None
     with claim:
         yield tmp_path

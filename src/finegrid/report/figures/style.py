@@ -21,6 +21,8 @@ WIDTH = 7.4  # inches
 SIZE = 8.5  # points, of letters
 LINE = 0.15  # inches, of a legend's entry
 LONGEST = 34  # letters of a name that are drawn
+FEW = 9  # series that can be told apart at full strength
+FAINT = 0.35  # opacity of the others
 PAPER, INK, SOFT, RULE = "#ffffff", "#1b1f24", "#6a737d", "#dfe2e6"
 COLOURS = ("#0072b2", "#d55e00", "#00835f", "#aa3377", "#c08400", "#3399cc", "#882255", "#7a7a1f")
 MARKERS = ("o", "^", "v", "P", "X", "<", ">", "p", "h", "*", "d")  # 11: prime to 8 colours
@@ -105,6 +107,13 @@ def canvas_of(axes: Axes) -> Canvas:
 def short(name: str) -> str:
     """A name that fits beside a figure; the figure's data have all of it."""
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 12]}\u2026{name[-11:]}"
+
+
+def strong(ranked: Sequence[str], front: Collection[str] = ()) -> set[str]:
+    """The methods drawn at full strength: of many the baselines, the front, and the best six."""
+    if len(ranked) <= FEW:
+        return set(ranked)
+    return {*ranked[: FEW - 3], *front, *METHOD_ORDER}
 
 
 def legend(

@@ -151,10 +151,10 @@
       return { lacking: `only ${first.method} fits and learned anything, so there is no choice` };
     }
     const shares = probabilities(learned);
-    const places = new Set(learned.map((cell) => cell.place));
     const options = learned.map((cell, at) => ({
-      ...cell, probability: shares[at], front: !cell.outdone.some((other) => places.has(other)),
-      leads: cell === first, level: cell !== first && !first.above.includes(cell.place),
+      ...cell, probability: shares[at], leads: cell === first,
+      front: !learned.some((other) => cell.outdone[other.place] === "1"),
+      level: cell !== first && first.above[cell.place] === "0",
     }));
     return { options: options.sort((a, b) => b.leads - a.leads || b.level - a.level) };
   }
