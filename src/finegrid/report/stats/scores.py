@@ -1,4 +1,4 @@
-"""What is known of each cell's score: its seeds and, from predictions, the chance of test rows.
+"""The scores of each cell: by seed and, where predictions are at hand, on resampled test rows.
 
 Predictions come from a run's directory or, just the same, from the columns of a `runs.parquet`.
 """
