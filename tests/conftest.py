@@ -1,15 +1,20 @@
 """Shared ground: compose a config as the command line would, run a cell in this process."""
 
+import copy
+import logging
 import os
 import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose, initialize_config_dir, version
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -40,6 +45,38 @@ FACTS = {
     "protocol": "holdout",
 }
 
+# The quick lane, `make quick`: files of each wing (and, where some of a file's tests take long,
+# words in the names of those that belong to it).
+QUICK: dict[str, tuple[str, ...]] = {
+    "test_budget": (),
+    "test_claims": (),
+    "test_cli": ("bad_input",),
+    "test_codec": (),
+    "test_compare": (),
+    "test_data": (),
+    "test_decide": (),
+    "test_groups": (),
+    "test_house": (),
+    "test_identity": (),
+    "test_methods": ("binds", "gradient", "freezes", "round_trip"),
+    "test_metrics": (),
+    "test_models": (),
+    "test_predictions": (),
+    "test_references": (),
+    "test_refusals": (),
+    "test_runs06": (),
+    "test_seeds": (),
+    "test_selection": (),
+    "test_simultaneous": (),
+    "test_stats": (),
+    "test_sweep": (),
+    "test_tokens": (),
+    "test_tuning": (),
+}
+
+# Files that take longest; they begin, so that no worker is left with one at the end.
+LONG = ("test_faults", "test_run", "test_methods", "test_sweep", "test_cli")
+
 torch.set_num_threads(1)
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -54,9 +91,24 @@ def pytest_unconfigure() -> None:
     shutil.rmtree(os.environ["FINEGRID_CACHE_DIR"], ignore_errors=True)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of the quick lane, and begin with the files that take longest."""
+    for item in items:
+        words = QUICK.get(item.path.stem)
+        chosen = words is not None and (not words or any(word in item.name for word in words))
+        if chosen and "slow" not in item.keywords:
+            item.add_marker("quick")
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
 def composed(*overrides: str, hydra: bool = False) -> DictConfig:
     """The config of a command line."""
     register_resolvers()
+    return copy.deepcopy(_composed(overrides, hydra, Path.cwd()))
+
+
+@cache  # composing takes fifty times as long as a copy
+def _composed(overrides: tuple[str, ...], hydra: bool, cwd: Path) -> DictConfig:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return compose("train", list(overrides), return_hydra_config=hydra)
 
@@ -71,7 +123,7 @@ def tuning_method(*overrides: str) -> TuningMethod:
 def run_cell(directory: Path, *overrides: str) -> Record:
     """Run one cell in this process, writing where a command line would have written."""
     from finegrid.runs.spec import RunSpec
-    from finegrid.training.run import run
+    from finegrid.strategies.single import run
 
     cfg = composed(*overrides, hydra=True)
     with open_dict(cfg):
@@ -86,6 +138,40 @@ def run_cell(directory: Path, *overrides: str) -> Record:
         return run(RunSpec.of_hydra(plain))
     finally:
         GlobalHydra.instance().clear()
+
+
+@contextmanager
+def clean_process() -> Iterator[None]:
+    """Undo what a command sets in its process: Hydra's state, logging, HYDRA_FULL_ERROR."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HYDRA_FULL_ERROR", "0")
+        patch.setattr(logging, "raiseExceptions", logging.raiseExceptions)
+        yield
+    for handler in set(root.handlers) - set(handlers):  # with open files
+        root.removeHandler(handler)
+        handler.close()
+    for handler in set(handlers) - set(root.handlers):
+        root.addHandler(handler)
+    root.setLevel(level)
+    GlobalHydra.instance().clear()
+    HydraConfig.instance().cfg = None
+    version.VersionBase.set_instance(version.VersionBase())
+
+
+@pytest.fixture(autouse=True)
+def _fresh_process() -> Iterator[None]:
+    """A test meets neither the settings nor the random numbers that the test before it left."""
+    torch.manual_seed(0)
+    with clean_process():
+        yield
+
+
+@pytest.fixture
+def hydras_own_defaults(hydra_restore_singletons: Any) -> None:
+    """Hydra's suite for launchers expects the defaults of its own test scripts."""
+    version.setbase("1.1")
 
 
 @pytest.fixture(autouse=True)

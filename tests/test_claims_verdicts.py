@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from commands import call
 from scipy import stats as reference
-from test_cli import call
 from test_decide import noise, table
 
 from finegrid.report.load import rankings

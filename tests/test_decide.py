@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from test_cli import call
+from commands import call
 
 from finegrid.errors import UserError
 from finegrid.report import pareto

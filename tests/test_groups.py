@@ -83,6 +83,7 @@ def test_what_makes_another_pass_goes_into_another_job(other: tuple[str, ...]) -
         ("method=dsee",),
         ("model.pretrained=false",),
         ("frozen_dropout=false",),
+        ("trainer.kernels=false",),
         ("budget=seconds", "budget.seconds=5"),
         ("logger=wandb",),
     ],

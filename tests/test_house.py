@@ -28,14 +28,14 @@ WINGS = {
     "storage": {"errors"},
     "tasks": {"errors"},
     "data": {"config", "errors", "storage", "tasks"},
-    "kernels": {"errors", "models"},
-    "models": {"config", "data", "errors", "kernels", "seeds", "storage"},
-    "methods": {"config", "errors", "kernels", "models", "seeds"},
+    "kernels": set(),
+    "models": {"config", "data", "errors", "seeds", "storage"},
+    "methods": {"config", "errors", "models", "seeds"},
     "runs": {"config", "data", "errors", "models", "storage", "tasks"},
     "tracking": {"errors", "runs", "storage"},
     "training": {
         "config", "data", "errors", "kernels", "methods", "models", "runs", "seeds", "storage",
-        "strategies", "tasks", "tracking",
+        "tasks", "tracking",
     },
     "strategies": {
         "config", "data", "errors", "kernels", "methods", "models", "runs", "storage", "training",

@@ -25,7 +25,8 @@ def cell(*overrides: str) -> str:
 
 MATTERS = [
     ("seed=1",), ("select=last",), ("store=bfloat16",), ("evaluations=2",),
-    ("frozen_dropout=false",), ("method=head",), ("method=bitfit_q_m2",), ("method.roles=[query]",),
+    ("frozen_dropout=false",), ("trainer.kernels=false",), ("method=head",),
+    ("method=bitfit_q_m2",), ("method.roles=[query]",),
     ("task=builtin_similarity",), ("task.metrics=[accuracy]",), ("model.max_length=32",),
     ("model.pretrained=false",), ("+model.config.num_hidden_layers=1",), ("data.fraction=0.5",),
     ("data.batch_size=16",), ("data.subset_seed=1",), ("data.split_seed=1",),

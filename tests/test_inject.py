@@ -4,18 +4,18 @@ import copy
 
 import pytest
 import torch
-from conftest import composed, tuning_method
+from conftest import tuning_method
+from test_methods import fresh
 from test_models import PUBLISHED, SMALL, build, build_small
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.models.modernbert.modeling_modernbert import apply_rotary_pos_emb
 
-from finegrid.config import RunConfig
 from finegrid.errors import UserError
 from finegrid.methods.modules.adapter import width_of
 from finegrid.methods.prompt import _some_words
-from finegrid.models import backbone, surgery
+from finegrid.models import surgery
 from finegrid.models.sites import ANATOMY, Sites
 
 B, T = 3, 7
@@ -37,7 +37,7 @@ def tuned(model: PreTrainedModel, *overrides: str) -> Sites:
 
 def tiny(*overrides: str) -> tuple[PreTrainedModel, Sites]:
     """The builtin model with a method applied."""
-    model = backbone.build(RunConfig.of(composed()).model, outputs=2, seed=0).model.eval()
+    model = fresh().model.eval()
     return model, tuned(model, *overrides)
 
 
@@ -90,7 +90,7 @@ def test_lora_drops_what_it_reads_and_nothing_else() -> None:
 
 
 def test_lora_starts_as_a_fresh_linear() -> None:
-    base = backbone.build(RunConfig.of(composed()).model, outputs=2, seed=0)
+    base = fresh()
     tuning_method("method=lora", "method.rank=64").tune(base, seed=0)
     child = base.sites["query"][0].module.get_submodule("lora")
     bound = base.sites.hidden_size**-0.5
@@ -120,7 +120,7 @@ STARTS: dict[str, dict[str, float]] = {  # method -> parameter -> standard devia
 
 @pytest.mark.parametrize("overrides", STARTS)
 def test_what_is_injected_starts_as_its_method_says(overrides: str) -> None:
-    base = backbone.build(RunConfig.of(composed()).model, outputs=2, seed=0)
+    base = fresh()
     tuning_method(*overrides.split()).tune(base, seed=0)
     named = surgery.trainable(base.model.base_model)
     for suffix, spread in STARTS[overrides].items():
@@ -288,7 +288,7 @@ def test_a_prompt_is_never_taken_for_padding(model_type: str) -> None:
 
 
 def test_a_prompt_starts_as_words() -> None:
-    base = backbone.build(RunConfig.of(composed()).model, outputs=2, seed=0)
+    base = fresh()
     method = tuning_method("method=prompt")
     method.tune(base, seed=0)
     (words,) = base.sites["word_embeddings"]
@@ -379,7 +379,7 @@ def test_a_copy_is_independent(method: str, model_type: str) -> None:
     ids=" ".join,
 )
 def test_folding_leaves_the_logits(overrides: list[str]) -> None:
-    plain = backbone.build(RunConfig.of(composed()).model, outputs=2, seed=0).model.eval()
+    plain = fresh().model.eval()
     model, _ = tiny(*overrides)
     expected = logits(model)
     assert (expected - logits(plain)).abs().max() > 1e-3

@@ -260,9 +260,9 @@ def test_projection_keeps_the_largest_of_all(name: str, encoded: Encoded) -> Non
     dense = torch.cat([module.gated().detach() for module in gated(base)])
     base.model.train()  # as in a run, where gates are drawn
     assert not method.after_step(base.model.base_model, 0.59)
-    assert (method.settled, method.rate) == (False, 1.0)
+    assert (method.checkpointable, method.lr_scale) == (False, 1.0)
     assert method.after_step(base.model.base_model, 0.6)
-    assert (method.settled, method.rate) == (True, 5.0)
+    assert (method.checkpointable, method.lr_scale) == (True, 5.0)
     assert not method.after_step(base.model.base_model, 0.7), "once"
     assert base.model.base_model.training
     method.after_backward(base.model.base_model, 0.7)  # no gates, no penalty

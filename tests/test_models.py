@@ -1,7 +1,9 @@
 """Every conf/model/*.yaml holds what it says, and every anatomy names the modules that act so."""
 
+import copy
 import pathlib
 from collections import defaultdict
+from functools import cache
 
 import pytest
 import torch
@@ -60,6 +62,12 @@ def small(request: pytest.FixtureRequest) -> PreTrainedModel:
 
 
 def build_small(model_type: str) -> PreTrainedModel:
+    """A small random model of an architecture, alike at every call."""
+    return copy.deepcopy(_small(model_type))
+
+
+@cache
+def _small(model_type: str) -> PreTrainedModel:
     torch.manual_seed(0)
     architecture = PUBLISHED.get(model_type, {"model_type": model_type}) | SMALL
     return build(architecture).eval()

@@ -64,7 +64,7 @@ def gradients(
 ) -> tuple[float, dict[str, Tensor]]:
     """Loss and gradients of a batch, in Lightning's order, without dropout or drawn gates."""
     module = FineTuner(base, task, OPTIM, seed=0)
-    module.micro_batch_size = micro
+    module.state.micro_batch_size = micro
     module.model.eval()
     optimizer = module.configure_optimizers()
     for _ in range(2):  # the second must not see the first

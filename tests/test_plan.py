@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import ENV, call, errors
 from conftest import ROOT
 from hydra import initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -20,7 +21,6 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
-from test_cli import ENV, call, errors
 from test_report import record
 
 from finegrid import cli
@@ -208,7 +208,7 @@ def sweep(tmp_path: Path) -> Iterator[Path]:
         ended(tmp_path / name)
     error = "Traceback ...\nValueError: no luck"
     ended(tmp_path / names[2], status="failed", error=error, overrides=["method=head", "seed=2"])
-    claim = locks.take(tmp_path / names[3], sweep="1", slot="cpu1")
+    claim = locks.acquire(tmp_path / names[3], sweep="1", slot="cpu1")
     assert claim is not None
     with claim:
         yield tmp_path

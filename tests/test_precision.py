@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from finegrid.config import RunConfig, TrainerConfig
 from finegrid.grid import job
-from finegrid.kernels import linear as lean
-from finegrid.kernels.linear import slim
+from finegrid.kernels import linear as kernel
+from finegrid.kernels.linear import patch
 from finegrid.models import backbone, surgery
 from finegrid.runs.spec import RunSpec
 from finegrid.training import device
@@ -126,15 +126,15 @@ def small(kind: type[nn.Module], *sizes: int) -> nn.Module:
 
 @pytest.mark.parametrize("made", [(nn.Linear, 8, 6), (nn.LayerNorm, 8)], ids=str)
 def test_without_autocast_nothing_differs(made: tuple[type[nn.Module], int]) -> None:
-    plain, lean = nn.Sequential(small(*made)), nn.Sequential(small(*made))
-    slim(lean)
+    plain, fast = nn.Sequential(small(*made)), nn.Sequential(small(*made))
+    patch(fast)
     x = torch.randn(3, 5, 8)
-    assert torch.equal(plain(x), lean(x))
+    assert torch.equal(plain(x), fast(x))
 
 
 def test_a_frozen_matrix_is_cast_once_and_again_after_a_change() -> None:
     linear = nn.Sequential(small(nn.Linear, 8, 6))
-    slim(linear)
+    patch(linear)
     layer: Any = linear[0]
     layer.requires_grad_(False)
     x = torch.randn(3, 8)
@@ -146,7 +146,7 @@ def test_a_frozen_matrix_is_cast_once_and_again_after_a_change() -> None:
     mine, plain = outputs()
     assert torch.equal(mine, plain)
     assert mine.dtype == torch.bfloat16
-    assert layer.matrix(torch.bfloat16) is layer.matrix(torch.bfloat16)
+    assert layer.cached_weight(torch.bfloat16) is layer.cached_weight(torch.bfloat16)
     with torch.no_grad():
         layer.weight.mul_(2)
     mine, plain = outputs()
@@ -158,7 +158,7 @@ def test_a_frozen_matrix_is_cast_once_and_again_after_a_change() -> None:
 
 def test_what_was_cast_in_evaluation_serves_training() -> None:
     linear = nn.Sequential(small(nn.Linear, 8, 6))
-    slim(linear)
+    patch(linear)
     layer: Any = linear[0]
     layer.weight.requires_grad_(False)
     x = torch.randn(3, 8, requires_grad=True)
@@ -173,7 +173,7 @@ def test_what_was_cast_in_evaluation_serves_training() -> None:
 
 def test_what_trains_or_is_computed_is_read_anew() -> None:
     linear = nn.Sequential(small(nn.Linear, 8, 6))
-    slim(linear)
+    patch(linear)
     layer: Any = linear[0]
     with torch.autocast("cpu", torch.bfloat16):
         layer(torch.randn(3, 8)).float().sum().backward()
@@ -196,7 +196,7 @@ class Double(nn.Module):
 
 def test_a_layernorm_gives_bf16_and_computes_in_fp32() -> None:
     norm = nn.Sequential(small(nn.LayerNorm, 64))
-    slim(norm)
+    patch(norm)
     x = (100 + torch.randn(7, 64)).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
         out = norm(x)
@@ -210,12 +210,12 @@ def test_a_layernorm_gives_bf16_and_computes_in_fp32() -> None:
 def test_a_frozen_matrix_gives_the_gradients_of_a_plain_one(
     packs: bool, tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if packs and not lean._packs():
+    if packs and not kernel._packs():
         pytest.skip("this PyTorch or CPU packs no matrices")
-    monkeypatch.setattr(lean, "_packs", lambda: packs)
+    monkeypatch.setattr(kernel, "_packs", lambda: packs)
     plain = small(nn.Linear, 48, 24)
     layer = nn.Sequential(small(nn.Linear, 48, 24))
-    slim(layer)
+    patch(layer)
     for linear in (plain, layer[0]):
         linear.weight.requires_grad_(False)  # type: ignore[union-attr, operator]
     found = []
@@ -239,7 +239,7 @@ def test_the_product_with_a_frozen_matrix_has_the_gradients_of_a_linear_layer() 
     weight, found = torch.randn(5, 4), []
     for product in (
         lambda x, bias: functional.linear(x, weight, bias),
-        lambda x, bias: lean._Product.apply(x, bias, lean.Matrix(weight)),
+        lambda x, bias: kernel._FrozenLinear.apply(x, bias, kernel.CachedWeight(weight)),
     ):
         x, bias = torch.linspace(-1, 1, 24).view(3, 2, 4), torch.linspace(0, 1, 5)
         x, bias = x.requires_grad_(), bias.requires_grad_()
@@ -252,7 +252,7 @@ def test_the_product_with_a_frozen_matrix_has_the_gradients_of_a_linear_layer() 
 
 def test_what_has_trained_is_cast_anew_once_it_is_frozen() -> None:
     layer = nn.Sequential(small(nn.Linear, 48, 24))
-    slim(layer)
+    patch(layer)
     optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1, fused=True)
     x = torch.randn(5, 48)
 

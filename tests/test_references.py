@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from commands import call
 from conftest import METHODS, MODELS, ROOT, TASKS, composed
 from omegaconf import OmegaConf
-from test_cli import call
 
 from finegrid import cli
 from finegrid.config import RunConfig, register_resolvers

@@ -12,8 +12,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from commands import call, errors
 from conftest import ROOT
-from test_cli import call, errors
 
 from finegrid.errors import UserError
 from finegrid.report import tables
@@ -129,6 +129,7 @@ APART = {
     "protocol": {"protocol": "dev"}, "version": {"versions": {"finegrid": "0.1"}},
     "precision": {"precision": "32"}, "pretrained": {"pretrained": False},
     "fingerprint": {"fingerprint": "other"}, "frozen_dropout": {"frozen_dropout": False},
+    "kernels": {"kernels": False},
     "select": {"select": "last"}, "model": {"model": "minilm"}, "budget": {"budget": 5.0},
     "unit": {"budget_unit": "steps"}, "task": {"task": "rte"}, "fraction": {"fraction": 1.0},
 }  # fmt: skip

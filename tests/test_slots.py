@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import version
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.test_utils.launcher_common_tests import IntegrationTestSuite, LauncherTestSuite
 from omegaconf import DictConfig
@@ -21,13 +20,7 @@ from finegrid.errors import UserError
 from finegrid.grid import pool
 from finegrid.training import heartbeat
 
-
-@pytest.fixture(autouse=True)
-def hydras_own_defaults(hydra_restore_singletons: Any) -> None:
-    """Hydra's suite expects the defaults of its own test scripts, whatever ran before it."""
-    version.setbase("1.1")
-
-
+pytestmark = pytest.mark.usefixtures("hydras_own_defaults")
 LIGHT = ["hydra.launcher.preload=hydra"]  # what the jobs here need
 
 
@@ -48,7 +41,7 @@ Run = Callable[..., list[JobReturn]]
 
 
 @pytest.fixture
-def run(hydra_sweep_runner: Any, hydra_restore_singletons: Any, tmp_path: Path) -> Run:
+def run(hydra_sweep_runner: Any, tmp_path: Path) -> Run:
     """Run a function over `+x=0,1,...` on slots, and give the jobs' returns."""
 
     def run(task: Callable[[DictConfig], Any], jobs: int, *options: str) -> list[JobReturn]:

@@ -15,15 +15,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from finegrid.config import RunConfig
-from finegrid.kernels.dropout import draw_from
+from finegrid.kernels.dropout import draw_from, patch_dropout
+from finegrid.kernels.optimize import optimize
 from finegrid.methods.base import TuningMethod
 from finegrid.models import backbone
 from finegrid.models.backbone import Backbone
+from finegrid.models.sites import LAYERED
 from finegrid.runs import delta
 from finegrid.runs.record import Record, read
 from finegrid.runs.spec import RunSpec
 from finegrid.strategies import fused_trainer
-from finegrid.strategies.fused_model import ARCHITECTURES, Trunk, UnfusableError
+from finegrid.strategies.fused_model import Trunk, UnfusableError
 from finegrid.strategies.fused_trainer import run_together
 from finegrid.training.module import logits_of
 
@@ -39,6 +41,7 @@ def base() -> Backbone:
 def tuned(base: Backbone, name: str, seed: int) -> Backbone:
     """A run's backbone, moved off its start so that everything in it matters."""
     run = base.sharing(seed=seed)
+    optimize(run.model)
     tuning_method(f"method={name}").tune(run, seed=seed)
     run.own()
     run.model.eval()
@@ -115,6 +118,7 @@ def test_dropout_is_a_runs_own(base: Backbone, name: str) -> None:
     def begin() -> None:
         for number, run in enumerate(runs):
             run.model.train()
+            patch_dropout(run.model)
             draw_from(run.model, np.random.SFC64(number))
 
     begin()
@@ -125,7 +129,7 @@ def test_dropout_is_a_runs_own(base: Backbone, name: str) -> None:
         torch.testing.assert_close(fused[number], alone, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", LAYERED)
 def test_every_architecture_named_can_be_shared(architecture: str) -> None:
     small = {"vocab_size": 50, "max_position_embeddings": 40}
     if architecture == "distilbert":
@@ -242,15 +246,15 @@ def test_set_up_and_memory_are_divided_by_the_number_of_runs() -> None:
             record.setup, record.peak_memory_bytes = setup, 1001
 
         return SimpleNamespace(
-            prepared=prepared, over=False, parts=None, tell=lambda hook: None, end=ends.append,
-            attempt=SimpleNamespace(started=started, record=record, score=score),
+            prepared=prepared, over=False, components=None, tell=lambda hook: None, end=ends.append,
+            session=SimpleNamespace(started=started, record=record, score=score),
             watch=SimpleNamespace(clock=SimpleNamespace(started=100.0)),
         )  # fmt: skip
 
     lanes = [lane(2.0, 90.0), lane(3.0, 95.0)]
     for one in lanes:
         fused_trainer._finish(one, lanes)
-    records = [one.attempt.record for one in lanes]
+    records = [one.session.record for one in lanes]
     assert [(r.setup, r.peak_memory_bytes, r.fused) for r in records] == [
         (4.5, 500, 2), (5.5, 500, 2),
     ]  # fmt: skip

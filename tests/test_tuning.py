@@ -7,9 +7,9 @@ from statistics import fmean, stdev
 
 import pytest
 import yaml
+from commands import call
 from conftest import METHODS, composed, run_cell
 from omegaconf import OmegaConf
-from test_cli import call
 from test_report import record
 
 from finegrid.errors import UserError

@@ -119,6 +119,7 @@ class TrainerConfig:
     device: str  # auto, cpu or cuda
     precision: str  # auto, 32 or bf16-mixed
     threads: int | None  # CPU threads of this process; null leaves torch's choice
+    kernels: bool = True  # false: torch's and transformers' own modules; older runs do not name it
 
     def __post_init__(self) -> None:
         one_of("trainer.device", self.device, ("auto", "cpu", "cuda"))

@@ -78,7 +78,7 @@ def restore(
     if model_path is not None:
         config = replace(config, model=replace(config.model, path=model_path))
     method = build_method(config.method)
-    base = load_backbone(config, task, build=build)
+    base, _ = load_backbone(config, task, build=build)
     method.tune(base, seed=stream(config.seed, "init"))  # some methods draw what trains
     base.own()
     delta.load(

@@ -56,6 +56,7 @@ def _kind(cell: Cell) -> str:
         plain["method"].get("fuses", False)
         and plain["model"]["pretrained"]
         and plain["frozen_dropout"]  # without it the layers that cells would share need not run
+        and plain["trainer"].get("kernels", True)  # which divide a pass among the cells
         and plain["budget"].get("seconds") is None  # a run's seconds would be its neighbours' too
         and (plain.get("logger") or {}).get("_target_") in LOGGERS
     )

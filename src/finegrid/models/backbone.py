@@ -21,9 +21,6 @@ from finegrid.config import ModelConfig
 from finegrid.data import builtin
 from finegrid.data.tokenization import Tokens
 from finegrid.errors import UserError, require
-from finegrid.kernels.attention import take_over
-from finegrid.kernels.dropout import quicken
-from finegrid.kernels.linear import slim
 from finegrid.models import pretrained, surgery
 from finegrid.models.sites import Sites, positions
 from finegrid.seeds import forked
@@ -169,14 +166,10 @@ def build(model: ModelConfig, *, outputs: int, seed: int, auto_class: str = HEAD
     _keep_fp32(network)
     own = Sites(network, model.sites, network.base_model_prefix) if model.sites else None
     sites = own or Sites.of(network)
-    quicken(network)
-    slim(network.base_model)
-    if "attention" in sites:  # that is, it goes through transformers' attention interface
-        take_over(network.base_model)
     return Backbone(network, sites, fingerprint(network.base_model), revision)
 
 
-class _Fp32Linear(nn.Linear):
+class Fp32Linear(nn.Linear):
     """A linear layer that autocast leaves in fp32."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -210,7 +203,7 @@ def _keep_fp32(network: PreTrainedModel) -> None:
     """Let the head's matrices work in fp32: rounded to bf16, a label of 3 has steps of 0.016."""
     for module in _head(network):
         if type(module) is nn.Linear:
-            module.__class__ = _Fp32Linear
+            module.__class__ = Fp32Linear
 
 
 def _head(network: PreTrainedModel) -> Iterator[nn.Module]:
@@ -276,7 +269,7 @@ def _attention() -> str:
 
 def _source(model: ModelConfig) -> dict[str, Any]:
     if not Path(locate(model)).is_dir():
-        hub.settle()
+        hub.go_offline_if_unreachable()
     return {"revision": model.revision, "trust_remote_code": False}
 
 

@@ -121,7 +121,8 @@ def reparametrize(site: nn.Module, tensor: str, name: str, module: nn.Module) ->
         value: Tensor = self.get_submodule(name)(raw)
         return value
 
-    site.__class__ = type(plain.__name__, (plain,), {tensor: property(effective)})
+    kind = f"Reparametrized{plain.__name__.removeprefix('Reparametrized')}"  # print(model) shows it
+    site.__class__ = type(kind, (plain,), {tensor: property(effective)})
 
 
 def injected(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:

@@ -1,4 +1,4 @@
-"""The one flat result of a run, and the hash that names its cell. Standard library only."""
+"""record.json, the flat result of a run: its fields, reading, writing and checks."""
 
 import hashlib
 import json
@@ -36,6 +36,7 @@ class Record:
     pretrained: bool = True
     select: str = "best"
     frozen_dropout: bool = True  # false: none below what trains
+    kernels: bool | None = None  # false: torch's own modules; null: older than the choice
     lr: float | None = None  # peak learning rate of what the method trains
     trial: int | None = None  # of a search for that rate: validation alone is scored
     schema: int = SCHEMA

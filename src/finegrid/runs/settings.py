@@ -24,6 +24,7 @@ class Role(StrEnum):
 ROLES = {
     "trainer": Role.SPEED,
     "trainer.precision": Role.RESULT,
+    "trainer.kernels": Role.RESULT,  # their dropout draws other numbers
     "logger": Role.SPEED,
     "hydra": Role.SPEED,
     "retry": Role.SPEED,
@@ -62,10 +63,12 @@ RECORDED = {
     "protocol": "data.protocol",
     "select": "select",
     "frozen_dropout": "frozen_dropout",
+    "kernels": "trainer.kernels",
     "lr": "optim.lr",
     "trial": "trial",
 }
-OLDER = {"frozen_dropout": True, "trial": None}  # in configs of versions that did not have it
+# Setting -> what it was in versions that did not have it
+OLDER = {"frozen_dropout": True, "trainer.kernels": True, "trial": None}
 # What else an override may name that fields of a record hold: a group's option, or a field's source
 HELD = {"method", "task", "model", "budget", "tuned", "trainer.precision", *RECORDED.values()}
 
@@ -110,10 +113,12 @@ def recorded(plain: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _value(plain: Mapping[str, Any], key: str) -> Any:
-    head, _, rest = key.partition(".")
-    if rest:
-        return _value(plain[head], rest)
-    return plain.get(key, OLDER[key]) if key in OLDER else plain[key]
+    node: Any = plain
+    for name in key.split("."):
+        if name not in node and key in OLDER:
+            return OLDER[key]
+        node = node[name]
+    return node
 
 
 def unrecorded(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:

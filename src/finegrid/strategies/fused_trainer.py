@@ -33,9 +33,10 @@ from finegrid.models.backbone import Backbone
 from finegrid.runs import layout, saved_config
 from finegrid.runs.spec import RunSpec
 from finegrid.strategies.fused_model import Trunk
+from finegrid.strategies.single import run as run_alone
 from finegrid.training import device
+from finegrid.training.budget import BudgetTimer
 from finegrid.training.components import RunComponents, rows_of
-from finegrid.training.run import run as run_alone
 from finegrid.training.run import trainer_of
 from finegrid.training.session import RunCallbacks, RunSession
 
@@ -51,6 +52,18 @@ class Solo:
     loggers: list[Any]
     should_stop: bool = False
     optimizers: list[Any] = field(default_factory=list)
+
+
+class SharedTimer(BudgetTimer):
+    """The timer of a run that shares its steps: it counts only the seconds that it is credited."""
+
+    def credit(self, seconds: float, cpu_seconds: float) -> None:
+        """Add the run's share of a step."""
+        self._seconds += seconds
+        self.cpu_seconds += cpu_seconds
+
+    def _resume(self) -> None:
+        """Leave the time that passes to `credit`."""
 
 
 class Lane:
@@ -118,7 +131,8 @@ class Together(pl.LightningModule):
         """Clip each run's own norm."""
         for lane in self.lanes:
             if not lane.over:
-                lane.module.clip(gradient_clip_val)
+                (own,) = lane.solo.optimizers
+                lane.module.configure_gradient_clipping(own, gradient_clip_val)
 
 
 class Conductor(pl.Callback):
@@ -175,7 +189,8 @@ def _share(spent: tuple[float, float], lanes: Sequence[Lane], batches: Mapping[i
     tokens = {run: batch["input_ids"].numel() for run, batch in batches.items()}
     for run, count in tokens.items():
         share = count / sum(tokens.values())
-        lanes[run].watch.clock.credit(spent[0] * share, spent[1] * share)
+        timer: Any = lanes[run].watch.clock
+        timer.credit(spent[0] * share, spent[1] * share)
 
 
 def _finish(lane: Lane, lanes: Sequence[Lane]) -> None:
@@ -329,7 +344,7 @@ def _prepared(spec: RunSpec, shared: SharedBackbone) -> Lane | None:
         components = session.prepare(build=partial(shared.build, session.config.trainer))
         components.method.tune(components.module.backbone, seed=components.module.init_seed)
         components.module.backbone.own()
-        watch = session.callbacks(components, alone=False)
+        watch = session.callbacks(components, timer=SharedTimer)
     except Exception as error:
         session.end(error)
         return None

@@ -11,12 +11,16 @@ from functools import partial
 from importlib import import_module
 from inspect import signature
 
+import pytorch_lightning as pl
+from torch import Tensor
+
 from finegrid.config import MethodConfig, RunConfig
 from finegrid.data.batching import Encoded
 from finegrid.data.loading import load
 from finegrid.data.splits import Splits, split
 from finegrid.data.tokenization import Tokeniser
 from finegrid.errors import UserError, require
+from finegrid.kernels.optimize import optimize
 from finegrid.methods.base import TuningMethod, overrides
 from finegrid.models import backbone
 from finegrid.models.backbone import Backbone, Limits
@@ -38,6 +42,7 @@ class RunComponents:
     encoded: dict[str, Encoded]  # train, validation, test and further test splits
     module: FineTuner
     method: TuningMethod
+    kernels: list[pl.Callback]  # what the kernels do when training starts; none without them
 
 
 def prepare(config: RunConfig, *, build: Callable[..., Backbone] = backbone.build) -> RunComponents:
@@ -50,20 +55,29 @@ def prepare(config: RunConfig, *, build: Callable[..., Backbone] = backbone.buil
     """
     method = build_method(config.method)
     task, splits, encoded = rows_of(config)
-    base = load_backbone(config, task, build=build)
+    acts = any(overrides(method, hook) for hook in ("after_step", "after_backward"))
+    token_ids = None if acts else encoded["train"].token_ids  # it may look at all of what trains
+    base, kernels = load_backbone(config, task, build=build, token_ids=token_ids)
     _check_lengths(method, encoded, base, config)
     module = FineTuner(base, task, config.optim, seed=config.seed, train=encoded["train"])
-    # a method that acts between the steps may look at all of what trains
-    module.compacts = not any(overrides(method, x) for x in ("after_step", "after_backward"))
-    return RunComponents(config, task, splits, encoded, module, method)
+    return RunComponents(config, task, splits, encoded, module, method, kernels)
 
 
 def load_backbone(
-    config: RunConfig, task: Task, *, build: Callable[..., Backbone] = backbone.build
-) -> Backbone:
-    """A run's frozen backbone with the head that its task needs, drawn from the run's seed."""
+    config: RunConfig,
+    task: Task,
+    *,
+    build: Callable[..., Backbone] = backbone.build,
+    token_ids: Callable[[], Tensor] | None = None,
+) -> tuple[Backbone, list[pl.Callback]]:
+    """A run's frozen backbone with the head that its task needs, drawn from the run's seed.
+
+    The head is the one that the task needs, drawn from the run's seed; `token_ids` is for
+    `optimize`.
+    """
     seed = stream(config.seed, "init")
-    return build(config.model, outputs=task.outputs, seed=seed, auto_class=task.AUTO_CLASS)
+    base = build(config.model, outputs=task.outputs, seed=seed, auto_class=task.AUTO_CLASS)
+    return base, [optimize(base.model, token_ids=token_ids)] if config.trainer.kernels else []
 
 
 def rows_of(config: RunConfig) -> tuple[Task, Splits, dict[str, Encoded]]:

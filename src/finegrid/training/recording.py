@@ -9,7 +9,7 @@ from finegrid.runs import identity, provenance
 from finegrid.runs.record import Record
 from finegrid.runs.spec import RunSpec
 from finegrid.training import device
-from finegrid.training.budget import Clock
+from finegrid.training.budget import BudgetTimer
 from finegrid.training.components import RunComponents
 from finegrid.training.cost import CostMonitor
 
@@ -45,7 +45,7 @@ def add_inputs(record: Record, components: RunComponents) -> None:
     record.test_rows, record.test_overlap = len(splits.test["test"]), splits.overlap
 
 
-def add_costs(record: Record, clock: Clock, meter: CostMonitor, *, setup: float) -> None:
+def add_costs(record: Record, clock: BudgetTimer, meter: CostMonitor, *, setup: float) -> None:
     """Note what training cost, and the `setup` seconds before it."""
     record.steps, record.epochs = clock.steps, clock.epochs
     record.setup_seconds, record.train_seconds = setup, clock.seconds

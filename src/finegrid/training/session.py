@@ -16,7 +16,6 @@ import torch
 
 from finegrid.data.batching import train_loader
 from finegrid.errors import Diverged, UserError, refusal
-from finegrid.kernels import allocator
 from finegrid.models import backbone
 from finegrid.models.backbone import Backbone
 from finegrid.runs import layout, provenance
@@ -27,7 +26,7 @@ from finegrid.tracking import loggers
 from finegrid.tracking.loggers import SafeLogger
 from finegrid.tracking.run_info import RunInfo
 from finegrid.training import heartbeat, recording, scoring
-from finegrid.training.budget import Clock
+from finegrid.training.budget import BudgetTimer
 from finegrid.training.checkpoint import BestCheckpoint
 from finegrid.training.components import RunComponents, prepare
 from finegrid.training.cost import CostMonitor, peak_memory
@@ -39,7 +38,7 @@ log = logging.getLogger(__name__)
 class RunCallbacks:
     """The callbacks that watch one run."""
 
-    clock: Clock
+    clock: BudgetTimer
     meter: CostMonitor
     selection: BestCheckpoint
 
@@ -48,7 +47,8 @@ class RunCallbacks:
 
         The clock counts a step before the method acts on it and the selection evaluates it.
         """
-        return [self.meter, self.clock, components.method, self.selection]
+        method = components.method
+        return [self.meter, *components.kernels, self.clock, method, self.selection]
 
 
 class RunSession:
@@ -58,7 +58,6 @@ class RunSession:
         self.spec, self.config, self.directory = spec, spec.config, spec.directory
         self.started = time.perf_counter()
         clear(self.directory)  # of what an earlier run left there
-        allocator.keep_freed()
         if self.config.trainer.threads:
             torch.set_num_threads(self.config.trainer.threads)
         self.record = recording.begin(spec)
@@ -74,12 +73,13 @@ class RunSession:
             self.logger = self._make_logger()
         return components
 
-    def callbacks(self, components: RunComponents, *, alone: bool = True) -> RunCallbacks:
-        """The callbacks of a run that is about to train, `alone` or with others in one pass."""
-        config = self.config
-        self.record.micro_batch_size = components.module.micro_batch_size or config.data.batch_size
-        rows = len(components.splits.train)
-        clock = Clock(config.budget, config.optim, rows=rows, alone=alone)
+    def callbacks(
+        self, components: RunComponents, *, timer: type[BudgetTimer] = BudgetTimer
+    ) -> RunCallbacks:
+        """The callbacks of a run that is about to train."""
+        config, state = self.config, components.module.state
+        self.record.micro_batch_size = state.micro_batch_size or config.data.batch_size
+        clock = timer(config.budget, config.optim, rows=len(components.splits.train))
         selection = BestCheckpoint(
             clock,
             components.encoded["validation"],

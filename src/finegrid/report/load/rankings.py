@@ -34,6 +34,7 @@ class Setting:
     protocol: str
     select: str
     frozen_dropout: bool | str
+    kernels: bool | str
     precision: str
     version: str  # of finegrid
     fingerprint: str  # of the backbone's weights as loaded
@@ -162,7 +163,8 @@ def _stored(path: Path) -> pd.DataFrame:
     except (OSError, ValueError, TypeError) as error:
         why = (str(error).strip() or "no reason given").splitlines()[0]
         raise UserError(f"{path} is not a readable parquet file: {why}") from error
-    lacks = sorted({*FIELDS, *RANKING[1:], "method", "seed", "status", "test"} - set(runs.columns))
+    needed = {*FIELDS, *RANKING[1:], "method", "seed", "status", "test"} - {"kernels"}
+    lacks = sorted(needed - set(runs.columns))
     if lacks:
         raise UserError(f"{path} lacks {', '.join(lacks)}; give a runs.parquet of a report")
     return records.checked(runs, str(path)).assign(directory="")
@@ -173,9 +175,10 @@ def _placed(runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
     What a failed or unreadable run lacks is that of its like.
     """
-    runs = runs.assign(positive=runs.get("positive"))  # in none of old
+    runs = runs.assign(positive=runs.get("positive"), kernels=runs.get("kernels"))  # in none of old
     for column in ("method", "task", "budget_unit", "positive", *FIELDS):
         runs[column] = runs[column].astype(object)
+    runs.loc[runs["kernels"].isna() & runs["frozen_dropout"].notna(), "kernels"] = True
     identity = [name for name in FIELDS if name not in ("precision", "version", "fingerprint")]
     rest = ["budget_unit", "budget", *identity[1:]]
     of_grid = ["task", "model", "fraction"]

@@ -50,8 +50,12 @@ def frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """The rows as a table: a record's columns, then the scores by name; numbers are floats."""
     table = pd.DataFrame(rows)
     scores = sorted({str(name) for name in table} - set(COLUMNS))
-    kinds = dict.fromkeys([*NUMBERS, *scores], "float") | dict.fromkeys(TEXT, "str")
-    return table.reindex(columns=[*COLUMNS, *scores]).astype(kinds | dict.fromkeys(FLAGS, object))
+    table = table.reindex(columns=[*COLUMNS, *scores])
+    repeated = {name for name in TEXT if 2 * table[name].nunique() <= len(table)}
+    kinds = {name: "category" if name in repeated else "str" for name in TEXT}
+    return table.astype(
+        kinds | dict.fromkeys([*NUMBERS, *scores], "float") | dict.fromkeys(FLAGS, "object")
+    )
 
 
 def checked(runs: pd.DataFrame, where: str) -> pd.DataFrame:

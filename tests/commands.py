@@ -1,0 +1,83 @@
+"""Commands as users meet them: run in this process where that is enough, else in one of their own.
+
+A process spends seconds on imports, so `call` starts one only for a sweep (its launcher forks), for
+what is said of imports, and for W&B (it reads its environment once). tests/test_cli.py and
+tests/test_faults.py hold what processes alone show: exit codes, signals, a quiet end.
+"""
+
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import IO
+
+import pytest
+from conftest import ROOT, clean_process
+
+ENV = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
+for name in ("FINEGRID_DATA_DIR", "FINEGRID_MODEL_DIR", "HYDRA_FULL_ERROR"):
+    ENV.pop(name, None)
+Result = subprocess.CompletedProcess[str]
+
+
+def call(
+    *args: str, script: str = "train.py", imports: bool = False, process: bool = False
+) -> Result:
+    """Run a script of the project; `imports` names on stderr what it imports."""
+    sweep = script == "train.py" and "-m" in args
+    if not (sweep or imports or process or "wandb" in script):
+        return _here(script, args)
+    return subprocess.run(
+        [sys.executable, *(["-X", "importtime"] if imports else []), str(ROOT / script), *args],
+        capture_output=True, text=True, env=ENV, cwd=ROOT, check=False,
+    )  # fmt: skip
+
+
+def errors(result: Result) -> list[str]:
+    """What a failed call says, less Hydra's line that repeats the overrides."""
+    lines = result.stderr.strip().splitlines()
+    return [line for line in lines if not line.startswith("Error executing job")]
+
+
+def _here(script: str, args: tuple[str, ...]) -> Result:
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        with _as_alone([script, *args]), redirect_stdout(out), redirect_stderr(err):
+            code = _code(script, err)
+        texts = []
+        for stream in (out, err):
+            stream.seek(0)
+            texts.append(stream.read())
+    return subprocess.CompletedProcess([script, *args], code, *texts)
+
+
+def _code(script: str, err: IO[str]) -> int:
+    """The exit code of a script, and on stderr what Python prints when it ends."""
+    try:
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=err)
+            return 1
+        return end.code or 0
+    except Exception:
+        traceback.print_exc(file=err)
+        return 1
+    return 0
+
+
+@contextmanager
+def _as_alone(argv: list[str]) -> Iterator[None]:
+    """A command's arguments, directory and environment; what it leaves behind goes with it."""
+    with pytest.MonkeyPatch.context() as patch, clean_process():
+        patch.chdir(ROOT)
+        patch.setattr(sys, "argv", argv)
+        patch.setattr(sys, "excepthook", sys.excepthook)  # finegrid.quiet sets its own
+        for name in os.environ.keys() - ENV.keys():
+            patch.delenv(name)
+        for name, value in ENV.items():
+            patch.setenv(name, value)
+        yield
