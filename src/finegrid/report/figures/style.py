@@ -139,7 +139,8 @@ def svg(figure: Canvas, name: str, title: str) -> str:
     with mpl.rc_context({**RC, "svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", metadata={**nothing, "Title": title})
     drawn = buffer.getvalue()
-    return re.sub(r'<g id="[\w.]+">', "<g>", drawn[drawn.index("<svg") :])
+    counted = r'(<\w+) id="[\w.]+_\d{1,4}"'  # in every figure; nothing refers to them
+    return re.sub(counted, r"\1", drawn[drawn.index("<svg") :])
 
 
 def png(figure: Canvas, *, dpi: int = 200) -> bytes:
