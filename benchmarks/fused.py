@@ -74,7 +74,7 @@ def line(given: argparse.Namespace, task: str, method: str, count: int) -> str:
     """One row of the table."""
     cfg = composed(f"task={task}", f"method={method}", f"model={given.model}", *given.override)
     config = RunConfig.of(cfg)
-    told, _, encoded = rows_of(cfg, config)
+    told, _, encoded = rows_of(config)
     trainer = TrainerConfig(device="auto", precision=given.precision, threads=None)
     device = torch.device("cuda" if accelerator(trainer) == "gpu" else "cpu")
     base = backbone.build(config.model, outputs=told.outputs, seed=0)
@@ -114,7 +114,7 @@ def made(
 ) -> Run:
     """A run of a seed, ready to train."""
     own = base.sharing(seed=seed)
-    build_method(cfg).tune(own, seed=seed)
+    build_method(RunConfig.of(cfg).method).tune(own, seed=seed)
     own.own()
     module = FineTuner(own, task, config.optim, seed=seed)
     module.model.train()

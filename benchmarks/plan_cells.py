@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from finegrid import cli
+from finegrid.config import register_resolvers
 from finegrid.grid.expand import Cell
 from finegrid.grid.plan import planned
 from finegrid.runs.layout import PLANS
@@ -28,9 +29,10 @@ RESUME = """
 import sys
 from pathlib import Path
 from finegrid import cli
+from finegrid.config import register_resolvers
 from finegrid.grid.plan import planned
 from finegrid.grid.sweep import Sweep
-cli.register()
+register_resolvers()
 plan = planned(sys.argv[1:], conf=cli.CONF)
 print(len(Sweep(plan.cells, plan.root, retry=plan.retry, fail_fast=None).unsettled()), "to run")
 """
@@ -38,7 +40,7 @@ print(len(Sweep(plan.cells, plan.root, retry=plan.retry, fail_fast=None).unsettl
 
 def main() -> None:
     """Make the directories, then time each command and print one Markdown row for it."""
-    cli.register()
+    register_resolvers()
     with tempfile.TemporaryDirectory() as folder:
         overrides = [*GRID, "seed=range(9)", f"hydra.sweep.dir={folder}"]
         plan = planned(overrides, conf=cli.CONF)

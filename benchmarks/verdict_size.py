@@ -19,8 +19,9 @@ import numpy as np
 
 from finegrid.report.stats import compare, row_noise, simultaneous
 from finegrid.report.stats.bootstrap import Resampler
+from finegrid.report.stats.paired import Scores
 from finegrid.report.stats.scores import Known
-from finegrid.report.stats.significance import Scores
+from finegrid.report.stats.shrunken_variance import spreads
 
 NOISES = ("normal", "t3", "collapse")
 SPREADS = ("equal", "unlike", "one wild")
@@ -97,19 +98,19 @@ def of_predictions(
 
 def wrong(cells: list[Scores]) -> bool:
     """Whether some method is called worse than the leader."""
-    told = simultaneous.pairs(cells, simultaneous.spreads(cells)).above()
+    told = simultaneous.pairs(cells, spreads(cells)).above()
     return bool(told[np.argmax([cell.values.mean() for cell in cells])].any())
 
 
 def found(cells: list[Scores]) -> float:
     """The share of the others that the first method, which is better, is told apart from."""
-    told = simultaneous.pairs(cells, simultaneous.spreads(cells)).above()
+    told = simultaneous.pairs(cells, spreads(cells)).above()
     return float(told[0].sum()) / (len(cells) - 1)
 
 
 def margins_hold(cells: list[Scores], truth: np.ndarray) -> bool:
     """Whether all intervals of the leader's differences hold the true ones."""
-    pairs = simultaneous.pairs(cells, simultaneous.spreads(cells))
+    pairs = simultaneous.pairs(cells, spreads(cells))
     leader = int(np.argmax([cell.values.mean() for cell in cells]))
     far = pairs.difference[leader] - (truth[leader] - truth)
     return bool((np.abs(far) <= pairs.half()[leader] + 1e-12).all())

@@ -22,28 +22,27 @@ def main() -> None:
     """Read the command line, print Markdown and write CSV files."""
     given = _arguments()
 
-    from finegrid.analysis import interpolation, markdown, overlap
-    from finegrid.analysis import measure as study
+    from finegrid.analysis import interpolation, markdown, measure, overlap
     from finegrid.analysis.weights import Weights, finished
 
-    found, weights = finished(given.runs), Weights(model_path=given.model_path)
-    pairs = overlap.pairs(found, every=given.pairs == "all")
-    lines = [(a, b) for a, b in pairs if given.interpolate and found[a].task == found[b].task]
+    records, weights = finished(given.runs), Weights(model_path=given.model_path)
+    pairs = overlap.pairs(records, every=given.pairs == "all")
+    lines = [(a, b) for a, b in pairs if given.interpolate and records[a].task == records[b].task]
     if given.interpolate and not lines:
         raise UserError("--interpolate needs two runs that differ in their seed; see --pairs all")
     several = []
-    for directory, frames in study.runs(weights, found, embeddings=given.embeddings):
+    for directory, frames in measure.runs(weights, records, embeddings=given.embeddings):
         several.append(frames)
-        _write(given.out and given.out / study.folder(found[directory]), frames)
+        _write(given.out and given.out / measure.folder(records[directory]), frames)
         _write(directory if given.beside else None, {"distances": frames["distances"]})
     print(markdown.of_runs(several))
     if pairs:
-        common = study.between(weights, found, pairs, overlap.table)
+        common = measure.between(weights, records, pairs, overlap.table)
         _write(given.out, {"overlap": common})
         print(f"\n{markdown.of_pairs(common)}")
     if lines:
-        measure = partial(interpolation.table, points=given.points, where=given.split)
-        scores = study.between(weights, found, lines, measure)
+        table = partial(interpolation.table, points=given.points, where=given.split)
+        scores = measure.between(weights, records, lines, table)
         _write(given.out, {"interpolation": scores})
         print(f"\n{markdown.of_lines(scores)}")
 

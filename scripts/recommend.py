@@ -69,10 +69,10 @@ def _arguments() -> argparse.Namespace:
 
 
 def _shipped() -> Sequence[Path]:
-    found = sorted(SHIPPED.glob("*/runs.parquet"))
-    if not found:
+    shipped = sorted(SHIPPED.glob("*/runs.parquet"))
+    if not shipped:
         raise UserError(f"no {SHIPPED}/*/runs.parquet; name your results: --results multirun/...")
-    return found
+    return shipped
 
 
 def _of_model(results: rankings.Results, model: str) -> rankings.Results:

@@ -11,14 +11,13 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from finegrid import cli
 from finegrid.errors import UserError, nearest
 from finegrid.report import tables, write
+from finegrid.report.comparison import Comparison
 from finegrid.report.load import rankings
-from finegrid.report.stats import compare
 
 MANY = 1000  # runs from which on a terminal is told how far the reading is
 
@@ -33,19 +32,9 @@ def main() -> None:
         raise UserError(f"--level {given.level:g} must lie between 0.5 and 1, such as 0.95")
     mix = _names(given.mix, rankings.FIELDS, "--mix")
     runs = rankings.load(given.directories, tell=_progress("reading"))
-    results = rankings.gather(runs, mix=mix)
-    known = compare.evidence(results, tell=_progress("comparing"))
-    results = replace(results, notes=(*results.notes, *known.notes))
-    made = write.Made(
-        runs=runs,
-        results=results,
-        known=known,
-        cells=compare.cells(results, known, level=given.level),
-        best=compare.against_best(results, known, level=given.level),
-        level=given.level,
-    )
+    made = Comparison.of(runs, mix=mix, level=given.level, tell=_progress("comparing"))
     if given.out is None:
-        print(tables.markdown(results, made.cells, made.best, level=given.level))
+        print(tables.markdown(made.results, made.cells, made.best, level=given.level))
         return
     written = list(write.write(made, given.out, formats or list(write.FORMATS)))
     first = max(written, key=lambda path: path.name == "report.html", default=None)

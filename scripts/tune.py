@@ -33,7 +33,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.out and given.out.suffix != ".yaml":
         raise UserError(f"--out {given.out} must end in .yaml, as conf/tuned/NAME.yaml does")
-    runs = [run for directory in given.directories for run in rankings.records(directory)]
+    runs = [run for directory in given.directories for run in rankings.read_records(directory)]
     search = tuning.search(runs, unequal=given.unequal)
     print(write.markdown(search))
     if given.out:

@@ -19,7 +19,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from finegrid import cli
+from finegrid.config import RunConfig, register_resolvers
+from finegrid.methods.base import TuningMethod
 from finegrid.runs.record import Record
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -106,7 +107,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def composed(*overrides: str, hydra: bool = False) -> DictConfig:
     """The config of a command line."""
-    cli.register()
+    register_resolvers()
     return copy.deepcopy(_composed(overrides, hydra, Path.cwd()))
 
 
@@ -116,8 +117,16 @@ def _composed(overrides: tuple[str, ...], hydra: bool, cwd: Path) -> DictConfig:
         return compose("train", list(overrides), return_hydra_config=hydra)
 
 
+def tuning_method(*overrides: str) -> TuningMethod:
+    """The method of a command line."""
+    from finegrid.training.components import build_method
+
+    return build_method(RunConfig.of(composed(*overrides)).method)
+
+
 def run_cell(directory: Path, *overrides: str) -> Record:
     """Run one cell in this process, writing where a command line would have written."""
+    from finegrid.runs.spec import RunSpec
     from finegrid.training.run import run
 
     cfg = composed(*overrides, hydra=True)
@@ -130,7 +139,7 @@ def run_cell(directory: Path, *overrides: str) -> Record:
     plain = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
     OmegaConf.save(plain, directory / ".hydra" / "config.yaml")
     try:
-        return run(plain)
+        return run(RunSpec.of_hydra(plain))
     finally:
         GlobalHydra.instance().clear()
 

@@ -8,7 +8,7 @@ import pytest
 FAULTS = """
 import resource, sys
 import torch
-from finegrid import allocator
+from finegrid.kernels.allocator import disable_malloc_trim
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -17,7 +17,7 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 torch.ones(1 << 22)
-before, kept = faults(), allocator.keep_freed()
+before, kept = faults(), disable_malloc_trim()
 torch.ones(1 << 22)
 print(before, faults(), kept)
 """

@@ -57,7 +57,7 @@ def fresh(weights: Weights, method: str, *, seed: int = 0, size: float = 0.1) ->
     cfg = composed(*f"method={method}".split(), *TINY, f"seed={seed}")
     config, task = RunConfig.of(cfg), bind_task(cfg.task)
     base = backbone.build(config.model, outputs=task.outputs, seed=seed)
-    build_method(cfg).tune(base, seed=seed)
+    build_method(RunConfig.of(cfg).method).tune(base, seed=seed)
     torch.manual_seed(seed)
     with torch.no_grad():
         for parameter in surgery.trainable(base.model).values():
@@ -148,12 +148,12 @@ def test_every_architectures_parameters_have_a_kind(model_type: str) -> None:
 def test_what_is_told_is_what_a_merged_model_holds(method: str, weights: Weights) -> None:
     solution = fresh(weights, method)
     untouched = backbone.fingerprint(solution.start.model.base_model)
-    found = {point.name: point.after.clone() for point in solution.points()}
+    found = {change.name: change.after.clone() for change in solution.changes()}
     assert not solution.unmerged()
     surgery.merge(solution.run.model)
     merged = dict(solution.run.model.named_parameters())
     assert all(torch.equal(value, merged[name]) for name, value in found.items())
-    assert any(point.update.any() for point in solution.points())
+    assert any(change.delta.any() for change in solution.changes())
     assert backbone.fingerprint(solution.start.model.base_model) == untouched
 
 
@@ -211,9 +211,9 @@ def test_spectra_are_of_matrices(weights: Weights) -> None:
     assert len(plain) == 3 * 6 + 1
     assert len(all_) == len(plain) + 3
     assert (plain["rank"] == plain[["rows", "columns"]].min(axis=1)).all()
-    (first,) = (point for point in solution.points() if point.name == f"{QUERY}.weight")
-    exact = torch.linalg.svdvals(first.update)
-    assert torch.allclose(spectra.singular_values(first.update), exact, rtol=1e-6, atol=1e-7)
+    (first,) = (change for change in solution.changes() if change.name == f"{QUERY}.weight")
+    exact = torch.linalg.svdvals(first.delta)
+    assert torch.allclose(spectra.singular_values(first.delta), exact, rtol=1e-6, atol=1e-7)
 
 
 def test_importance_is_a_share(weights: Weights) -> None:

@@ -41,7 +41,7 @@ def test_outputs_and_gradients_are_the_formulas(
     torch.manual_seed(0)
     given = inputs(length, dtype)
     mask = padding(length) if masked else None
-    seen, weights = attention._eager(nn.Module().eval(), *given, mask)
+    seen, weights = attention.attend(nn.Module().eval(), *given, mask)
     expected = formula(*given, mask)
     error = 0.02 if dtype == torch.bfloat16 else 1e-5
     close = {"rtol": error, "atol": error}

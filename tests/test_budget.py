@@ -10,8 +10,10 @@ from conftest import composed, run_cell
 from finegrid.config import Budget, OptimConfig, RunConfig
 from finegrid.errors import UserError
 from finegrid.runs.record import Record
+from finegrid.strategies.fused_trainer import SharedTimer
 from finegrid.training import budget
-from finegrid.training.budget import Clock, schedule
+from finegrid.training.budget import BudgetTimer, schedule
+from finegrid.training.state import TrainState
 
 OPTIM = OptimConfig(lr=1.0, head_lr=None, weight_decay=0.0, warmup=0.1, schedule="linear", clip=0.0)
 
@@ -54,7 +56,7 @@ def test_schedule() -> None:
 
 
 def test_the_first_step_already_moves() -> None:
-    clock = Clock(Budget("steps", 10), OPTIM, rows=100)
+    clock = BudgetTimer(Budget("steps", 10), OPTIM, rows=100)
     batch = {"labels": [0] * 10, "real_tokens": 50}
     assert clock._share_of_step(batch) == pytest.approx(0.1)
     assert schedule(0.5 * clock._share_of_step(batch), warmup=0.1, shape="linear") == 0.5
@@ -66,16 +68,16 @@ def test_the_first_step_already_moves() -> None:
 )
 def test_each_step_takes_the_rate_of_its_middle(unit: str, amount: float) -> None:
     """Five steps of 10 of 100 rows, 50 tokens each: a tenth of the budget is behind the first."""
-    clock = Clock(Budget(unit, amount), OPTIM, rows=100)
+    clock = BudgetTimer(Budget(unit, amount), OPTIM, rows=100)
     group = {"lr": 0.0, "initial_lr": 2.0}
     trainer: Any = SimpleNamespace(optimizers=[SimpleNamespace(param_groups=[group])])
-    module: Any = SimpleNamespace()
+    module: Any = SimpleNamespace(state=TrainState())
     batch, rates, spent, stops = {"labels": [0] * 10, "real_tokens": 50}, [], [], []
     for step in range(5):
         clock.on_train_batch_start(trainer, module, batch, step)
         rates.append(group["lr"])
         clock.on_train_batch_end(trainer, module, None, batch, step)
-        spent.append(module.progress)
+        spent.append(module.state.progress)
         stops.append(trainer.should_stop)
     middles = (0.1, 0.3, 0.5, 0.7, 0.9)
     assert rates == pytest.approx([2 * (1 - middle) / 0.9 for middle in middles])
@@ -85,7 +87,7 @@ def test_each_step_takes_the_rate_of_its_middle(unit: str, amount: float) -> Non
 
 
 def test_a_step_of_seconds_is_as_long_as_the_mean_of_those_before() -> None:
-    clock = Clock(Budget("seconds", 10), OPTIM, rows=100, alone=False)
+    clock = SharedTimer(Budget("seconds", 10), OPTIM, rows=100)
     batch = {"labels": [0] * 10, "real_tokens": 50}
     nobody: Any = None
     clock.on_train_start(nobody, nobody)
@@ -106,7 +108,7 @@ def test_paused_time_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
         now["perf_counter"] += seconds
         now["process_time"] += cpu_seconds
 
-    clock = Clock(Budget("seconds", 10), OPTIM, rows=100)
+    clock = BudgetTimer(Budget("seconds", 10), OPTIM, rows=100)
     clock._resume()
     passes(2.0, 1.5)
     with clock.paused():
@@ -136,10 +138,10 @@ class FakeTime:
 def test_seconds_count_from_the_first_step_to_the_last_without_pauses(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    clock, now = Clock(Budget("seconds", 10), OPTIM, rows=100), FakeTime(monkeypatch)
+    clock, now = BudgetTimer(Budget("seconds", 10), OPTIM, rows=100), FakeTime(monkeypatch)
     group = {"lr": 0.0, "initial_lr": 1.0}
     trainer: Any = SimpleNamespace(optimizers=[SimpleNamespace(param_groups=[group])])
-    module: Any = SimpleNamespace()
+    module: Any = SimpleNamespace(state=TrainState())
     batch, stops = {"labels": [0] * 10, "real_tokens": 50}, []
     now.now += 50  # set-up
     clock.on_train_start(trainer, module)

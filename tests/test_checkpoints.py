@@ -31,9 +31,9 @@ from finegrid.export import export
 from finegrid.models import backbone
 from finegrid.runs import delta, identity, predictions
 from finegrid.runs.record import read
+from finegrid.runs.spec import RunSpec
 from finegrid.strategies.fused_trainer import run_together
-from finegrid.training.components import Parts, prepare, rows_of
-from finegrid.training.session import Request
+from finegrid.training.components import RunComponents, prepare, rows_of
 
 VOCABULARY = 613  # of the builtin tokenizer
 SPECIAL = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
@@ -90,14 +90,14 @@ def folder(tmp_path: Path) -> Folder:
     return make
 
 
-def prepared(path: Path, *overrides: str) -> Parts:
+def prepared(path: Path, *overrides: str) -> RunComponents:
     """A run's parts, as they are checked before its first step."""
     cfg = composed(f"model.path={path}", "task=builtin_paraphrase", "data.fraction=0.05",
                    "method=head", *overrides)  # fmt: skip
-    return prepare(cfg, RunConfig.of(cfg))
+    return prepare(RunConfig.of(cfg))
 
 
-def logits(parts: Parts) -> torch.Tensor:
+def logits(parts: RunComponents) -> torch.Tensor:
     """Of the first training rows."""
     batch = parts.encoded["train"].batch(range(8))
     with torch.no_grad():
@@ -351,9 +351,9 @@ FOREIGN: dict[str, tuple[dict[str, Any], Edit, str, bool]] = {  # the bool: a po
 }  # fmt: skip
 
 
-def request(directory: Path, *overrides: str) -> Request:
+def request(directory: Path, *overrides: str) -> RunSpec:
     directory.mkdir(parents=True, exist_ok=True)
-    return Request(composed(*overrides), directory, list(overrides), "sweep")
+    return RunSpec.of(composed(*overrides), directory, overrides, sweep="sweep")
 
 
 @pytest.mark.parametrize("kind", FOREIGN)
@@ -369,7 +369,7 @@ def test_a_run_is_what_it_predicts_and_exports(
     assert bool(record.params_pooler) is drawn
     tests = pq.read_table(run / predictions.FILE).column("scores").to_pylist()
     cfg = composed(f"model={model}", f"model.path={path}", *SHORT)
-    _, splits, _ = rows_of(cfg, RunConfig.of(cfg))
+    _, splits, _ = rows_of(RunConfig.of(cfg))
     torch.manual_seed(5)  # what is restored does not depend on it
     again = inference.restore(run).logits(splits.test["test"].texts)
     torch.testing.assert_close(again, torch.tensor(tests))
@@ -438,7 +438,7 @@ def test_a_foreign_language_is_told(
     (tmp_path / "rows.csv").write_text(f"text,label\n{rows}", encoding="utf-8")
     rows_are = (f"task.train={tmp_path / 'rows.csv'}", "task.text=[text]", "task.label=label")
     cfg = composed(f"model.path={folder()}", "model.max_length=60", "task=custom", *rows_are)
-    prepare(cfg, RunConfig.of(cfg))
+    prepare(RunConfig.of(cfg))
     assert "50 % of the training rows' tokens are unknown" in caplog.text
 
 

@@ -1,6 +1,7 @@
 """Papers' claims: known truths get their verdicts, too few data get none, pages are the same."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import combinations
 from math import inf, log
 from pathlib import Path
@@ -13,8 +14,8 @@ from scipy import stats as reference
 from test_decide import noise, table
 
 from finegrid.report.load import rankings
+from finegrid.report.stats.paired import Scores
 from finegrid.report.stats.scores import evidence
-from finegrid.report.stats.significance import Scores
 from finegrid.studies import contrasts, doering2024, page, radiya_dixit2020, weights
 from finegrid.studies.verdict import (
     Claim,
@@ -34,10 +35,12 @@ FRACTIONS = (0.1, 0.3, 1.0)
 Score = Callable[[str, str, float, float, int], float]
 
 
-def finding(*values: Estimate, **changes: object) -> Finding:
+def finding(
+    *values: Estimate, region: tuple[float, float] = (-0.1, 0.1), everywhere: bool = True
+) -> Finding:
     """A finding that claims an effect within 0.1 of 0."""
     parts = {str(number): value for number, value in enumerate(values)}
-    return Finding(CLAIM, parts=parts, **({"region": (-0.1, 0.1)} | changes))  # type: ignore[arg-type]
+    return Finding(replace(CLAIM, everywhere=everywhere), parts, region)
 
 
 def outcomes(*findings: Finding) -> list[Outcome]:
@@ -69,7 +72,7 @@ def test_equivalence_is_shown_and_not_taken_from_a_lack_of_difference() -> None:
     assert outcomes(finding(SURE)) == ["confirmed"]
     assert outcomes(finding(BEYOND)) == ["contradicted"]
     assert outcomes(finding(VAGUE)) == ["not confirmed"]
-    assert outcomes(Finding(CLAIM, untested="nothing was run")) == ["not tested"]
+    assert outcomes(Finding(CLAIM)) == ["not tested"]
 
 
 def test_everywhere_and_somewhere() -> None:

@@ -4,13 +4,12 @@ import re
 
 import pytest
 import torch
-from conftest import METHODS, ROOT, composed
+from conftest import METHODS, ROOT, composed, tuning_method
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from finegrid.errors import UserError
 from finegrid.models import surgery
 from finegrid.models.sites import Sites
-from finegrid.training.components import build_method
 from finegrid.training.cost import count_parameters
 
 H, LAYERS, FF = 768, 12, 3072  # BERT-base
@@ -83,7 +82,7 @@ def counted(name: str, model: str) -> dict[str, int]:
     """The counts of a method on a published architecture."""
     network, sites = on_meta(model)
     with torch.device("meta"):
-        build_method(composed(f"method={name}")).apply(network.base_model, sites)
+        tuning_method(f"method={name}").apply(network.base_model, sites)
     return count_parameters(network, sites)
 
 
@@ -155,12 +154,12 @@ def test_roberta_head_is_counted_as_head() -> None:
 def test_bitfit_on_modernbert_is_refused(method: str) -> None:
     network, sites = on_meta("modernbert-base")
     with pytest.raises(UserError, match=r"ModernBert|modernbert"):
-        build_method(composed(f"method={method}")).apply(network.base_model, sites)
+        tuning_method(f"method={method}").apply(network.base_model, sites)
 
 
 @pytest.mark.parametrize("method", ["full", "head", "layernorm", "houlsby", "pfeiffer"])
 def test_methods_that_fit_modernbert(method: str) -> None:
     network, sites = on_meta("modernbert-base")
     with torch.device("meta"):
-        build_method(composed(f"method={method}")).apply(network.base_model, sites)
+        tuning_method(f"method={method}").apply(network.base_model, sites)
     assert (count_parameters(network, sites)["params_delta"] > 0) == (method != "head")

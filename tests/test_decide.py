@@ -11,11 +11,13 @@ import pytest
 from commands import call
 
 from finegrid.errors import UserError
+from finegrid.report import pareto
 from finegrid.report.load import rankings
 from finegrid.report.recommend import text
 from finegrid.report.recommend.decide import Decision, decide
-from finegrid.report.recommend.options import front, probability_best
+from finegrid.report.recommend.options import probability_best
 from finegrid.report.stats import compare
+from finegrid.report.stats.scores import evidence
 from finegrid.runs.record import Record
 
 ROWS = {0.1: 100, 0.3: 300, 1.0: 1000}
@@ -70,7 +72,7 @@ def decided(runs: pd.DataFrame, **asked: object) -> Decision:
     """The decision on runs; limits that leave everything in unless told otherwise."""
     results = rankings.gather(runs)
     limits = {"labels": 1000, "minutes": 10.0, "megabytes": 1000.0} | asked
-    standings = compare.standings(compare.evidence(results))
+    standings = compare.standings(evidence(results))
     return decide(results, compare.cells(results), compare.draws(results), standings, **limits)
 
 
@@ -173,12 +175,13 @@ def test_only_full_tables_are_compared() -> None:
 
 
 def test_the_front_has_whatever_is_not_outdone() -> None:
-    options = pd.DataFrame({
-        "score": [0.9, 0.8, 0.8, 0.7], "seconds": [10.0, 5.0, 6.0, 5.0],
-        "bytes": [9.0, 1.0, 1.0, 2.0], "labels": [100.0] * 4,
-    })  # fmt: skip
-    assert front(options).tolist() == [True, True, False, False]
-    assert front(options.iloc[[1, 1]]).tolist() == [True, True], "equal ones do not outdo"
+    points = np.array([[-0.9, 10, 9], [-0.8, 5, 1], [-0.8, 6, 1], [-0.7, 5, 2]])
+    assert pareto.front(points).tolist() == [True, True, False, False]
+    assert pareto.front(points[[1, 1]]).tolist() == [True, True], "equal ones do not outdo"
+    some = np.random.default_rng(0).integers(1, 6, (50, 8, 3)).astype(float)
+    for costs in some:
+        outdone = [any((a <= b).all() and (a < b).any() for a in costs) for b in costs]
+        assert pareto.front(costs).tolist() == [not one for one in outdone]
 
 
 LACKING = {

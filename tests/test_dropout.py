@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from finegrid.kernels.dropout import STEPS, Dropout, dropout, quicken
+from finegrid.kernels.dropout import STEPS, FastDropout, dropout, patch_dropout
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
@@ -57,9 +57,9 @@ def test_modules_stay_the_same_and_drop_quickly() -> None:
 
     model = nn.Sequential(nn.Dropout(0.2), nn.Sequential(Loud(0.2)))
     before = list(model.modules())
-    quicken(model)
+    patch_dropout(model)
     assert [id(module) for module in model.modules()] == [id(module) for module in before]
-    assert type(model[0]) is Dropout
+    assert type(model[0]) is FastDropout
     assert type(model[1][0]) is Loud  # type: ignore[index]
     assert (model.train()(torch.ones(1000)) == 0).any()
     assert torch.equal(model.eval()(torch.ones(9)), torch.ones(9))

@@ -51,7 +51,7 @@ def fresh(method: str, *overrides: str) -> Restored:
     cfg = composed(*f"method={method}".split(), *settings)
     config, task = RunConfig.of(cfg), bind_task(cfg.task)
     base = backbone.build(config.model, outputs=task.outputs, seed=0)
-    build_method(cfg).tune(base, seed=0)
+    build_method(RunConfig.of(cfg).method).tune(base, seed=0)
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in surgery.trainable(base.model).values():

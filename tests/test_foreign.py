@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
@@ -14,15 +15,14 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import composed, run_cell
+from conftest import composed, run_cell, tuning_method
 from grids import EVIL, grid, run, written
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, safe_open, save_file
 
-from finegrid import cli
 from finegrid.analysis.weights import finished
-from finegrid.config import RunConfig
+from finegrid.config import RunConfig, register_resolvers
 from finegrid.errors import UserError, is_name, slug
 from finegrid.export import export
 from finegrid.grid import eta, plan, status
@@ -36,7 +36,6 @@ from finegrid.runs.layout import PLANS, RESULTS
 from finegrid.runs.layout import RECORD as FILE
 from finegrid.runs.record import clear, read
 from finegrid.tracking import wandb_sync
-from finegrid.training.components import build_method
 
 SMOKE = ("experiment=smoke", "method=bitfit", "model=tiny", "task=builtin_paraphrase")
 Change = Callable[[dict[str, Any]], None]
@@ -159,7 +158,7 @@ def test_a_received_yaml_is_bounded(text: str, says: str, received: Path) -> Non
 
 
 def test_references_within_a_config_are_followed() -> None:
-    cli.register()
+    register_resolvers()
     plain = {
         "method": {"name": "m", "recipe": {"lr": {"default": 0.1}}}, "model": {"name": "x"},
         "data": {"root": saved_config.MACHINE, "fraction": "${oc.select:table.${task.name}.small}"},
@@ -400,11 +399,11 @@ def test_no_name_climbs_out(group: str, name: str) -> None:
 
 
 def test_a_live_config_makes_loggers_and_methods_alone(tmp_path: Path) -> None:
-    for target in ("finegrid.tracking.Guarded", "finegrid.tracking.logging.FileHandler", "os.x"):
+    for target in ("finegrid.tracking.SafeLogger", "finegrid.tracking.logging.FileHandler", "os.x"):
         with pytest.raises(UserError, match=r"logger\._target_"):
             run_cell(tmp_path / target, *SMOKE, f"+logger._target_={target}")
     with pytest.raises(UserError, match="evil"):
-        build_method(composed("method=bitfit", "+method.evil=1"))
+        tuning_method("method=bitfit", "+method.evil=1")
 
 
 def test_a_new_run_takes_the_old_results_away(received: Path) -> None:
@@ -449,7 +448,7 @@ def test_variants_are_named_from_the_list(override: str, name: str, tmp_path: Pa
     methods = set(found.runs["method"])
     assert len(methods) == 2
     assert any(method.startswith(name) or name in method for method in methods), methods
-    assert variants.listed(variants.joined(runs[0].overrides)) == runs[0].overrides
+    assert variants.listed(shlex.join(runs[0].overrides)) == runs[0].overrides
 
 
 def test_overrides_of_0_6_are_read() -> None:

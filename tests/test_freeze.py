@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import composed, run_cell
+from conftest import run_cell, tuning_method
 from test_methods import OPTIM, TASK, encoded, fresh, method_of, steps  # noqa: F401
 from torch import nn
 
@@ -19,13 +19,13 @@ from finegrid.methods.modules.sparse_delta import SparseDifference, top
 from finegrid.methods.sparse import Sparse
 from finegrid.models import surgery
 from finegrid.models.backbone import Backbone
-from finegrid.training.components import build_method
 from finegrid.training.module import FineTuner
+from finegrid.training.state import TrainState
 
 
 def applied(*overrides: str) -> tuple[Backbone, TuningMethod]:
     """The builtin model after a method with overrides."""
-    base, method = fresh(), build_method(composed(*overrides))
+    base, method = fresh(), tuning_method(*overrides)
     method.tune(base, seed=0)
     return base, method
 
@@ -187,8 +187,8 @@ def test_gradient_rules_choose_by_the_gradients(rule: str, encoded: Encoded) -> 
 
 
 def test_residual_takes_what_a_low_rank_misses() -> None:
-    method = build_method(
-        composed("method=sparse", "method.rule=residual", "method.rank=1", "method.density=0.03")
+    method = tuning_method(
+        "method=sparse", "method.rule=residual", "method.rank=1", "method.density=0.03"
     )
     assert isinstance(method, Sparse)
     outer = torch.linspace(1, 2, 6)[:, None] * torch.linspace(3, 5, 6)
@@ -287,23 +287,26 @@ def test_compositions_that_do_not_overlap_are_allowed() -> None:
 
 
 def test_a_composition_passes_everything_on() -> None:
-    front = build_method(composed("method=prompt", "method.place=front"))
+    front = tuning_method("method=prompt", "method.place=front")
     method = Compose(members={"prompt": front, "diff_pruning": method_of("diff_pruning")})
     assert (method.positions, method.starts_pretrained) == (10, False)
     base = fresh()
     method.tune(base, seed=0)
     assert not method.after_step(base.model.base_model, 0.1)
-    assert not method.settled
+    assert not method.checkpointable
     assert method.after_step(base.model.base_model, 1.0)
-    assert method.settled
+    assert method.checkpointable
 
 
 class Member(TuningMethod):
     """A method that notes what it is asked."""
 
-    def __init__(self, *, changes: bool, settled: bool, starts_pretrained: bool = True) -> None:
-        self.changes, self.settled, self.starts_pretrained = changes, settled, starts_pretrained
-        self.rate, self.positions = 0.5, 3
+    def __init__(
+        self, *, changes: bool, checkpointable: bool, starts_pretrained: bool = True
+    ) -> None:
+        self.changes, self.checkpointable = changes, checkpointable
+        self.starts_pretrained = starts_pretrained
+        self.lr_scale, self.positions = 0.5, 3
         self.asked: list[str] = []
 
     def choose(self, backbone: nn.Module, losses: object) -> None:
@@ -320,14 +323,16 @@ class Member(TuningMethod):
 @pytest.mark.parametrize("second", [False, True])
 @pytest.mark.parametrize("first", [False, True])
 def test_a_composition_is_the_sum_of_its_members(first: bool, second: bool) -> None:
-    pair = [Member(changes=one, settled=one, starts_pretrained=one) for one in (first, second)]
+    pair = [
+        Member(changes=one, checkpointable=one, starts_pretrained=one) for one in (first, second)
+    ]
     method = Compose(members=dict(zip("ab", pair, strict=True)))
     nothing = nn.Linear(1, 1)
     method.choose(nothing, lambda count, size: iter(()))
     method.after_backward(nothing, 0.5)
     assert method.after_step(nothing, 0.5) == (first or second)
-    assert method.settled == method.starts_pretrained == (first and second)
-    assert (method.rate, method.positions) == (0.25, 6)
+    assert method.checkpointable == method.starts_pretrained == (first and second)
+    assert (method.lr_scale, method.positions) == (0.25, 6)
     assert [member.asked for member in pair] == [["choose", "after_backward", "after_step"]] * 2
 
 
@@ -337,18 +342,18 @@ def test_the_optimizer_follows_what_a_method_changes(changes: bool) -> None:
     strategy = SimpleNamespace(setup_optimizers=made.append)
     trainer: Any = SimpleNamespace(strategy=strategy)
     module: Any = SimpleNamespace(
-        model=SimpleNamespace(base_model=None), progress=0.5, rate=1.0, settled=None
+        model=SimpleNamespace(base_model=None), state=TrainState(progress=0.5)
     )
-    member = Member(changes=changes, settled=changes)
+    member = Member(changes=changes, checkpointable=changes)
     member.on_after_backward(trainer, module)
     member.on_train_batch_end(trainer, module, None, None, 0)
     assert member.asked == ["after_backward", "after_step"]
-    assert module.settled == changes
-    assert (module.rate, made) == ((0.5, [trainer]) if changes else (1.0, []))
+    assert module.state.checkpointable == changes
+    assert (module.state.lr_scale, made) == ((0.5, [trainer]) if changes else (1.0, []))
 
 
 def test_a_method_is_applied_by_the_runs_own_seed_and_chooses_then() -> None:
-    member = Member(changes=False, settled=True)
+    member = Member(changes=False, checkpointable=True)
     member.tune = lambda backbone, *, seed: member.asked.append(f"tune {seed}")  # type: ignore[method-assign]
     module: Any = SimpleNamespace(
         backbone=None, init_seed=7, model=SimpleNamespace(base_model=None), losses=None,
@@ -360,7 +365,7 @@ def test_a_method_is_applied_by_the_runs_own_seed_and_chooses_then() -> None:
 
 
 def test_sparse_members_choose_in_a_composition(encoded: Encoded) -> None:  # noqa: F811
-    member = build_method(composed("method=sparse", "method.samples=4"))
+    member = tuning_method("method=sparse", "method.samples=4")
     assert isinstance(member, Sparse)
     base, method = fresh(), Compose(members={"lora": method_of("lora"), "sparse": member})
     method.tune(base, seed=0)

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import composed, run_cell
+from conftest import composed, run_cell, tuning_method
 from safetensors.torch import load_file
 from test_methods import encoded  # noqa: F401
 from torch import Tensor
@@ -30,7 +30,6 @@ from finegrid.strategies import cached_features, split_model
 from finegrid.strategies.cached_features import Frozen, Prefix, _obstacle, repeats
 from finegrid.strategies.fused_model import ARCHITECTURES
 from finegrid.training.components import build_method
-from finegrid.training.cost import COUNTED
 from finegrid.training.module import _chunks, logits_of
 
 SHORT = ("data.fraction=0.1", "budget.epochs=2", "evaluations=2")
@@ -73,7 +72,7 @@ def applied(*overrides: str) -> Backbone:
     """The tiny model with a method's changes."""
     cfg = composed(*overrides)
     base = backbone.build(RunConfig.of(cfg).model, outputs=2, seed=0)
-    build_method(cfg).tune(base, seed=0)
+    build_method(RunConfig.of(cfg).method).tune(base, seed=0)
     return base
 
 
@@ -89,7 +88,7 @@ def small(architecture: str, *overrides: str) -> Backbone:
     cfg = composed("model=tiny", "model.pretrained=false", "model.path=none", *overrides)
     cfg.model.architecture = {"model_type": architecture, **sizes}
     base = backbone.build(RunConfig.of(cfg).model, outputs=2, seed=0)
-    build_method(cfg).tune(base, seed=0)
+    build_method(RunConfig.of(cfg).method).tune(base, seed=0)
     return base
 
 
@@ -104,7 +103,7 @@ def batch() -> dict[str, Tensor]:
 def callback(split: Encoded, *overrides: str) -> Frozen:
     cfg = composed(*overrides)
     splits = {"train": split, "validation": split, "test": split}
-    return Frozen(build_method(cfg), splits, RunConfig.of(cfg))
+    return Frozen(build_method(RunConfig.of(cfg).method), splits, RunConfig.of(cfg))
 
 
 class Trainer:
@@ -152,7 +151,7 @@ def test_the_prefix_ends_below_what_trains(overrides: tuple[str, ...], depth: in
 
 def test_methods_that_change_what_trains_have_no_prefix() -> None:
     for name, expected in {"head": True, "hft": True, "dsee": True, "diff_pruning": False}.items():
-        method = build_method(composed(f"method={name}"))
+        method = tuning_method(f"method={name}")
         assert changes(method, "after_step") != expected, name
 
 
@@ -166,7 +165,7 @@ def test_methods_that_change_what_trains_have_no_prefix() -> None:
 )  # fmt: skip
 def test_what_has_no_prefix_says_why(overrides: tuple[str, ...], why: str | None) -> None:
     base = applied(*overrides)
-    found = _obstacle(build_method(composed(*overrides)), base, split_model.depth(base))
+    found = _obstacle(tuning_method(*overrides), base, split_model.depth(base))
     assert (found is None) == (why is None)
     assert (why or "") in (found or "")
 
@@ -295,8 +294,9 @@ def test_what_is_kept_is_what_would_be_computed(
     assert "they run in every pass: what they give takes" in caplog.text
     assert same(kept, computed)
     assert near(tmp_path / "kept", tmp_path / "computed")
-    assert kept.mfu is None
+    assert kept.mfu
     assert computed.mfu
+    assert (kept.train_flops or 0) < (computed.train_flops or 0), "the layers ran once"
     run_cell(tmp_path / "usual", *overrides, *SHORT)
     assert not near(tmp_path / "kept", tmp_path / "usual")
 
@@ -322,7 +322,7 @@ def test_larger_states_stay_in_memory(tmp_path: Path, calls: list[int]) -> None:
     record = run_cell(tmp_path / "run", *TOP, *SHORT, "frozen_dropout=false")
     assert not list((tmp_path / "cache").rglob("features/*"))
     once = record.train_rows + record.validation_rows + record.test_rows
-    trained = 2 * record.train_rows + COUNTED  # two epochs, and a few rows to count FLOPs
+    trained = 2 * record.train_rows + 1  # two epochs, and a row to count FLOPs
     validated = 2 * record.validation_rows + record.test_rows * (
         1 + (record.best_step != record.steps)
     )
@@ -405,7 +405,7 @@ def test_the_training_rows_are_worth_a_pass_from_an_epoch_on(rows: Encoded) -> N
 def test_a_short_budget_leaves_the_training_rows_alone(tmp_path: Path, calls: list[int]) -> None:
     lines = (*HEAD, "data.fraction=1", "budget=steps", "budget.steps=2", "evaluations=1")
     record = run_cell(tmp_path / "run", *lines, "frozen_dropout=false")
-    rows = 2 * 32 + COUNTED + record.validation_rows + record.test_rows
+    rows = 2 * 32 + 1 + record.validation_rows + record.test_rows
     assert sum(calls) == 3 * (rows + PROBE)
 
 

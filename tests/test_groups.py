@@ -1,6 +1,5 @@
 """Which cells go into one job, and what becomes of them there."""
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,14 +12,16 @@ from omegaconf import OmegaConf
 
 from finegrid.config import RunConfig
 from finegrid.errors import UserError
-from finegrid.grid import grouping
+from finegrid.grid import job
 from finegrid.grid.expand import Cell
 from finegrid.grid.grouping import grouped, size_of
 from finegrid.grid.progress import _names
-from finegrid.grid.status import GROUP, Store
+from finegrid.grid.status import Store
 from finegrid.grid.sweep import Sweep
 from finegrid.runs import identity
 from finegrid.runs.record import Record
+
+TOLD = re.compile(f"{job.VARIABLE}='(.*)'")
 
 
 def cell(*overrides: str) -> Cell:
@@ -82,6 +83,7 @@ def test_what_makes_another_pass_goes_into_another_job(other: tuple[str, ...]) -
         ("method=dsee",),
         ("model.pretrained=false",),
         ("frozen_dropout=false",),
+        ("trainer.kernels=false",),
         ("budget=seconds", "budget.seconds=5"),
         ("logger=wandb",),
     ],
@@ -94,13 +96,19 @@ def test_what_cannot_share_is_a_job_by_itself(alone: tuple[str, ...]) -> None:
 def test_a_job_says_what_its_cells_are(tmp_path: Path) -> None:
     cells = [cell("seed=0"), cell("experiment=tune", "trial=1", "task=builtin_paraphrase")]
     before = {cell.key: cell.key[:3] for cell in cells}
-    grouping.write(tmp_path / "job.json", cells, Store(tmp_path), before)
-    told = list(grouping.read(tmp_path / "job.json"))
-    for one, (directory, overrides, config, was) in zip(cells, told, strict=True):
-        assert was == before[one.key]
-        assert directory == tmp_path / one.directory
-        assert overrides == list(one.overrides)
-        again = OmegaConf.create(config)
+    several = [cells, cells[1:]]
+    places = job.write(tmp_path / "jobs", several, Store(tmp_path), before, sweep="s")
+    jobs = [job.read(place) for place in places]
+    assert [(one.sweep, one.root, len(one.cells)) for one in jobs] == [
+        ("s", tmp_path, 2),
+        ("s", tmp_path, 1),
+    ]
+    assert jobs[0].cells[1] == jobs[1].cells[0]
+    for one, read in zip(cells, jobs[0].cells, strict=True):
+        assert read.before == before[one.key]
+        assert read.directory == tmp_path / one.directory
+        assert read.overrides == list(one.overrides)
+        again = OmegaConf.create(read.config)
         RunConfig.of(again)  # type: ignore[arg-type]
         plain: Any = OmegaConf.to_container(again, resolve=True)
         assert identity.cell(plain) == one.key
@@ -111,28 +119,23 @@ class Fake:
 
     width = 1
 
-    def __init__(self, root: Path, *, lost: bool) -> None:
-        self.root, self.lost = root, lost
+    def __init__(self, *, lost: bool) -> None:
+        self.lost = lost
         self.jobs: list[int] = []
 
     def launch(self, jobs: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         returns = []
         for overrides in jobs:
-            told = [re.search(f"{GROUP}='(.*)'", line) for line in overrides]
-            files = [Path(hit[1]) for hit in told if hit]
-            cells = [json.loads(path.read_text()) for path in files]
-            self.jobs.append(len(cells[0]) if cells else 1)
+            (place,) = (hit[1] for hit in map(TOLD.search, overrides) if hit)
+            cells = job.read(place).cells
+            self.jobs.append(len(cells))
             returned = JobReturn()
-            if cells and self.lost:
+            if len(cells) > 1 and self.lost:
                 returned.status = JobStatus.FAILED
                 returned.return_value = RuntimeError("the process was killed by SIGKILL")
             else:
                 returned.status = JobStatus.COMPLETED
-                places = (
-                    [Path(one["directory"]) for one in cells[0]] if cells else [_own(overrides)]
-                )
-                for place in places:
-                    path = self.root / place if not place.is_absolute() else place
+                for path in [one.directory for one in cells]:
                     path.mkdir(parents=True, exist_ok=True)
                     facts = {"seed": 0, "cell": path.name.rpartition("-")[2]}
                     Record(**FACTS, **facts, overrides=[], status="ok").write(path)
@@ -140,16 +143,11 @@ class Fake:
         return returns
 
 
-def _own(overrides: Sequence[str]) -> Path:
-    (place,) = (one for one in overrides if one.startswith("hydra.sweep.subdir="))
-    return Path(place.partition("=")[2].strip("'"))
-
-
 @pytest.mark.parametrize("lost", [False, True])
 def test_cells_that_went_down_together_are_run_apart(tmp_path: Path, lost: bool) -> None:
     cells = seeds()
     sweep = Sweep(cells, tmp_path, retry="failed", fail_fast=None, fuse=4)
-    fake = Fake(tmp_path, lost=lost)
+    fake = Fake(lost=lost)
     sweep.run(fake)  # type: ignore[arg-type]
     assert fake.jobs == ([4, 1, 1, 1, 1] if lost else [4])
     assert [sweep.outcome(one).status for one in cells] == ["ok"] * 4

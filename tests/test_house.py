@@ -23,29 +23,29 @@ WINGS = {
     "errors": set(),
     "seeds": set(),
     "quiet": {"errors"},
-    "config": {"errors", "tasks"},
+    "config": {"errors", "recipes", "tasks"},
     "recipes": {"errors"},
     "storage": {"errors"},
     "tasks": {"errors"},
     "data": {"config", "errors", "storage", "tasks"},
-    "kernels": {"errors", "models"},
-    "models": {"config", "data", "errors", "kernels", "seeds", "storage"},
-    "methods": {"config", "errors", "kernels", "models", "seeds"},
-    "runs": {"config", "data", "errors", "models", "recipes", "storage", "tasks"},
+    "kernels": set(),
+    "models": {"config", "data", "errors", "seeds", "storage"},
+    "methods": {"config", "errors", "models", "seeds"},
+    "runs": {"config", "data", "errors", "models", "storage", "tasks"},
     "tracking": {"errors", "runs", "storage"},
     "training": {
-        "config", "data", "errors", "kernels", "methods", "models", "runs", "seeds", "strategies",
-        "tasks", "tracking",
+        "config", "data", "errors", "kernels", "methods", "models", "runs", "seeds", "storage",
+        "strategies", "tasks", "tracking",
     },
     "strategies": {
-        "config", "data", "errors", "grid", "kernels", "methods", "models", "runs", "storage",
-        "training",
+        "config", "data", "errors", "kernels", "methods", "models", "runs", "storage", "training",
     },
     "inference": {
         "config", "data", "errors", "models", "runs", "seeds", "storage", "tasks", "training",
     },
     "grid": {
-        "config", "data", "errors", "methods", "recipes", "runs", "storage", "training",
+        "config", "data", "errors", "methods", "recipes", "runs", "storage", "strategies",
+        "training",
     },
     "analysis": {
         "config", "data", "errors", "inference", "methods", "models", "runs", "seeds", "tasks",
@@ -54,7 +54,7 @@ WINGS = {
     "report": {"errors", "runs", "storage"},
     "tuning": {"errors", "report", "runs"},
     "studies": {"report", "runs"},
-    "cli": {"config", "errors", "grid", "recipes", "runs"},
+    "cli": {"config", "errors", "grid", "runs"},
 }
 # fmt: on
 

@@ -9,9 +9,11 @@ import pytest
 from conftest import composed
 from omegaconf import OmegaConf
 
+from finegrid.config import NOT_ARGUMENTS, MethodConfig
 from finegrid.data import builtin
 from finegrid.errors import UserError
-from finegrid.runs import identity
+from finegrid.report.load.rankings import FIELDS
+from finegrid.runs import identity, settings
 
 
 @cache
@@ -23,7 +25,8 @@ def cell(*overrides: str) -> str:
 
 MATTERS = [
     ("seed=1",), ("select=last",), ("store=bfloat16",), ("evaluations=2",),
-    ("frozen_dropout=false",), ("method=head",), ("method=bitfit_q_m2",), ("method.roles=[query]",),
+    ("frozen_dropout=false",), ("trainer.kernels=false",), ("method=head",),
+    ("method=bitfit_q_m2",), ("method.roles=[query]",),
     ("task=builtin_similarity",), ("task.metrics=[accuracy]",), ("model.max_length=32",),
     ("model.pretrained=false",), ("+model.config.num_hidden_layers=1",), ("data.fraction=0.5",),
     ("data.batch_size=16",), ("data.subset_seed=1",), ("data.split_seed=1",),
@@ -92,9 +95,24 @@ def test_the_codes_version_makes_another_cell(monkeypatch: pytest.MonkeyPatch) -
 
 def test_members_of_a_composition_are_checked_and_counted_as_methods_are() -> None:
     plain: Any = OmegaConf.to_container(composed("method=bitfit_lora"), resolve=True)
-    kept = identity.arguments(plain["method"])["members"]
-    for name, member in kept.items():
-        assert not set(member) & set(identity.NOT_ARGUMENTS), name
+    method = MethodConfig.of(plain["method"])
+    for name, member in method.decisive()["members"].items():
+        assert not set(member) & set(NOT_ARGUMENTS), name
     plain["method"]["members"]["lora"]["_target_"] = "os.system"
     with pytest.raises(UserError, match=r"method\.members\.lora\._target_"):
-        identity.arguments(plain["method"])
+        MethodConfig.of(plain["method"])
+
+
+def test_a_setting_that_the_table_does_not_name_decides_the_result() -> None:
+    assert cell("+optim.beta=0.9") != cell()
+    assert cell("+another=1") != cell()
+    assert dict(
+        settings.unrecorded(["+optim.beta=0.9", "seed=1", "data.root=x", "logger=csv"])
+    ) == {"optim.beta": "0.9"}
+
+
+def test_a_table_of_the_report_compares_what_records_hold_of_settings() -> None:
+    """All but its axes, and what a run turned out to be."""
+    axes = {"method", "task", "fraction", "seed", "lr", "trial"}
+    measured = {"precision", "version", "fingerprint"}
+    assert set(FIELDS) - measured == set(settings.RECORDED) - axes

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from conftest import composed
+from conftest import tuning_method
 from test_methods import fresh
 from test_models import PUBLISHED, SMALL, build, build_small
 from torch import Tensor, nn
@@ -17,7 +17,6 @@ from finegrid.methods.modules.adapter import width_of
 from finegrid.methods.prompt import _some_words
 from finegrid.models import surgery
 from finegrid.models.sites import ANATOMY, Sites
-from finegrid.training.components import build_method
 
 B, T = 3, 7
 PREFIX_FITS = sorted(set(ANATOMY) - {"deberta-v2"})
@@ -29,7 +28,7 @@ def tuned(model: PreTrainedModel, *overrides: str) -> Sites:
     surgery.freeze(model.base_model)
     sites = Sites.of(model)
     torch.manual_seed(1)
-    build_method(composed(*overrides)).apply(model.base_model, sites)
+    tuning_method(*overrides).apply(model.base_model, sites)
     with torch.no_grad():
         for parameter in surgery.trainable(model.base_model).values():
             parameter.add_(torch.randn_like(parameter) * 0.2)
@@ -92,7 +91,7 @@ def test_lora_drops_what_it_reads_and_nothing_else() -> None:
 
 def test_lora_starts_as_a_fresh_linear() -> None:
     base = fresh()
-    build_method(composed("method=lora", "method.rank=64")).tune(base, seed=0)
+    tuning_method("method=lora", "method.rank=64").tune(base, seed=0)
     child = base.sites["query"][0].module.get_submodule("lora")
     bound = base.sites.hidden_size**-0.5
     assert 0.9 * bound < child.a.abs().max() <= bound
@@ -122,7 +121,7 @@ STARTS: dict[str, dict[str, float]] = {  # method -> parameter -> standard devia
 @pytest.mark.parametrize("overrides", STARTS)
 def test_what_is_injected_starts_as_its_method_says(overrides: str) -> None:
     base = fresh()
-    build_method(composed(*overrides.split())).tune(base, seed=0)
+    tuning_method(*overrides.split()).tune(base, seed=0)
     named = surgery.trainable(base.model.base_model)
     for suffix, spread in STARTS[overrides].items():
         drawn = [p.detach().flatten() for name, p in named.items() if name.endswith(suffix)]
@@ -290,7 +289,7 @@ def test_a_prompt_is_never_taken_for_padding(model_type: str) -> None:
 
 def test_a_prompt_starts_as_words() -> None:
     base = fresh()
-    method = build_method(composed("method=prompt"))
+    method = tuning_method("method=prompt")
     method.tune(base, seed=0)
     (words,) = base.sites["word_embeddings"]
     vectors = words.module.get_submodule("prompt").vectors

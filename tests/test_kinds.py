@@ -13,6 +13,11 @@ from finegrid import tasks
 from finegrid.config import bind_task
 from finegrid.errors import UserError
 from finegrid.inference import predict_file
+from finegrid.report import tables
+from finegrid.report.load import rankings
+from finegrid.report.stats import compare
+from finegrid.runs.spec import RunSpec
+from finegrid.strategies.fused_trainer import run_together
 from finegrid.tasks.task import kinds
 
 SRC = ROOT / "src/finegrid"
@@ -89,6 +94,21 @@ def test_a_third_kind_is_one_file(ordinal: Path, tmp_path: Path) -> None:
     assert predict_file(directory, ordinal, out) == 60
     with out.open(encoding="utf-8") as file:
         assert {row["prediction"] for row in csv.DictReader(file)} <= set("0123")
+
+
+def test_a_third_kind_shares_passes_and_is_reported(ordinal: Path, tmp_path: Path) -> None:
+    settings, specs = [*SETTINGS, f"task.train={ordinal}"], []
+    for method in ("method=bitfit", "method=lora"):
+        (tmp_path / method).mkdir()
+        spec = RunSpec.of(composed(*settings, method), tmp_path / method, [method], sweep="s")
+        specs.append(spec)
+    run_together(specs, most=2)
+    found = rankings.results([tmp_path])
+    assert found.runs["fused"].tolist() == [2, 2]
+    cells = compare.cells(found)
+    text = tables.markdown(found, cells, compare.against_best(found))
+    assert "### custom, tiny: mae" in text
+    assert cells["mean"].notna().all()
 
 
 def test_a_kind_has_options_of_its_own(ordinal: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import composed, run_cell
+from conftest import run_cell, tuning_method
 from test_methods import encoded, fresh, method_of, steps  # noqa: F401
 from torch import nn
 
@@ -19,7 +19,6 @@ from finegrid.methods.supermask import BernoulliMask
 from finegrid.models import surgery
 from finegrid.models.backbone import Backbone
 from finegrid.runs import delta
-from finegrid.training.components import build_method
 from finegrid.training.module import predict
 
 LEARNED = ["supermask", "mask_threshold", "mask_threshold_magnitude"]
@@ -29,7 +28,7 @@ FIXED = ["mask_random", "mask_magnitude"]
 def applied(*overrides: str) -> Backbone:
     """The builtin model after a method with overrides."""
     base = fresh()
-    build_method(composed(*overrides)).tune(base, seed=0)
+    tuning_method(*overrides).tune(base, seed=0)
     return base
 
 
@@ -243,7 +242,7 @@ def test_gates_follow_their_formula() -> None:
 
 def test_the_penalty_reaches_the_gates() -> None:
     base = applied("method=diff_pruning")
-    build_method(composed("method=diff_pruning", "method.l0=0.5")).after_backward(base.model, 0.0)
+    tuning_method("method=diff_pruning", "method.l0=0.5").after_backward(base.model, 0.0)
     for module in gated(base):
         (expected,) = torch.autograd.grad(module.expected(), module.gates)
         assert (expected > 0).all()
@@ -261,9 +260,9 @@ def test_projection_keeps_the_largest_of_all(name: str, encoded: Encoded) -> Non
     dense = torch.cat([module.gated().detach() for module in gated(base)])
     base.model.train()  # as in a run, where gates are drawn
     assert not method.after_step(base.model.base_model, 0.59)
-    assert (method.settled, method.rate) == (False, 1.0)
+    assert (method.checkpointable, method.lr_scale) == (False, 1.0)
     assert method.after_step(base.model.base_model, 0.6)
-    assert (method.settled, method.rate) == (True, 5.0)
+    assert (method.checkpointable, method.lr_scale) == (True, 5.0)
     assert not method.after_step(base.model.base_model, 0.7), "once"
     assert base.model.base_model.training
     method.after_backward(base.model.base_model, 0.7)  # no gates, no penalty

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import METHODS, composed
+from conftest import METHODS, composed, tuning_method
 from hydra.utils import get_class
 from omegaconf import DictConfig
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from finegrid.config import OptimConfig, RunConfig, bind_task
+from finegrid.config import NOT_ARGUMENTS, OptimConfig, RunConfig, bind_task
 from finegrid.data.batching import Encoded
 from finegrid.data.examples import Rows
 from finegrid.data.tokenization import encode
@@ -25,7 +25,6 @@ from finegrid.methods.base import TuningMethod
 from finegrid.models import backbone, surgery
 from finegrid.models.backbone import Backbone
 from finegrid.runs import delta
-from finegrid.runs.identity import NOT_ARGUMENTS
 from finegrid.tasks.classification import Classification
 from finegrid.training.components import build_method
 from finegrid.training.module import FineTuner, logits_of, predict
@@ -53,7 +52,7 @@ def _config_of(name: str) -> DictConfig:
 
 def method_of(name: str) -> TuningMethod:
     """A method as its YAML says."""
-    return build_method(_config_of(name))
+    return build_method(RunConfig.of(_config_of(name)).method)
 
 
 def tuned(name: str, seed: int = 0) -> Backbone:
@@ -101,7 +100,7 @@ def _draws_what_trains(name: str) -> bool:
 def settle(method: TuningMethod, base: Backbone) -> None:
     """Take a trained model to what its run would deliver."""
     method.after_step(base.model.base_model, 1.0)
-    assert method.settled
+    assert method.checkpointable
 
 
 def delivered(name: str, encoded: Encoded) -> Backbone:
@@ -345,7 +344,7 @@ def test_predictions_are_in_the_rows_order_whatever_their_length(encoded: Encode
 @pytest.mark.parametrize("head_lr", [None, 3e-3])
 def test_only_matrices_decay_and_the_head_has_a_rate_of_its_own(head_lr: float | None) -> None:
     module = FineTuner(tuned("houlsby"), TASK, replace(OPTIM, head_lr=head_lr), seed=0)
-    module.rate = 0.5  # of a method's second stage
+    module.state.lr_scale = 0.5  # of a method's second stage
     found = {
         id(parameter): (group["lr"], group["initial_lr"], group["weight_decay"])
         for group in module.configure_optimizers().param_groups
@@ -362,7 +361,7 @@ def test_a_shape_that_differs_is_refused(tmp_path: Path) -> None:
     facts = {"method": "houlsby", "fingerprint": base.fingerprint}
     delta.save(path, base.model, labels=[], **facts)
     narrow = fresh()
-    build_method(composed("method=houlsby", "method.reduction_factor=32")).tune(narrow, seed=0)
+    tuning_method("method=houlsby", "method.reduction_factor=32").tune(narrow, seed=0)
     with pytest.raises(UserError, match="has shape"):
         delta.load(path, narrow.model, **facts)
 
@@ -418,12 +417,12 @@ def test_an_adapter_too_narrow_or_unknown_is_refused() -> None:
         ("method.activation=relo", "did you mean 'relu'"),
     ):
         with pytest.raises(UserError, match=message):
-            build_method(composed("method=houlsby", override)).tune(fresh(), seed=0)
+            tuning_method("method=houlsby", override).tune(fresh(), seed=0)
 
 
 def test_only_our_own_classes_are_instantiated() -> None:
     with pytest.raises(UserError, match=r"finegrid\.methods"):
-        build_method(composed("method._target_=os.system"))
+        tuning_method("method._target_=os.system")
 
 
 def test_task_keys_bind() -> None:

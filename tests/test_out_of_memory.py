@@ -23,7 +23,7 @@ from finegrid.runs.record import Record, read
 from finegrid.tasks.regression import Regression
 from finegrid.tasks.task import Task
 from finegrid.training import session
-from finegrid.training.components import Parts
+from finegrid.training.components import RunComponents
 from finegrid.training.module import FineTuner
 
 SHORT = ("data.fraction=0.2", "budget.epochs=1", "evaluations=4")
@@ -64,7 +64,7 @@ def gradients(
 ) -> tuple[float, dict[str, Tensor]]:
     """Loss and gradients of a batch, in Lightning's order, without dropout or drawn gates."""
     module = FineTuner(base, task, OPTIM, seed=0)
-    module.micro_batch_size = micro
+    module.state.micro_batch_size = micro
     module.model.eval()
     optimizer = module.configure_optimizers()
     for _ in range(2):  # the second must not see the first
@@ -164,7 +164,7 @@ def test_the_first_try_is_gone_before_the_second(
 ) -> None:
     plain, made = session.prepare, []
 
-    def prepare(*args: Any, **named: Any) -> Parts:
+    def prepare(*args: Any, **named: Any) -> RunComponents:
         assert [module() for module in made] == [None] * len(made)
         parts = plain(*args, **named)
         made.append(weakref.ref(parts.module))

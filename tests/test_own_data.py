@@ -15,10 +15,11 @@ from omegaconf import OmegaConf
 from test_groups import cell
 
 from finegrid import cli
+from finegrid.config import register_resolvers
 from finegrid.data import preflight
 from finegrid.errors import UserError
 from finegrid.export import export
-from finegrid.grid import grouping
+from finegrid.grid import job
 from finegrid.grid import plan as survey
 from finegrid.grid.eta import Evidence, Wanted, past
 from finegrid.grid.grouping import grouped
@@ -28,11 +29,11 @@ from finegrid.report.load import rankings
 from finegrid.runs import delta
 from finegrid.runs.layout import cell_of
 from finegrid.runs.record import Record, read
+from finegrid.runs.spec import RunSpec
 from finegrid.strategies import fused_trainer
 from finegrid.strategies.fused_trainer import run_together
-from finegrid.training.cost import Meter
-from finegrid.training.run import run_alone
-from finegrid.training.session import Request
+from finegrid.training.cost import CostMonitor
+from finegrid.training.run import run as run_alone
 from finegrid.tuning import search as tuning
 
 FUSING = [name for name in METHODS if composed(f"method={name}").method.get("fuses")]
@@ -68,12 +69,12 @@ def own_kind(kind: str, directory: Path) -> tuple[str, ...]:
     return own_task(own_rows(directory / "rows.csv", rows, classes), *more)
 
 
-def request(directory: Path, *overrides: str, key: str | None = None) -> Request:
+def request(directory: Path, *overrides: str, key: str | None = None) -> RunSpec:
     """A cell of a sweep, with what Hydra would have left in its directory."""
     cfg = composed(*overrides)
     (directory / ".hydra").mkdir(parents=True, exist_ok=True)
     OmegaConf.save(cfg, directory / ".hydra" / "config.yaml")
-    return Request(cfg, directory, list(overrides), "sweep", key=key)
+    return RunSpec.of(cfg, directory, overrides, sweep="sweep", key=key)
 
 
 def fused(root: Path, lines: Sequence[Sequence[str]]) -> list[Record]:
@@ -165,14 +166,14 @@ def test_runs_that_cannot_begin_leave_the_others(
 def test_a_pass_ends_when_its_runs_are_over_before_the_first_step(
     which: set[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start, calls = Meter.on_train_start, iter(range(9))
+    start, calls = CostMonitor.on_train_start, iter(range(9))
 
-    def broken(self: Meter, *given: Any) -> None:
+    def broken(self: CostMonitor, *given: Any) -> None:
         if next(calls) in which:
             raise RuntimeError("no start")
         start(self, *given)
 
-    monkeypatch.setattr(Meter, "on_train_start", broken)
+    monkeypatch.setattr(CostMonitor, "on_train_start", broken)
     monkeypatch.setattr(fused_trainer.Batches, "__iter__", counted(fused_trainer.Batches.__iter__))
     told = own_kind("three classes", tmp_path)
     found = fused(tmp_path, [(*told, "method=bitfit"), (*told, "method=lora")])
@@ -220,7 +221,7 @@ def test_files_that_change_after_the_plan(what: str, together: bool, tmp_path: P
         assert "Traceback" not in (found.error or "")
 
 
-def try_alone(one: Request) -> None:
+def try_alone(one: RunSpec) -> None:
     with contextlib.suppress(UserError):  # its record says why
         run_alone(one)
 
@@ -321,7 +322,7 @@ def test_the_estimate_of_own_data(tmp_path: Path) -> None:
 
 
 def composed_from() -> Path:
-    cli.register()
+    register_resolvers()
     return cli.CONF
 
 
@@ -338,7 +339,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
 
 def test_a_sweep_over_own_rows(swept: tuple[Path, list[str]]) -> None:
     root, told = swept
-    runs = rankings.records(root / "grid")
+    runs = rankings.read_records(root / "grid")
     assert [(one.status, one.params_head) for one in runs] == [("ok", 387)] * 12
     assert {one.fused for one in runs if one.method != "full"} != {1}
     plan = call("-m", *told, "--json", script="scripts/plan.py")
@@ -353,7 +354,9 @@ def test_a_sweep_over_own_rows(swept: tuple[Path, list[str]]) -> None:
 def test_a_job_knows_a_cell_by_the_hash_of_the_sweep(more: tuple[str, ...], tmp_path: Path) -> None:
     planned = survey.planned([*own_kind("graded", tmp_path), *more, "seed=3"], conf=composed_from())
     one = next(found for found in planned.cells if found.facts["method"] == "bitfit")
-    grouping.write(tmp_path / "group.json", [one], Store(tmp_path), {one.key: ""})
-    ((directory, _, config, _),) = grouping.read(tmp_path / "group.json")
-    cli.register()
-    Request(OmegaConf.create(config), directory, [], "sweep", key=cell_of(directory)).unchanged()
+    store, before = Store(tmp_path), {one.key: ""}
+    (place,) = job.write(tmp_path / "jobs", [[one]], store, before, sweep="s")
+    (read,) = job.read(place).cells
+    register_resolvers()
+    config, key = OmegaConf.create(read.config), cell_of(read.directory)
+    RunSpec.of(config, read.directory, sweep="sweep", key=key).require_unchanged()

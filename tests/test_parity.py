@@ -15,14 +15,13 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT, composed
+from conftest import ROOT, tuning_method
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from finegrid.models import surgery
 from finegrid.models.sites import Sites
-from finegrid.training.components import build_method
 
 Tensors = dict[str, Tensor]
 
@@ -49,7 +48,7 @@ def plain() -> tuple[PreTrainedModel, Tensors]:
 
 def tuned(model: PreTrainedModel, *overrides: str) -> dict[str, nn.Parameter]:
     """Apply a method as its YAML says; what it trains, by name in the whole model."""
-    build_method(composed(*overrides)).apply(model.base_model, Sites.of(model))
+    tuning_method(*overrides).apply(model.base_model, Sites.of(model))
     prefix = model.base_model_prefix
     return {f"{prefix}.{name}": p for name, p in surgery.trainable(model.base_model).items()}
 

@@ -24,11 +24,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from test_report import record
 
 from finegrid import cli
-from finegrid.config import RunConfig
+from finegrid.config import RunConfig, register_resolvers
 from finegrid.grid import locks
 from finegrid.grid.eta import COMPOSE, FORK, IMPORTS, Evidence, Wanted, engines, makespan, past
-from finegrid.grid.expand import cells
-from finegrid.grid.status import outcome
+from finegrid.grid.expand import Cell, cells
+from finegrid.grid.progress import Progress
+from finegrid.grid.status import Outcome, Store, outcome
 from finegrid.runs import identity
 from finegrid.runs.record import Record, read
 
@@ -38,7 +39,7 @@ SWEEP = ["method=head", "budget=steps", "budget.steps=2", "seed=0,1", "evaluatio
 @contextmanager
 def composed(*overrides: str, conf: Path = cli.CONF) -> Iterator[tuple[ConfigLoader, DictConfig]]:
     """Hydra's loader and the config of a sweep."""
-    cli.register()
+    register_resolvers()
     with initialize_config_dir(str(conf), job_name="train", version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         yield loader, loader.load_configuration("train", list(overrides), RunMode.MULTIRUN)
@@ -207,7 +208,7 @@ def sweep(tmp_path: Path) -> Iterator[Path]:
         ended(tmp_path / name)
     error = "Traceback ...\nValueError: no luck"
     ended(tmp_path / names[2], status="failed", error=error, overrides=["method=head", "seed=2"])
-    claim = locks.take(tmp_path / names[3], sweep="1", slot="cpu1")
+    claim = locks.acquire(tmp_path / names[3], sweep="1", slot="cpu1")
     assert claim is not None
     with claim:
         yield tmp_path
@@ -273,31 +274,48 @@ def seconds(evidence: Evidence, *, kind: str, **changes: Any) -> float:
     return found.seconds
 
 
-def test_estimates_rest_on_the_runs_most_alike(tmp_path: Path) -> None:
+def test_estimates_are_seconds_per_example_times_what_is_left(tmp_path: Path) -> None:
     ended(tmp_path / "a")
     ended(tmp_path / "b", train_seconds=8.0, train_rows=2000, task="mrpc", device="gpu")
     ended(tmp_path / "c", status="failed", train_seconds=800.0)
     evidence = Evidence(past(tmp_path))
     assert evidence.devices == {"cpu": 1, "gpu": 1}
-    assert seconds(evidence, kind="runs alike") == 7
-    other = "another fraction or budget"
-    assert seconds(evidence, kind=other, fraction=0.5) == pytest.approx(2 + 3)
-    assert seconds(evidence, kind=other, amount=3.0) == pytest.approx(12 + 3)
-    assert seconds(evidence, kind=other, unit="steps", amount=10.0) == pytest.approx(1 + 3)
-    assert seconds(evidence, kind=other, unit="examples", amount=500.0) == pytest.approx(2 + 3)
-    assert seconds(evidence, kind=other, unit="seconds", amount=60.0) == 60 + 3
+    alike = "runs alike"
+    assert seconds(evidence, kind=alike) == pytest.approx(4 + 3)
+    assert seconds(evidence, kind=alike, fraction=0.5) == pytest.approx(2 + 3)
+    assert seconds(evidence, kind=alike, amount=3.0) == pytest.approx(12 + 3)
+    assert seconds(evidence, kind=alike, unit="steps", amount=10.0) == pytest.approx(1.5 + 3)
+    assert seconds(evidence, kind=alike, unit="examples", amount=500.0) == pytest.approx(2 + 3)
+    assert seconds(evidence, kind=alike, unit="seconds", amount=60.0) == 60 + 3
+    assert seconds(evidence, kind=alike, task="mrpc") == pytest.approx(8 + 3)
+    assert seconds(evidence, kind=alike, task="rte") == pytest.approx(6 + 3)
     assert seconds(evidence, kind="another method", method="full") == pytest.approx(4 + 3)
-    assert seconds(evidence, kind="another method", method="lora", task="mrpc") == 8 + 3
-    assert seconds(evidence, kind="another task", task="rte") == pytest.approx(6 + 3)
-    assert seconds(evidence, kind="another task and method", task="rte", method="full") == 9
     assert seconds(evidence, kind="the budget alone", unit="seconds", model="x", amount=9.0) == 9
     assert evidence.estimate(Wanted("mrpc", "x", "head", 1.0, "epochs", 1.0)) is None
 
 
 def test_rows_of_a_fraction_tell_those_of_the_whole(tmp_path: Path) -> None:
     ended(tmp_path / "a", fraction=0.5)
-    evidence = Evidence(past(tmp_path))
-    assert seconds(evidence, kind="another fraction or budget") == pytest.approx(8 + 3)
+    assert seconds(Evidence(past(tmp_path)), kind="runs alike") == pytest.approx(8 + 3)
+
+
+def test_the_time_left_does_not_grow_while_a_cell_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("finegrid.grid.progress.time.monotonic", lambda: now[0])
+    made = [Cell(str(k), (), f"t/m/a/f1-s{k}", {}, {}) for k in range(3)]
+    over: set[str] = set()
+    ends = lambda cell: Outcome("ok") if cell.key in over else None  # noqa: E731
+    progress = Progress(made, Store(tmp_path), ends, began=0.0)
+    progress.look()
+    now[0], over = 10.0, {"0"}
+    progress.look()
+    lines = []
+    for now[0] in (10.0, 15.0, 25.0, 500.0):
+        progress.look()
+        lines.append(progress.line().rpartition("about ")[2])
+    assert lines == ["20 s left", "15 s left", "5 s left", "0 s left"]
 
 
 def test_the_sweeps_own_records_come_first(tmp_path: Path) -> None:

@@ -1,5 +1,9 @@
 """Mixed precision: what stays in fp32."""
 
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,10 +13,14 @@ from torch import nn
 from torch.nn import functional
 
 from finegrid.config import RunConfig, TrainerConfig
-from finegrid.kernels import linear as lean
-from finegrid.kernels.linear import slim
+from finegrid.grid import job
+from finegrid.kernels import linear as kernel
+from finegrid.kernels.linear import patch
 from finegrid.models import backbone, surgery
+from finegrid.runs.spec import RunSpec
 from finegrid.training import device
+
+REAL = device.fast_bf16  # which other tests are not to meet
 
 
 def test_the_heads_outputs_are_not_rounded_to_bf16() -> None:
@@ -37,6 +45,80 @@ def test_auto_is_bf16_where_that_is_fast(
     assert device.precision(trainer) == expected
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """A clock that only the products of a test move on."""
+    made = Clock()
+    monkeypatch.setattr(device.time, "perf_counter", lambda: made.now)
+    return made
+
+
+@dataclass
+class Clock:
+    """Times products: fp32 takes a nanosecond an entry of the weight, bf16 a factor of it."""
+
+    now: float = 0.0
+    factor: float = 1.0  # of fp32's time
+    calls: list[tuple[torch.dtype, int]] = field(default_factory=list)
+
+    def product(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """A product that takes its time by this clock."""
+        self.calls.append((x.dtype, weight.numel()))
+        self.now += weight.numel() * 1e-9 * (self.factor if x.dtype == torch.bfloat16 else 1)
+        return x
+
+
+@pytest.mark.parametrize(
+    ("factor", "fast"), [(0.5, True), (0.8, True), (0.9, False), (1.0, False), (3.0, False)]
+)
+def test_bf16_is_chosen_where_it_is_clearly_faster(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, factor: float, fast: bool
+) -> None:
+    clock.factor = factor
+    monkeypatch.setattr(device, "_speedup", lambda threads: device.measured_speedup(clock.product))
+    assert REAL(accelerator="cpu") == fast
+
+
+def test_emulated_bf16_is_known_by_a_small_product(clock: Clock) -> None:
+    clock.factor = 300
+    assert device.measured_speedup(clock.product) == pytest.approx(1 / 300)
+    assert {size for _, size in clock.calls} == {device.SMALL[1] * device.SMALL[2]}
+    assert sum(dtype == torch.bfloat16 for dtype, _ in clock.calls) <= 1 + device.TRIES
+
+
+def test_a_machine_is_measured_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, clock: Clock
+) -> None:
+    monkeypatch.setenv("FINEGRID_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(device, "linear", clock.product)
+    for factor in (0.5, 2.0):  # the second process meets the first one's answer
+        clock.factor = factor
+        assert device._speedup.__wrapped__(1) == pytest.approx(2)
+    assert device._speedup.__wrapped__(2) == pytest.approx(0.5), "of so many threads"
+
+
+def test_a_sweep_decides_once_whatever_its_machines_are_fast_at(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    auto = {"device": "cpu", "precision": "auto", "threads": None}
+    for fast in (True, False):
+        monkeypatch.setattr(device, "fast_bf16", lambda accelerator, fast=fast: fast)
+        assert job.decided_precision(tmp_path, auto) == "bf16-mixed"
+    assert job.decided_precision(tmp_path / "another", auto) == "32"
+    assert job.decided_precision(tmp_path, auto | {"precision": 32}) == "32"
+    cfg = composed("trainer=cpu")
+    assert RunSpec.of(cfg, tmp_path, precision="bf16-mixed").config.trainer.precision == (
+        "bf16-mixed"
+    )
+    assert RunSpec.of(cfg, tmp_path).config == RunConfig.of(cfg)
+
+
+def test_measuring_draws_nothing() -> None:
+    state = torch.get_rng_state()
+    device.measured_speedup(torch.nn.functional.linear)
+    assert torch.equal(state, torch.get_rng_state())
+
+
 def small(kind: type[nn.Module], *sizes: int) -> nn.Module:
     torch.manual_seed(0)
     return kind(*sizes)
@@ -44,15 +126,15 @@ def small(kind: type[nn.Module], *sizes: int) -> nn.Module:
 
 @pytest.mark.parametrize("made", [(nn.Linear, 8, 6), (nn.LayerNorm, 8)], ids=str)
 def test_without_autocast_nothing_differs(made: tuple[type[nn.Module], int]) -> None:
-    plain, lean = nn.Sequential(small(*made)), nn.Sequential(small(*made))
-    slim(lean)
+    plain, fast = nn.Sequential(small(*made)), nn.Sequential(small(*made))
+    patch(fast)
     x = torch.randn(3, 5, 8)
-    assert torch.equal(plain(x), lean(x))
+    assert torch.equal(plain(x), fast(x))
 
 
 def test_a_frozen_matrix_is_cast_once_and_again_after_a_change() -> None:
     linear = nn.Sequential(small(nn.Linear, 8, 6))
-    slim(linear)
+    patch(linear)
     layer: Any = linear[0]
     layer.requires_grad_(False)
     x = torch.randn(3, 8)
@@ -64,7 +146,7 @@ def test_a_frozen_matrix_is_cast_once_and_again_after_a_change() -> None:
     mine, plain = outputs()
     assert torch.equal(mine, plain)
     assert mine.dtype == torch.bfloat16
-    assert layer.matrix(torch.bfloat16) is layer.matrix(torch.bfloat16)
+    assert layer.cached_weight(torch.bfloat16) is layer.cached_weight(torch.bfloat16)
     with torch.no_grad():
         layer.weight.mul_(2)
     mine, plain = outputs()
@@ -76,7 +158,7 @@ def test_a_frozen_matrix_is_cast_once_and_again_after_a_change() -> None:
 
 def test_what_was_cast_in_evaluation_serves_training() -> None:
     linear = nn.Sequential(small(nn.Linear, 8, 6))
-    slim(linear)
+    patch(linear)
     layer: Any = linear[0]
     layer.weight.requires_grad_(False)
     x = torch.randn(3, 8, requires_grad=True)
@@ -91,7 +173,7 @@ def test_what_was_cast_in_evaluation_serves_training() -> None:
 
 def test_what_trains_or_is_computed_is_read_anew() -> None:
     linear = nn.Sequential(small(nn.Linear, 8, 6))
-    slim(linear)
+    patch(linear)
     layer: Any = linear[0]
     with torch.autocast("cpu", torch.bfloat16):
         layer(torch.randn(3, 8)).float().sum().backward()
@@ -114,7 +196,7 @@ class Double(nn.Module):
 
 def test_a_layernorm_gives_bf16_and_computes_in_fp32() -> None:
     norm = nn.Sequential(small(nn.LayerNorm, 64))
-    slim(norm)
+    patch(norm)
     x = (100 + torch.randn(7, 64)).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
         out = norm(x)
@@ -128,12 +210,12 @@ def test_a_layernorm_gives_bf16_and_computes_in_fp32() -> None:
 def test_a_frozen_matrix_gives_the_gradients_of_a_plain_one(
     packs: bool, tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if packs and not lean._packs():
+    if packs and not kernel._packs():
         pytest.skip("this PyTorch or CPU packs no matrices")
-    monkeypatch.setattr(lean, "_packs", lambda: packs)
+    monkeypatch.setattr(kernel, "_packs", lambda: packs)
     plain = small(nn.Linear, 48, 24)
     layer = nn.Sequential(small(nn.Linear, 48, 24))
-    slim(layer)
+    patch(layer)
     for linear in (plain, layer[0]):
         linear.weight.requires_grad_(False)  # type: ignore[union-attr, operator]
     found = []
@@ -157,7 +239,7 @@ def test_the_product_with_a_frozen_matrix_has_the_gradients_of_a_linear_layer() 
     weight, found = torch.randn(5, 4), []
     for product in (
         lambda x, bias: functional.linear(x, weight, bias),
-        lambda x, bias: lean._Product.apply(x, bias, lean.Matrix(weight)),
+        lambda x, bias: kernel._FrozenLinear.apply(x, bias, kernel.CachedWeight(weight)),
     ):
         x, bias = torch.linspace(-1, 1, 24).view(3, 2, 4), torch.linspace(0, 1, 5)
         x, bias = x.requires_grad_(), bias.requires_grad_()
@@ -170,7 +252,7 @@ def test_the_product_with_a_frozen_matrix_has_the_gradients_of_a_linear_layer() 
 
 def test_what_has_trained_is_cast_anew_once_it_is_frozen() -> None:
     layer = nn.Sequential(small(nn.Linear, 48, 24))
-    slim(layer)
+    patch(layer)
     optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1, fused=True)
     x = torch.randn(5, 48)
 

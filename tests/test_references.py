@@ -12,7 +12,7 @@ from conftest import METHODS, MODELS, ROOT, TASKS, composed
 from omegaconf import OmegaConf
 
 from finegrid import cli
-from finegrid.config import RunConfig
+from finegrid.config import RunConfig, register_resolvers
 from finegrid.errors import UserError
 from finegrid.grid import plan as survey
 from finegrid.report.load import published
@@ -219,7 +219,7 @@ def test_a_fraction_stands_for_so_many_examples(task: str) -> None:
 
 
 def test_a_reproduction_can_be_planned_without_its_data() -> None:
-    cli.register()
+    register_resolvers()
     plan = survey.planned(["experiment=reproduce/lora2021", "seed=0"], conf=cli.CONF)
     assert str(plan.root) == "multirun/reproduce/lora2021"
     rates = {cell.facts["task"]: cell.facts["lr"] for cell in plan.cells}

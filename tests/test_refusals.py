@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 from finegrid import cli
 from finegrid.errors import UserError, refusal
-from finegrid.grid import grouping
+from finegrid.grid import job
 from finegrid.runs import record
 from finegrid.storage import cache
 from finegrid.storage.files import remove_stale, temporary, whole, write_atomic
@@ -192,7 +192,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def test_what_dead_processes_left_goes_at_the_next_start(tmp_path: Path) -> None:
     code = (
-        "import os, sys, pathlib; from finegrid.runs.record import temporary\n"
+        "import os, sys, pathlib; from finegrid.storage.files import temporary\n"
         "temporary(pathlib.Path(sys.argv[1], 'record.json')).touch()\n"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
@@ -300,6 +300,6 @@ def test_status_and_plan_write_nothing(
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
 
 
-def test_groups_are_written_whole(tmp_path: Path) -> None:
-    grouping.write(tmp_path / "deep/job.json", [], None, {})  # type: ignore[arg-type]
-    assert left(tmp_path / "deep") == ["job.json"]
+def test_jobs_are_written_whole(tmp_path: Path) -> None:
+    assert job.write(tmp_path / "deep/jobs", [], None, {}, sweep="s") == []  # type: ignore[arg-type]
+    assert left(tmp_path / "deep") == ["jobs"]

@@ -129,6 +129,7 @@ APART = {
     "protocol": {"protocol": "dev"}, "version": {"versions": {"finegrid": "0.1"}},
     "precision": {"precision": "32"}, "pretrained": {"pretrained": False},
     "fingerprint": {"fingerprint": "other"}, "frozen_dropout": {"frozen_dropout": False},
+    "kernels": {"kernels": False},
     "select": {"select": "last"}, "model": {"model": "minilm"}, "budget": {"budget": 5.0},
     "unit": {"budget_unit": "steps"}, "task": {"task": "rte"}, "fraction": {"fraction": 1.0},
 }  # fmt: skip

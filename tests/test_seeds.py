@@ -11,9 +11,10 @@ from torch import Tensor
 from finegrid.config import RunConfig
 from finegrid.models import surgery
 from finegrid.models.backbone import Backbone
+from finegrid.runs.spec import RunSpec
 from finegrid.seeds import forked, stream
-from finegrid.training.components import Parts, prepare
-from finegrid.training.session import Attempt, Request
+from finegrid.training.components import RunComponents, prepare
+from finegrid.training.session import RunSession
 
 FEW = ("task=builtin_paraphrase", "data.fraction=0.05", "method=lora")
 
@@ -40,23 +41,23 @@ def test_a_fork_leaves_the_global_stream_as_it_was() -> None:
 
 
 @cache
-def prepared(seed: int, *more: str) -> Parts:
+def prepared(seed: int, *more: str) -> RunComponents:
     """A run's parts after its method was applied."""
     cfg = composed(*FEW, f"seed={seed}", *more)
-    parts = prepare(cfg, RunConfig.of(cfg))
+    parts = prepare(RunConfig.of(cfg))
     parts.method.tune(parts.module.backbone, seed=parts.module.init_seed)
     return parts
 
 
-def shared(seed: int, base: Backbone) -> Parts:
+def shared(seed: int, base: Backbone) -> RunComponents:
     """The same, sharing a frozen backbone."""
     cfg = composed(*FEW, f"seed={seed}")
-    parts = prepare(cfg, RunConfig.of(cfg), build=lambda *_, seed, **__: base.sharing(seed=seed))
+    parts = prepare(RunConfig.of(cfg), build=lambda *_, seed, **__: base.sharing(seed=seed))
     parts.method.tune(parts.module.backbone, seed=parts.module.init_seed)
     return parts
 
 
-def start(parts: Parts) -> dict[str, Tensor]:
+def start(parts: RunComponents) -> dict[str, Tensor]:
     """What trains, as drawn: the head and LoRA's A (its B is zero)."""
     trains = surgery.trainable(parts.module.model)
     return {name: value for name, value in trains.items() if value.ndim > 1 and value.any()}
@@ -100,7 +101,7 @@ def test_every_seed_has_its_own_order_of_the_same_batches_for_every_method(
 ) -> None:
     def order(seed: int, method: str) -> list[list[int]]:
         cfg = composed(*FEW, f"seed={seed}", f"method={method}")
-        loader = Attempt(Request(cfg, tmp_path, [])).loader(prepared(0))
+        loader = RunSession(RunSpec.of(cfg, tmp_path)).loader(prepared(0))
         return [batch for _ in range(2) for batch in loader.batch_sampler]
 
     first = order(0, "lora")

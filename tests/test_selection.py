@@ -13,7 +13,8 @@ from torch import nn
 
 from finegrid.errors import Diverged
 from finegrid.training import checkpoint
-from finegrid.training.checkpoint import Selection
+from finegrid.training.checkpoint import BestCheckpoint
+from finegrid.training.state import TrainState
 
 
 class FakeClock:
@@ -35,7 +36,7 @@ class Bench:
     ) -> None:
         self.clock: Any = FakeClock()
         rows: Any = SimpleNamespace(labels=torch.zeros(4))
-        self.selection = Selection(
+        self.selection = BestCheckpoint(
             self.clock, rows, evaluations=evaluations, batch_size=4, curve=curve
         )
         self.logged: list[tuple[dict[str, float], int]] = []
@@ -44,7 +45,10 @@ class Bench:
         left = iter(values)
         task = SimpleNamespace(headline="f1", score=lambda *_: {"f1": next(left)})
         self.module: Any = SimpleNamespace(
-            model=nn.Linear(1, 1, bias=False), task=task, settled=True, device=torch.device("cpu")
+            model=nn.Linear(1, 1, bias=False),
+            task=task,
+            state=TrainState(),
+            device=torch.device("cpu"),
         )
         monkeypatch.setattr(checkpoint, "predict", lambda *_, **__: torch.zeros(4, 2))
         self.selection.on_train_start(self.trainer, self.module)
@@ -110,13 +114,13 @@ def test_the_first_of_the_best_is_kept_and_put_back(
     assert bench.kept() == best
 
 
-def test_what_is_not_settled_is_never_the_result(
+def test_what_is_not_checkpointable_is_never_the_result(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     bench = Bench(monkeypatch, tmp_path / "c", evaluations=3, values=[0.9, 0.2, 0.1])
-    bench.module.settled = False
+    bench.module.state.checkpointable = False
     bench.step(1 / 3)
-    bench.module.settled = True
+    bench.module.state.checkpointable = True
     bench.step(2 / 3)
     bench.step(1.0)
     assert (bench.selection.best.step, bench.kept()) == (2, 2)

@@ -21,8 +21,9 @@ from finegrid.report.load.rankings import gather, load
 from finegrid.report.recommend.verdict import Verdict, verdict
 from finegrid.report.stats import compare, constant, row_noise, simultaneous, studentized
 from finegrid.report.stats.bootstrap import Resampler
+from finegrid.report.stats.paired import Scores
 from finegrid.report.stats.scores import evidence
-from finegrid.report.stats.significance import Scores
+from finegrid.report.stats.shrunken_variance import residual, spreads
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import verdict_size
@@ -43,7 +44,7 @@ def test_critical_values_are_tukeys(methods: int, df: float) -> None:
 def test_two_methods_have_the_paired_t_interval() -> None:
     a, b = RNG.normal(size=(2, 5))
     cells = [Scores(tuple(range(5)), own) for own in (a, b)]
-    pairs = simultaneous.pairs(cells, simultaneous.spreads(cells))
+    pairs = simultaneous.pairs(cells, spreads(cells))
     theirs = scipy.stats.ttest_rel(a, b)
     low = theirs.confidence_interval(0.95).low
     assert pairs.p(0, 1) == pytest.approx(theirs.pvalue)
@@ -52,11 +53,11 @@ def test_two_methods_have_the_paired_t_interval() -> None:
 
 def test_equal_spreads_share_their_variance_and_the_seeds_common_luck_cancels() -> None:
     values = RNG.normal(size=(200, 4)) + 100 * RNG.normal(size=4)
-    found = simultaneous.spreads([Scores((0, 1, 2, 3), own) for own in values])
+    found = spreads([Scores((0, 1, 2, 3), own) for own in values])
     assert np.mean([one.variance for one in found]) == pytest.approx(1, rel=0.4)
     assert {one.methods for one in found} == {200}
     wild = values[:5] * np.array([1, 1, 1, 1, 9])[:, None]
-    found = simultaneous.spreads([Scores((0, 1, 2, 3), own) for own in wild - wild.mean(axis=0)])
+    found = spreads([Scores((0, 1, 2, 3), own) for own in wild - wild.mean(axis=0)])
     assert found[4].variance == max(one.variance for one in found)
 
 
@@ -266,15 +267,15 @@ def unlike(wild: float, methods: int = 6, seeds: int = 5) -> list[Scores]:
 def test_a_spread_is_never_drawn_downwards() -> None:
     for wild in (1.0, 3.0, 10.0):
         cells = unlike(wild)
-        own = simultaneous._residual(cells)
-        drawn = np.array([spread.variance for spread in simultaneous.spreads(cells)])
+        own = residual(cells)
+        drawn = np.array([spread.variance for spread in spreads(cells)])
         assert (drawn >= own * (1 - 1e-9)).all()
         assert drawn[own.argmin()] > own.min(), "the steadiest is drawn towards the mean"
 
 
 def test_p_counts_all_methods_of_the_ranking() -> None:
     cells = unlike(1.0, methods=4)
-    table = simultaneous.pairs(cells, simultaneous.spreads(cells))
+    table = simultaneous.pairs(cells, spreads(cells))
     assert table.p(0, 1) > table.p(0, 1, alone=True)
     (few,) = {int(n) for n in table.methods.ravel()}
     assert few == 4
@@ -287,7 +288,7 @@ def test_rows_that_both_get_wrong_are_no_chance_of_a_difference() -> None:
         [Scores((0,), np.array([0.8]), one, rows) for one in (draws, two)] for two in (draws, apart)
     )
     for cells, expected in ((same, 0.0), (other, (draws - apart).var(ddof=1) * rows / (rows - 1))):
-        (part,) = simultaneous.pairs(cells, simultaneous.spreads(cells)).parts
+        (part,) = simultaneous.pairs(cells, spreads(cells)).sources
         assert part.chance == "rows"
         assert part.variance[0, 1] == pytest.approx(expected, abs=1e-12)
 

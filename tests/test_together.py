@@ -9,24 +9,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import METHODS, composed, run_cell
+from conftest import METHODS, composed, run_cell, tuning_method
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
 from finegrid.config import RunConfig
-from finegrid.kernels.dropout import draw_from
+from finegrid.kernels.dropout import draw_from, patch_dropout
+from finegrid.kernels.optimize import optimize
 from finegrid.methods.base import TuningMethod
 from finegrid.models import backbone
 from finegrid.models.backbone import Backbone
 from finegrid.runs import delta
 from finegrid.runs.record import Record, read
+from finegrid.runs.spec import RunSpec
 from finegrid.strategies import fused_trainer
 from finegrid.strategies.fused_model import ARCHITECTURES, Trunk, UnfusableError
 from finegrid.strategies.fused_trainer import run_together
-from finegrid.training.components import build_method
 from finegrid.training.module import logits_of
-from finegrid.training.session import Request
 
 FUSING = [name for name in METHODS if composed(f"method={name}").method.get("fuses")]
 SHORT = ("data.fraction=0.05", "budget.epochs=2", "evaluations=2")
@@ -40,7 +40,8 @@ def base() -> Backbone:
 def tuned(base: Backbone, name: str, seed: int) -> Backbone:
     """A run's backbone, moved off its start so that everything in it matters."""
     run = base.sharing(seed=seed)
-    build_method(composed(f"method={name}")).tune(run, seed=seed)
+    optimize(run.model)
+    tuning_method(f"method={name}").tune(run, seed=seed)
     run.own()
     run.model.eval()
     torch.manual_seed(seed)
@@ -116,6 +117,7 @@ def test_dropout_is_a_runs_own(base: Backbone, name: str) -> None:
     def begin() -> None:
         for number, run in enumerate(runs):
             run.model.train()
+            patch_dropout(run.model)
             draw_from(run.model, np.random.SFC64(number))
 
     begin()
@@ -160,7 +162,7 @@ def test_only_what_trains_has_memory_of_its_own(base: Backbone) -> None:
 
 @pytest.mark.parametrize("name", FUSING)
 def test_what_fuses_neither_chooses_nor_changes_on_the_way(name: str, base: Backbone) -> None:
-    method = build_method(composed(f"method={name}"))
+    method = tuning_method(f"method={name}")
     members = getattr(method, "each", (method,))
     for member in members:
         for hook in ("choose", "after_step", "after_backward"):
@@ -172,9 +174,9 @@ def test_what_fuses_neither_chooses_nor_changes_on_the_way(name: str, base: Back
     assert all(inside[n].ndim == 1 for n in trained & inside.keys())
 
 
-def request(directory: Path, *overrides: str) -> Request:
+def request(directory: Path, *overrides: str) -> RunSpec:
     directory.mkdir(parents=True, exist_ok=True)
-    return Request(composed(*overrides), directory, list(overrides), "sweep")
+    return RunSpec.of(composed(*overrides), directory, overrides, sweep="sweep")
 
 
 LINES = [
@@ -243,15 +245,15 @@ def test_set_up_and_memory_are_divided_by_the_number_of_runs() -> None:
             record.setup, record.peak_memory_bytes = setup, 1001
 
         return SimpleNamespace(
-            prepared=prepared, over=False, parts=None, tell=lambda hook: None, end=ends.append,
-            attempt=SimpleNamespace(started=started, record=record, score=score),
+            prepared=prepared, over=False, components=None, tell=lambda hook: None, end=ends.append,
+            session=SimpleNamespace(started=started, record=record, score=score),
             watch=SimpleNamespace(clock=SimpleNamespace(started=100.0)),
         )  # fmt: skip
 
     lanes = [lane(2.0, 90.0), lane(3.0, 95.0)]
     for one in lanes:
         fused_trainer._finish(one, lanes)
-    records = [one.attempt.record for one in lanes]
+    records = [one.session.record for one in lanes]
     assert [(r.setup, r.peak_memory_bytes, r.fused) for r in records] == [
         (4.5, 500, 2), (5.5, 500, 2),
     ]  # fmt: skip
@@ -261,10 +263,10 @@ def test_set_up_and_memory_are_divided_by_the_number_of_runs() -> None:
 def test_so_many_runs_share_a_pass_and_a_single_one_goes_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shared: list[list[Request]] = []
-    alone: list[Request] = []
+    shared: list[list[RunSpec]] = []
+    alone: list[RunSpec] = []
 
-    def train(requests: list[Request], base: Backbone) -> list[Request]:
+    def train(requests: list[RunSpec], base: Backbone) -> list[RunSpec]:
         shared.append(requests)
         return requests[:1] if len(shared) == 2 else []  # one of the second pass is left over
 

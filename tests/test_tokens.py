@@ -145,9 +145,9 @@ def test_kept_tokens_are_mapped_and_need_no_tokenizer(folder: Path) -> None:
 
 def test_a_second_run_loads_no_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = composed("data.fraction=0.1")
-    first = prepare(cfg, RunConfig.of(cfg))
+    first = prepare(RunConfig.of(cfg))
     monkeypatch.setattr(backbone, "tokenizer", lambda model: not_loaded())
-    again = prepare(cfg, RunConfig.of(cfg))
+    again = prepare(RunConfig.of(cfg))
     for name, part in first.encoded.items():
         assert same(part.tokens, again.encoded[name].tokens), name
 

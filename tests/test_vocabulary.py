@@ -1,4 +1,4 @@
-"""Training a vocabulary's part in use is training the whole."""
+"""Training the used rows of the embeddings is training all of them."""
 
 import numpy as np
 import pytest
@@ -7,29 +7,45 @@ from conftest import composed
 from torch import Tensor, nn
 
 from finegrid.config import RunConfig
-from finegrid.kernels import embedding
-from finegrid.training.components import prepare
+from finegrid.kernels.embedding import UsedRowsEmbedding, train_used_rows
+from finegrid.kernels.optimize import Kernels
+from finegrid.training.components import RunComponents, prepare
 from finegrid.training.module import FineTuner, predict
 
 FEW = ("task=builtin_paraphrase", "model=tiny", "data.fraction=0.02", "optim.weight_decay=0.1")
 
 
-def prepared(*overrides: str, compacts: bool = True) -> FineTuner:
-    """A module as it is before its first step, without dropout."""
+def prepared(*overrides: str, rows_in_use: bool = True) -> RunComponents:
+    """A run's parts as they are before its first step, without dropout."""
     cfg = composed("method=full", *FEW, *overrides)
-    parts = prepare(cfg, RunConfig.of(cfg))
+    parts = prepare(RunConfig.of(cfg))
     module = parts.module
-    module.compacts = module.compacts and compacts
+    if not rows_in_use:
+        kernels_of(parts).token_ids = None
     parts.method.tune(module.backbone, seed=module.init_seed)
     module.backbone.own()
     module.model.eval()
-    return module
+    return parts
 
 
-def train(module: FineTuner, *, micro: int | None = None) -> None:
+def kernels_of(parts: RunComponents) -> Kernels:
+    """What the kernels do when training starts."""
+    (kernels,) = parts.kernels
+    assert isinstance(kernels, Kernels)
+    return kernels
+
+
+def begun(parts: RunComponents) -> torch.optim.Optimizer:
+    """The optimizer of a run whose training starts."""
+    optimizer = parts.module.configure_optimizers()
+    kernels_of(parts).narrow(optimizer, parts.module)
+    return optimizer
+
+
+def train(parts: RunComponents, *, micro: int | None = None) -> FineTuner:
     """Five steps over the same rows, at changing rates, with an evaluation after the third."""
-    optimizer = module.configure_optimizers()
-    module.micro_batch_size = micro
+    module, optimizer = parts.module, begun(parts)
+    module.state.micro_batch_size = micro
     assert module.train_rows is not None
     batch = module.train_rows.batch(range(min(16, len(module.train_rows))))
     for step in range(5):
@@ -42,6 +58,7 @@ def train(module: FineTuner, *, micro: int | None = None) -> None:
         if step == 2:
             predict(module.model, module.train_rows, batch_size=8)
     predict(module.model, module.train_rows, batch_size=8)
+    return module
 
 
 def weights(module: FineTuner) -> dict[str, Tensor]:
@@ -56,13 +73,12 @@ def words(module: FineTuner) -> nn.Module:
 
 @pytest.mark.parametrize("micro", [None, 5])
 def test_weights_come_out_as_if_the_whole_had_trained(micro: int | None) -> None:
-    part, whole = prepared(), prepared(compacts=False)
-    before = weights(whole)
-    train(part, micro=micro)
-    train(whole, micro=micro)
-    assert type(words(part)) is embedding.Compact
-    assert type(words(whole)) is nn.Embedding
-    mine, expected = weights(part), weights(whole)
+    every = prepared(rows_in_use=False)
+    before = weights(every.module)
+    used, all_rows = train(prepared(), micro=micro), train(every, micro=micro)
+    assert type(words(used)) is UsedRowsEmbedding
+    assert type(words(all_rows)) is nn.Embedding
+    mine, expected = weights(used), weights(all_rows)
     assert mine.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(mine[name], value, rtol=1e-4, atol=1e-6, msg=name)
@@ -70,31 +86,28 @@ def test_weights_come_out_as_if_the_whole_had_trained(micro: int | None) -> None
 
 
 def test_padding_gets_no_gradient_wherever_its_row_lies() -> None:
-    whole = nn.Embedding(10, 2, padding_idx=5)
-    part = embedding.Part(whole.weight, torch.tensor([2, 5, 7]), whole.padding_idx)
-    whole.__class__, whole.__dict__["part"] = embedding.Compact, part
-    whole(torch.tensor([[2, 7, 5, 5]])).sum().backward()
-    assert part.rows.grad is not None
-    assert part.rows.grad[:, 0].tolist() == [1, 0, 1, 0]
+    module = nn.Embedding(10, 2, padding_idx=5)
+    pair = train_used_rows(module, lambda: torch.tensor([2, 5, 7]))
+    assert pair is not None
+    module(torch.tensor([[2, 7, 5, 5]])).sum().backward()
+    assert pair[1].grad is not None
+    assert pair[1].grad[:, 0].tolist() == [1, 0, 1, 0]
 
 
 def test_what_no_row_uses_decays_and_does_nothing_else() -> None:
-    module = prepared()
-    before = words(module).weight.detach().clone()  # type: ignore[operator, union-attr]
-    train(module)
+    parts = prepared()
+    before = words(parts.module).weight.detach().clone()  # type: ignore[operator, union-attr]
+    module = train(parts)
     after = words(module).weight.detach()  # type: ignore[operator, union-attr]
-    unused = np.setdiff1d(np.arange(len(before)), module._ids().numpy())
+    unused = np.setdiff1d(np.arange(len(before)), parts.encoded["train"].token_ids().numpy())
     assert len(unused) > len(before) / 2
     left = np.prod([1 - 0.1 * 1e-2 / (step + 1) for step in range(5)])
     torch.testing.assert_close(after[unused], before[unused] * left)
 
 
 def test_it_stays_whole_where_a_method_looks_at_gradients_or_most_rows_are_in_use() -> None:
-    assert not prepared("method=diff_pruning").compacts
-    module = prepared("data.fraction=1.0")
-    module.configure_optimizers()
-    assert module.stand_ins == {}
-    assert type(words(module)) is nn.Embedding
-    frozen = prepared("method=bitfit")
-    frozen.configure_optimizers()
-    assert frozen.stand_ins == {}
+    assert kernels_of(prepared("method=diff_pruning")).token_ids is None
+    for overrides in ("data.fraction=1.0", "method=bitfit"):
+        parts = prepared(overrides)
+        begun(parts)
+        assert type(words(parts.module)) is nn.Embedding

@@ -147,7 +147,8 @@ def _machine(given: Namespace, races: list[Race]) -> str:
     lines = []
     for race in races:
         for number, answer in enumerate(race.rounds["gauge"], 1):
-            rates = [f"{answer[name]:.0f}" for name in ("float32", "bfloat16")]
+            names = [name for name in ("float32", "bfloat16") if name in answer]
+            rates = [f"{answer[name]:.0f}" for name in names] + ["emulated"] * (2 - len(names))
             lines.append([race.task, race.method, str(number), *rates, f"{answer['load']:.1f}"])
     cores = f"{given.threads} of {os.cpu_count()} cores"
     about = f"A 2048 x 2048 matrix product beside each round, on {cores}"

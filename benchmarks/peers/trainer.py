@@ -32,7 +32,7 @@ class Setting:
     """How a peer sets its Trainer."""
 
     padded: bool  # every row to 128 tokens; else a batch to its longest row
-    bf16: bool
+    bf16: bool  # where the CPU is fast at it
     attention: str
     grouped: bool = False  # batches of rows of similar length
 
@@ -134,7 +134,7 @@ def make(spec: dict[str, Any], work: Path, **arguments: Any) -> Trainer:
             per_device_eval_batch_size=spec["batch"],
             learning_rate=spec["lr"],
             seed=spec.get("seed", 0),
-            bf16=setting.bf16,
+            bf16=setting.bf16 and spec["fast_bf16"],
             use_cpu=True,
             save_strategy="no",
             report_to="none",

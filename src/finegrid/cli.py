@@ -1,16 +1,11 @@
 """The command line: help, one-line errors, exit codes. Imports nothing heavy."""
 
-import gc
 import logging
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable
-from contextlib import ExitStack
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import (
@@ -23,12 +18,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from finegrid.config import UNITS, RunConfig
-from finegrid.errors import UserError, causes, nearest, of_system, refusal, require, slug
-from finegrid.grid import grouping, locks, status
-from finegrid.recipes import recipe
+from finegrid.config import UNITS, register_resolvers
+from finegrid.errors import UserError, causes, nearest, of_system, refusal, require
+from finegrid.grid import job
 from finegrid.runs import layout
 from finegrid.runs.record import clear
+from finegrid.runs.spec import RunSpec
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 PLUGINS = {"submitit_slurm": "slurm", "joblib": "joblib"}  # launcher's config -> our extra
@@ -42,13 +37,6 @@ Any value can be overridden: optim.lr=1e-4 budget.epochs=3 data.batch_size=16 se
 A budget in another unit: budget=seconds budget.seconds=60 (units: {units})
 The whole composed config: --cfg job. Hydra's own flags: --hydra-help
 """
-
-
-def register() -> None:
-    """Register the resolvers that the YAML files use; safe to call again."""
-    OmegaConf.register_new_resolver("recipe", recipe, replace=True)
-    OmegaConf.register_new_resolver("help", help_text, replace=True)
-    OmegaConf.register_new_resolver("slug", lambda text: slug(str(text)), replace=True)
 
 
 def options(group: str) -> dict[str, str]:
@@ -85,67 +73,14 @@ def _headline(file: Path) -> str:
 def run(cfg: DictConfig) -> None:
     """Check the config, then import the heavy parts and run the cell."""
     _one_method()
-    RunConfig.of(cfg)
-    if status.SWEEP in os.environ:
-        _run_claimed(cfg)
+    if told := os.environ.get(job.VARIABLE):
+        job.run(job.read(told))
         return
-    clear(Path(HydraConfig.get().runtime.output_dir))  # an earlier run's, before the slow imports
-    record = _heavy("training.run").run(cfg)
+    spec = RunSpec.of_hydra(cfg)
+    clear(spec.directory)  # an earlier run's, before the slow imports
+    record = job.heavy("training.run").run(spec)
     if HydraConfig.get().mode != RunMode.MULTIRUN:
-        print(f"{record.summary()}\nrecord: {HydraConfig.get().runtime.output_dir}/{layout.RECORD}")
-
-
-def _run_claimed(cfg: DictConfig) -> None:
-    """Run the cells of a sweep's job, but for those that another process holds or has ended."""
-    group = os.environ.get(status.GROUP)
-    if group is None:
-        directory = Path(HydraConfig.get().runtime.output_dir)
-        if (claim := _claimed(cfg, directory, os.environ[status.BEFORE])) is not None:
-            with claim:
-                _heavy("training.run").run(cfg, held=claim.held, key=layout.cell_of(directory))
-        return
-    with ExitStack() as held:
-        found = []
-        for directory, overrides, config, before in grouping.read(Path(group)):
-            if (claim := _claimed(cfg, directory, before)) is not None:
-                held.enter_context(claim)
-                found.append((OmegaConf.create(config), directory, overrides, claim.held))
-        if found:
-            most = None if cfg.fuse == "auto" else cfg.fuse
-            _heavy("strategies.fused_trainer").run_group(found, most=most)
-
-
-def _heavy(name: str) -> Any:
-    """A module of finegrid that imports torch and Lightning.
-
-    Nothing of what they make becomes garbage, so the collector need not look through it, neither
-    meanwhile nor afterwards: a tenth of the time.
-    """
-    path = f"finegrid.{name}"
-    if path in sys.modules:
-        return sys.modules[path]
-    gc.disable()
-    try:
-        return import_module(path)
-    finally:
-        gc.freeze()
-        gc.enable()
-
-
-def _claimed(cfg: DictConfig, directory: Path, before: str) -> locks.Claim | None:
-    """The claim to a cell that is still to be run; none if another has it or has ended it."""
-    sweep, slot = os.environ[status.SWEEP], os.environ.get("FINEGRID_SLOT", "")
-    while (claim := locks.take(directory, sweep=sweep, slot=slot)) is None:
-        holder = locks.holder(directory)
-        if holder is None or holder.sweep != sweep:
-            return None
-        time.sleep(1.0)  # this very job, requeued elsewhere: its first try is not stale yet
-    found = status.outcome(directory)
-    if status.settled(found, retry=str(cfg.retry), before=before):
-        claim.release()
-        return None
-    clear(directory)  # of an earlier try
-    return claim
+        print(f"{record.summary()}\nrecord: {spec.directory}/{layout.RECORD}")
 
 
 def _one_method() -> None:
@@ -164,7 +99,8 @@ def guard(main: Callable[[], None]) -> None:
     line on stderr and exit code 1. As in a shell, a signal gives 128 and its number: Ctrl-C 130, a
     reader that has closed the pipe (`| head`) 141.
     """
-    register()
+    register_resolvers()
+    OmegaConf.register_new_resolver("help", help_text, replace=True)
     verbose = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through to the handlers below
     logging.raiseExceptions = False  # a log that cannot be written is told of once, not every line

@@ -1,9 +1,11 @@
-"""The typed parts of a composed config, checked before anything heavy is imported.
+"""The typed config of a run, checked before anything heavy is imported.
 
-Values live in `conf/`, once; the classes here hold types and limits, no defaults.
+`RunConfig.of` turns what Hydra composed into dataclasses, once, at the door; nothing behind it
+knows OmegaConf. Values live in `conf/`; the classes here hold types and limits, no defaults.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from math import inf
 from typing import Any, ClassVar, TypeVar
@@ -11,10 +13,19 @@ from typing import Any, ClassVar, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from finegrid.errors import UserError, causes, is_name, nearest, one_of, require
+from finegrid.errors import UserError, causes, is_name, nearest, one_of, require, slug
+from finegrid.recipes import recipe
 from finegrid.tasks.task import Task, of_kind
 
 T = TypeVar("T")
+NOT_ARGUMENTS = ("name", "recipe", "fuses")  # of a method's YAML, for people, optimizer and sweep
+METHOD = re.compile(r"finegrid\.methods\.[a-z]\w*\.[A-Za-z]\w*")  # a class in a module, no deeper
+
+
+def register_resolvers() -> None:
+    """Register the resolvers that the YAML files use; safe to call again."""
+    OmegaConf.register_new_resolver("recipe", recipe, replace=True)
+    OmegaConf.register_new_resolver("slug", lambda text: slug(str(text)), replace=True)
 
 
 def require_names(cfg: Mapping[Any, Any]) -> None:
@@ -108,10 +119,67 @@ class TrainerConfig:
     device: str  # auto, cpu or cuda
     precision: str  # auto, 32 or bf16-mixed
     threads: int | None  # CPU threads of this process; null leaves torch's choice
+    kernels: bool = True  # false: torch's and transformers' own modules; older runs do not name it
 
     def __post_init__(self) -> None:
         one_of("trainer.device", self.device, ("auto", "cpu", "cuda"))
         one_of("trainer.precision", self.precision, ("auto", "32", "bf16-mixed"))
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """A tuning method: its class and what the class is called with."""
+
+    name: str
+    target: str  # the class, such as finegrid.methods.lora.Lora
+    arguments: dict[str, Any]  # plain values
+    members: dict[str, "MethodConfig"] | None = None  # of a composition
+
+    @classmethod
+    def of(cls, node: Mapping[str, Any], where: str = "method") -> "MethodConfig":
+        """Read a resolved node.
+
+        Raises:
+            UserError: if it names no class of a module in finegrid.methods, or holds more than
+                plain values: `_partial_` and the like, or another object to be made of a class.
+        """
+        require(isinstance(node, Mapping), f"{where}={node!r:.60} must be a method's settings")
+        target = node.get("_target_", "")
+        require(
+            isinstance(target, str) and METHOD.fullmatch(target) is not None,
+            f"{where}._target_={target!r} must be a class in finegrid.methods",
+        )
+        left_out = (*NOT_ARGUMENTS, "_target_", "members")
+        arguments = {key: value for key, value in node.items() if key not in left_out}
+        other = next(_reserved(arguments), "")
+        require(not other, f"{where} holds {other}: a method's settings are plain values")
+        members = node.get("members")
+        if members is not None:
+            require(
+                isinstance(members, Mapping), f"{where}.members={members!r:.60} must be methods"
+            )
+            members = {k: cls.of(v, f"{where}.members.{k}") for k, v in members.items()}
+        return cls(str(node.get("name", "")), target, arguments, members)
+
+    def decisive(self) -> dict[str, Any]:
+        """What of the method decides a run's result, as it is hashed."""
+        return {"name": self.name} | self._settings()
+
+    def _settings(self) -> dict[str, Any]:
+        settings = {"_target_": self.target} | self.arguments
+        if self.members is not None:
+            settings["members"] = {k: v._settings() for k, v in self.members.items()}
+        return settings
+
+
+def _reserved(node: Any) -> Iterator[str]:
+    """Keys that mean something to Hydra, at any depth."""
+    if isinstance(node, Mapping):
+        yield from (str(key) for key in node if str(key).startswith("_"))
+        node = list(node.values())
+    if isinstance(node, list):
+        for value in node:
+            yield from _reserved(value)
 
 
 UNITS = ("epochs", "steps", "examples", "tokens", "seconds")
@@ -142,13 +210,14 @@ class Budget:
         return cls(unit=unit, amount=float(amount))
 
 
-def bind(cls: type[T], node: DictConfig, where: str) -> T:
+def bind(cls: type[T], node: Mapping[Any, Any], where: str) -> T:
     """Turn a config node into its dataclass; unknown keys and wrong types are one clear line."""
     names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
     for key in node:
         require(str(key) in names, f"unknown key {where}.{key!s}; {nearest(str(key), names)}")
     try:
-        plain = OmegaConf.to_container(node, resolve=True)  # interpolations need the root
+        # interpolations need the root
+        plain = to_plain(node) if isinstance(node, DictConfig) else dict(node)
         typed = OmegaConf.merge(OmegaConf.structured(cls), plain)
         return OmegaConf.to_object(typed)  # type: ignore[return-value]
     except MissingMandatoryValue as error:
@@ -160,7 +229,13 @@ def bind(cls: type[T], node: DictConfig, where: str) -> T:
         raise UserError(f"{where}.{error.key or ''}: {_first_line(error)}") from error
 
 
-def bind_task(node: DictConfig) -> Task:
+def to_plain(node: DictConfig) -> dict[str, Any]:
+    """A config as plain tables and lists, its interpolations followed."""
+    plain: Any = OmegaConf.to_container(node, resolve=True)
+    return dict(plain)
+
+
+def bind_task(node: Mapping[Any, Any]) -> Task:
     """Turn a task's node into the class of its kind."""
     return bind(of_kind(str(node.get("kind", Task.kind))), node, "task")
 
@@ -171,8 +246,10 @@ def _first_line(error: Exception) -> str:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """The validated settings of one run, apart from the parts built by `_target_`."""
+    """The validated settings of one run."""
 
+    task: Task
+    method: MethodConfig
     data: DataConfig
     optim: OptimConfig
     model: ModelConfig
@@ -207,6 +284,8 @@ class RunConfig:
             f"trial={trial} chooses the learning rate; leave out either it or optim.lr",
         )
         return cls(
+            task=bind_task(cfg.task),
+            method=MethodConfig.of(to_plain(cfg.method)),
             data=bind(DataConfig, cfg.data, "data"),
             optim=bind(OptimConfig, cfg.optim, "optim"),
             model=bind(ModelConfig, cfg.model, "model"),

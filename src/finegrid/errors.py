@@ -1,4 +1,4 @@
-"""What a user can mend: one clear line, no traceback."""
+"""Errors that a user can fix, as one line without a traceback, and checks that raise them."""
 
 import errno
 import os
@@ -94,10 +94,10 @@ def shown(value: object) -> str:
 
 def slug(text: str, most: int = LONGEST) -> str:
     """A text as a name: what is no letter, digit, `.`, `_` or `-` becomes `_`."""
-    found = re.sub(r"[^\w.-]+", "_", text).lstrip(".-")[:most]
-    while len(found.encode(errors="replace")) > most:
-        found = found[:-1]
-    return found or "_"
+    name = re.sub(r"[^\w.-]+", "_", text).lstrip(".-")[:most]
+    while len(name.encode(errors="replace")) > most:
+        name = name[:-1]
+    return name or "_"
 
 
 def require(condition: bool, message: str) -> None:

@@ -1,11 +1,11 @@
-"""Use a finished run: backbone + delta -> predictions on a user's file."""
+"""Restore a finished run (backbone and delta) and predict the rows of a file with it."""
 
 import json
 import os
 import re
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import torch
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from finegrid.config import RunConfig, bind_task
+from finegrid.config import RunConfig
 from finegrid.data.batching import Encoded
 from finegrid.data.examples import Rows, column_texts
 from finegrid.data.files import json_text, read_table, texts
@@ -26,16 +24,15 @@ from finegrid.data.tokenization import encode
 from finegrid.errors import UserError, require
 from finegrid.models import backbone
 from finegrid.models.backbone import Backbone
-from finegrid.runs import delta, identity, saved_config
+from finegrid.runs import delta, saved_config
 from finegrid.runs.record import Record, read
 from finegrid.seeds import stream
-from finegrid.storage.files import whole
-from finegrid.tasks.task import Task
-from finegrid.training.components import build_method
+from finegrid.storage.files import FORMULA, whole
+from finegrid.tasks.task import NUMBER, Task
+from finegrid.training.components import build_method, load_backbone
 from finegrid.training.module import predict
 
-FORMULA = r"^([=+\-@\t\r\n](?s:.))"  # how text begins that a spreadsheet runs
-NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
+FORMULA_START = f"^({FORMULA})"
 
 
 @dataclass(frozen=True)
@@ -77,18 +74,17 @@ def restore(
         UserError: if the run is unfinished or unreadable, or its delta does not belong to the
             backbone or the method.
     """
-    record, cfg, config, task = _opened(directory)
+    record, config, task = _opened(directory)
     if model_path is not None:
-        cfg.model.path = config.model.path = model_path
-    method = build_method(cfg)
-    seed = stream(config.seed, "init")  # some methods draw what trains
-    base = build(config.model, outputs=task.outputs, seed=seed, auto_class=task.AUTO_CLASS)
-    method.tune(base, seed=seed)
+        config = replace(config, model=replace(config.model, path=model_path))
+    method = build_method(config.method)
+    base, _ = load_backbone(config, task, build=build)
+    method.tune(base, seed=stream(config.seed, "init"))  # some methods draw what trains
     base.own()
     delta.load(
         directory / delta.FILE,
         base.model,
-        method=str(cfg.method.name),
+        method=config.method.name,
         fingerprint=base.fingerprint,
     )
     return Restored(config, record, task, base.model, backbone.tokenizer(config.model))
@@ -161,22 +157,23 @@ def _without_formulas(table: pa.Table) -> pa.Table:
     columns = []
     for values in table.columns:
         if pa.types.is_string(values.type):
-            quoted = pc.replace_substring_regex(values, FORMULA, r"'\1")
-            values = pc.if_else(pc.match_substring_regex(values, NUMBER), values, quoted)
+            quoted = pc.replace_substring_regex(values, FORMULA_START, r"'\1")
+            number = pc.match_substring_regex(values, f"^{NUMBER.pattern}$")
+            values = pc.if_else(number, values, quoted)
         columns.append(values)
-    return pa.table(columns, names=[re.sub(FORMULA, r"'\1", name) for name in table.column_names])
+    names = [re.sub(FORMULA_START, r"'\1", name) for name in table.column_names]
+    return pa.table(columns, names=names)
 
 
-def _opened(directory: Path) -> tuple[Record, DictConfig, RunConfig, Task]:
-    """A finished run's record, its config, and its task with the class names that it found."""
+def _opened(directory: Path) -> tuple[Record, RunConfig, Task]:
+    """A finished run's record, its config, and its task with the run's class names."""
     record = read(directory)
     require(record.status == "ok", f"{directory}: the run's status is {record.status}, not ok")
-    cfg = saved_config.config(directory)
-    config = _settings(directory, record, cfg)
+    config = saved_config.of_run(directory, record)
     labels = delta.metadata(directory / delta.FILE)["labels"]
     if record.delta_digest is not None:
         delta.verify(directory / delta.FILE, record.delta_digest)
-    return record, cfg, config, bind_task(cfg.task).named(labels)
+    return record, config, config.task.named(labels)
 
 
 def require_finite(logits: Tensor) -> None:
@@ -187,33 +184,4 @@ def require_finite(logits: Tensor) -> None:
         f"the run's model gives no finite logits for {len(bad)} of {len(logits)} rows (row "
         f"{bad[0] + 1 if bad else 0} first): its weights are damaged, or too large for its "
         "precision; train it again",
-    )
-
-
-def _settings(directory: Path, record: Record, cfg: DictConfig) -> RunConfig:
-    """A stored config as typed settings, if it is of the record's run."""
-    try:
-        config = RunConfig.of(cfg)
-        bind_task(cfg.task)
-        _same_run(directory, record, cfg)
-    except (OmegaConfBaseException, LookupError, TypeError, ValueError, AttributeError) as error:
-        why = (str(error).strip() or repr(error)).splitlines()[0]
-        raise UserError(f"{directory / saved_config.FILE} is not a run's config: {why}") from error
-    return config
-
-
-def _same_run(directory: Path, record: Record, cfg: DictConfig) -> None:
-    """Refuse a record that belongs to another config than the one beside it.
-
-    Hydra writes the config as soon as a run starts, so the directory may have been used again.
-    """
-    plain: Any = OmegaConf.to_container(cfg, resolve=True)
-    facts = identity.facts(plain)
-    other = [name for name, value in facts.items() if getattr(record, name) != value]
-    if not other and record.config_hash and record.config_hash != identity.config_hash(plain):
-        other = ["settings"]
-    require(
-        not other,
-        f"{directory}: its record is of another run than its {saved_config.FILE} (they differ in "
-        f"{', '.join(other)}): the directory was used again or changed; run it again",
     )

@@ -1,4 +1,4 @@
-"""How a command ends that is stopped while it still imports; imported before what takes long.
+"""End a command in one line if it is interrupted while it imports; imported before slow modules.
 
 Ctrl-C then leaves no traceback, and what the machine refuses, such as a file handle, is one line.
 """

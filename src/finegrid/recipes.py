@@ -1,4 +1,8 @@
-"""Settings that follow the method and the model: resolver `${recipe:lr}`, tuned or published."""
+"""Learning rates by method and model: what `${recipe:lr}` in a config stands for.
+
+That is the rate which a search (`tuned=NAME`) chose, or else the one that the method's YAML
+publishes under `recipe`; in a trial of a search it is multiplied by one of `tune.factors`.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,8 +15,12 @@ RECIPE_READS = ("method", "model", "tuned", "trial", "tune")  # all that the res
 
 
 def recipe(key: str, *, _root_: DictConfig) -> Any:
-    """Resolver `${recipe:lr}`: tuned, or else the method's own; in a trial times its factor."""
-    value = _tuned(key, _root_) if _root_.get("tuned") else _own(key, _root_)
+    """Resolver `${recipe:KEY}`.
+
+    Raises:
+        UserError: if neither a search nor the method's YAML has a value for the method and model.
+    """
+    value = _tuned(key, _root_) if _root_.get("tuned") else _published(key, _root_)
     trial = _root_.get("trial")
     return value if trial is None else _scaled(value, trial, _root_.tune.factors)
 
@@ -25,24 +33,24 @@ def _scaled(value: float, trial: int, factors: Sequence[float]) -> float:
 
 
 def _tuned(key: str, root: DictConfig) -> Any:
-    """The setting that `tuned=` holds for the method; to mix tuned and untuned would be unfair."""
+    """What a search chose for the method; to mix tuned and untuned methods would be unfair."""
     tuned, method, model = root.tuned, root.method.name, root.model.name
     require(
         tuned.model == model,
         f"tuned={tuned.name} was tuned for model {tuned.model}, not for {model}; drop it, or see "
         "experiment=tune",
     )
-    found = tuned.get(key, {})
+    values = tuned.get(key, {})
     require(
-        method in found,
-        f"tuned={tuned.name} has no {key} for method {method} (it has: {', '.join(found)}); tune "
+        method in values,
+        f"tuned={tuned.name} has no {key} for method {method} (it has: {', '.join(values)}); tune "
         f"it alike with experiment=tune, or give optim.{key}=",
     )
-    return found[method]
+    return values[method]
 
 
-def _own(key: str, root: DictConfig) -> Any:
-    """The method's own setting for this model, else its default."""
+def _published(key: str, root: DictConfig) -> Any:
+    """What the method's YAML says for this model, or else by default."""
     method, model = root.method, root.model.name
     choices: Mapping[str, Any] = method.get("recipe", {}).get(key, {})
     value = choices.get(model, choices.get("default"))

@@ -1,1 +1,1 @@
-"""Measurements in parameter space, told from the deltas of finished runs; nothing is trained."""
+"""Measurements in parameter space, from the deltas of finished runs; nothing is trained."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import pandas as pd
 from torch import Tensor
 
-from finegrid.analysis.weights import Point, Solution
+from finegrid.analysis.weights import ParameterChange, Solution
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,15 @@ def table(solution: Solution) -> pd.DataFrame:
     Columns: layer, kind, name, numel, l1, l2, angle, l1_random, l2_random, angle_random, ratio
     (l2 / l2_random), and the norms of the pre-trained tensor, l1_pretrained and l2_pretrained.
     """
-    frame = pd.DataFrame([_row(point) for point in solution.points()])
+    frame = pd.DataFrame(map(_row, solution.changes()))
     return frame.astype({"layer": "Int64"})
 
 
-def _row(point: Point) -> dict[str, object]:
-    moved, random = distance(point.before, point.after), distance(point.before, point.random)
-    before = point.before.flatten().double()
+def _row(change: ParameterChange) -> dict[str, object]:
+    moved, random = distance(change.before, change.after), distance(change.before, change.random)
+    before = change.before.flatten().double()
     return {
-        **point.place,
+        **change.columns,
         **vars(moved),
         **{f"{name}_random": value for name, value in vars(random).items()},
         "ratio": moved.l2 / random.l2 if random.l2 else math.nan,

@@ -38,15 +38,15 @@ def table(a: Solution, b: Solution, *, points: int = 11, where: str = "validatio
     labels = torch.from_numpy(rows.labels)
     ends, others = _dense(a), _dense(b)
     network = copy.deepcopy(a.start.model)
-    found = []
+    scores = []
     for alpha in torch.linspace(0, 1, points).tolist():
         with torch.no_grad():
             for name, parameter in network.named_parameters():
                 parameter.copy_(torch.lerp(ends[name], others[name], alpha))
         logits = replace(a.run, model=network).logits(rows.texts)
         for metric, score in a.run.task.score(logits, labels).items():
-            found.append((alpha, where, metric, score, metric == a.run.task.headline))
-    return pd.DataFrame(found, columns=["alpha", "split", "metric", "score", "headline"])
+            scores.append((alpha, where, metric, score, metric == a.run.task.headline))
+    return pd.DataFrame(scores, columns=["alpha", "split", "metric", "score", "headline"])
 
 
 def _check(a: Solution, b: Solution) -> None:
@@ -84,4 +84,4 @@ def _dense(solution: Solution) -> dict[str, Tensor]:
         for name, value in solution.run.model.named_parameters()
         if not name.startswith(prefix)
     }
-    return head | {point.name: point.after for point in solution.points()}
+    return head | {change.name: change.after for change in solution.changes()}

@@ -13,6 +13,7 @@ from finegrid.runs.text import markdown_table
 KEYS = ["model", "fraction", "budget", "budget_unit", "method", "overrides"]
 PAIR = ["run_a", "run_b", "task_a", "task_b"]
 CELLS = ["cell_a", "cell_b"]
+ORDER = (*KINDS, OTHER)  # of the columns
 NOWHERE = "-"  # the layer of what lies in none
 
 
@@ -28,8 +29,8 @@ def of_runs(several: Sequence[Frames]) -> str:
 def _setting(row: pd.Series, end: str = "") -> str:
     """What a run was, but for its task and seed; of a pair the run `_a` or `_b`."""
     model, fraction, budget, unit, method, overrides = (row[f"{key}{end}"] for key in KEYS)
-    own = [word for word in overrides.split() if word.startswith("method.")]
-    return f"{model}, fraction {fraction:g}, {budget:g} {unit}: {' '.join([method, *own])}"
+    arguments = [word for word in overrides.split() if word.startswith("method.")]
+    return f"{model}, fraction {fraction:g}, {budget:g} {unit}: {' '.join([method, *arguments])}"
 
 
 def _section(head: str, several: Sequence[Frames]) -> Iterator[str]:
@@ -43,7 +44,8 @@ def _section(head: str, several: Sequence[Frames]) -> Iterator[str]:
         yield "Distance from the pre-trained weights, % of a random initialisation's distance:"
         yield _map(100 * _pooled_ratio(moved))
         yield "Share of the squared update, %:"
-        yield _map(_share(_together(several, "importance")))
+        shares = _together(several, "importance").groupby(["layer", "kind"], dropna=False)
+        yield _map(100 * shares["share"].mean())
     spectra = _together(several, "spectra")
     if spectra["rank"].any():
         yield "Spectra of the updates, mean over matrices and runs:"
@@ -54,8 +56,8 @@ def _section(head: str, several: Sequence[Frames]) -> Iterator[str]:
 
 
 def _together(several: Sequence[Frames], name: str) -> pd.DataFrame:
-    found = [frames[name] for frames in several if len(frames[name])]
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+    filled = [frames[name] for frames in several if len(frames[name])]
+    return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
 
 
 def _summary(moved: pd.DataFrame, runs: int) -> str:
@@ -83,31 +85,25 @@ def _pooled_ratio(moved: pd.DataFrame) -> pd.Series:
     return (sums["l2"] / sums["l2_random"].replace(0.0, np.nan)) ** 0.5
 
 
-def _share(found: pd.DataFrame) -> pd.Series:
-    return 100 * found.groupby(["layer", "kind"], dropna=False)["share"].mean()
-
-
 def _map(values: pd.Series) -> str:
     """A row a layer, a column a kind."""
     rows = values.rename("value").reset_index()
     rows["layer"] = rows["layer"].astype(object).where(rows["layer"].notna(), NOWHERE)
     wide = rows.pivot(index="layer", columns="kind", values="value")
-    order = [kind for kind in (*KINDS, OTHER) if kind in wide.columns]
+    kinds = list(filter(wide.columns.__contains__, ORDER))
     layers = sorted(wide.index, key=lambda layer: -1 if layer == NOWHERE else layer)
-    return _table(wide.loc[layers, order].reset_index())
+    return _table(wide.loc[layers, kinds].reset_index())
 
 
-def _spectra(found: pd.DataFrame) -> str:
-    moved = found[found["rank"] > 0]
+def _spectra(spectra: pd.DataFrame) -> str:
+    moved = spectra[spectra["rank"] > 0]
     numbers = ["rank", "stable_rank", "effective_rank", "n90", "s1"]
     means = moved.groupby("kind")[numbers].mean()
-    return _table(
-        means.loc[[kind for kind in (*KINDS, OTHER) if kind in means.index]].reset_index()
-    )
+    return _table(means.loc[list(filter(means.index.__contains__, ORDER))].reset_index())
 
 
-def _zeros(found: pd.DataFrame) -> str:
-    sums = overlap.pooled_zeros(found)
+def _zeros(zeros: pd.DataFrame) -> str:
+    sums = overlap.pooled_zeros(zeros)
     return (
         f"Zeros: {sums['sparsity']:.2%} of the masked matrices; Jaccard overlap with as many "
         f"smallest weights {sums['magnitude']:.3g}, expected of random places "

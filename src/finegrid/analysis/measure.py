@@ -1,4 +1,4 @@
-"""Every measurement of finished runs and of pairs of them, as frames that say what each row is."""
+"""Measures finished runs and pairs of them: data frames whose rows name their run."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import groupby
@@ -18,12 +18,12 @@ Frames = dict[str, pd.DataFrame]
 
 
 def runs(
-    weights: Weights, found: Mapping[Path, Record], *, embeddings: bool = False
+    weights: Weights, records: Mapping[Path, Record], *, embeddings: bool = False
 ) -> Iterator[tuple[Path, Frames]]:
     """Each run's frames: distances, importance, spectra, masks, injected."""
-    for directory in tqdm(found, desc="runs", disable=None):
+    for directory in tqdm(records, desc="runs", disable=None):
         frames = measured(weights.solution(directory), embeddings=embeddings)
-        about = described(found[directory])
+        about = described(records[directory])
         yield directory, {name: _led(frame, about) for name, frame in frames.items()}
 
 
@@ -50,7 +50,7 @@ def injected(solution: Solution) -> pd.DataFrame:
 
 def between(
     weights: Weights,
-    found: Mapping[Path, Record],
+    records: Mapping[Path, Record],
     pairs: Iterable[tuple[Path, Path]],
     measure: Measure,
 ) -> pd.DataFrame:
@@ -59,7 +59,7 @@ def between(
     for first, group in groupby(tqdm(list(pairs), desc="pairs", disable=None), key=itemgetter(0)):
         a = weights.solution(first)
         for _, second in group:
-            about = _pair(found[first], found[second])
+            about = _pair(records[first], records[second])
             frames.append(_led(measure(a, weights.solution(second)), about))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 

@@ -15,13 +15,13 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from finegrid.analysis.weights import Point, Solution
+from finegrid.analysis.weights import ParameterChange, Solution
 from finegrid.errors import UserError
 from finegrid.methods.modules.mask import smallest
 from finegrid.runs.record import Record
+from finegrid.runs.settings import RECORDED, unrecorded
 
 AXES = ("seed", "task")
 
@@ -33,10 +33,8 @@ def relation(a: Record, b: Record) -> str:
 
 
 def _setting(record: Record) -> tuple[object, ...]:
-    own = tuple(f"{axis}=" for axis in AXES)
-    others = sorted(line for line in record.overrides if not line.startswith(own))
-    budget = record.budget_unit, record.budget
-    return record.method, record.model, record.fraction, *budget, record.protocol, *others
+    fields = ["budget_unit", "budget", *(name for name in RECORDED if name not in AXES)]
+    return *(getattr(record, name) for name in fields), *sorted(unrecorded(record.overrides))
 
 
 def pairs(runs: Mapping[Path, Record], *, every: bool = False) -> list[tuple[Path, Path]]:
@@ -63,16 +61,17 @@ def table(a: Solution, b: Solution) -> pd.DataFrame:
         raise UserError(
             f"runs of {names} started from different weights; compare runs of one model"
         )
-    rows = [_row(x, y) for x, y in zip(a.points(), b.points(), strict=True)]
+    rows = [_row(x, y) for x, y in zip(a.changes(), b.changes(), strict=True)]
     frame = pd.DataFrame(rows).astype({"layer": "Int64"})
-    return _scored(frame[frame["either"] > 0].reset_index(drop=True))
+    frame = frame[frame["either"] > 0].reset_index(drop=True)
+    return _scored(frame.assign(chance=_chance(frame)))
 
 
-def _row(a: Point, b: Point) -> dict[str, object]:
-    x, y = a.update, b.update
+def _row(a: ParameterChange, b: ParameterChange) -> dict[str, object]:
+    x, y = a.delta, b.delta
     changed, too = x != 0, y != 0
     return {
-        **a.place,
+        **a.columns,
         "dot": float((x * y).sum()),
         "norm_a": float(x.norm()),
         "norm_b": float(y.norm()),
@@ -85,13 +84,11 @@ def _row(a: Point, b: Point) -> dict[str, object]:
 
 def pooled(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """The rows of each group as one tensor: the same columns without layer, kind and name."""
-    counts = ["numel", "dot", "changed_a", "changed_b", "both", "either"]
-    squares = frame.assign(norm_a=frame["norm_a"] ** 2, norm_b=frame["norm_b"] ** 2)
-    squares["chance"] = _chance(frame)
-    sums = squares.groupby(list(by), dropna=False, sort=False)
-    found = sums[[*counts, "norm_a", "norm_b", "chance"]].sum().reset_index()
-    found[["norm_a", "norm_b"]] = np.sqrt(found[["norm_a", "norm_b"]])
-    return _scored(found)
+    squares = {name: frame[name] ** 2 for name in ("norm_a", "norm_b")}
+    parts = frame.assign(**squares, chance=_chance(frame))
+    counts = ["numel", "dot", "changed_a", "changed_b", "both", "either", "chance"]
+    sums = parts.groupby(list(by), dropna=False, sort=False)[[*counts, *squares]].sum()
+    return _scored(sums.assign(**{name: sums[name] ** 0.5 for name in squares}).reset_index())
 
 
 def _chance(frame: pd.DataFrame) -> pd.Series:
@@ -100,12 +97,12 @@ def _chance(frame: pd.DataFrame) -> pd.Series:
 
 
 def _scored(frame: pd.DataFrame) -> pd.DataFrame:
-    chance = frame.pop("chance") if "chance" in frame else _chance(frame)
     norms = (frame["norm_a"] * frame["norm_b"]).replace(0.0, math.nan)
-    return frame.assign(
+    sizes = frame["changed_a"] + frame["changed_b"]
+    return frame.drop(columns="chance").assign(
         cosine=frame["dot"] / norms,
         jaccard=frame["both"] / frame["either"],
-        expected=chance / (frame["changed_a"] + frame["changed_b"] - chance),
+        expected=frame["chance"] / (sizes - frame["chance"]),
     )
 
 
@@ -116,22 +113,20 @@ def zeros(solution: Solution) -> pd.DataFrame:
     are among as many smallest |w_0|), magnitude (the same as Jaccard overlap: 1 is magnitude
     pruning), expected (of random places).
     """
-    rows = [_zeros(point) for point in solution.points()]
+    rows = filter(lambda row: row["zeros"], map(_zeros, solution.changes()))
     columns = ["layer", "kind", "name", "numel", "zeros", "smallest"]
-    found = pd.DataFrame([row for row in rows if row["zeros"]], columns=columns)
-    return _against_magnitude(found.astype({"layer": "Int64"}))
+    frame = pd.DataFrame(rows, columns=columns).astype({"layer": "Int64"})
+    return _against_magnitude(frame, frame["zeros"] ** 2 / frame["numel"])
 
 
 def pooled_zeros(frame: pd.DataFrame) -> pd.Series:
     """All rows of `zeros` as one tensor: zeros, sparsity, magnitude, expected."""
-    sums = frame[["numel", "zeros", "smallest"]].sum()
-    sums["chance"] = (frame["zeros"] ** 2 / frame["numel"]).sum()
-    return _against_magnitude(sums.to_frame().T).iloc[0]
+    sums = frame[["numel", "zeros", "smallest"]].sum().to_frame().T
+    return _against_magnitude(sums, (frame["zeros"] ** 2 / frame["numel"]).sum()).iloc[0]
 
 
-def _against_magnitude(frame: pd.DataFrame) -> pd.DataFrame:
+def _against_magnitude(frame: pd.DataFrame, chance: pd.Series | float) -> pd.DataFrame:
     twice = 2 * frame["zeros"]
-    chance = frame.pop("chance") if "chance" in frame else frame["zeros"] ** 2 / frame["numel"]
     return frame.assign(
         sparsity=frame["zeros"] / frame["numel"],
         magnitude=frame["smallest"] / (twice - frame["smallest"]),
@@ -139,11 +134,11 @@ def _against_magnitude(frame: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _zeros(point: Point) -> dict[str, object]:
-    gone = (point.after == 0) & (point.before != 0)
+def _zeros(change: ParameterChange) -> dict[str, object]:
+    gone = (change.after == 0) & (change.before != 0)
     count, size = int(gone.sum()), gone.numel()
-    row: dict[str, object] = {**point.place, "zeros": count}
+    row: dict[str, object] = {**change.columns, "zeros": count}
     if 0 < count < size:  # half an entry more, since `smallest` rounds down
-        pruned = smallest(point.before, (count + 0.5) / size)
+        pruned = smallest(change.before, (count + 0.5) / size)
         row["smallest"] = int((gone & pruned).sum())
     return row

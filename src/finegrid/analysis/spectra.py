@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from finegrid.analysis.weights import Point, Solution
+from finegrid.analysis.weights import ParameterChange, Solution
 
 TOP = 5  # singular values in the table
 EPS = torch.finfo(torch.float32).eps  # of an entry: twice what rounding it can change
@@ -30,21 +30,21 @@ def table(solution: Solution, *, embeddings: bool = False) -> pd.DataFrame:
     s1 to s5. A matrix that did not move has rank 0 and no other number.
     """
     rows = [
-        _row(point)
-        for point in solution.points()
-        if point.before.ndim == 2 and (embeddings or point.kind != "embeddings")
+        _row(change)
+        for change in solution.changes()
+        if change.before.ndim == 2 and (embeddings or change.kind != "embeddings")
     ]
     return pd.DataFrame(rows).astype({"layer": "Int64"})
 
 
-def _row(point: Point) -> dict[str, object]:
-    shape = dict(zip(("rows", "columns"), point.before.shape, strict=True))
-    return {**point.place, **shape, **summary(point.update, weight=point.after)}
+def _row(change: ParameterChange) -> dict[str, object]:
+    shape = dict(zip(("rows", "columns"), change.before.shape, strict=True))
+    return {**change.columns, **shape, **summary(change.delta, weight=change.after)}
 
 
-def summary(update: Tensor, *, weight: Tensor) -> dict[str, float]:
-    """The numbers of one update; `weight` is the rounded matrix that it was told from."""
-    values = singular_values(update)
+def summary(delta: Tensor, *, weight: Tensor) -> dict[str, float]:
+    """Ranks and singular values of one change; `weight` is the rounded fine-tuned matrix."""
+    values = singular_values(delta)
     top = {f"s{number}": float(value) for number, value in enumerate(values[:TOP], 1)}
     if not values[0]:
         unknown = dict.fromkeys(("stable_rank", "effective_rank", "n90"), math.nan)

@@ -1,4 +1,4 @@
-"""Finished runs as points in parameter space, beside where they started and a random point.
+"""The change that finished runs made to each parameter, beside random weights of its shape.
 
 Only the encoder is measured: the head has no pre-trained counterpart.
 """
@@ -24,13 +24,13 @@ from finegrid.seeds import stream
 
 log = logging.getLogger(__name__)
 KINDS = (*LINEAR, "layernorm", "pooler", "embeddings")  # in this order of preference
-KEPT = 1 << 30  # bytes of restored runs; what they share is counted as if it were each one's
+CACHED = 1 << 30  # bytes of restored runs; what they share is counted as if it were each one's
 OTHER = "other"  # what plays none of these roles, such as DeBERTa's relative positions
 
 
 @dataclass(frozen=True)
-class Point:
-    """One parameter of the encoder: as pre-trained, as fine-tuned, and as freshly initialised."""
+class ParameterChange:
+    """One parameter of the encoder: pre-trained, fine-tuned and freshly initialised."""
 
     name: str  # in the whole model, such as bert.encoder.layer.0.output.dense.weight
     layer: int | None  # none: the embeddings and the pooler
@@ -40,19 +40,15 @@ class Point:
     random: Tensor
 
     @property
-    def update(self) -> Tensor:
-        """What fine-tuning added, fp64: the difference of two fp32 numbers is exact in it."""
+    def delta(self) -> Tensor:
+        """Fine-tuned less pre-trained, fp64: the difference of two fp32 numbers is exact in it."""
         return self.after.double() - self.before.double()
 
     @property
-    def place(self) -> dict[str, object]:
+    def columns(self) -> dict[str, object]:
         """The columns that say which parameter a row is about."""
-        return {
-            "layer": self.layer,
-            "kind": self.kind,
-            "name": self.name,
-            "numel": self.before.numel(),
-        }
+        named = {"layer": self.layer, "kind": self.kind, "name": self.name}
+        return {**named, "numel": self.before.numel()}
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,7 @@ class Solution:
     start: Backbone
     random: Backbone
 
-    def points(self) -> Iterator[Point]:
+    def changes(self) -> Iterator[ParameterChange]:
         """The encoder's parameters one by one, with what was injected merged where it merges."""
         prefix = f"{self.start.model.base_model_prefix}."
         random = dict(self.random.model.named_parameters())
@@ -71,7 +67,9 @@ class Solution:
             if name.startswith(prefix):
                 layer, kind = place(name, self.start.sites)
                 after = _effective(self.run.model, name)
-                yield Point(name, layer, kind, before.detach(), after, random[name].detach())
+                yield ParameterChange(
+                    name, layer, kind, before.detach(), after, random[name].detach()
+                )
 
     def unmerged(self) -> dict[str, nn.Module]:
         """Path -> injected module that no change of weights could replace; no distance sees it."""
@@ -79,16 +77,16 @@ class Solution:
 
 
 class Weights:
-    """The weights that runs start from, in memory once however many runs there are.
+    """Restores runs; the weights that they start from are in memory once.
 
-    Restored runs are kept too as long as they are small: in a comparison of pairs each comes often.
+    Small restored runs are cached: in a comparison of pairs each comes often.
     """
 
     def __init__(self, *, model_path: str | None = None) -> None:
         self._model_path = model_path
         self._loaded: dict[str, Backbone] = {}
-        self._kept: dict[Path, Solution] = {}
-        self._room = KEPT
+        self._cached: dict[Path, Solution] = {}
+        self._room = CACHED
 
     def solution(self, directory: Path) -> Solution:
         """Restore a finished run.
@@ -96,13 +94,13 @@ class Weights:
         Raises:
             UserError: if it is unfinished, or its delta belongs to another backbone or method.
         """
-        if directory in self._kept:
-            return self._kept[directory]
+        if directory in self._cached:
+            return self._cached[directory]
         run = restore(directory, model_path=self._model_path, build=self._copy)
         solution = self.of(run)
         self._room -= sum(value.nbytes for value in run.model.parameters())
         if self._room >= 0:
-            self._kept[directory] = solution
+            self._cached[directory] = solution
         return solution
 
     def of(self, run: Restored) -> Solution:
@@ -121,7 +119,7 @@ class Weights:
     def _load(
         self, model: ModelConfig, *, outputs: int, seed: int, auto_class: str = backbone.HEAD
     ) -> Backbone:
-        key = repr((model, outputs, None if model.pretrained else seed))
+        key = repr((model, outputs, auto_class, None if model.pretrained else seed))
         if key not in self._loaded:
             new = backbone.build(model, outputs=outputs, seed=seed, auto_class=auto_class)
             for known in self._loaded.values():
@@ -139,14 +137,14 @@ def finished(directories: Iterable[Path]) -> dict[Path, Record]:
     Raises:
         UserError: if there is none below one of them.
     """
-    found: dict[str, tuple[Path, Record]] = {}
+    latest: dict[str, tuple[Path, Record]] = {}
     for directory in directories:
         runs = dict(_below(directory))
         if not runs:
             raise UserError(f"no finished run at or below {directory}; name a run or a sweep")
         for path, record in sorted(runs.items(), key=lambda item: item[1].started):
-            found[record.cell or str(path)] = path, record
-    return dict(found.values())
+            latest[record.cell or str(path)] = path, record
+    return dict(latest.values())
 
 
 def _below(directory: Path) -> Iterator[tuple[Path, Record]]:
@@ -174,7 +172,7 @@ def place(name: str, sites: Sites) -> tuple[int | None, str]:
 
 @torch.no_grad()
 def _effective(model: nn.Module, name: str) -> Tensor:
-    """A parameter as the model computes with it: a copy where something is injected at its site."""
+    """The value that a forward pass uses: a merged copy where something is injected at its site."""
     path, _, tensor = name.rpartition(".")
     site = model.get_submodule(path)
     if hasattr(site, "injected") and not any(surgery.unmergeable(site)):
@@ -185,7 +183,7 @@ def _effective(model: nn.Module, name: str) -> Tensor:
 
 
 def _share(known: Backbone, new: Backbone) -> None:
-    """Let the encoder of one lie in the memory of the other, which holds the same bits."""
+    """Share the storage of the encoder's parameters, which are bit-identical in both."""
     pairs = zip(known.model.base_model.parameters(), new.model.base_model.parameters(), strict=True)
     for mine, other in pairs:
         other.data = mine.data

@@ -1,4 +1,7 @@
-"""Rows to batches: load, check, split, take the fraction, tokenise, bucket by length, pad."""
+"""Batches of tokenised rows, padded to their longest; samplers that put similar lengths together.
+
+Shapes: B rows of a batch, T tokens of its longest row.
+"""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -49,6 +52,11 @@ class Encoded:
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    def token_ids(self) -> Tensor:
+        """Every token id in the rows once, the padding's included, in order."""
+        ids = np.union1d(self.tokens.fields["input_ids"], self.tokens.padding)
+        return torch.from_numpy(ids.astype(np.int64))
 
     def batch(self, index: Sequence[int]) -> dict[str, Any]:
         """input_ids, attention_mask (token_type_ids): B T; labels: B; real_tokens: their number.

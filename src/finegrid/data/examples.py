@@ -1,4 +1,4 @@
-"""Rows of a task as examples: texts and labels, checked."""
+"""Examples: the texts and labels of a table's rows, checked, with the row named in every error."""
 
 import hashlib
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Files of rows as tables: CSV, TSV, JSON and parquet, and a column as the text that it says.
+"""Read CSV, TSV, JSON and parquet as Arrow tables, and a column as text.
 
 What is delimited is text, every field as written; JSON and parquet keep their types. A column
 that mixes types, or holds lists or objects, is of Arrow's type for JSON. Rows count from 1, the
@@ -192,8 +192,8 @@ def _require_no_rows_within(
     others = [row for n, row in enumerate(rows[1:], start=1) if n not in several]
     known = [(set(x), all(map(str.isdecimal, x))) for x in zip(*others, strict=False)]
     for span in wide:
-        for own, (values, numbers) in zip(zip(*within[span], strict=True), known, strict=False):
-            if values.issuperset(own) or (numbers and all(map(str.isdecimal, own))):
+        for column, (values, numbers) in zip(zip(*within[span], strict=True), known, strict=False):
+            if values.issuperset(column) or (numbers and all(map(str.isdecimal, column))):
                 _stray(path, *span, None)
 
 
@@ -210,8 +210,8 @@ class _Repeated(dict[str, Any]):
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    return found if len(found) == len(pairs) else _Repeated(found)
+    values = dict(pairs)
+    return values if len(values) == len(pairs) else _Repeated(values)
 
 
 def _objects(path: Path, text: str, *, single: bool) -> pa.Table:
@@ -312,16 +312,16 @@ def texts(values: pa.ChunkedArray, where: str, name: str) -> list[str | None]:
             plain = (None if value is None else json.loads(value) for value in plain)
         return [_scalar(value, f"{where}, row {row}", name) for row, value in enumerate(plain, 1)]
     try:
-        found: list[str | None] = values.cast(pa.string()).to_pylist()
+        plain_text: list[str | None] = values.cast(pa.string()).to_pylist()
     except (pa.ArrowException, UnicodeDecodeError) as error:
         for row, value in enumerate(values, start=1):
             _require_utf8(value, f"{where}, row {row}", name)
         raise UserError(f"{where}: column {name!r} of type {kind} is not text") from error
     if pa.types.is_floating(kind):
-        return [None if value == "nan" else value for value in found]
+        return [None if value == "nan" else value for value in plain_text]
     if pa.types.is_temporal(kind):
-        return [value and MIDNIGHT.sub("", value) for value in found]
-    return found
+        return [value and MIDNIGHT.sub("", value) for value in plain_text]
+    return plain_text
 
 
 def _scalar(value: Any, where: str, name: str) -> str | None:

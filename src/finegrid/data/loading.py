@@ -1,4 +1,4 @@
-"""Where rows come from: the builtin grammar, local files, or the hub and its cache."""
+"""Load a task's tables: from the builtin world, local files, or the hub and its cache."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,11 +17,11 @@ from finegrid.tasks.task import Task
 
 @dataclass(frozen=True)
 class Tables:
-    """Labelled tables of a task, as they were found."""
+    """Labelled tables of a task, before they are checked and split."""
 
     train: pa.Table
     dev: dict[str, pa.Table]  # the headline's first; empty: to be carved from train
-    source: str  # where they were found, for messages and the record
+    source: str  # where they come from, for messages and the record
     files: Mapping[str, str] = field(default_factory=dict)  # split -> its file, if it is one
 
     def where(self, split: str) -> str:
@@ -45,13 +45,15 @@ def load(task: Task, data: DataConfig) -> tuple[Task, Tables]:
 
 
 def _builtin(task: Task) -> Tables:
-    """The rows of the builtin grammar; kept, since making them takes a while."""
+    """The rows of the builtin grammar, cached on disk, since making them takes seconds."""
     from finegrid.data import builtin
 
     code = paths.digest(paths.code(builtin.MODEL_DIR.parent))
     path = cache.place(f"rows/{task.name}-{code}")
-    if kept := cache.read(path):
-        splits = {name: pa.ipc.open_stream(pa.py_buffer(kept[name])).read_all() for name in kept}
+    if stored := cache.read(path):
+        splits = {
+            name: pa.ipc.open_stream(pa.py_buffer(stored[name])).read_all() for name in stored
+        }
     else:
         rows = builtin.load(task.name)
         splits = {name: pa.Table.from_pylist(part) for name, part in rows.items()}
@@ -87,17 +89,17 @@ def _glue(task: Task, data: DataConfig) -> Tables:
         if data.source != "auto":
             raise UserError(f"task {task.name}: no {tried[0]}; data.source names no data there")
     tried.append(f"the hub and its cache for {task.path}")
-    hub.settle()
+    hub.go_offline_if_unreachable()
     try:
         from datasets import load_dataset
 
-        found = load_dataset(task.path, task.subset)
+        dataset = load_dataset(task.path, task.subset)
     except Exception as error:  # whatever the hub client raises, the way out is the same
         raise UserError(
             f"task {task.name} not found; tried {' and '.join(tried)} "
             f"({type(error).__name__}). {WAYS_OUT.format(variable='FINEGRID_DATA_DIR')}"
         ) from error
-    pick = {name: found[name].data.table for name in ("train", *task.dev)}
+    pick = {name: dataset[name].data.table for name in ("train", *task.dev)}
     return Tables(pick.pop("train"), pick, f"hub {task.path}/{task.subset}")
 
 

@@ -1,10 +1,8 @@
-"""A look at a sweep's tasks before any job starts: what no cell can use is one line at once."""
+"""Check the tasks of a sweep before any job starts, so that a bad file is one error, not many."""
 
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
-
-from omegaconf import OmegaConf
 
 from finegrid.config import DataConfig, bind, bind_task
 from finegrid.tasks.task import Task
@@ -16,15 +14,15 @@ def check(configs: Iterable[Mapping[str, Any]]) -> None:
     Raises:
         UserError: for a task that contradicts itself, or rows or labels that are of no use.
     """
-    tasks = {_named(plain): plain for plain in configs}
+    tasks = {_key(plain): plain for plain in configs}
     for plain in tasks.values():
-        task = bind_task(OmegaConf.create(plain["task"]))
+        task = bind_task(plain["task"])
         if task.path == "files":
-            whole = {**plain["data"], "fraction": 1.0}  # a small fraction may fail by itself
-            _read(task, bind(DataConfig, OmegaConf.create(whole), "data"))
+            every_row = {**plain["data"], "fraction": 1.0}  # a small fraction may fail by itself
+            _read(task, bind(DataConfig, every_row, "data"))
 
 
-def _named(plain: Mapping[str, Any]) -> str:
+def _key(plain: Mapping[str, Any]) -> str:
     data = {key: value for key, value in plain["data"].items() if key != "fraction"}
     return json.dumps([plain["task"], data], sort_keys=True, default=str)
 

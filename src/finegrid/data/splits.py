@@ -1,4 +1,8 @@
-"""Train, validation and test rows of a run: carved, stratified, nested fractions."""
+"""Train, validation and test rows of a run.
+
+Validation is carved from the training rows by strata of the labels; a fraction of the rest is a
+prefix of one seeded order, so that small fractions lie inside large ones.
+"""
 
 import logging
 from collections.abc import Collection
@@ -64,7 +68,7 @@ def split(tables: Tables, task: Task, data: DataConfig) -> Splits:
     if len(train) == 0:
         raise UserError(f"{tables.source}: too few rows to carve validation and test from")
     task.check_train(train.labels, everything.labels, tables.where("train"))
-    _tell_untested(everything, test["test"], task, tables)
+    _warn_untested(everything, test["test"], task, tables)
     train = take_fraction(train, task, data)
     seen = set(zip(*train.texts, strict=True))
     overlap = sum(text in seen for text in zip(*test["test"].texts, strict=True))
@@ -97,7 +101,7 @@ def take_fraction(train: Rows, task: Task, data: DataConfig) -> Rows:
     return used
 
 
-def _tell_untested(rows: Rows, test: Rows, task: Task, tables: Tables) -> None:
+def _warn_untested(rows: Rows, test: Rows, task: Task, tables: Tables) -> None:
     """Warn of classes that no test row is of, where the test rows were carved."""
     counts = task.class_counts(rows.labels)
     unseen = sorted(set(counts) - set(task.class_counts(test.labels)))

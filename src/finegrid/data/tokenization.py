@@ -1,8 +1,8 @@
-"""Texts to token ids in flat arrays: tokenised once, then mapped from a file that processes share.
+"""Tokenise texts into flat arrays of token ids, cached on disk and memory-mapped by later runs.
 
-An entry holds the texts of one split as a run uses it: tokenised whole, a large table would make
-runs on a hundredth of it wait. It is found by the texts, the tokenizer, the longest length and the
-libraries' versions, so methods, seeds and sweeps share it, and no change of these is overlooked.
+A cache entry holds one split as a run uses it, not the full table, so that a run on a hundredth of
+a large table does not wait for the rest. Its key is a hash of the texts, the tokenizer, the longest
+length and the libraries' versions: methods, seeds and sweeps share an entry.
 """
 
 import hashlib
@@ -36,8 +36,8 @@ class Tokens:
 
     def without_types(self) -> "Tokens":
         """The same for a model that tells no first text from a second."""
-        kept = {name: flat for name, flat in self.fields.items() if name != "token_type_ids"}
-        return replace(self, fields=kept)
+        fields = {name: flat for name, flat in self.fields.items() if name != "token_type_ids"}
+        return replace(self, fields=fields)
 
     @property
     def unknown_share(self) -> float:
@@ -61,9 +61,9 @@ class Tokeniser:
         if source is None:
             return self._encoded(texts)
         path = cache.place(f"tokens/{_key(texts, source, self.max_length)}")
-        if kept := cache.read(path):
-            fields = {name: kept[name] for name in FIELDS if name in kept}
-            return Tokens(fields, kept["offsets"], *map(int, kept["special"]))
+        if stored := cache.read(path):
+            fields = {name: stored[name] for name in FIELDS if name in stored}
+            return Tokens(fields, stored["offsets"], *map(int, stored["special"]))
         new = self._encoded(texts)
         special = np.asarray([new.padding, new.unknown])
         cache.keep(path, {**new.fields, "offsets": new.offsets, "special": special})

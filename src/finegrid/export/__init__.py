@@ -1,4 +1,7 @@
-"""A finished run as files that other projects read, given away only once they were loaded back."""
+"""Export a finished run to files of other libraries: transformers, peft or adapters.
+
+An export is kept only if it loads back and gives the run's logits.
+"""
 
 import tempfile
 from pathlib import Path
@@ -47,8 +50,8 @@ def export_run(run: Restored, to: str, out: Path, *, python: str | None = None) 
         folder = Path(temporary, "export")
         folder.mkdir()
         layouts[to].write(run, folder)
-        found, how = layouts[to].load_back(run, folder, inputs)
-        largest = difference(wanted, found)
+        logits, how = layouts[to].load_back(run, folder, inputs)
+        largest = difference(wanted, logits)
         _readdress(folder, out)
         folder.rename(out)
     return f"{out}\nverified: {how}; logits of {texts} differ by at most {largest:.1e}"

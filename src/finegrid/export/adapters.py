@@ -1,4 +1,4 @@
-"""The adapters library's files: adapter_config.json, adapter.safetensors and the same of the head.
+"""Export to the adapters library: adapter_config.json, adapter.safetensors and the head's files.
 
 That library pins another transformers, so it is asked only where it is installed: in this
 environment, or in the one whose interpreter `--python` names. Elsewhere the files are read back
@@ -156,10 +156,10 @@ def _theirs(ours: str, prefix: str, name: str) -> str:
     """The library keeps its bottlenecks at the end of a block, whichever side they work on."""
     if ours.endswith(".compacter.matrices"):  # shared by all layers
         return f"{prefix}shared_parameters.{name}.phm_rule"
-    found = re.fullmatch(r"(.*\.layer\.\d+)(\.attention)?\..*\.(down|up)\.(\w+)", ours)
-    if found is None:
+    match = re.fullmatch(r"(.*\.layer\.\d+)(\.attention)?\..*\.(down|up)\.(\w+)", ours)
+    if match is None:
         raise Unfit(f"the layout has no place for {ours}")
-    layer, attention, projection, part = found.groups(default="")
+    layer, attention, projection, part = match.groups(default="")
     module = {"down": "adapter_down.0", "up": "adapter_up"}[projection]
     part = PARTS[part] if ".compacter." in ours else part
     return f"{layer}{attention}.output.adapters.{name}.{module}.{part}"

@@ -1,4 +1,4 @@
-"""What every layout asks of a restored run: head, base model, what was injected, what trains."""
+"""Shared by all export formats: a run's head, injected modules, README and files."""
 
 import json
 import warnings
@@ -90,10 +90,10 @@ def need_frozen(model: nn.Module) -> None:
 
 def base_path(run: Restored) -> str:
     """Where the encoder comes from: a hub id, or the folder's full path."""
-    found = backbone.locate(run.config.model)
+    folder = backbone.locate(run.config.model)
     plain = run.config.model.path
     local = plain == "builtin" or Path(plain).is_dir()
-    return str(Path(found).resolve()) if local else plain
+    return str(Path(folder).resolve()) if local else plain
 
 
 def revision(run: Restored) -> str | None:
@@ -110,15 +110,15 @@ def need_plain_base(run: Restored) -> None:
 
 
 def loading(run: Restored) -> str:
-    """What `from_pretrained` is to be told beside the encoder's path, as Python's source."""
+    """The arguments of `from_pretrained` beside the encoder's path, as Python source."""
     where, commit = backbone.locate(run.config.model), revision(run)
     stored: Any = AutoConfig.from_pretrained(where, revision=commit, trust_remote_code=False)
-    told = [f"num_labels={run.task.outputs}", "dtype=torch.float32"]
-    told += [f"revision={commit!r}"] if commit else []
+    arguments = [f"num_labels={run.task.outputs}", "dtype=torch.float32"]
+    arguments += [f"revision={commit!r}"] if commit else []
     other = stored.num_labels != run.task.outputs and "Classif" in str(stored.architectures)
-    told += ["ignore_mismatched_sizes=True"] if other else []
-    told += [] if stored.return_dict else ["return_dict=True"]
-    return ", ".join(told)
+    arguments += ["ignore_mismatched_sizes=True"] if other else []
+    arguments += [] if stored.return_dict else ["return_dict=True"]
+    return ", ".join(arguments)
 
 
 def example(run: Restored) -> str:

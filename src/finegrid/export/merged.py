@@ -1,4 +1,4 @@
-"""A plain Hugging Face checkpoint: encoder with the method in its weights, head, tokenizer."""
+"""Export to a plain transformers checkpoint: the method merged into the weights, with the head."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The peft library's files: adapter_config.json, adapter_model.safetensors and how to load them.
+"""Export to the peft library: adapter_config.json, adapter_model.safetensors and a README.
 
 peft counts a prefix as positions, so a text begins at position `length`; ours begins at 0. The
 export of a prefix therefore brings the encoder's position table along, moved by `length` rows, and
@@ -54,12 +54,12 @@ has positions. The encoder's position table is part of this export, moved by {le
 
 @dataclass(frozen=True)
 class Translation:
-    """A method in peft's words; the head comes on top."""
+    """What peft calls a method: its config and its tensors, without those of the head."""
 
     config: dict[str, Any]
     tensors: dict[str, Tensor]
-    prefix: str = "base_model.model."  # of the names of whole modules
-    whole: dict[str, Tensor] = field(default_factory=dict)  # further modules, saved whole
+    prefix: str = "base_model.model."  # of the names of `modules` and the head
+    modules: dict[str, Tensor] = field(default_factory=dict)  # to save besides the head
     note: str = ""
 
 
@@ -77,18 +77,20 @@ class Peft:
         Raises:
             UserError: if the peft library is missing.
         """
-        peft, found, head = _library(), _translate(run.model), layout.head(run.model)
-        whole = found.whole | head
+        peft, translation, head = _library(), _translate(run.model), layout.head(run.model)
+        saved = translation.modules | head
         modules = layout.head_modules(run.model)
-        modules |= {name.rpartition(".")[0] for name in found.whole}
+        modules |= {name.rpartition(".")[0] for name in translation.modules}
         about: dict[str, Any] = {
             "base_model_name_or_path": layout.base_path(run),
             "revision": layout.revision(run),
         }
         about |= {"task_type": run.task.PEFT_TYPE, "inference_mode": True}
-        config = {"modules_to_save": sorted(modules)} | about | found.config
+        config = {"modules_to_save": sorted(modules)} | about | translation.config
         peft.get_peft_config(config).save_pretrained(folder)
-        tensors = found.tensors | {f"{found.prefix}{name}": x for name, x in whole.items()}
+        tensors = translation.tensors | {
+            f"{translation.prefix}{name}": x for name, x in saved.items()
+        }
         layout.write_tensors(folder / "adapter_model.safetensors", tensors)
         text = README.format(
             base=layout.base_path(run),
@@ -100,7 +102,7 @@ class Peft:
             folder=str(folder.resolve()),
             loading=layout.loading(run),
             example=layout.example(run),
-            note=found.note,
+            note=translation.note,
         )
         (folder / layout.README).write_text(text, encoding="utf-8")
         layout.save_tokenizer(run, folder)
@@ -121,7 +123,7 @@ def _library() -> Any:
 
 
 def _translate(model: nn.Module) -> Translation:
-    """The method in peft's words.
+    """The method as a type of peft.
 
     Raises:
         Unfit: naming what peft has no type for.
@@ -195,7 +197,7 @@ def _prefix(model: Any, children: dict[str, Any]) -> Translation:
         {"peft_type": "PREFIX_TUNING"} | _virtual(model, length, width),
         {"prompt_embeddings": rows},
         prefix="base_model.",
-        whole={f"{name}.weight": _moved(table, length)},
+        modules={f"{name}.weight": _moved(table, length)},
         note=PREFIX_NOTE.format(length=length),
     )
 

@@ -1,4 +1,4 @@
-"""Whether an export computes what its run computes: the same inputs, the same logits."""
+"""Compare an export with its run: the same inputs must give the same logits within 1e-4."""
 
 import math
 

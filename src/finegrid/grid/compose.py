@@ -1,13 +1,12 @@
 """The configs of a sweep's cells: each as Hydra would compose it, but few of them composed by it.
 
-Composing a config takes Hydra about a tenth of a second. So every value of an axis is composed
-once, beside the others' first ones. If it changes nothing but its own place in the config, then the
-product's configs are put together from such parts, and resolved; and where nothing else in the
-config refers to that place, cells that differ in it alone share the rest as it was resolved.
+Composing a config takes Hydra about a tenth of a second, resolving it a hundredth. So every value
+of an axis is composed once, beside the others' first ones. If it changes nothing but its own place
+in the config, then the product's configs are put together from such parts, and resolved; and where
+no reference names a part of that place's key, cells that differ in it alone share the rest.
 """
 
 import itertools
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from finegrid.config import RunConfig
 from finegrid.recipes import RECIPE_READS
 
-REFERENCE = re.compile(r"\$\{([^{}]*)\}")
 Plain = dict[str, Any]
 Chosen = tuple[Override, ...]  # one value of each axis
 
@@ -48,7 +46,7 @@ class Configs:
         self._resolved: dict[tuple[str, ...], Plain] = {}
         self._lead = tuple(axis.choices[0] for axis in axes)
         self._values = self._own_values()  # axis -> the values of its choices, by line
-        self._alone = self._unread()
+        self._alone = self._unnamed()
         last = tuple(axis.choices[-1] for axis in axes)
         if _resolve(self._compose(last)) != self(last):  # values that interact in some other way
             self._values, self._alone = {}, set()
@@ -123,20 +121,20 @@ class Configs:
         merged = isinstance(value, dict) and not group  # with what another choice may change
         return [] if merged or _with(start, path, value) != beside else [value]
 
-    def _unread(self) -> set[int]:
-        """The axes whose places nothing refers to, and whose values refer to nothing."""
+    def _unnamed(self) -> set[int]:
+        """The axes that no reference in any config can mean: none has a part of their keys."""
         axes = enumerate(self._axes)
         free = [axis.choices[: 1 if number in self._values else None] for number, axis in axes]
-        bases = itertools.product(*free)
-        texts = {text for base in bases for text in _references(self._compose(base))}
-        for values in self._values.values():
-            texts.update(_references(values))
-        read = {name for text in texts for name in _read(text)}
+        texts = [t for base in itertools.product(*free) for t in _references(self._compose(base))]
+        texts += _references(list(self._values.values()))
+        if any("}" not in part for text in texts for part in text.split("${")[1:]):
+            return set()  # a name that is put together
+        read = " ".join([*texts, *RECIPE_READS])
         return {
             number
             for number, values in self._values.items()
-            if not any(_references(values))
-            and not any(_touches(self._axes[number].key, name) for name in read)
+            if not any(part in read for part in self._axes[number].path)
+            and not any(_references(values))
         }
 
 
@@ -165,25 +163,6 @@ def _references(node: Any) -> Iterator[str]:
             yield from _references(item)
     elif isinstance(node, str) and "${" in node:
         yield node
-
-
-def _read(text: str) -> Iterator[str]:
-    """The keys that a text refers to; empty where any may be meant."""
-    found = REFERENCE.findall(text)
-    if len(found) != text.count("${"):
-        yield ""
-    for name in found:
-        resolver, colon, _ = name.partition(":")
-        if not colon:
-            yield "" if name.startswith(".") else name.replace("[", ".").replace("]", "")
-        elif resolver == "recipe":
-            yield from RECIPE_READS
-        elif resolver != "oc.env":
-            yield ""
-
-
-def _touches(key: str, name: str) -> bool:
-    return not name or f"{key}.".startswith(f"{name}.") or f"{name}.".startswith(f"{key}.")
 
 
 def _has(plain: Any, path: Sequence[str]) -> bool:

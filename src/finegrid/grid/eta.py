@@ -1,7 +1,7 @@
-"""How long cells will take, told from records: the medians of the past runs most like them.
+"""How long cells will take: the median seconds per example of past runs, times the examples left.
 
-Training is taken to grow with the budget (with epochs and rows, steps, examples or tokens; seconds
-are what they are), set-up and scoring are taken as they were. Another model's runs tell nothing.
+Past runs of the same model and method count, else those of the model. Set-up and scoring are taken
+as they were. A budget in steps or tokens is counted in those; one in seconds is what it is.
 """
 
 import heapq
@@ -16,13 +16,7 @@ from finegrid.errors import UserError
 from finegrid.runs import layout
 from finegrid.runs.record import read
 
-KINDS = {  # of evidence, the best first: what a past run must have in common with a cell
-    "runs alike": ("task", "model", "method", "fraction", "unit", "amount"),
-    "another fraction or budget": ("task", "model", "method"),
-    "another method": ("task", "model"),
-    "another task": ("model", "method"),
-    "another task and method": ("model",),
-}
+KINDS = {"runs alike": ("model", "method"), "another method": ("model",)}  # the best first
 BUDGET = "the budget alone"
 # Measured on 2 cores (CPU seconds): what a record does not count.
 IMPORTS = 9.0  # torch, Lightning and transformers, once a process
@@ -53,33 +47,11 @@ class Past:
     """The time that a run took, and how much it trained for it."""
 
     asked: Wanted
-    rows: int  # of training
+    rows: float  # of training, were the fraction 1
     work: dict[str, float]  # unit -> amount
-    training: float
-    rest: float
+    training: float  # seconds
+    rest: float  # seconds of set-up and scoring
     device: str
-
-
-@dataclass(frozen=True)
-class Typical:
-    """Medians over some runs."""
-
-    by_unit: dict[str, float]  # seconds of training for a step, an example, a token
-    rows: float  # of training, at fraction 1
-    rest: float
-
-    @classmethod
-    def of(cls, runs: Sequence[Past]) -> "Typical":
-        """The medians of these runs."""
-        by_unit = {
-            unit: median(run.training / run.work[unit] for run in runs if unit in run.work)
-            for unit in {unit for run in runs for unit in run.work}
-        }
-        return cls(by_unit, _all_rows(runs), median(run.rest for run in runs))
-
-
-def _all_rows(runs: Iterable[Past]) -> float:
-    return median(run.rows / run.asked.fraction for run in runs)
 
 
 @dataclass(frozen=True)
@@ -94,14 +66,18 @@ class Evidence:
     """Past runs by what they have in common; those of the first source count before the others."""
 
     def __init__(self, *sources: Sequence[Past]) -> None:
-        self._medians = {
-            kind: [_grouped(source, fields) for source in sources] for kind, fields in KINDS.items()
-        }
+        self._groups: dict[str, list[dict[tuple[str, ...], list[Past]]]] = defaultdict(list)
+        for kind, fields in KINDS.items():
+            for source in sources:
+                groups = defaultdict(list)
+                for run in source:
+                    groups[_key(run.asked, fields)].append(run)
+                self._groups[kind].append(groups)
+        self._rows: dict[str, list[float]] = defaultdict(list)  # task -> of each run
+        for run in (run for source in sources for run in source):
+            self._rows[run.asked.task].append(run.rows)
         self._known: dict[Wanted, Estimate | None] = {}
-        runs = [run for source in sources for run in source]
-        tasks = {run.asked.task for run in runs}
-        self._rows = {task: _all_rows(r for r in runs if r.asked.task == task) for task in tasks}
-        self.devices = Counter(run.device for run in runs)
+        self.devices = Counter(run.device for source in sources for run in source)
 
     def estimate(self, wanted: Wanted) -> Estimate | None:
         """What the best kind of evidence says, or None if there is none at all."""
@@ -110,33 +86,24 @@ class Evidence:
         return self._known[wanted]
 
     def _estimate(self, wanted: Wanted) -> Estimate | None:
-        for kind, sources in self._medians.items():
-            for medians in sources:
-                found = medians.get(_key(wanted, KINDS[kind]))
-                training = self._training(wanted, found) if found else None
-                if found and training is not None:
-                    return Estimate(training + found.rest, kind)
+        for kind, sources in self._groups.items():
+            for groups in sources:
+                runs = groups.get(_key(wanted, KINDS[kind]), [])
+                if (training := self._training(wanted, runs)) is not None:
+                    return Estimate(training + median(run.rest for run in runs), kind)
         return Estimate(wanted.amount, BUDGET) if wanted.unit == "seconds" else None
 
-    def _training(self, wanted: Wanted, typical: Typical) -> float | None:
-        """Seconds of training, if the runs behind the medians tell them."""
-        if wanted.unit == "seconds":
-            return wanted.amount
-        if wanted.unit == "epochs":
-            rows = self._rows.get(wanted.task, typical.rows) * wanted.fraction
-            return typical.by_unit["examples"] * wanted.amount * rows
-        rate = typical.by_unit.get(wanted.unit)
-        return None if rate is None else rate * wanted.amount
+    def _training(self, wanted: Wanted, runs: Sequence[Past]) -> float | None:
+        """Seconds of training, if the runs tell them."""
+        unit, amount = wanted.unit, wanted.amount
+        if unit == "epochs" and runs:
+            rows = self._rows.get(wanted.task) or [run.rows for run in runs]
+            unit, amount = "examples", amount * median(rows) * wanted.fraction
+        rates = [run.training / run.work[unit] for run in runs if unit in run.work]
+        return median(rates) * amount if rates else None
 
 
-def _grouped(runs: Iterable[Past], fields: Sequence[str]) -> dict[tuple[Any, ...], Typical]:
-    groups = defaultdict(list)
-    for run in runs:
-        groups[_key(run.asked, fields)].append(run)
-    return {key: Typical.of(group) for key, group in groups.items()}
-
-
-def _key(wanted: Wanted, fields: Sequence[str]) -> tuple[Any, ...]:
+def _key(wanted: Wanted, fields: Iterable[str]) -> tuple[str, ...]:
     return tuple(getattr(wanted, name) for name in fields)
 
 
@@ -152,15 +119,16 @@ def past_run(directory: Path) -> Past | None:
         record = read(directory)
     except UserError:
         return None
-    told = (record.train_rows, record.train_seconds, record.epochs, record.steps)
-    if record.status != "ok" or not all(told):
+    rows, epochs, steps = record.train_rows, record.epochs, record.steps
+    training = record.train_seconds
+    if record.status != "ok" or not (rows and epochs and steps and training):
         return None
-    rows, training, epochs, steps = map(float, filter(None, told))
+    work = {"steps": steps, "examples": epochs * rows, "seconds": training}
     tokens = training * (record.tokens_per_second or 0)
     return Past(
         asked=Wanted.of(vars(record)),
-        rows=int(rows),
-        work={"steps": steps, "examples": epochs * rows} | ({"tokens": tokens} if tokens else {}),
+        rows=rows / record.fraction,
+        work=work | ({"tokens": tokens} if tokens else {}),
         training=training,
         rest=(record.setup_seconds or 0) + (record.eval_seconds or 0),
         device=record.device or "an unknown device",

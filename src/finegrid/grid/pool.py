@@ -1,4 +1,4 @@
-"""Slots of this machine: jobs run side by side, each in a fresh process on its own device.
+"""Process pool of a sweep on this machine: a slot a device, a fresh process a job.
 
 The processes are forked from a server that has imported everything, so a job starts in well under
 a second, and whatever happens to it (an exception, a signal, no memory, no end) happens to it
@@ -25,6 +25,7 @@ from hydra.core.utils import JobReturn
 
 from finegrid.errors import UserError, require
 from finegrid.grid import lifetime, worker
+from finegrid.grid.job import SLOT
 from finegrid.grid.worker import Job
 from finegrid.runs import layout
 
@@ -57,7 +58,7 @@ class Slot:
         """Variables of the job's process."""
         threads = dict.fromkeys(THREADS, str(self.threads))
         device = {} if self.gpu is None else {"CUDA_VISIBLE_DEVICES": self.gpu}
-        return {"FINEGRID_SLOT": self.name, **threads, **device}
+        return {SLOT: self.name, **threads, **device}
 
 
 def slots(gpus: str | int | Sequence[int | str], *, per_gpu: int, on_cpu: int | None) -> list[Slot]:

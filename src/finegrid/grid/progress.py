@@ -1,4 +1,4 @@
-"""What people see of a sweep: live lines while it runs, a table when it ends."""
+"""Live progress of a sweep while it runs, and its final summary."""
 
 import sys
 import threading
@@ -38,6 +38,7 @@ class Progress:
     looked: bool = False
     fresh: int = 0  # cells that ended while we looked
     began: float = field(default_factory=time.monotonic)
+    latest: float = 0.0  # when a cell was last seen to end
 
     def look(self) -> None:
         """Read what has changed since the last look."""
@@ -48,7 +49,7 @@ class Progress:
             if (found := self.settled(cell)) is not None:
                 self.ends[cell.key] = found.status
                 if self.looked:
-                    self.fresh += 1
+                    self.fresh, self.latest = self.fresh + 1, time.monotonic()
                     self._tell(cell, found)
             elif holder := self._holder(cell):
                 running.setdefault(holder.slot or f"process {holder.pid}", []).append(cell.name)
@@ -80,10 +81,12 @@ class Progress:
         return ", ".join([*parts, *self._left()])
 
     def _left(self) -> list[str]:
+        """The time left: as long a cell as those took that ended; it falls between two ends."""
         missing = len(self.cells) - len(self.ends)
         if not self.fresh or not missing:
             return []
-        return [f"about {duration((time.monotonic() - self.began) / self.fresh * missing)} left"]
+        left = (self.latest - self.began) / self.fresh * missing
+        return [f"about {duration(max(0.0, left - (time.monotonic() - self.latest)))} left"]
 
 
 @contextmanager

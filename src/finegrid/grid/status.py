@@ -1,4 +1,4 @@
-"""The cells' directories below a sweep's: what is done, what failed, what runs.
+"""The state of each cell of a sweep, read from its directory: ok, failed, running, missing.
 
 The records are the truth. The index is made from the directories' names whenever it is needed.
 """
@@ -12,8 +12,6 @@ from finegrid.grid.expand import Cell
 from finegrid.runs import layout
 from finegrid.runs.record import read_fields
 
-# variables of a sweep's jobs
-SWEEP, BEFORE, GROUP = "FINEGRID_SWEEP", "FINEGRID_BEFORE", "FINEGRID_GROUP"
 ENDED = ("ok", "failed", "diverged")
 AGAIN: dict[str, tuple[str, ...]] = {  # retry -> the ends that do not count as an end
     "failed": ("failed", "diverged"),

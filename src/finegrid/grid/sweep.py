@@ -1,4 +1,4 @@
-"""A sweep: only the cells that are not done run, and each of them ends in a record."""
+"""Run a sweep: launch the cells that are not done, and see to a record of each."""
 
 import json
 import logging
@@ -17,10 +17,10 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 
 from finegrid.errors import UserError, one_of, require
-from finegrid.grid import grouping, locks
+from finegrid.grid import grouping, job, locks
 from finegrid.grid.expand import Cell
 from finegrid.grid.progress import Progress, closing, last_line, shown
-from finegrid.grid.status import AGAIN, BEFORE, GROUP, SWEEP, Outcome, Store, settled
+from finegrid.grid.status import AGAIN, Outcome, Store, settled
 from finegrid.runs import layout
 from finegrid.runs.record import Record
 from finegrid.storage.files import write_atomic
@@ -59,6 +59,7 @@ class Sweep:
         self.before = {cell.key: self.store.outcome(cell).version for cell in cells}
         self.lost: dict[str, str] = {}  # key -> why, where not even a record could be written
         self.apart: set[str] = set()  # keys of cells that went down with others' job
+        self.launches = 0
         self.alike: list[str] = []  # causes of the failures since the last cell that ended well
 
     def conduct(self, launcher: Launcher, *, command: str) -> list[JobReturn]:
@@ -142,7 +143,7 @@ class Sweep:
         if isinstance(launcher, Streaming):
             launcher.wanted = lambda index: any(map(self._free, members[index]))
             launcher.ended = ended
-        jobs = [self._overrides(group) for group in members]
+        jobs = self._jobs(members)
         returns: Sequence[JobReturn] = ()
         broken: Exception | None = None
         try:
@@ -165,17 +166,19 @@ class Sweep:
         again = [[cell] for cell in cells if cell.key in self.apart]
         return grouping.grouped(fresh, fuse=self.fuse, slots=slots) + again
 
-    def _overrides(self, group: Sequence[Cell]) -> list[str]:
-        """What a job is told: its first cell, and where the others are written down."""
-        first = group[0]
-        own = {"hydra.sweep.subdir": f"'{self.store.place(first)}'"}
-        own |= {f"+hydra.job.env_set.{SWEEP}": f"'{self.id}'"}
-        own |= {f"+hydra.job.env_set.{BEFORE}": f"'{self.before[first.key]}'"}
-        if len(group) > 1:
-            path = self.store.root / layout.JOBS / self.id / f"{first.key}.json"
-            grouping.write(path, group, self.store, self.before)
-            own |= {f"+hydra.job.env_set.{GROUP}": f"'{path}'"}
-        return [*first.overrides, *(f"{key}={value}" for key, value in own.items())]
+    def _jobs(self, members: Sequence[Sequence[Cell]]) -> list[list[str]]:
+        """Each job's overrides: its first cell's, its directory, and where it is told its cells."""
+        self.launches += 1
+        path = self.store.root / layout.JOBS / f"{self.id}-{self.launches}.jsonl"
+        told = job.write(path, members, self.store, self.before, sweep=self.id)
+        return [
+            [
+                *group[0].overrides,
+                f"hydra.sweep.subdir='{self.store.place(group[0])}'",
+                f"+hydra.job.env_set.{job.VARIABLE}='{where}'",
+            ]
+            for group, where in zip(members, told, strict=True)
+        ]
 
     def _settle(self, group: Sequence[Cell], returned: JobReturn | None) -> None:
         """Take note of how a job ended; write the failed record that it could not write itself.
@@ -212,7 +215,7 @@ class Sweep:
         record = Record(**cell.facts, overrides=list(cell.overrides), started=stamp, finished=stamp)
         record.status, record.error = "failed", cause
         try:
-            claim = locks.take(directory, sweep=self.id, slot="")
+            claim = locks.acquire(directory, sweep=self.id, slot="")
             if claim is not None:
                 with claim:
                     record.write(directory)

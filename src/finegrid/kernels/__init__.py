@@ -1,1 +1,1 @@
-"""Faster ways to compute what torch and transformers compute."""
+"""Faster stand-ins for modules of torch and transformers; `optimize.optimize` is the only door."""

@@ -1,7 +1,7 @@
-"""Memory that a process has freed stays with it, so that the next step need not fetch it again.
+"""Disable glibc's malloc trimming, so that each training step reuses freed pages.
 
-glibc gives large blocks back to the system at once, and each of their pages then costs a fault and
-its zeroing when it is asked for anew. A training step frees and asks for the same hundreds of
+glibc returns large blocks to the system at once, and each of their pages then costs a fault and
+its zeroing when it is allocated anew. A training step frees and allocates the same hundreds of
 megabytes: up to 15,000 faults a step. Other C libraries are left as they are.
 """
 
@@ -13,8 +13,8 @@ NEVER = (1 << 31) - 1  # bytes at the heap's end that may lie idle
 LARGEST = (1 << 30, 32 << 20)  # bytes of a block within the heap; older versions allow the second
 
 
-def keep_freed() -> bool:
-    """Let this process keep what it frees, from now on; whether its C library can."""
+def disable_malloc_trim() -> bool:
+    """Let this process keep memory that it frees, from now on; False if its C library cannot."""
     library = ctypes.CDLL(None) if sys.platform == "linux" else None
     mallopt = getattr(library, "mallopt", None)
     if mallopt is None:

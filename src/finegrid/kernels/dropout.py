@@ -1,13 +1,13 @@
-"""Dropout at a quarter of its usual price on a CPU, with the same distribution, from own streams.
+"""Dropout from 16 random bits an element: a quarter of PyTorch's time on a CPU.
 
 PyTorch draws one number an element, which in bf16 costs more than the matrix products. Here each
-64 random bits serve four elements: one is kept where its 16 bits, as a number, reach p 2^16. The
+64 random bits decide four elements: one stays where its 16 bits, as a number, reach p 2^16. The
 probability is thereby rounded to 1 in 65,536, and the scale 1 / (1 - p) is that of the rounded p,
 so that the mean stays exact.
 
-A model's dropout draws from a source of its own, so that several models in one process do not feel
-one another: numpy's SFC64, twice as quick as PyTorch's; where none was set, from the global one.
-On a GPU PyTorch's own kernel is used, which knows the global one alone.
+Each model draws from a random stream of its own, so that several models in one process do not
+influence one another: numpy's SFC64, twice as fast as PyTorch's; where none was set, from PyTorch's
+global generator. On a GPU PyTorch's dropout is used, which knows the global generator alone.
 """
 
 from collections.abc import Sequence
@@ -20,11 +20,11 @@ from torch.nn import functional
 
 STEPS = 1 << 16  # values of 16 bits
 Source = np.random.BitGenerator
-Stream = tuple[Source | None, int]  # a source and how many elements it decides
+Stream = tuple[Source | None, int]  # a random stream, and how many elements it decides
 
 
-class Dropout(nn.Dropout):
-    """`nn.Dropout` by `dropout`."""
+class FastDropout(nn.Dropout):
+    """`nn.Dropout` that computes by `dropout`."""
 
     def forward(self, input: Tensor) -> Tensor:
         """The input with a share `p` of its elements zero and the others scaled up."""
@@ -51,27 +51,21 @@ def dropout(
     return dropped
 
 
-def quicken(model: nn.Module) -> None:
-    """Let every dropout module of a model drop that way; they stay the same modules."""
+def patch_dropout(model: nn.Module) -> None:
+    """Turn every `nn.Dropout` of a model into a `FastDropout`, in place; subclasses stay."""
     for module in model.modules():
         if type(module) is nn.Dropout:
-            module.__class__ = Dropout
-
-
-def switch_off(module: nn.Module) -> None:
-    """Keep a module in eval mode, where nothing drops, whatever the model around it is in."""
-    module.eval()
-    module.__dict__["train"] = lambda mode=True: module
+            module.__class__ = FastDropout
 
 
 def draw_from(model: nn.Module, source: Source) -> None:
-    """Let everything that drops in a model draw from one source."""
+    """Let all dropout of a model, in its attention too, draw from one random stream."""
     for module in model.modules():
         module.__dict__["dropout_stream"] = source
 
 
 def stream_of(module: nn.Module) -> Source | None:
-    """The source that a module draws from; none for the global one."""
+    """The random stream that a module draws from; None for PyTorch's global generator."""
     return module.__dict__.get("dropout_stream")
 
 
@@ -95,19 +89,19 @@ class _Dropped(torch.autograd.Function):
 def _mask(bits: Tensor, threshold: int, dtype: torch.dtype) -> Tensor:
     """0 where the bits' number is one of the `threshold` lowest, the scale elsewhere.
 
-    `bits` are used up. Numbers of 16 bits are made without leaving integers, at half the price:
-    the scale's own bits, times 0 or 1.
+    `bits` are overwritten. A mask of 16-bit floats is made in integers, in half the time: the
+    scale's bit pattern, times 0 or 1.
     """
     last = threshold - STEPS // 2 - 1  # the highest number that drops
-    kept = bits.clamp_(last, last + 1).sub_(last)
+    stays = bits.clamp_(last, last + 1).sub_(last)
     scale = torch.tensor(STEPS / (STEPS - threshold), dtype=dtype)
     if dtype.itemsize == bits.itemsize:
-        return kept.mul_(scale.view(bits.dtype)).view(dtype)
-    return kept.to(dtype).mul_(scale)
+        return stays.mul_(scale.view(bits.dtype)).view(dtype)
+    return stays.to(dtype).mul_(scale)
 
 
 def _bits(source: Source | None, count: int) -> Tensor:
-    """So many numbers of 16 random bits."""
+    """`count` numbers of 16 random bits, int16."""
     words = (count + 3) // 4
     if source is None:
         drawn = torch.empty(words, dtype=torch.int64).random_(-(2**63), None)

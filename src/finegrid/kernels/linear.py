@@ -1,12 +1,12 @@
-"""Linear layers and LayerNorms that spend nothing on casts in mixed precision.
+"""Linear layers with a cached bf16 weight and LayerNorms with bf16 output, for mixed precision.
 
-Autocast casts every frozen matrix anew in each step, and hands fp32 from each LayerNorm to the
-next matrix product, which casts it back. Here a frozen matrix keeps its bf16 copy for as long as
-it does not change, and a LayerNorm, which computes in fp32 inside, gives bf16 out. What trains
-stays in fp32 and is cast as autocast would; without autocast nothing differs from torch.nn.
+Autocast casts every frozen weight again in each step, and passes fp32 from each LayerNorm to the
+next matrix product, which casts it back. Here a frozen weight's bf16 copy is cached until the
+weight changes, and a LayerNorm, which computes in fp32, returns bf16. What trains stays in fp32 and
+is cast as autocast would; without autocast nothing differs from torch.nn.
 
-On a CPU the copy is kept as oneDNN lays it out for its products, which it otherwise does in each
-of them, and the bias is added within the product: 0.8 of the time for many tokens, half for few.
+On a CPU the copy is cached in oneDNN's layout, into which it is otherwise reordered in each
+product, and the bias is added within the product: 0.8 of the time for many tokens, half for few.
 """
 
 from functools import cache, cached_property
@@ -17,98 +17,97 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-class Linear(nn.Linear):
-    """`nn.Linear` that remembers its frozen weight in the precision of autocast."""
+class CachedLinear(nn.Linear):
+    """`nn.Linear` that caches its frozen weight in the precision of autocast."""
 
     def forward(self, input: Tensor) -> Tensor:
         """x W^T + b."""
         dtype = autocast_dtype(input)
-        weight = self.weight
+        weight = self.weight  # read once: a method may compute it, or draw it, each time
         if weight.requires_grad:
-            self.__dict__.pop("_known", None)  # fused AdamW changes weights, but not their version
-            return super().forward(input)
-        if dtype is None or weight is not self._parameters["weight"]:
-            return super().forward(input)
+            self.__dict__.pop("_cached", None)  # fused AdamW changes weights, but not their version
+        if weight.requires_grad or dtype is None or weight is not self._parameters["weight"]:
+            return functional.linear(input, weight, self.bias)
         bias = None if self.bias is None else self.bias.to(dtype)
-        return self.matrix(dtype).times(input.to(dtype), bias)
+        return self.cached_weight(dtype).forward(input.to(dtype), bias)
 
-    def matrix(self, dtype: torch.dtype) -> "Matrix":
-        """The weight in that precision, made again only after it has changed."""
+    def cached_weight(self, dtype: torch.dtype) -> "CachedWeight":
+        """The weight in that precision, cast again only after it has changed."""
         weight = self._parameters["weight"]
         assert weight is not None
         state = (weight.data_ptr(), weight._version, dtype)
-        known: tuple[object, Matrix] | None = self.__dict__.get("_known")
-        if known is None or known[0] != state:
+        cached: tuple[object, CachedWeight] | None = self.__dict__.get("_cached")
+        if cached is None or cached[0] != state:
             with torch.inference_mode(False), torch.no_grad():  # training will use it too
-                known = state, matrix(weight, dtype)
-            self.__dict__["_known"] = known
-        return known[1]
+                cached = state, cast(weight, dtype)
+            self.__dict__["_cached"] = cached
+        return cached[1]
 
 
-class Matrix:
+class CachedWeight:
     """A frozen weight (out, in) in the precision of its products, which autocast leaves alone."""
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight
 
-    def times(self, x: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """x W^T + b."""
         return functional.linear(x, self.weight, bias)
 
-    def back(self, gradient: Tensor) -> Tensor:
+    def grad_input(self, gradient: Tensor) -> Tensor:
         """The gradient of x, given that of x W^T."""
         return gradient @ self.weight
 
 
-class Packed(Matrix):
-    """One that oneDNN has laid out, and its transpose too once a gradient is asked for."""
+class PackedWeight(CachedWeight):
+    """A weight in oneDNN's layout, and its transpose too once a gradient is asked for."""
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__(torch.ops.mkldnn._reorder_linear_weight(weight))
 
-    def times(self, x: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """x W^T + b."""
         if torch.is_grad_enabled():
-            y: Tensor = _Product.apply(x, bias, self)  # type: ignore[no-untyped-call]
+            y: Tensor = _FrozenLinear.apply(x, bias, self)  # type: ignore[no-untyped-call]
             return y
-        return _product(x, self.weight, bias)
+        return _packed_linear(x, self.weight, bias)
 
-    def back(self, gradient: Tensor) -> Tensor:
+    def grad_input(self, gradient: Tensor) -> Tensor:
         """The gradient of x, given that of x W^T."""
-        return _product(gradient, self._transposed, None)
+        return _packed_linear(gradient, self._transposed, None)
 
     @cached_property
     def _transposed(self) -> Tensor:
         weight = self.weight.to_dense().T.contiguous()
-        laid_out: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight)
-        return laid_out
+        packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight)
+        return packed
 
 
-class _Product(torch.autograd.Function):
+class _FrozenLinear(torch.autograd.Function):
     """x W^T + b with W frozen."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, bias: Tensor | None, matrix: Matrix) -> Tensor:
-        ctx.matrix = matrix
-        return matrix.times(x, bias)
+    def forward(ctx: Any, x: Tensor, bias: Tensor | None, weight: CachedWeight) -> Tensor:
+        ctx.weight = weight
+        return weight.forward(x, bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         (gradient,) = gradients
-        dx = ctx.matrix.back(gradient) if ctx.needs_input_grad[0] else None
+        dx = ctx.weight.grad_input(gradient) if ctx.needs_input_grad[0] else None
         db = gradient.flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
         return dx, db, None
 
 
-def _product(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+def _packed_linear(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
     y: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
     return y
 
 
-def matrix(weight: Tensor, dtype: torch.dtype) -> Matrix:
+def cast(weight: Tensor, dtype: torch.dtype) -> CachedWeight:
     """A frozen weight ready for products in that precision."""
     packs = weight.is_cpu and dtype == torch.bfloat16 and _packs()
-    return (Packed if packs else Matrix)(weight.detach().to(dtype))
+    return (PackedWeight if packs else CachedWeight)(weight.detach().to(dtype))
 
 
 @cache
@@ -116,12 +115,12 @@ def _packs() -> bool:
     """Whether this PyTorch has oneDNN's operators, which are internal to it, and can use them."""
     operators = torch.ops.mkldnn
     names = ("_reorder_linear_weight", "_linear_pointwise", "_is_mkldnn_bf16_supported")
-    there = torch.backends.mkldnn.is_available() and all(hasattr(operators, x) for x in names)  # type: ignore[no-untyped-call]
-    return there and bool(operators._is_mkldnn_bf16_supported())
+    available = torch.backends.mkldnn.is_available() and all(hasattr(operators, x) for x in names)  # type: ignore[no-untyped-call]
+    return available and bool(operators._is_mkldnn_bf16_supported())
 
 
-class LayerNorm(nn.LayerNorm):
-    """`nn.LayerNorm` that reads and gives the precision of autocast, and computes in fp32."""
+class AutocastLayerNorm(nn.LayerNorm):
+    """`nn.LayerNorm` that reads and returns the precision of autocast, and computes in fp32."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(x - mean) / std * g + b over the last dimension."""
@@ -137,20 +136,23 @@ class LayerNorm(nn.LayerNorm):
 
 
 def _fit(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """What a LayerNorm's kernel takes beside its input: on a CPU fp32, elsewhere the same."""
+    """A gain or shift as torch's LayerNorm takes it: on a CPU in fp32, else as its input."""
     return x if x.device.type == "cpu" else x.to(dtype)
 
 
-LEAN: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: Linear, nn.LayerNorm: LayerNorm}
+FAST: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Linear: CachedLinear,
+    nn.LayerNorm: AutocastLayerNorm,
+}
 
 
-def slim(model: nn.Module) -> None:
-    """Let a model's linear layers and LayerNorms work that way; they stay the same modules."""
+def patch(model: nn.Module) -> None:
+    """Turn a model's linear layers and LayerNorms into those of this file, in place."""
     for module in model.modules():
-        module.__class__ = LEAN.get(type(module), type(module))
+        module.__class__ = FAST.get(type(module), type(module))
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
-    """The precision that autocast asks for where a tensor lies, if it is on."""
+    """The precision that autocast asks for on a tensor's device; None if autocast is off."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None

@@ -24,8 +24,8 @@ class TuningMethod(pl.Callback):
 
     starts_pretrained = True  # whether the first forward pass is exactly the pre-trained model's
     positions = 0  # how many of the backbone's positions the method takes for itself
-    rate = 1.0  # times optim.lr, for what trains below the head now
-    settled = True  # whether what trains now is what the run will deliver
+    lr_scale = 1.0  # times optim.lr, for what trains below the head now
+    checkpointable = True  # False in a temporary phase, whose weights are never the result
 
     def apply(self, backbone: nn.Module, sites: Sites) -> None:
         """Unfreeze, inject or mask; idempotent."""
@@ -63,15 +63,15 @@ class TuningMethod(pl.Callback):
     ) -> None:
         """Let the method change what trains; then the optimizer is made anew."""
         module: Any = pl_module
-        if self.after_step(module.model.base_model, module.progress):
-            module.rate = self.rate
+        if self.after_step(module.model.base_model, module.state.progress):
+            module.state.lr_scale = self.lr_scale
             trainer.strategy.setup_optimizers(trainer)
-        module.settled = self.settled
+        module.state.checkpointable = self.checkpointable
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Let the method change the gradients."""
         module: Any = pl_module
-        self.after_backward(module.model.base_model, module.progress)
+        self.after_backward(module.model.base_model, module.state.progress)
 
 
 def overrides(method: TuningMethod, hook: str) -> bool:

@@ -58,8 +58,8 @@ class Compose(TuningMethod):
     def after_step(self, backbone: nn.Module, progress: float) -> bool:
         """Let every member change what trains."""
         changed = [member.after_step(backbone, progress) for member in self.each]
-        self.settled = all(member.settled for member in self.each)
-        self.rate = math.prod(member.rate for member in self.each)
+        self.checkpointable = all(member.checkpointable for member in self.each)
+        self.lr_scale = math.prod(member.lr_scale for member in self.each)
         return any(changed)
 
     def after_backward(self, backbone: nn.Module, progress: float) -> None:

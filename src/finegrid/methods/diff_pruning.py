@@ -112,7 +112,7 @@ class DiffPruning(TuningMethod):
         require(refit_rate > 0, f"method.refit_rate={refit_rate:g} must be above 0")
         self.density, self.structured, self.l0 = density, structured, l0
         self.search, self.refit_rate = search, refit_rate
-        self.settled = False
+        self.checkpointable = False
 
     def apply(self, backbone: nn.Module, sites: Sites) -> None:
         """Put a gated difference on every weight matrix of the layers."""
@@ -122,7 +122,7 @@ class DiffPruning(TuningMethod):
 
     def after_step(self, backbone: nn.Module, progress: float) -> bool:
         """When the search ends, train only the largest entries."""
-        if self.settled or progress < self.search:
+        if self.checkpointable or progress < self.search:
             return False
         gated = _gated(backbone)
         training = backbone.training
@@ -131,12 +131,12 @@ class DiffPruning(TuningMethod):
         for module, places in zip(gated, chosen, strict=True):
             module.project(places)
         backbone.train(training)
-        self.settled, self.rate = True, self.refit_rate
+        self.checkpointable, self.lr_scale = True, self.refit_rate
         return True
 
     def after_backward(self, backbone: nn.Module, progress: float) -> None:
         """Add the gradient of the L0 penalty during the search."""
-        if not self.settled:
+        if not self.checkpointable:
             penalty = torch.stack([module.expected() for module in _gated(backbone)]).sum()
             (self.l0 * penalty).backward()  # type: ignore[no-untyped-call]
 

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from finegrid.errors import UserError
-from finegrid.kernels.dropout import Dropout
 from finegrid.methods.base import TuningMethod
 from finegrid.methods.modules.adapter import Gate
 from finegrid.models import surgery
@@ -39,7 +38,7 @@ class Update(nn.Module):
         self.b = nn.Parameter(torch.zeros(outputs, rank))
         nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
         self.scale = alpha / rank
-        self.dropout = Dropout(dropout) if dropout else nn.Identity()
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """The update to add to the site's output."""

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from finegrid.errors import UserError
-from finegrid.kernels.attention import take_over
 from finegrid.methods.base import TuningMethod
 from finegrid.methods.modules.adapter import Gate
 from finegrid.models import surgery
+from finegrid.models.attention import read_prefixes
 from finegrid.models.sites import Sites
 
 
@@ -120,7 +120,7 @@ class PrefixTuning(TuningMethod):
             raise UserError(
                 f"method.reparametrization={self.width} must be null or lie in [1, ...)"
             )
-        take_over(backbone)
+        read_prefixes(backbone)
         for site in attentions:
             surgery.add_child(site.module, "prefix", self._made_for(sites.hidden_size))
 

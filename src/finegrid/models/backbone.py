@@ -21,9 +21,6 @@ from finegrid.config import ModelConfig
 from finegrid.data import builtin
 from finegrid.data.tokenization import Tokens
 from finegrid.errors import UserError, require
-from finegrid.kernels.attention import take_over
-from finegrid.kernels.dropout import quicken
-from finegrid.kernels.linear import slim
 from finegrid.models import pretrained, surgery
 from finegrid.models.sites import Sites, positions
 from finegrid.seeds import forked
@@ -137,7 +134,7 @@ def tokenizer(model: ModelConfig) -> Any:
     with _one_line(model):
         found = AutoTokenizer.from_pretrained(locate(model), **_source(model))
         require(
-            not pretrained.empty(found),
+            not pretrained.has_no_vocabulary(found),
             "the tokenizer's vocabulary is missing (tokenizer.json, vocab.txt or *.model)",
         )
     require(
@@ -169,14 +166,10 @@ def build(model: ModelConfig, *, outputs: int, seed: int, auto_class: str = HEAD
     _keep_fp32(network)
     own = Sites(network, model.sites, network.base_model_prefix) if model.sites else None
     sites = own or Sites.of(network)
-    quicken(network)
-    slim(network.base_model)
-    if "attention" in sites:  # that is, it goes through transformers' attention interface
-        take_over(network.base_model)
     return Backbone(network, sites, fingerprint(network.base_model), revision)
 
 
-class _Fp32Linear(nn.Linear):
+class Fp32Linear(nn.Linear):
     """A linear layer that autocast leaves in fp32."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -203,14 +196,14 @@ def draw_head(network: PreTrainedModel, seed: int) -> None:
 def drawn_pooler(network: Any) -> dict[str, nn.Parameter]:
     """Name -> parameter of the base model's pooler, if the checkpoint had none."""
     drawn = getattr(getattr(network.base_model, "pooler", None), "drawn", False)
-    return pretrained.poolers(network) if drawn else {}
+    return pretrained.pooler_parameters(network) if drawn else {}
 
 
 def _keep_fp32(network: PreTrainedModel) -> None:
     """Let the head's matrices work in fp32: rounded to bf16, a label of 3 has steps of 0.016."""
     for module in _head(network):
         if type(module) is nn.Linear:
-            module.__class__ = _Fp32Linear
+            module.__class__ = Fp32Linear
 
 
 def _head(network: PreTrainedModel) -> Iterator[nn.Module]:
@@ -265,7 +258,7 @@ def _architecture(model: ModelConfig, outputs: int) -> Any:
         config = AutoConfig.from_pretrained(locate(model), **_source(model))
     else:
         config = AutoConfig.for_model(**model.architecture)
-    pretrained.settle(config, model.config, outputs=outputs, sites=bool(model.sites))
+    pretrained.configure(config, model.config, outputs=outputs, sites=bool(model.sites))
     return config
 
 
@@ -276,7 +269,7 @@ def _attention() -> str:
 
 def _source(model: ModelConfig) -> dict[str, Any]:
     if not Path(locate(model)).is_dir():
-        hub.settle()
+        hub.go_offline_if_unreachable()
     return {"revision": model.revision, "trust_remote_code": False}
 
 

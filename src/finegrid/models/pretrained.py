@@ -1,7 +1,7 @@
-"""A checkpoint as people have it: what cannot be fine-tuned as it stands is refused in one line.
+"""Checks of a pre-trained checkpoint: what cannot be fine-tuned is refused in one line.
 
-Three looks, each before the next one costs time: at `config.json`, at the headers of the weights'
-files, and at what transformers made of them.
+In the order of their cost: `config.json` (`configure`), the headers of the weight files
+(`check_files`), the weights as loaded (`check_loaded`), and one forward pass (`check_pass`).
 """
 
 import json
@@ -18,40 +18,40 @@ from transformers.models.auto import modeling_auto as auto
 from finegrid.errors import UserError, nearest, require
 from finegrid.models.sites import need_anatomy
 
-WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-LFS = b"version https://git-lfs"  # begins the file that stands for one that was not fetched
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+LFS = b"version https://git-lfs"  # first bytes of a pointer to a file that was not fetched
 FLOATS = ("F64", "F32", "F16", "BF16")
-PLAIN = {  # what a pass through the model relies on, whatever config.json says
+FORWARD = {  # options of the forward pass, set whatever config.json says
     "return_dict": True,
     "output_hidden_states": False,
     "output_attentions": False,
     "problem_type": None,
 }
-TASKS_OWN = ("num_labels", "id2label", "label2id", "model_type", *PLAIN)
+NOT_FREE = ("num_labels", "id2label", "label2id", "model_type", *FORWARD)
 
 
 def reason(error: Exception) -> str:
-    """What an error says, in one line."""
+    """The message of an error as one line of at most 200 characters."""
     if "trust_remote_code" in str(error):
         return "needs code of its own to load, which is never run here; use a known architecture"
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def settle(config: Any, changes: Mapping[str, Any], *, outputs: int, sites: bool) -> None:
-    """Apply `model.config` and the task's outputs to an architecture; refuse what is no encoder.
+def configure(config: Any, changes: Mapping[str, Any], *, outputs: int, sites: bool) -> None:
+    """Apply `model.config` and the number of outputs to a config; refuse what is no encoder.
 
     Raises:
         UserError: naming the setting or the kind of model.
     """
-    known = {*config.to_dict(), *config.attribute_map}.difference(TASKS_OWN)
+    known = {*config.to_dict(), *config.attribute_map}.difference(NOT_FREE)
     for key, value in changes.items():
-        require(key not in TASKS_OWN, f"model.config.{key} is not free to choose; leave it out")
+        require(key not in NOT_FREE, f"model.config.{key} is not free to choose; leave it out")
         require(key in known, f"model.config.{key} is unknown; {nearest(key, known)}")
         try:
             setattr(config, key, value)
         except Exception as error:  # each field checks its own type
             raise UserError(f"model.config.{key}={value}: {reason(error)}") from error
-    config.update({"num_labels": outputs, **PLAIN})
+    config.update({"num_labels": outputs, **FORWARD})
     vars(config).pop("auto_map", None)  # remote code: neither run nor passed on by an export
     _need_encoder(config, sites=sites)
 
@@ -78,7 +78,7 @@ def _need_encoder(config: Any, *, sites: bool) -> None:
 
 
 def check_files(folder: Path) -> None:
-    """Look at the headers of a folder's weights.
+    """Check the headers of a folder's weight files.
 
     Raises:
         UserError: if they are an adapter's, missing, cut short, or not floating point.
@@ -100,13 +100,13 @@ def check_files(folder: Path) -> None:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The files that transformers will read."""
-    if (folder / WHOLE).is_file():
-        return [folder / WHOLE]
+    """The weight files that transformers will read."""
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
     others = sorted(file.name for file in folder.glob("*.bin"))
     require(
         (folder / INDEX).is_file(),
-        f"holds no {WHOLE}"
+        f"holds no {WEIGHTS}"
         + (f" (only {others[0]}: convert it with save_pretrained)" if others else ""),
     )
     try:
@@ -127,12 +127,12 @@ def _check_name(name: str, kind: str, file: Path) -> None:
 
 
 def check_loaded(network: Any, info: Mapping[str, Any], *, changed: bool) -> bool:
-    """Whether the encoder is all there but for its pooler, which is then to be drawn.
+    """Check the weights as loaded; True if the pooler alone is missing and must be drawn.
 
     Raises:
         UserError: if anything else of it is missing, of another shape, left over or not finite.
     """
-    prefix, pooler = f"{network.base_model_prefix}.", poolers(network)
+    prefix, pooler = f"{network.base_model_prefix}.", pooler_parameters(network)
     missing = {name for name in info["missing_keys"] if name.startswith(prefix)}
     drawn = bool(pooler) and pooler.keys() <= missing
     lacks = sorted(missing - pooler.keys() if drawn else missing)
@@ -161,7 +161,7 @@ def check_loaded(network: Any, info: Mapping[str, Any], *, changed: bool) -> boo
 
 
 def check_pass(network: Any) -> None:
-    """Send two tokens through a model: sizes that do not fit one another show at the latest here.
+    """Run a forward pass of two tokens, which fails where sizes do not fit one another.
 
     Raises:
         UserError: if that fails.
@@ -179,13 +179,13 @@ def check_pass(network: Any) -> None:
     network.train(training)
 
 
-def poolers(network: Any) -> dict[str, nn.Parameter]:
-    """Name -> parameter of the pooler that the base model has itself, if it has one."""
+def pooler_parameters(network: Any) -> dict[str, nn.Parameter]:
+    """Name -> parameter of the pooler inside the base model; empty if there is none."""
     pooler: nn.Module | None = getattr(network.base_model, "pooler", None)
     prefix = f"{network.base_model_prefix}.pooler."
     return {f"{prefix}{n}": p for n, p in pooler.named_parameters()} if pooler else {}
 
 
-def empty(tokenizer: Any) -> bool:
-    """Whether a tokenizer knows its special tokens alone: so one without its files comes out."""
+def has_no_vocabulary(tokenizer: Any) -> bool:
+    """Whether a tokenizer has special tokens only, as one loaded without its files has."""
     return len(tokenizer) <= len(set(tokenizer.all_special_ids))

@@ -1,7 +1,7 @@
-"""The anatomy of a backbone: which modules play which role, whatever their library calls them.
+"""Sites: the modules of an encoder by their role, for all supported architectures.
 
-A role is what a tuning method asks for (`sites["query"]`); the table says where each architecture
-keeps it. Patterns are relative to the base model, and `*` stands for one layer number.
+A tuning method asks for a role (`sites["query"]`); the table `ANATOMY` says under which name each
+architecture has it. Patterns are relative to the base model; `*` stands for one layer number.
 
     embeddings                      ids -> B T E (E may be narrower than H: ALBERT, small ELECTRA)
     word_embeddings                 Embedding, ids -> B T E, before positions and types are added
@@ -13,7 +13,7 @@ keeps it. Patterns are relative to the base model, and `*` stands for one layer 
     attention_norm, output_norm     LayerNorm after the residual sum; post-LN architectures only
     attention_block, output_block   the module whose output, B T H, is added to the residual as is
     pooler                          what turns B T H into B H, where the base model has it itself
-    layernorm                       every LayerNorm, found by its type, the embeddings' included
+    layernorm                       every LayerNorm, by its type, the embeddings' included
 """
 
 import re
@@ -102,7 +102,11 @@ class Site:
 
 
 def need_anatomy(architecture: str) -> None:
-    """Raise SiteError where `ANATOMY` lacks a model type."""
+    """Check that `ANATOMY` knows a model type.
+
+    Raises:
+        SiteError: naming the known ones.
+    """
     if architecture not in ANATOMY:
         raise SiteError(
             f"no anatomy for architecture {architecture!r} "
@@ -111,18 +115,18 @@ def need_anatomy(architecture: str) -> None:
 
 
 class Sites:
-    """The modules of `model` by role; `prefix` is the base model's path, e.g. `bert`."""
+    """The modules of a model by role; `prefix` is the base model's path in it, e.g. `bert`."""
 
     def __init__(self, model: nn.Module, anatomy: Mapping[str, str], prefix: str) -> None:
         self._config: Any = getattr(model, "config", None)
         self._patterns = {role: f"{prefix}.{path}" for role, path in anatomy.items()}
         self.architecture = str(getattr(self._config, "model_type", type(model).__name__))
-        found = {role: _match(model, pattern) for role, pattern in self._patterns.items()}
-        numbers = sorted({n for matches in found.values() for n, _, _ in matches if n})
+        matched = {role: _match(model, pattern) for role, pattern in self._patterns.items()}
+        numbers = sorted({n for matches in matched.values() for n, _, _ in matches if n})
         rank = {number: layer for layer, number in enumerate(numbers)}
         self._sites = {
             role: [Site(name, module, rank.get(n)) for n, name, module in matches]
-            for role, matches in found.items()
+            for role, matches in matched.items()
         }
         self._sites["layernorm"] = self._norms(model, f"{prefix}.")
         self.in_table = positions(model)
@@ -173,7 +177,7 @@ class Sites:
     def matrices(
         self, roles: Sequence[str] | None, layers: Sequence[int] | str | None
     ) -> list[tuple[nn.Module, nn.Parameter]]:
-        """(module, its own weight) of the matrices among what `select` selects.
+        """(module, its raw weight) of the matrices that `select` selects.
 
         Raises:
             SiteError: if a role is no weight matrix.
@@ -185,7 +189,7 @@ class Sites:
                     f"method.roles: {role!r} is no weight matrix of {self.architecture}; "
                     f"choose among {', '.join(self.linear)}"
                 )
-        # past the property that an earlier application may have put over the weight
+        # the raw parameter, past a property that `reparametrize` may have put over it
         return [(site.module, site.module._parameters["weight"]) for _, site in chosen]  # type: ignore[misc]
 
     def numbers(self, layers: Sequence[int] | str | None) -> list[int]:
@@ -221,7 +225,7 @@ class Sites:
 
     @property
     def positions(self) -> int:
-        """How many tokens the backbone can read, or was made for where it has no table of them."""
+        """Longest input in tokens, by the position table or else by the config."""
         return self.in_table or int(self._config.max_position_embeddings)
 
     @property
@@ -231,7 +235,7 @@ class Sites:
 
 
 def positions(model: nn.Module) -> int | None:
-    """Tokens that a table of positions has rows for: RoBERTa counts from behind its padding id."""
+    """Rows of the position table that tokens can use; RoBERTa's start after its padding id."""
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
             padding = module.padding_idx
@@ -240,7 +244,7 @@ def positions(model: nn.Module) -> int | None:
 
 
 def _match(model: nn.Module, pattern: str) -> list[tuple[tuple[int, ...], str, nn.Module]]:
-    """The modules at `pattern`, in the model's own order, with the numbers its stars stood for."""
+    """(numbers that the stars stand for, name, module) of every match, in the model's order."""
     regex = re.compile(r"(\d+)".join(map(re.escape, pattern.split("*"))))
     hits = ((regex.fullmatch(name), name, module) for name, module in model.named_modules())
     return [(tuple(map(int, hit.groups())), name, module) for hit, name, module in hits if hit]

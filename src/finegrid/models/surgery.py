@@ -51,20 +51,20 @@ def match(module: nn.Module, pattern: str) -> dict[str, nn.Parameter]:
         MatchError: if none matches, naming the nearest kinds of parameter there are.
     """
     named = dict(module.named_parameters())
-    found = {name: value for name, value in named.items() if fnmatchcase(name, pattern)}
-    if not found:
+    matched = {name: value for name, value in named.items() if fnmatchcase(name, pattern)}
+    if not matched:
         kinds = {".".join(name.split(".")[-2:]) for name in named}
         raise MatchError(
             f"no parameter of {type(module).__name__} matches {pattern!r}; "
             f"{nearest(pattern.strip('*.'), kinds)}"
         )
-    return found
+    return matched
 
 
 def add_child(site: Any, name: str, module: nn.Module, tensor: str | None = None) -> bool:
-    """Inject a child module that the site or others look up by themselves; False if it is there.
+    """Add a child module to a site without any hook; False if it is already there.
 
-    `tensor` names the site's tensor that is read through the child, if one is.
+    `tensor` names the site's tensor that the child reparametrizes, if any.
     """
     _record_owner((id(site), name))
     if name in site._modules:
@@ -77,15 +77,15 @@ def add_child(site: Any, name: str, module: nn.Module, tensor: str | None = None
 def attach(site: nn.Module, name: str, module: nn.Module, hook: Hook) -> None:
     """Inject a child module at a site; the hook replaces the site's output.
 
-    The backbone's own keys stay as they were. Attaching the same name again changes nothing.
-    The hook must reach the child through the site it is given, so that copies stay independent.
+    The backbone's state-dict keys stay unchanged. Attaching the same name again changes nothing.
+    The hook must look the child up in the site that it gets, so that deep copies are independent.
     """
     if add_child(site, name, module):
         site.register_forward_hook(hook)
 
 
 def attach_before(site: nn.Module, name: str, module: nn.Module, hook: InputHook) -> None:
-    """Inject a child module at a site; the hook replaces the site's input instead of its output."""
+    """Inject a child module at a site; the hook replaces the site's input."""
     if add_child(site, name, module):
         site.register_forward_pre_hook(hook)
 
@@ -93,7 +93,7 @@ def attach_before(site: nn.Module, name: str, module: nn.Module, hook: InputHook
 def attach_around(
     site: nn.Module, name: str, module: nn.Module, before: NamedHook, after: Callable[..., Any]
 ) -> None:
-    """Inject a child module at a site; one hook replaces all its inputs, the other its output."""
+    """Inject a child module at a site; one hook replaces its inputs, the other its output."""
     if add_child(site, name, module):
         site.register_forward_pre_hook(before, with_kwargs=True)
         site.register_forward_hook(after)
@@ -105,27 +105,28 @@ def raw_parameter(site: nn.Module, tensor: str) -> nn.Parameter | None:
 
 
 def reparametrize(site: nn.Module, tensor: str, name: str, module: nn.Module) -> None:
-    """Let the site compute with `module(tensor)` instead of its own tensor.
+    """Let the site compute with `module(tensor)` instead of the tensor.
 
-    The tensor keeps its key and its bits; only reading it as an attribute, as the site's forward
-    does, goes through the child module. Several children on one tensor apply in order.
+    The parameter keeps its key and its values; only attribute access, as in the site's forward,
+    goes through the child module. Several children on one tensor apply in order.
     """
     if not add_child(site, name, module, tensor):
         return
     _record_owner((id(site._parameters[tensor]), ""))
     plain = type(site)
-    before = getattr(plain, tensor, None)  # the property of an earlier call, if there was one
+    before = getattr(plain, tensor, None)  # the property of an earlier call, if any
 
     def effective(self: nn.Module) -> Tensor:
         raw: Any = before.fget(self) if before else self._parameters[tensor]
         value: Tensor = self.get_submodule(name)(raw)
         return value
 
-    site.__class__ = type(plain.__name__, (plain,), {tensor: property(effective)})
+    kind = f"Reparametrized{plain.__name__.removeprefix('Reparametrized')}"  # print(model) shows it
+    site.__class__ = type(kind, (plain,), {tensor: property(effective)})
 
 
 def injected(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
-    """(site's path, site, child's name) of everything that was attached or reparametrized."""
+    """(site's path, site, child's name) of every injected module."""
     for path, site in model.named_modules():
         for name in getattr(site, "injected", ()):
             yield path, site, name
@@ -155,14 +156,14 @@ def _record_owner(key: tuple[int, str]) -> None:
 
 
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Name -> parameter for everything that trains; tied parameters appear once."""
+    """Name -> parameter of everything that trains; tied parameters appear once."""
     return {name: value for name, value in module.named_parameters() if value.requires_grad}
 
 
 def unmergeable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """(path, child) of every injected child that no change of its site's tensors could replace."""
-    found: Iterable[tuple[str, Any, str]] = injected(model)
-    for path, site, name in found:
+    """(path, child) of every injected module that cannot be merged into its site's tensors."""
+    children: Iterable[tuple[str, Any, str]] = injected(model)
+    for path, site, name in children:
         child = site.get_submodule(name)
         if site.injected[name] is None and not hasattr(child, "fold"):
             yield f"{path}.{name}", child
@@ -170,10 +171,10 @@ def unmergeable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 @torch.no_grad()
 def merge(model: nn.Module) -> None:
-    """Put what was injected into the sites' own tensors and take it out; eval outputs stay.
+    """Merge injected modules into the sites' tensors and remove them; eval outputs stay equal.
 
     Raises:
-        UserError: before anything changes, if a child cannot be replaced by other tensors.
+        UserError: before anything changes, if a module cannot be merged.
     """
     for path, child in unmergeable(model):
         raise UserError(f"{path} ({type(child).__name__}) cannot be merged into weights")
@@ -182,7 +183,7 @@ def merge(model: nn.Module) -> None:
 
 
 def _merge(site: Any) -> None:
-    """Reparametrized tensors first: a fold then changes what the site really computes with."""
+    """Merge one site: first reparametrized tensors, so that `fold` changes effective weights."""
     read = {tensor for tensor in site.injected.values() if tensor}
     effective = {tensor: getattr(site, tensor).clone() for tensor in read}
     site.__class__ = next(cls for cls in type(site).__mro__ if cls.__module__ != __name__)

@@ -105,7 +105,10 @@ def setting(given: Setting) -> str:
     dropout = {"True": "", "False": ", no dropout below what trains"}.get(
         str(given.frozen_dropout), f", frozen_dropout {given.frozen_dropout}"
     )
+    stock = {"True": "", "False": ", without kernels"}.get(
+        str(given.kernels), f", kernels {given.kernels}"
+    )
     return (
         f"{given.model}{weights}, protocol {given.protocol}, {given.select} checkpoint, "
-        f"precision {given.precision or 'unknown'}{dropout}, finegrid {given.version}"
+        f"precision {given.precision or 'unknown'}{dropout}{stock}, finegrid {given.version}"
     )

@@ -1,7 +1,7 @@
 """Cells as tables of Markdown and LaTeX: scores by fraction, distances to the best, and costs."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pandas as pd
@@ -10,8 +10,8 @@ from finegrid.errors import printable
 from finegrid.report import formatting
 from finegrid.report.load.rankings import CELL, TABLE, Results, Setting, ordered
 from finegrid.runs.text import markdown_table
+from finegrid.storage.files import FORMULA
 
-FORMULA = ("=", "+", "-", "@")  # what begins one
 MARKS = re.compile(r"[\\`*|$~]|(?<!\w)_|_(?!\w)|(?<=\])[(\[]")  # that mean something to Markdown
 LATEX = {
     **{mark: rf"\{mark}" for mark in "&%$#_{}"},
@@ -46,20 +46,20 @@ def markdown(
         best: of `compare.against_best`.
         level: of the intervals, for the text.
     """
-    sections = [_section(results, own, level) for own in _tables(cells, best)]
+    sections = [_section(results, table, level) for table in _tables(cells, best)]
     notes = [f"- {plain(note)}" for note in results.notes]
     return "\n".join([*sections, *(["### Notes", "", *notes, ""] if notes else [])])
 
 
 def latex(results: Results, cells: pd.DataFrame, best: pd.DataFrame) -> dict[str, str]:
     """File name -> a tabular (of the package booktabs) of each table's scores."""
-    found = {}
-    for number, own in enumerate(_tables(cells, best), start=1):
-        setting, first = results.settings[own["setting"].iloc[0]], own.iloc[0]
+    files = {}
+    for number, table in enumerate(_tables(cells, best), start=1):
+        setting, first = results.settings[table["setting"].iloc[0]], table.iloc[0]
         budget = f"{first['budget']:g}{first['budget_unit']}"
         name = f"{number:02d}-{first['task']}-{setting.model}-{budget}"
-        found[re.sub(r"[^\w.-]+", "_", name)] = _tabular(own, setting)
-    return found
+        files[re.sub(r"[^\w.-]+", "_", name)] = _tabular(table, setting)
+    return files
 
 
 def csv(data: pd.DataFrame) -> str:
@@ -76,7 +76,7 @@ def _no_formula(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     text = printable(value)
-    return f"'{text}" if text.lstrip().startswith(FORMULA) else text
+    return f"'{text}" if re.match(FORMULA, text.lstrip()) else text
 
 
 def plain(text: str) -> str:
@@ -85,14 +85,22 @@ def plain(text: str) -> str:
     return MARKS.sub(r"\\\g<0>", text)
 
 
+def seeds(cell: Mapping[str, Any]) -> str:
+    """How many seeds have scores; and what became of the others, or speaks against them."""
+    constant = round(cell["degenerate"] * cell["ok"]) if cell["degenerate"] > 0 else 0
+    dull = cell["ok"] > constant and not cell["learned"]
+    notes = [
+        str(cell["failures"]) if cell["failed"] else "",
+        f"{cell['missing']} missing" if cell["missing"] else "",
+        f"{constant} constant" if constant else "",
+        "no better than a constant" if dull else "",
+    ]
+    return ", ".join([str(cell["ok"]), *filter(None, notes)])
+
+
 def score(cell: Any) -> str:
     """`mean ± sd (seeds)`, with what failed, is missing or predicts one constant."""
-    notes = [cell.failures] if cell.failed else []
-    notes += [f"{cell.missing} missing"] if cell.missing else []
-    constant = round(cell.degenerate * cell.ok) if cell.degenerate > 0 else 0
-    notes += [f"{constant} constant"] if constant else []
-    notes += ["no better than a constant"] if cell.ok > constant and not cell.learned else []
-    count = ", ".join([str(cell.ok), *notes])
+    count = seeds(cell._asdict())
     if not cell.ok:
         return f"none ({count})"
     return f"{cell.mean:.4f} ± {'?' if cell.ok < 2 else f'{cell.sd:.4f}'} ({count})"
@@ -112,8 +120,8 @@ def _tables(cells: pd.DataFrame, best: pd.DataFrame) -> Iterator[pd.DataFrame]:
     """Each table's cells with what is known of their distance to the best."""
     columns = [*CELL, "best", "difference", "low", "high", "tie"]
     joined = cells.merge(best[columns], on=CELL, suffixes=("_mean", ""))
-    for _, own in joined.groupby(TABLE, observed=True):
-        yield own
+    for _, table in joined.groupby(TABLE, observed=True):
+        yield table
 
 
 def _section(results: Results, cells: pd.DataFrame, level: float) -> str:
@@ -139,8 +147,8 @@ def _section(results: Results, cells: pd.DataFrame, level: float) -> str:
 
 def _unlearned(cells: pd.DataFrame) -> list[str]:
     """The headline where no method learned anything."""
-    found = cells[cells["ok"] > 0].groupby("fraction")["learned"].any()
-    nothing = [f"{fraction:g}" for fraction in found.index[~found]]
+    learned = cells[cells["ok"] > 0].groupby("fraction")["learned"].any()
+    nothing = [f"{fraction:g}" for fraction in learned.index[~learned]]
     if not nothing:
         return []
     return [
@@ -179,12 +187,11 @@ def _costs(cells: pd.DataFrame) -> str:
     finished = cells.assign(finished=cells["ok"] > 0).sort_values(["finished", "fraction"])
     largest = finished.drop_duplicates("method", keep="last").set_index("method")
     largest["peak_memory_bytes"] /= 1e6
-    found = largest.to_dict("index")
     rows = []
     for method in ordered(set(cells["method"])):
-        own = found[method]
-        costs = [_cost(own[name], form) for name, (_, form) in COSTS.items()]
-        rows.append([plain(method), f"{own['fraction']:g}", *costs])
+        cell: Any = largest.loc[method]
+        costs = [_cost(cell[name], form) for name, (_, form) in COSTS.items()]
+        rows.append([plain(method), f"{cell['fraction']:g}", *costs])
     return markdown_table(["method", "at fraction", *(title for title, _ in COSTS.values())], rows)
 
 

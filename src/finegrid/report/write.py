@@ -1,117 +1,83 @@
-"""A report's files: page, tables, figures and the tidy frame, each written whole or not at all."""
+"""A report's files: page, tables, figures and the tidy frame, each written atomically."""
 
 import io
 import sys
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from finegrid.report import tables
+from finegrid.report.comparison import Comparison
 from finegrid.report.load import outcomes
-from finegrid.report.load.rankings import Results
-from finegrid.report.stats import compare
-from finegrid.report.stats.scores import Evidence
+from finegrid.report.stats.ranks import probability_of_improvement
 from finegrid.storage.files import write_atomic
 
-if TYPE_CHECKING:
-    from finegrid.report.figures.draw import Figure
-
 PARQUET = "runs.parquet"
-
-
-@dataclass(frozen=True)
-class Made:
-    """What a report is written from."""
-
-    runs: pd.DataFrame  # of `frame.load`
-    results: Results
-    known: Evidence
-    cells: pd.DataFrame
-    best: pd.DataFrame
-    level: float
-
-    @cached_property
-    def figures(self) -> "list[Figure]":
-        """Drawn when a format wants them: matplotlib takes a second to load."""
-        from finegrid.report.figures import draw
-        from finegrid.report.load import published as reference
-
-        published = reference.references()
-        return draw.draw(
-            self.results, self.cells, self.best, references=published, level=self.level
-        )
-
-
 Files = Iterator[tuple[str, bytes]]  # names below the report's directory, and contents
 
 
-def write(made: Made, directory: Path, formats: Collection[str]) -> Iterator[Path]:
+def write(comparison: Comparison, directory: Path, formats: Collection[str]) -> Iterator[Path]:
     """Write a report; yields each file that is there."""
     for name in (known for known in FORMATS if known in formats):
-        for below, content in FORMATS[name](made):
+        for below, content in FORMATS[name](comparison):
             path = directory / below
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, content)
             yield path
 
 
-def _markdown(made: Made) -> Files:
-    text = tables.markdown(made.results, made.cells, made.best, level=made.level)
+def _markdown(comparison: Comparison) -> Files:
+    made = comparison.results, comparison.cells, comparison.best
+    text = tables.markdown(*made, level=comparison.level)
     yield "report.md", text.encode()
 
 
-def _html(made: Made) -> Files:
+def _html(comparison: Comparison) -> Files:
     from finegrid.report.html.page import page
 
-    draws = compare.draws(made.results, known=made.known)
-    standings = compare.standings(made.known)
-    text = page(
-        made.results, made.cells, made.best, made.figures, draws, standings, level=made.level
-    )
-    yield "report.html", text.encode()
+    yield "report.html", page(comparison, *comparison.drawn).encode()
 
 
-def _csv(made: Made) -> Files:
-    settings = pd.DataFrame(made.results.settings).rename_axis("setting").reset_index()
+def _csv(comparison: Comparison) -> Files:
+    results = comparison.results
     frames = {
-        "settings": settings,
-        "cells": made.cells,
-        "against_best": made.best,
-        "across": compare.across(made.results, level=made.level),
-        **{figure.name: figure.data for figure in made.figures},
+        "settings": pd.DataFrame(results.settings).rename_axis("setting").reset_index(),
+        "cells": comparison.cells,
+        "against_best": comparison.best,
+        "across": probability_of_improvement(results, level=comparison.level),
+        **{figure.name: figure.data for figure in comparison.drawn[0]},
     }
     for name, data in frames.items():
         yield f"csv/{name}.csv", tables.csv(data).encode()
 
 
-def _latex(made: Made) -> Files:
-    for name, text in tables.latex(made.results, made.cells, made.best).items():
+def _latex(comparison: Comparison) -> Files:
+    made = comparison.results, comparison.cells, comparison.best
+    for name, text in tables.latex(*made).items():
         yield f"latex/{name}.tex", text.encode()
 
 
-def _png(made: Made) -> Files:
-    for figure in made.figures:
+def _png(comparison: Comparison) -> Files:
+    for figure in comparison.drawn[0]:
         yield f"figures/{figure.name}.svg", figure.svg.encode()
         yield f"figures/{figure.name}.png", figure.png()
 
 
-def _parquet(made: Made) -> Files:
-    places = made.runs["directory"].astype(str).str.split("/").str[-4:].str.join("/")
-    buffer = io.BytesIO()  # with what the grid names a run, and no path of this machine
-    predictions, left_out = outcomes.stored(made.runs)
-    others = made.runs.drop(columns=list(predictions), errors="ignore").assign(directory=places)
-    runs = pd.concat([others, predictions], axis=1)
-    runs.to_parquet(buffer, index=False, compression="zstd")
+def _parquet(comparison: Comparison) -> Files:
+    runs = comparison.runs
+    places = runs["directory"].astype(str).str.split("/").str[-4:].str.join("/")
+    predictions, left_out = outcomes.stored(runs)
+    others = runs.drop(columns=list(predictions), errors="ignore")
+    named = others.assign(directory=places)  # as the grid names a run, without a machine's path
+    buffer = io.BytesIO()
+    pd.concat([named, predictions], axis=1).to_parquet(buffer, index=False, compression="zstd")
     if left_out:
         print(f"note: {left_out}", file=sys.stderr)
     yield PARQUET, buffer.getvalue()
 
 
-FORMATS: dict[str, Callable[[Made], Files]] = {
+FORMATS: dict[str, Callable[[Comparison], Files]] = {
     "md": _markdown,
     "html": _html,
     "csv": _csv,

@@ -1,34 +1,24 @@
-"""What makes a cell: everything that decides its result, as one hash. Imports nothing heavy.
+"""The hash of a cell: everything that decides its result. Imports nothing heavy.
 
 A sweep computes it before anything runs, a run writes it into its record; both call `cell`.
 """
 
-import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from finegrid import __version__
-from finegrid.config import require_names
+from finegrid.config import MethodConfig, require_names
 from finegrid.data import builtin
 from finegrid.errors import one_of, require
+from finegrid.runs import settings
 from finegrid.runs.record import SCHEMA, cell_hash
 from finegrid.storage import paths
 
-# What decides a result. Devices, threads, loggers and the rules of a sweep are not among it.
-GROUPS = ("method", "task", "model", "data", "optim", "budget")
-VALUES = ("seed", "select", "evaluations", "store", "frozen_dropout")
-# Where things lie is replaced by what they hold; the rest describes, or sets speed alone.
-VOLATILE = {
-    "data": ("source", "root", "eval_batch_size"),
-    "model": ("path", "revision", "architecture", "parameters", "head_lr"),
-    "task": ("path", "train", "test"),
-}
-PLACES = {"data": ("source", "root"), "model": ("path",), "task": ("path", "train", "test")}
-NOT_ARGUMENTS = ("name", "recipe", "fuses")  # of a method's YAML, for people, optimizer and sweep
-METHOD = re.compile(r"finegrid\.methods\.[a-z]\w*\.[A-Za-z]\w*")  # a class in a module, no deeper
+# Of a config these differ between machines, and its hash must not.
+PLACES = ("data.source", "data.root", "model.path", "task.path", "task.train", "task.test")
 
 
 def cell(plain: Mapping[str, Any]) -> str:
@@ -49,29 +39,15 @@ def config_hash(plain: Mapping[str, Any]) -> str:
 
     A record holds it, so that the config beside it can be told from another run's, by any version.
     """
-    kept = {
-        name: {key: value for key, value in node.items() if key not in PLACES[name]}
-        if name in PLACES
-        else node
-        for name, node in plain.items()
-    }
-    return cell_hash(_canonical(kept))
+    return cell_hash(_canonical(settings.without(plain, PLACES)))
 
 
 def _settings(plain: Mapping[str, Any]) -> dict[str, Any]:
-    groups = {
-        group: {key: value for key, value in plain[group].items() if key not in left_out}
-        for group in GROUPS
-        for left_out in [VOLATILE.get(group, ())]
-    }
+    kept = settings.deciding(plain)
     if not _chooses(plain["task"]):
-        groups["task"].pop("positive", None)
-    groups["method"] = {"name": plain["method"]["name"]} | arguments(plain["method"])
-    found: dict[str, Any] = _canonical(groups | {name: plain[name] for name in VALUES})
-    return found | {
-        "precision": plain["trainer"]["precision"],
-        "tuning": plain["trial"] is not None,
-    }
+        kept["task"].pop("positive", None)
+    kept["method"] = MethodConfig.of(plain["method"]).decisive()
+    return {**_canonical(kept), "tuning": plain["trial"] is not None}
 
 
 def _chooses(task: Mapping[str, Any]) -> bool:
@@ -102,55 +78,7 @@ def description(plain: Mapping[str, Any]) -> dict[str, Any]:
 def facts(plain: Mapping[str, Any]) -> dict[str, Any]:
     """Those of them that a config tells without any file beside it."""
     require_names(plain)
-    (unit, amount), *_ = ((k, v) for k, v in plain["budget"].items() if v is not None)
-    return {
-        "method": str(plain["method"]["name"]),
-        "task": str(plain["task"]["name"]),
-        "model": str(plain["model"]["name"]),
-        "pretrained": plain["model"]["pretrained"],
-        "fraction": float(plain["data"]["fraction"]),
-        "budget_unit": unit,
-        "budget": float(amount),
-        "seed": plain["seed"],
-        "protocol": plain["data"]["protocol"],
-        "select": plain["select"],
-        "frozen_dropout": plain.get("frozen_dropout", True),  # older runs do not name it
-        "lr": float(plain["optim"]["lr"]),
-        "trial": plain.get("trial"),
-    }
-
-
-def arguments(node: Mapping[str, Any], where: str = "method") -> dict[str, Any]:
-    """A method's node without what is no argument of its class; a composition's members alike.
-
-    Raises:
-        UserError: if it names no class of a module in finegrid.methods, or holds more than plain
-            values: `_partial_` and the like, or another object to be made of a class.
-    """
-    require(isinstance(node, Mapping), f"{where}={node!r:.60} must be a method's settings")
-    target = node.get("_target_", "")
-    require(
-        isinstance(target, str) and METHOD.fullmatch(target) is not None,
-        f"{where}._target_={target!r} must be a class in finegrid.methods",
-    )
-    kept = {key: value for key, value in node.items() if key not in NOT_ARGUMENTS}
-    members = kept.pop("members", None)
-    other = next(_reserved({k: v for k, v in kept.items() if k != "_target_"}), "")
-    require(not other, f"{where} holds {other}: a method's settings are plain values")
-    if members is not None:
-        require(isinstance(members, Mapping), f"{where}.members={members!r:.60} must name methods")
-        kept["members"] = {k: arguments(v, f"{where}.members.{k}") for k, v in members.items()}
-    return kept
-
-
-def _reserved(node: Any) -> Iterator[str]:
-    """Keys that mean something to Hydra, at any depth."""
-    if isinstance(node, Mapping):
-        yield from (str(key) for key in node if str(key).startswith("_"))
-        node = list(node.values())
-    if isinstance(node, list):
-        for value in node:
-            yield from _reserved(value)
+    return settings.recorded(plain)
 
 
 def rows(task: Mapping[str, Any], data: Mapping[str, Any]) -> str:

@@ -29,6 +29,7 @@ RESULTS = (RECORD, DELTA, PREDICTIONS, CURVE)  # the record first: without it th
 # Directories of a sweep
 PLANS = ".sweeps"  # each sweep's command and cells
 JOBS = ".groups"  # what each job is to run
+PRECISION = "precision-"  # and a device: a file of PLANS, what `trainer.precision=auto` means
 
 FOREIGN = "wandb"  # directory of W&B's own copies of a run's files
 LONGEST = 200  # bytes of a directory's name without the cell's hash

@@ -1,4 +1,4 @@
-"""The one flat result of a run, and the hash that names its cell. Standard library only."""
+"""record.json, the flat result of a run: its fields, reading, writing and checks."""
 
 import hashlib
 import json
@@ -36,6 +36,7 @@ class Record:
     pretrained: bool = True
     select: str = "best"
     frozen_dropout: bool = True  # false: none below what trains
+    kernels: bool | None = None  # false: torch's own modules; null: older than the choice
     lr: float | None = None  # peak learning rate of what the method trains
     trial: int | None = None  # of a search for that rate: validation alone is scored
     schema: int = SCHEMA
@@ -80,8 +81,8 @@ class Record:
     examples_per_second: float | None = None
     tokens_per_second: float | None = None
     train_flops: float | None = None
-    mfu: float | None = None  # the least seconds of its matrix products, as a share of the clock's
-    matmul_rate: float | None = None  # FLOP/s measured on the machine: what that least assumes
+    mfu: float | None = None  # train_flops a second, as a share of matmul_rate
+    matmul_rate: float | None = None  # FLOP/s of a square product, measured on the machine
     peak_memory_bytes: int | None = None
     fused: int = 1  # runs that shared each pass through the backbone
     micro_batch_size: int | None = None  # rows of one pass; below data.batch_size: memory ran out

@@ -4,7 +4,7 @@ Hydra writes the config as it was composed, so that references stand in it. Thos
 the config are followed; what would look at the environment, a file or anything else is refused.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ import yaml  # type: ignore[import-untyped]
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from finegrid.config import RunConfig, register_resolvers, to_plain
 from finegrid.errors import UserError, causes, require
-from finegrid.recipes import recipe
-from finegrid.runs import layout
+from finegrid.runs import identity, layout
+from finegrid.runs.record import Record
 from finegrid.storage.files import content
 
 FILE = layout.CONFIG
@@ -24,6 +25,7 @@ MOST = 100  # references
 LONGEST = 1 << 16  # characters of what one of them may stand for
 LOOKS = ("recipe", "oc.select")  # resolvers that look at the config alone
 MACHINE = "${oc.env:FINEGRID_DATA_DIR,null}"  # data.root by default: where that machine had data
+RECIPE = "${recipe:lr}"  # of optim.lr in a trial
 OPEN = "???"  # what a reference stands for as long as it is not resolved
 
 Place = tuple[Any, ...]  # of a value in nested tables and lists
@@ -46,6 +48,50 @@ def config(directory: Path) -> DictConfig:
         raise UserError(f"{path} is not a readable config: {why.splitlines()[0]}") from error
 
 
+def of_run(directory: Path, record: Record) -> RunConfig:
+    """The settings of a run directory, typed, which must be those of the record there.
+
+    Raises:
+        UserError: if the config is missing, invalid or of another run.
+    """
+    cfg = config(directory)
+    try:
+        settings = RunConfig.of(cfg)
+        _require_same_run(directory, record, to_plain(cfg))
+    except (OmegaConfBaseException, LookupError, TypeError, ValueError, AttributeError) as error:
+        why = (str(error).strip() or repr(error)).splitlines()[0]
+        raise UserError(f"{directory / FILE} is not a run's config: {why}") from error
+    return settings
+
+
+def _require_same_run(directory: Path, record: Record, plain: dict[str, Any]) -> None:
+    """Refuse a record that belongs to another config than the one beside it.
+
+    Hydra writes the config as soon as a run starts, so the directory may have been used again.
+    """
+    facts = identity.facts(plain)
+    other = [name for name, value in facts.items() if getattr(record, name) != value]
+    if not other and record.config_hash and record.config_hash != identity.config_hash(plain):
+        other = ["settings"]
+    require(
+        not other,
+        f"{directory}: its record is of another run than its {FILE} (they differ in "
+        f"{', '.join(other)}): the directory was used again or changed; run it again",
+    )
+
+
+def write(directory: Path, plain: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Write what Hydra leaves beside a job of its own: config.yaml and overrides.yaml.
+
+    In a trial's config the learning rate still refers to its recipe.
+    """
+    (directory / FILE).parent.mkdir(parents=True, exist_ok=True)
+    trial = plain.get("trial") is not None
+    optim = {**plain["optim"], "lr": RECIPE} if trial else plain["optim"]
+    OmegaConf.save(OmegaConf.create({**plain, "optim": optim}), directory / FILE)
+    OmegaConf.save(OmegaConf.create(list(overrides)), directory / layout.OVERRIDES)
+
+
 def resolved(plain: dict[str, Any]) -> DictConfig:
     """A composed config with its references followed.
 
@@ -53,7 +99,7 @@ def resolved(plain: dict[str, Any]) -> DictConfig:
         ValueError: if one of them looks elsewhere, or they stand for too much.
         OmegaConfBaseException: if one leads nowhere, or in a circle.
     """
-    OmegaConf.register_new_resolver("recipe", recipe, replace=True)
+    register_resolvers()
     if isinstance(data := plain.get("data"), dict) and data.get("root") == MACHINE:
         data["root"] = None
     references = dict(_references(plain))
@@ -69,7 +115,7 @@ def resolved(plain: dict[str, Any]) -> DictConfig:
         references = {place: references[place] for place in left}
     cfg = OmegaConf.create(plain)
     if cfg.get("trial") is not None:  # as a live trial's config has it
-        cfg.optim.lr = "${recipe:lr}"
+        cfg.optim.lr = RECIPE
     return cfg
 
 

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and what a dead process left of them."""
+"""Atomic writes, bounded reads, and removal of temporary files that dead processes left."""
 
 import os
 import socket
@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+
+FORMULA = r"[=+\-@\t\r\n](?s:.)"  # how text in a CSV begins that a spreadsheet computes
 
 
 def content(path: Path | str, most: int) -> bytes:
@@ -31,6 +33,22 @@ def write_atomic(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def create_once(path: Path, content: bytes) -> bool:
+    """Make a file with this content unless there is one; false if there is.
+
+    Of several processes, on network file systems too, exactly one makes it.
+    """
+    draft = temporary(path)
+    try:
+        draft.write_bytes(content)
+        os.link(draft, path)
+    except FileExistsError:
+        return False
+    finally:
+        draft.unlink(missing_ok=True)
+    return True
 
 
 @contextmanager

@@ -27,7 +27,6 @@ from torch import Tensor
 from finegrid import __version__
 from finegrid.config import Budget, RunConfig
 from finegrid.data.batching import Encoded, Features, sorted_batches
-from finegrid.kernels.dropout import switch_off
 from finegrid.methods.base import TuningMethod, overrides
 from finegrid.models.backbone import Backbone
 from finegrid.storage import cache
@@ -107,10 +106,16 @@ def _quiet(backbone: Backbone, depth: int) -> None:
     """Switch the prefix's dropout off; poolers, which may lie beside all layers, have none."""
     sites = backbone.sites
     if depth == sites.n_layers:
-        switch_off(backbone.model.base_model)
+        _keep_eval(backbone.model.base_model)
     else:
         for site in (*sites["embeddings"], *sites["layer"][:depth]):
-            switch_off(site.module)
+            _keep_eval(site.module)
+
+
+def _keep_eval(module: torch.nn.Module) -> None:
+    """Keep a module in eval mode, without dropout, whatever mode the model around it is in."""
+    module.eval()
+    module.__dict__["train"] = lambda mode=True: module
 
 
 def repeats(budget: Budget, rows: Encoded, batch_size: int) -> bool:

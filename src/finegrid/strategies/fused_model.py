@@ -9,7 +9,7 @@ Prior art: horizontally fused training arrays (Wang et al. 2021, arXiv 2102.0234
 parameters of K like models; here the frozen ones exist once and the runs' methods may differ.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -22,7 +22,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from finegrid.errors import UserError
 from finegrid.kernels import linear
-from finegrid.kernels.dropout import Dropout, dropout, stream_of
+from finegrid.kernels.dropout import FastDropout, dropout, stream_of
+from finegrid.models.attention import function_of
 from finegrid.models.backbone import Backbone
 from finegrid.training.module import logits_of
 
@@ -127,11 +128,10 @@ class Trunk:
             if not name.startswith(tuple(kept)):
                 self._replace(name, Lanes)
         self._replace(embeddings, Embeddings)
-        plain = self.base.config._attn_implementation
         self.base.config._attn_implementation = ATTENTION
         for name in attentions:
             attention: Any = self.base.get_submodule(name)
-            attention.lanes = (self.row, self._lanes(name), plain)
+            attention.lanes = (self.row, self._lanes(name))
 
     def _lanes(self, name: str) -> tuple[nn.Module, ...]:
         return tuple(model.base_model.get_submodule(name) for model in self.runs)
@@ -215,13 +215,15 @@ class Lanes(nn.Module):
 
     def _shared(self, modules: list[Any], x: Tensor) -> Tensor:
         first = modules[0]
-        if isinstance(first, Dropout):
+        if isinstance(first, FastDropout):
             sizes = [size * x.shape[-1] for size in self.row.sizes]
             streams = list(zip(map(stream_of, modules), sizes, strict=True))
             return dropout(x, first.p, training=first.training, streams=streams)
         if all(_alike(first, module, *module._parameters) for module in modules):
             return first.forward(x)  # type: ignore[no-any-return]
-        if isinstance(first, linear.Linear) and all(_alike(first, m, "weight") for m in modules):
+        if isinstance(first, linear.CachedLinear) and all(
+            _alike(first, m, "weight") for m in modules
+        ):
             return _linear(modules, x, self.row.sizes)
         pairs = zip(modules, self.row.split(x), strict=True)
         return self.row.join([module.forward(part) for module, part in pairs])
@@ -251,12 +253,12 @@ def _after(module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return y
 
 
-def _linear(modules: Sequence[linear.Linear], x: Tensor, sizes: list[int]) -> Tensor:
+def _linear(modules: Sequence[linear.CachedLinear], x: Tensor, sizes: list[int]) -> Tensor:
     """One frozen matrix, each run's own bias."""
     dtype = linear.autocast_dtype(x) or x.dtype
     biases = [module.bias.to(dtype) for module in modules]
-    matrix = modules[0].matrix(dtype)
-    y: Tensor = _Linear.apply(x.to(dtype), matrix, sizes, *biases)  # type: ignore[no-untyped-call]
+    weight = modules[0].cached_weight(dtype)
+    y: Tensor = _Linear.apply(x.to(dtype), weight, sizes, *biases)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -265,16 +267,16 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, matrix: linear.Matrix, sizes: list[int], *biases: Tensor
+        ctx: Any, x: Tensor, weight: linear.CachedWeight, sizes: list[int], *biases: Tensor
     ) -> Tensor:
-        ctx.matrix, ctx.sizes = matrix, sizes
+        ctx.weight, ctx.sizes = weight, sizes
         parts = zip(torch.split(x, sizes, dim=1), biases, strict=True)
-        return torch.cat([matrix.times(*part) for part in parts], dim=1)
+        return torch.cat([weight.forward(*part) for part in parts], dim=1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
-        dx = ctx.matrix.back(gradient) if ctx.needs_input_grad[0] else None
+        dx = ctx.weight.grad_input(gradient) if ctx.needs_input_grad[0] else None
         return dx, None, None, *(part.sum(0) for part in torch.split(gradient[0], ctx.sizes))
 
 
@@ -282,19 +284,23 @@ def _attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: None, **named: Any
 ) -> tuple[Tensor, None]:
     """Each run's attention over its own batch: 1 heads T d -> 1 T heads d."""
-    row, lanes, plain = module.lanes  # type: ignore[misc]
-    attend, boolean = ALL_ATTENTION_FUNCTIONS[plain], plain.endswith("sdpa")
+    row, lanes = module.lanes  # type: ignore[misc]
     parts = zip(*(row.split(x.transpose(1, 2)) for x in (query, key, value)), strict=True)
     seen = [
-        attend(
-            lanes[segment.run],
-            *(x.transpose(1, 2) for x in part),
-            segment.kept if boolean else segment.added,
-            **named,
-        )[0]
+        _attend_alone(lanes[segment.run], part, segment, named)
         for segment, part in zip(row.segments, parts, strict=True)
     ]
     return row.join(seen), None
+
+
+def _attend_alone(
+    module: Any, part: Iterable[Tensor], segment: Segment, named: Mapping[str, Any]
+) -> Tensor:
+    """One run's attention, by the implementation that its model names."""
+    name = module.config._attn_implementation
+    mask = segment.kept if name.endswith("sdpa") else segment.added
+    hidden: Tensor = function_of(name)(module, *(x.transpose(1, 2) for x in part), mask, **named)[0]
+    return hidden
 
 
 ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _attend)

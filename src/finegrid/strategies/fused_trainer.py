@@ -14,7 +14,7 @@ A budget of seconds would therefore depend on a run's company; such runs train a
 import gc
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,20 +24,21 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from finegrid.config import ModelConfig, RunConfig, TrainerConfig
+from finegrid.config import ModelConfig, TrainerConfig
 from finegrid.models import backbone
 from finegrid.models.backbone import Backbone
-from finegrid.runs import layout
+from finegrid.runs import layout, saved_config
+from finegrid.runs.spec import RunSpec
 from finegrid.strategies.fused_model import Trunk
 from finegrid.training import device
-from finegrid.training.components import Parts, rows_of
-from finegrid.training.run import run_alone, trainer_of
-from finegrid.training.session import Attempt, Request, Watch
+from finegrid.training.budget import BudgetTimer
+from finegrid.training.components import RunComponents, rows_of
+from finegrid.training.run import run as run_alone
+from finegrid.training.run import trainer_of
+from finegrid.training.session import RunCallbacks, RunSession
 
 log = logging.getLogger(__name__)
 TOKENS = {"cpu": 2048, "gpu": 32768}  # of a pass: what keeps the device busy, and fits its caches
@@ -53,16 +54,28 @@ class Solo:
     optimizers: list[Any] = field(default_factory=list)
 
 
+class SharedTimer(BudgetTimer):
+    """The timer of a run that shares its steps: it counts only the seconds that it is credited."""
+
+    def credit(self, seconds: float, cpu_seconds: float) -> None:
+        """Add the run's share of a step."""
+        self._seconds += seconds
+        self.cpu_seconds += cpu_seconds
+
+    def _resume(self) -> None:
+        """Leave the time that passes to `credit`."""
+
+
 class Lane:
     """One run among those that train together."""
 
-    def __init__(self, attempt: Attempt, parts: Parts, watch: Watch) -> None:
-        self.attempt, self.parts, self.watch = attempt, parts, watch
-        self.module = parts.module
-        self.prepared = time.perf_counter() - attempt.started  # seconds
-        loggers = [attempt.tracker] if attempt.tracker else []
-        self.solo = Solo(str(attempt.record.precision), loggers)
-        self.callbacks = watch.with_method(parts.method)
+    def __init__(self, session: RunSession, components: RunComponents, watch: RunCallbacks) -> None:
+        self.session, self.components, self.watch = session, components, watch
+        self.module = components.module
+        self.prepared = time.perf_counter() - session.started  # seconds
+        loggers = [session.logger] if session.logger else []
+        self.solo = Solo(str(session.record.precision), loggers)
+        self.callbacks = watch.in_order(components)
         self.over = False
 
     def tell(self, hook: str, *given: Any) -> None:
@@ -78,7 +91,7 @@ class Lane:
     def end(self, error: BaseException | None) -> None:
         """Close the run's record."""
         self.over = True
-        self.attempt.end(error)
+        self.session.end(error)
 
 
 class Together(pl.LightningModule):
@@ -101,9 +114,7 @@ class Together(pl.LightningModule):
     def configure_optimizers(self) -> Optimizer:
         """One AdamW over the runs' own groups: it acts on each number by itself."""
         own = [lane.module.configure_optimizers().param_groups for lane in self.lanes]
-        kept = ("params", "lr", "initial_lr", "weight_decay")
-        groups = [{key: group[key] for key in kept} for groups in own for group in groups]
-        optimizer = torch.optim.AdamW(groups, fused=True)
+        optimizer = torch.optim.AdamW([group for groups in own for group in groups], fused=True)
         start = 0
         for lane, groups_of_run in zip(self.lanes, own, strict=True):
             stop = start + len(groups_of_run)
@@ -120,7 +131,8 @@ class Together(pl.LightningModule):
         """Clip each run's own norm."""
         for lane in self.lanes:
             if not lane.over:
-                lane.module.clip(gradient_clip_val)
+                (own,) = lane.solo.optimizers
+                lane.module.configure_gradient_clipping(own, gradient_clip_val)
 
 
 class Conductor(pl.Callback):
@@ -177,7 +189,8 @@ def _share(spent: tuple[float, float], lanes: Sequence[Lane], batches: Mapping[i
     tokens = {run: batch["input_ids"].numel() for run, batch in batches.items()}
     for run, count in tokens.items():
         share = count / sum(tokens.values())
-        lanes[run].watch.clock.credit(spent[0] * share, spent[1] * share)
+        timer: Any = lanes[run].watch.clock
+        timer.credit(spent[0] * share, spent[1] * share)
 
 
 def _finish(lane: Lane, lanes: Sequence[Lane]) -> None:
@@ -185,11 +198,11 @@ def _finish(lane: Lane, lanes: Sequence[Lane]) -> None:
     lane.tell("on_train_end")
     if lane.over:
         return
-    runs, record = len(lanes), lane.attempt.record
-    whole = lane.watch.clock.started - lanes[0].attempt.started
+    runs, record = len(lanes), lane.session.record
+    whole = lane.watch.clock.started - lanes[0].session.started
     common = whole - sum(other.prepared for other in lanes)
     try:
-        lane.attempt.score(lane.parts, lane.watch, setup=lane.prepared + common / runs)
+        lane.session.score(lane.components, lane.watch, setup=lane.prepared + common / runs)
         record.fused = runs
         record.peak_memory_bytes = (record.peak_memory_bytes or 0) // runs
     except Exception as error:
@@ -205,7 +218,7 @@ class Batches:
         self.lanes = lanes
 
     def __iter__(self) -> Iterator[dict[int, Any]]:
-        each = [_endless(lane.attempt.loader(lane.parts)) for lane in self.lanes]
+        each = [_endless(lane.session.loader(lane.components)) for lane in self.lanes]
         while live := [run for run, lane in enumerate(self.lanes) if not lane.over]:
             yield {run: next(each[run]) for run in live}
 
@@ -215,32 +228,21 @@ def _endless(loader: Any) -> Iterator[Any]:
         yield from loader
 
 
-def run_group(
-    cells: Sequence[tuple[DictConfig, Path, list[str], Callable[[], bool]]], *, most: int | None
-) -> None:
-    """Run the (config, directory, overrides, held) of a sweep's job, each as if it were one."""
-    sweep = Path(str(HydraConfig.get().sweep.dir)).name
-    requests = [
-        Request(cfg, place, lines, sweep, held, layout.cell_of(place))
-        for cfg, place, lines, held in cells
-    ]
+def run_group(specs: Sequence[RunSpec], *, most: int | None, job: Path) -> None:
+    """Run the cells of a sweep's job, each as if it were one; `job` is Hydra's own directory."""
     with ExitStack() as logs:
-        for request in requests:
-            logs.enter_context(_hydras_files(request))
-        run_together(requests, most=most)
+        for spec in specs:
+            if spec.directory.resolve() != job.resolve():  # there Hydra has done so itself
+                logs.enter_context(_hydras_files(spec))
+        run_together(specs, most=most)
 
 
 @contextmanager
-def _hydras_files(request: Request) -> Iterator[None]:
+def _hydras_files(spec: RunSpec) -> Iterator[None]:
     """What Hydra leaves beside a job of its own: the config, the overrides and the log."""
-    if request.directory.resolve() == Path(HydraConfig.get().runtime.output_dir).resolve():
-        yield  # the job's first cell, for which Hydra has done so
-        return
-    (request.directory / layout.CONFIG).parent.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(request.cfg, request.directory / layout.CONFIG)
-    OmegaConf.save(OmegaConf.create(request.overrides), request.directory / layout.OVERRIDES)
+    saved_config.write(spec.directory, spec.plain, spec.overrides)
     root = logging.getLogger()
-    handler = logging.FileHandler(request.directory / layout.LOG)
+    handler = logging.FileHandler(spec.directory / layout.LOG)
     handler.setFormatter(root.handlers[0].formatter if root.handlers else None)
     root.addHandler(handler)
     try:
@@ -250,31 +252,31 @@ def _hydras_files(request: Request) -> Iterator[None]:
         handler.close()
 
 
-def run_together(requests: Sequence[Request], *, most: int | None) -> None:
+def run_together(specs: Sequence[RunSpec], *, most: int | None) -> None:
     """Run cells of one task and model, so many at a time; each leaves its record.
 
     `most` null fills a pass with as many tokens as keep the device busy. What cannot share a pass,
     by its nature or because sharing failed, runs alone, one after the other.
     """
-    size = most or _runs_of_a_pass(requests[0])
+    size = most or _runs_of_a_pass(specs[0])
     shared = SharedBackbone()
-    for start in range(0, len(requests), size):
-        now = list(requests[start : start + size])
+    for start in range(0, len(specs), size):
+        now = list(specs[start : start + size])
         gc.collect()  # Lightning's parts refer to one another, and the next runs need the room
         if len(now) > 1:
             now = _train_together(now, shared)
-        for request in now:
+        for spec in now:
             try:
-                run_alone(request)
+                run_alone(spec)
             except Exception as error:  # its record says why; the others are to run
-                log.info("%s: %s", request.directory, error)
+                log.info("%s: %s", spec.directory, error)
 
 
-def _runs_of_a_pass(request: Request) -> int:
+def _runs_of_a_pass(spec: RunSpec) -> int:
     """How many runs like this one fill a pass; one, if its rows cannot be read."""
-    config = RunConfig.of(request.cfg)
+    config = spec.config
     try:
-        _, _, encoded = rows_of(request.cfg, config)
+        _, _, encoded = rows_of(config)
     except Exception as error:  # which its record will tell, and those of the runs like it
         log.info("the runs go alone: %s", error)
         return 1
@@ -314,15 +316,15 @@ class SharedBackbone:
         return self.loaded[outputs].sharing(seed=seed)
 
 
-def _train_together(requests: Sequence[Request], shared: SharedBackbone) -> list[Request]:
+def _train_together(specs: Sequence[RunSpec], shared: SharedBackbone) -> list[RunSpec]:
     """Train runs in one pass; returns those that have to run alone after all."""
-    made = [_prepared(request, shared) for request in requests]
+    made = [_prepared(spec, shared) for spec in specs]
     lanes = [lane for lane in made if lane is not None]
     if not lanes:
         return []
     try:
         trunk = Trunk(shared.base, [lane.module.backbone for lane in lanes])
-        first = lanes[0].attempt
+        first = lanes[0].session
         trainer = trainer_of(first.config, [Conductor(lanes)], None, first.directory)
         trainer.fit(Together(trunk, lanes), Batches(lanes))
     except Exception as error:  # of the pass itself, which is nobody's alone
@@ -332,18 +334,18 @@ def _train_together(requests: Sequence[Request], shared: SharedBackbone) -> list
             if not lane.over:
                 lane.end(error)
         raise
-    return [lane.attempt.request for lane in lanes if not lane.over]
+    return [lane.session.spec for lane in lanes if not lane.over]
 
 
-def _prepared(request: Request, shared: SharedBackbone) -> Lane | None:
+def _prepared(spec: RunSpec, shared: SharedBackbone) -> Lane | None:
     """A run that is ready to train, or none if its record says already why it is not."""
-    attempt = Attempt(request)
+    session = RunSession(spec)
     try:
-        parts = attempt.prepare(build=partial(shared.build, attempt.config.trainer))
-        parts.method.tune(parts.module.backbone, seed=parts.module.init_seed)
-        parts.module.backbone.own()
-        watch = attempt.watch(parts, alone=False)
+        components = session.prepare(build=partial(shared.build, session.config.trainer))
+        components.method.tune(components.module.backbone, seed=components.module.init_seed)
+        components.module.backbone.own()
+        watch = session.callbacks(components, timer=SharedTimer)
     except Exception as error:
-        attempt.end(error)
+        session.end(error)
         return None
-    return Lane(attempt, parts, watch)
+    return Lane(session, components, watch)

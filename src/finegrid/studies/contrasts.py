@@ -4,16 +4,15 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
-from math import isnan
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
 
 from finegrid.report.load.rankings import CELL, Results
+from finegrid.report.stats.paired import Scores, difference
 from finegrid.report.stats.scores import Evidence
-from finegrid.report.stats.significance import Scores, difference
-from finegrid.studies.verdict import Estimate, over_tasks, within_task
+from finegrid.studies.verdict import Claim, Estimate, Finding, over_tasks, within_task
 
 PAIRS = 2  # seeds in common, the fewest that have a spread
 
@@ -25,6 +24,10 @@ class Where(NamedTuple):
     unit: str
     budget: float
     fraction: float
+
+    def budget_text(self) -> str:
+        """The budget with its unit."""
+        return f"{self.budget:g} {self.unit}"
 
 
 @dataclass(frozen=True)
@@ -52,13 +55,14 @@ Terms = Sequence[tuple[str, float]]  # methods, each at a fraction
 def cells_of(results: Results, known: Evidence, setting: int) -> Cells:
     """The cells of one setting that have a score."""
     runs = results.runs[results.runs["setting"].eq(setting) & results.runs["status"].eq("ok")]
-    found = {}
-    for key, own in runs[runs["test"].notna()].groupby(CELL, observed=True):
-        _, task, unit, budget, fraction, method = cast(tuple[Any, ...], key)
-        scores = known.rankings[setting, task, unit, budget, fraction][method].scores
+    cells = {}
+    for key, of_cell in runs[runs["test"].notna()].groupby(CELL, observed=True):
+        *ranking, method = cast(tuple[Any, ...], key)
+        _, task, unit, budget, fraction = ranking
         where = Where(str(task), str(unit), float(budget), float(fraction))
-        found[str(method), where] = Cell(scores, own.set_index("seed"))
-    return found
+        scores = known.rankings[tuple(ranking)][method].scores
+        cells[str(method), where] = Cell(scores, of_cell.set_index("seed"))
+    return cells
 
 
 def contrast(cells: Cells, where: Where, plus: Terms, minus: Terms) -> Contrast:
@@ -67,29 +71,26 @@ def contrast(cells: Cells, where: Where, plus: Terms, minus: Terms) -> Contrast:
     places = [(method, where._replace(fraction=fraction)) for method, fraction in terms]
     if lacks := sorted({method for method, place in places if (method, place) not in cells}):
         return Contrast(where, None, note=f"no finished run of {' and '.join(lacks)}")
-    found = [cells[place] for place in places]
-    means = {
-        _name(term, terms): float(cell.scores.values.mean())
-        for term, cell in zip(terms, found, strict=True)
-    }
-    if all(constant(cell.runs) for cell in found):
+    several = len({fraction for _, fraction in terms}) > 1
+    scores, means = [cells[place].scores for place in places], {}
+    for (method, fraction), one in zip(terms, scores, strict=True):
+        means[f"{method} at {fraction:g}" if several else method] = float(one.values.mean())
+    if all(constant(cells[place].runs) for place in places):
         return Contrast(where, None, means, "every run predicts a constant")
-    scores = [cell.scores for cell in found]
     total = difference(reduce(_plus, scores[: len(plus)]), reduce(_plus, scores[len(plus) :]))
     if total.seeds < PAIRS:
         return Contrast(where, None, means, f"seeds in common: {total.seeds}")
     if not total.test:
         return Contrast(where, None, means, "the same at every seed: no spread to test it by")
-    if isnan(total.se):  # the same predictions in every run
-        return Contrast(where, Estimate(0.0, 0.0, total.seeds - 1, total.seeds), means)
     return Contrast(where, Estimate(total.mean, total.se, total.df, total.seeds), means)
 
 
 def _plus(a: Scores, b: Scores) -> Scores:
     """The sum at each seed that both have."""
     seeds, at_a, at_b = np.intersect1d(a.seeds, b.seeds, return_indices=True)
-    whole = a.resampled is not None and b.resampled is not None
-    resampled = a.resampled[:, at_a] + b.resampled[:, at_b] if whole else None  # type: ignore[index]
+    resampled = None
+    if a.resampled is not None and b.resampled is not None:
+        resampled = a.resampled[:, at_a] + b.resampled[:, at_b]
     of_rows = a.of_rows + b.of_rows if min(a.of_rows, b.of_rows) > 0 else 0.0
     values = a.values[at_a] + b.values[at_b]
     return Scores(tuple(seeds.tolist()), values, resampled, a.rows, of_rows)
@@ -106,14 +107,27 @@ def differences(cells: Cells, method: str, other: str) -> list[Contrast]:
 
 def parts(contrasts: Iterable[Contrast], label: Callable[[Where], str]) -> dict[str, Estimate]:
     """The effect of each label: the mean over its tasks of the mean over each task's places."""
-    found: dict[str, dict[str, list[Estimate]]] = defaultdict(lambda: defaultdict(list))
+    labelled: dict[str, dict[str, list[Estimate]]] = defaultdict(lambda: defaultdict(list))
     for one in contrasts:
         if one.estimate:
-            found[label(one.where)][one.where.task].append(one.estimate)
+            labelled[label(one.where)][one.where.task].append(one.estimate)
     return {
         name: over_tasks([within_task(places) for places in tasks.values()])
-        for name, tasks in found.items()
+        for name, tasks in labelled.items()
     }
+
+
+def finding(
+    claim: Claim,
+    contrasts: Sequence[Contrast],
+    region: tuple[float, float],
+    *,
+    label: Callable[[Where], str],
+    shown: Sequence[Contrast] | None = None,
+) -> Finding:
+    """What contrasts say on a claim, a part a label; the page lists those that are `shown`."""
+    listed = detail(contrasts if shown is None else shown)
+    return Finding(claim, parts(contrasts, label), region, listed)
 
 
 def detail(contrasts: Sequence[Contrast]) -> pd.DataFrame:
@@ -125,7 +139,7 @@ def _row(one: Contrast) -> dict[str, object]:
     row: dict[str, object] = {
         "task": one.where.task,
         "fraction": one.where.fraction,
-        "budget": f"{one.where.budget:g} {one.where.unit}",
+        "budget": one.where.budget_text(),
         "means": ", ".join(f"{name} {mean:.4f}" for name, mean in one.means.items()),
     }
     if one.estimate is not None:
@@ -133,12 +147,6 @@ def _row(one: Contrast) -> dict[str, object]:
         row["low"], row["high"] = one.estimate.interval()
         row["n"] = float(one.estimate.n)
     return row | {"note": one.note}
-
-
-def _name(term: tuple[str, float], terms: Terms) -> str:
-    """The method, and its fraction where the terms differ in it."""
-    method, fraction = term
-    return method if len({other for _, other in terms}) == 1 else f"{method} at {fraction:g}"
 
 
 def constant(runs: pd.DataFrame) -> bool:

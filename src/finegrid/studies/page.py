@@ -9,7 +9,7 @@ import pandas as pd
 from finegrid.report import formatting
 from finegrid.report.load.rankings import CELL, Results, ordered
 from finegrid.runs.text import markdown_table
-from finegrid.studies.verdict import LEVEL, Finding, Outcome, Verdict, judge, region_text
+from finegrid.studies.verdict import LEVEL, Finding, Outcome, Verdict, judge
 
 WHOLE = {"fraction", "n", "ok", "failed", "constant"}  # columns to show as they are
 LEAST = 1e-4  # p values are not told apart below
@@ -94,7 +94,7 @@ def _numbers(verdict: Verdict) -> list[str]:
     """Effect, interval, n and p; blanks without a test."""
     if verdict.effect is None:
         return [""] * 4
-    sign = "" if verdict.finding.ratio else "+"
+    sign = "" if verdict.finding.claim.ratio else "+"
     effect, low, high = (f"{x:{sign}.4f}" for x in (verdict.effect, verdict.low, verdict.high))
     return [effect, f"{low} to {high}", str(verdict.n), _p(verdict.p)]
 
@@ -129,20 +129,20 @@ def _told(verdict: Verdict) -> str:
     p = p if p.startswith("<") else f"= {p}"
     part = f" ({finding.decisive})" if len(finding.parts) > 1 else ""
     return (
-        f"Verdict: {verdict.outcome}; {verdict.why}. {finding.measure}{part}: {effect} "
+        f"Verdict: {verdict.outcome}; {verdict.why}. {finding.claim.measure}{part}: {effect} "
         f"({interval}), n = {n}, p {p}."
     )
 
 
 def _parts(finding: Finding) -> str:
-    every = "every part" if finding.everywhere else "some part"
+    every = "every part" if finding.claim.everywhere else "some part"
     rows = []
     for name, part in finding.parts.items():
         low, high = map(finding.shown, part.interval())
         effect = finding.shown(part.mean)
         p = part.inside(finding.region)
         rows.append([name, f"{effect:.4f}", f"{low:.4f} to {high:.4f}", str(part.n), _p(p)])
-    head = [f"part (the claim: {every} {region_text(finding)})", "effect", "95 %", "n", "p alone"]
+    head = [f"part (the claim: {every} {finding.region_text})", "effect", "95 %", "n", "p alone"]
     return markdown_table(head, rows)
 
 

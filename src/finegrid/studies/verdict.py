@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from finegrid.report.stats.significance import holm, quantile
+from finegrid.report.stats.significance import holm
 
 LEVEL = 0.05
 Outcome = Literal["confirmed", "not confirmed", "contradicted", "not tested"]
@@ -30,6 +30,10 @@ class Claim:
     name: str
     text: str
     test: str
+    measure: str = ""  # what the effect is, such as `bitfit - full`
+    untested: str = ""  # why there is no part, if there is none, and what to run
+    everywhere: bool = True  # in every part; else: in one at least
+    ratio: bool = False  # effects and region are logarithms of ratios
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Estimate:
         if self.se == 0:
             return float(self.mean <= bound)
         t = (self.mean - bound) / self.se
-        return float(special.ndtr(-t) if isinf(self.df) else special.stdtr(self.df, -t))
+        return float(special.stdtr(self.df, -t))
 
     def below(self, bound: float) -> float:
         """p of the one-sided test that the effect is below a bound."""
@@ -65,7 +69,7 @@ class Estimate:
 
     def interval(self, level: float = 1 - LEVEL) -> tuple[float, float]:
         """The two-sided t interval."""
-        half = float(quantile((1 + level) / 2, self.df)) * self.se
+        half = float(special.stdtrit(self.df, (1 + level) / 2)) * self.se
         return self.mean - half, self.mean + half
 
 
@@ -74,36 +78,40 @@ class Finding:
     """What the results say on a claim, before it is judged together with others."""
 
     claim: Claim
-    measure: str = ""  # what the effect is, such as `bitfit - full`
     parts: Mapping[str, Estimate] = field(default_factory=dict)
     region: tuple[float, float] = (-inf, inf)  # where the claim says that the effect lies
-    everywhere: bool = True  # else: in one part at least
-    ratio: bool = False  # effects and region are logarithms of ratios
-    untested: str = ""  # why there is no part, and what to run
-    remarks: tuple[str, ...] = ()
     detail: pd.DataFrame = field(default_factory=pd.DataFrame)
+    remarks: tuple[str, ...] = ()
 
     @property
     def decisive(self) -> str:
         """The part that the claim stands or falls with."""
-        choose = max if self.everywhere else min
+        choose = max if self.claim.everywhere else min
         return choose(self.parts, key=lambda part: self.parts[part].inside(self.region))
 
     @property
     def p_inside(self) -> float:
         """p of the claim."""
-        found = [part.inside(self.region) for part in self.parts.values()]
-        return max(found) if self.everywhere else min(1.0, len(found) * min(found))
+        p = [part.inside(self.region) for part in self.parts.values()]
+        return max(p) if self.claim.everywhere else min(1.0, len(p) * min(p))
 
     @property
     def p_outside(self) -> float:
         """p of the claim's contrary: outside somewhere, or everywhere."""
-        found = [part.outside(self.region) for part in self.parts.values()]
-        return min(1.0, len(found) * min(found)) if self.everywhere else max(found)
+        p = [part.outside(self.region) for part in self.parts.values()]
+        return min(1.0, len(p) * min(p)) if self.claim.everywhere else max(p)
 
     def shown(self, effect: float) -> float:
-        """An effect on its own scale."""
-        return exp(effect) if self.ratio else effect
+        """An effect on its scale: a ratio, not its logarithm."""
+        return exp(effect) if self.claim.ratio else effect
+
+    @property
+    def region_text(self) -> str:
+        """Where the claim says that the effect lies."""
+        low, high = map(self.shown, self.region)
+        if isinf(self.region[1]):
+            return f"above {low:g}"
+        return f"below {high:g}" if isinf(self.region[0]) else f"between {low:g} and {high:g}"
 
 
 @dataclass(frozen=True)
@@ -129,13 +137,9 @@ def judge(findings: Sequence[Finding]) -> list[Verdict]:
     return [
         _verdict(finding, next(holds), next(fails), len(tested))
         if finding.parts
-        else _untested(finding)
+        else Verdict(finding, "not tested", finding.claim.untested)
         for finding in findings
     ]
-
-
-def _untested(finding: Finding) -> Verdict:
-    return Verdict(finding, "not tested", finding.untested)
 
 
 def _verdict(finding: Finding, holds: float, fails: float, claims: int) -> Verdict:
@@ -145,30 +149,22 @@ def _verdict(finding: Finding, holds: float, fails: float, claims: int) -> Verdi
         outcome = "confirmed"
     elif fails < LEVEL:
         outcome = "contradicted"
-    low, high = part.interval()
-    return Verdict(
-        finding,
-        outcome,
-        _why(finding, outcome),
-        _change(finding, part, outcome, claims),
-        finding.shown(part.mean),
-        finding.shown(low),
-        finding.shown(high),
-        part.n,
-        fails if outcome == "contradicted" else holds,
-    )
+    low, high = map(finding.shown, part.interval())
+    why, change = _why(finding, outcome), _change(finding, part, outcome, claims)
+    p = fails if outcome == "contradicted" else holds
+    return Verdict(finding, outcome, why, change, finding.shown(part.mean), low, high, part.n, p)
 
 
 def _why(finding: Finding, outcome: Outcome) -> str:
-    count, region = len(finding.parts), region_text(finding)
-    every = "" if count == 1 else f" in all {count} parts"
-    some = "" if count == 1 else f" in one of {count} parts at least ({finding.decisive})"
-    here = "" if count == 1 else f" ({finding.decisive})"
+    several, region = len(finding.parts) > 1, finding.region_text
+    every = f" in all {len(finding.parts)} parts" if several else ""
+    here = f" ({finding.decisive})" if several else ""
     if outcome == "confirmed":
-        return f"shown to be {region}{every if finding.everywhere else some}"
+        some = f" in one of {len(finding.parts)} parts at least{here}" if several else ""
+        return f"shown to be {region}{every if finding.claim.everywhere else some}"
     if outcome == "contradicted":
         side = "above" if finding.parts[finding.decisive].mean > finding.region[1] else "below"
-        return f"shown to be {side}, not {region}{here if finding.everywhere else every}"
+        return f"shown to be {side}, not {region}{here if finding.claim.everywhere else every}"
     return f"neither shown to be {region} nor not to be{here}: too few data, or too near the bound"
 
 
@@ -184,8 +180,8 @@ def _change(finding: Finding, part: Estimate, outcome: Outcome, claims: int) -> 
     if gap == 0 or part.se == 0:
         return "an effect that is not on the bound"
     confirms = finding.region[0] < part.mean < finding.region[1]
-    several = 1 if confirms == finding.everywhere else len(finding.parts)
-    needed = part.se * float(quantile(1 - LEVEL / (claims * several), part.df))
+    several = 1 if confirms == finding.claim.everywhere else len(finding.parts)
+    needed = part.se * float(special.stdtrit(part.df, 1 - LEVEL / (claims * several)))
     return (
         f"more data, which would {'confirm' if confirms else 'contradict'} it if the effect stayed "
         f"as it is: up to {(needed / gap) ** 2:.1f} times these"
@@ -193,17 +189,7 @@ def _change(finding: Finding, part: Estimate, outcome: Outcome, claims: int) -> 
 
 
 def _far(finding: Finding, gap: float) -> str:
-    return f"a factor of {exp(gap):.3g}" if finding.ratio else f"{gap:.4f}"
-
-
-def region_text(finding: Finding) -> str:
-    """Where the claim says that the effect lies."""
-    low, high = map(finding.shown, finding.region)
-    if isinf(finding.region[1]):
-        return f"above {low:g}"
-    if isinf(finding.region[0]):
-        return f"below {high:g}"
-    return f"between {low:g} and {high:g}"
+    return f"a factor of {exp(gap):.3g}" if finding.claim.ratio else f"{gap:.4f}"
 
 
 def over_tasks(estimates: Sequence[Estimate]) -> Estimate:

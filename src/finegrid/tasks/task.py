@@ -52,7 +52,6 @@ class Task(ABC):
     AUTO_CLASS: ClassVar[str] = "AutoModelForSequenceClassification"  # of transformers; its head
     PROBLEM_TYPE: ClassVar[str]  # what config.json of an exported model calls the kind
     PEFT_TYPE: ClassVar[str] = "SEQ_CLS"  # peft's name of the kind
-    UNIT: ClassVar[str] = "row"  # one row of predictions.parquet, which statistics resample whole
 
     def __post_init__(self) -> None:
         require(1 <= len(self.text) <= 2, f"task.text={self.text} must name one or two columns")
@@ -145,7 +144,10 @@ class Task(ABC):
 
     @abstractmethod
     def predictions(self, logits: "Tensor") -> "Tensor":
-        """What the logits (N, outputs) predict, one entry a unit: N numbers."""
+        """What the logits (N, outputs) predict: N numbers.
+
+        An entry is a row of predictions.parquet, the unit that statistics resample.
+        """
 
     @abstractmethod
     def metric(self, name: str, predicted: "Tensor", labels: "Tensor") -> float:

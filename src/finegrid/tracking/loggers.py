@@ -1,4 +1,4 @@
-"""Loggers: mirrors of a run for dashboards. The record is the truth; a logger may fail."""
+"""Loggers of live runs (W&B, CSV). The record is the truth; a logger may fail."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from finegrid.tracking.run_info import RunInfo, summary
 log = logging.getLogger(__name__)
 
 
-class Guarded(Logger):
+class SafeLogger(Logger):
     """Passes everything on to a logger; its first failure is a warning and ends the mirroring."""
 
     def __init__(self, make: Callable[[], Logger]) -> None:
@@ -54,7 +54,7 @@ class Guarded(Logger):
             self._inner = None
 
 
-def logger(node: Mapping[str, Any], *, run: RunInfo) -> Guarded:
+def logger(node: Mapping[str, Any], *, run: RunInfo) -> SafeLogger:
     """The logger that a config names, which is one of `LOGGERS`.
 
     Raises:
@@ -70,12 +70,14 @@ def logger(node: Mapping[str, Any], *, run: RunInfo) -> Guarded:
     return LOGGERS[target](run=run, **told)
 
 
-def csv_logger(*, run: RunInfo) -> Guarded:
+def csv_logger(*, run: RunInfo) -> SafeLogger:
     """Lightning's CSV logger: csv/metrics.csv in the run directory."""
-    return Guarded(lambda: CSVLogger(run.directory, name="", version="csv"))
+    return SafeLogger(lambda: CSVLogger(run.directory, name="", version="csv"))
 
 
-def wandb_logger(*, run: RunInfo, project: str, entity: str | None, group: str | None) -> Guarded:
+def wandb_logger(
+    *, run: RunInfo, project: str, entity: str | None, group: str | None
+) -> SafeLogger:
     """Weights & Biases: one run a cell, tagged so that a sweep reads as one table."""
 
     def make() -> Logger:
@@ -84,10 +86,10 @@ def wandb_logger(*, run: RunInfo, project: str, entity: str | None, group: str |
         logger.experiment.config.update(run.config, allow_val_change=True)
         return logger
 
-    return Guarded(make)
+    return SafeLogger(make)
 
 
-LOGGERS: dict[str, Callable[..., Guarded]] = {
+LOGGERS: dict[str, Callable[..., SafeLogger]] = {
     f"{module}.{made.__name__}": made
     for module in (__name__, __package__)  # the package is what configs of 0.6 name
     for made in (csv_logger, wandb_logger)

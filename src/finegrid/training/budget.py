@@ -1,4 +1,4 @@
-"""The budget clock: how much a run has trained, its learning rate, and when it must stop."""
+"""The budget: how much a run has trained, its learning-rate schedule, and when it must stop."""
 
 import time
 from collections.abc import Iterator
@@ -14,21 +14,17 @@ from finegrid.training import heartbeat
 DONE = 1 - 1e-9  # sums of fractions of an epoch end this close to one
 
 
-class Clock(pl.Callback):
+class BudgetTimer(pl.Callback):
     """Counts steps, examples, tokens, epochs and seconds of training; stops at the budget.
 
     Seconds are wall-clock time between the first step and the last, minus everything done under
     `paused` (evaluation and saving). The learning rate follows the share of the budget that is
     spent by the middle of a step, in whichever unit the budget is given, so every run's schedule
     spans exactly its budget. A run overshoots its budget by less than one step.
-
-    The clock of a run that is not `alone` in its process stands still but for what it is credited.
     """
 
-    def __init__(
-        self, budget: Budget, optim: OptimConfig, *, rows: int, alone: bool = True
-    ) -> None:
-        self.budget, self.optim, self.rows, self.alone = budget, optim, rows, alone
+    def __init__(self, budget: Budget, optim: OptimConfig, *, rows: int) -> None:
+        self.budget, self.optim, self.rows = budget, optim, rows
         self.steps = self.examples = self.tokens = 0
         self.started = 0.0  # time.perf_counter() at the first step
         self._seconds, self._since = 0.0, 0.0
@@ -48,11 +44,6 @@ class Clock(pl.Callback):
     def progress(self) -> float:
         """Share of the budget that is spent; 1 or a little more at the end."""
         return float(getattr(self, self.budget.unit)) / self.budget.amount
-
-    def credit(self, seconds: float, cpu_seconds: float) -> None:
-        """Add a run's share of a step that it did not take alone."""
-        self._seconds += seconds
-        self.cpu_seconds += cpu_seconds
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -89,7 +80,7 @@ class Clock(pl.Callback):
         self.examples += len(batch["labels"])
         self.tokens += batch["real_tokens"]
         module: Any = pl_module
-        module.progress = self.progress
+        module.state.progress = self.progress
         trainer.should_stop = self.progress >= DONE
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -114,7 +105,7 @@ class Clock(pl.Callback):
         self._seconds, self._since = self.seconds, 0.0
 
     def _resume(self) -> None:
-        self._since = time.perf_counter() if self.alone else 0.0
+        self._since = time.perf_counter()
         self._cpu_since = time.process_time()
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from finegrid.data.batching import Encoded
 from finegrid.errors import Diverged
 from finegrid.models import surgery
-from finegrid.training.budget import DONE, Clock
+from finegrid.training.budget import DONE, BudgetTimer
 from finegrid.training.module import FineTuner, predict
 
 CHECK_EVERY = 20  # steps between looks at the loss on a GPU: each look waits for the device
@@ -29,14 +29,20 @@ class Checkpoint:
     scores: dict[str, float] = field(default_factory=dict)
 
 
-class Selection(pl.Callback):
+class BestCheckpoint(pl.Callback):
     """Scores validation at evenly spaced shares of the budget and keeps the best weights.
 
     Writes `curve.csv` line by line: step, seconds, loss (mean since the last line), validation.
     """
 
     def __init__(
-        self, clock: Clock, validation: Encoded, *, evaluations: int, batch_size: int, curve: Path
+        self,
+        clock: BudgetTimer,
+        validation: Encoded,
+        *,
+        evaluations: int,
+        batch_size: int,
+        curve: Path,
     ) -> None:
         self.clock, self.validation = clock, validation
         self.evaluations, self.batch_size, self.curve = evaluations, batch_size, curve
@@ -89,7 +95,7 @@ class Selection(pl.Callback):
         scores = module.task.score(logits, self.validation.labels)
         value = scores[module.task.headline]
         self.last = Checkpoint(self.clock.steps, value, scores)
-        if module.settled and value > self.best.value:
+        if module.state.checkpointable and value > self.best.value:
             self.best = self.last
             self.weights = _copy(module)
         self._write(self.clock.steps, f"{self.clock.seconds:.3f}", f"{loss:.5f}", f"{value:.5f}")

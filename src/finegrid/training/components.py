@@ -1,4 +1,8 @@
-"""Everything a run is made of, from its config, built and checked before the first step."""
+"""Everything a run is made of, from its config: rows, tokens, backbone, head, method, module.
+
+Built and checked before the first step, the data first, so that bad input fails before weights are
+loaded.
+"""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -6,20 +10,20 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from inspect import signature
-from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+import pytorch_lightning as pl
+from torch import Tensor
 
-from finegrid.config import RunConfig, bind_task
+from finegrid.config import MethodConfig, RunConfig
 from finegrid.data.batching import Encoded
 from finegrid.data.loading import load
 from finegrid.data.splits import Splits, split
 from finegrid.data.tokenization import Tokeniser
 from finegrid.errors import UserError, require
+from finegrid.kernels.optimize import optimize
 from finegrid.methods.base import TuningMethod, overrides
 from finegrid.models import backbone
 from finegrid.models.backbone import Backbone, Limits
-from finegrid.runs import identity
 from finegrid.seeds import stream
 from finegrid.tasks.task import Task
 from finegrid.training.module import FineTuner
@@ -29,43 +33,56 @@ UNKNOWN = 0.25  # a share of unknown tokens that is worth a warning
 
 
 @dataclass(frozen=True)
-class Parts:
+class RunComponents:
     """Everything a run is made of."""
 
     config: RunConfig
-    task: Task
+    task: Task  # with its class names, which may have come from the rows
     splits: Splits
     encoded: dict[str, Encoded]  # train, validation, test and further test splits
     module: FineTuner
     method: TuningMethod
+    kernels: list[pl.Callback]  # what the kernels do when training starts; none without them
 
 
-def prepare(
-    cfg: DictConfig, config: RunConfig, *, build: Callable[..., Backbone] = backbone.build
-) -> Parts:
-    """Build every part of a run, data first, so that bad input fails before weights load.
+def prepare(config: RunConfig, *, build: Callable[..., Backbone] = backbone.build) -> RunComponents:
+    """Build the components of a run.
 
-    The labels are found in the rows, so no head is built before. `build` makes the frozen backbone
-    as `backbone.build` does; others may share its memory.
+    `build` makes the frozen backbone as `backbone.build` does; others may share its memory.
+
+    Raises:
+        UserError: for what the user can mend: rows, files, a method's arguments, lengths.
     """
-    method = build_method(cfg)
-    task, splits, encoded = rows_of(cfg, config)
-    base = build(
-        config.model,
-        outputs=task.outputs,
-        seed=stream(config.seed, "init"),
-        auto_class=task.AUTO_CLASS,
-    )
-    _fits(method, encoded, base, config)
+    method = build_method(config.method)
+    task, splits, encoded = rows_of(config)
+    acts = any(overrides(method, hook) for hook in ("after_step", "after_backward"))
+    token_ids = None if acts else encoded["train"].token_ids  # it may look at all of what trains
+    base, kernels = load_backbone(config, task, build=build, token_ids=token_ids)
+    _check_lengths(method, encoded, base, config)
     module = FineTuner(base, task, config.optim, seed=config.seed, train=encoded["train"])
-    # a method that acts between the steps may look at all of what trains
-    module.compacts = not any(overrides(method, x) for x in ("after_step", "after_backward"))
-    return Parts(config, task, splits, encoded, module, method)
+    return RunComponents(config, task, splits, encoded, module, method, kernels)
 
 
-def rows_of(cfg: DictConfig, config: RunConfig) -> tuple[Task, Splits, dict[str, Encoded]]:
-    """The task, its splits, and each of them tokenised."""
-    task, tables = load(bind_task(cfg.task), config.data)
+def load_backbone(
+    config: RunConfig,
+    task: Task,
+    *,
+    build: Callable[..., Backbone] = backbone.build,
+    token_ids: Callable[[], Tensor] | None = None,
+) -> tuple[Backbone, list[pl.Callback]]:
+    """A run's frozen backbone with the head that its task needs, drawn from the run's seed.
+
+    The head is the one that the task needs, drawn from the run's seed; `token_ids` is for
+    `optimize`.
+    """
+    seed = stream(config.seed, "init")
+    base = build(config.model, outputs=task.outputs, seed=seed, auto_class=task.AUTO_CLASS)
+    return base, [optimize(base.model, token_ids=token_ids)] if config.trainer.kernels else []
+
+
+def rows_of(config: RunConfig) -> tuple[Task, Splits, dict[str, Encoded]]:
+    """The task with its class names, its splits, and each of them tokenised."""
+    task, tables = load(config.task, config.data)
     splits = split(tables, task, config.data)
     tokenise = Tokeniser(
         backbone.locate(config.model),
@@ -74,53 +91,46 @@ def rows_of(cfg: DictConfig, config: RunConfig) -> tuple[Task, Splits, dict[str,
         load=partial(backbone.tokenizer, config.model),
     )
     named = {"train": splits.train, "validation": splits.validation, **splits.test}
-    return (
-        task,
-        splits,
-        {
-            name: Encoded(rows, tokenise(rows.texts), collate=task.collate)
-            for name, rows in named.items()
-        },
-    )
+    encoded = {
+        name: Encoded(rows, tokenise(rows.texts), collate=task.collate)
+        for name, rows in named.items()
+    }
+    return task, splits, encoded
 
 
-def build_method(cfg: DictConfig) -> TuningMethod:
-    """The method that a config names; nothing but `TuningMethod`s is made, whoever wrote it.
+def build_method(config: MethodConfig, where: str = "method") -> TuningMethod:
+    """An instance of the method's class.
 
     Raises:
-        UserError: if it names another class, or arguments that its class does not take.
+        UserError: if that is no subclass of `TuningMethod`, or does not take the arguments.
     """
-    plain: Any = OmegaConf.to_container(cfg.method, resolve=True)
-    return _made(identity.arguments(plain), "method")
-
-
-def _made(node: dict[str, Any], where: str) -> TuningMethod:
-    target = node.pop("_target_")
-    made = _class(target, where)
-    if "members" in node:
-        members = node["members"].items()
-        node["members"] = {name: _made(own, f"{where}.members.{name}") for name, own in members}
+    make, arguments = _class(config.target, where), dict(config.arguments)
+    if config.members is not None:
+        arguments["members"] = {
+            name: build_method(member, f"{where}.members.{name}")
+            for name, member in config.members.items()
+        }
     try:
-        signature(made).bind(**node)
+        signature(make).bind(**arguments)
     except TypeError as error:
-        raise UserError(f"{where}: {target}: {error}") from error
-    return made(**node)
+        raise UserError(f"{where}: {config.target}: {error}") from error
+    return make(**arguments)
 
 
 def _class(target: str, where: str) -> type[TuningMethod]:
     path, _, name = target.rpartition(".")
     try:
-        found = getattr(import_module(path), name, None)
+        value = getattr(import_module(path), name, None)
     except ModuleNotFoundError as error:
         raise UserError(f"{where}._target_={target!r}: {error}") from error
     require(
-        isinstance(found, type) and issubclass(found, TuningMethod) and found is not TuningMethod,
+        isinstance(value, type) and issubclass(value, TuningMethod) and value is not TuningMethod,
         f"{where}._target_={target!r} is no tuning method; it must be a subclass of TuningMethod",
     )
-    return found  # type: ignore[return-value]
+    return value  # type: ignore[return-value]
 
 
-def _fits(
+def _check_lengths(
     method: TuningMethod, encoded: Mapping[str, Encoded], base: Backbone, config: RunConfig
 ) -> None:
     """Refuse texts that the model cannot read, or that leave no room for a method's positions."""
@@ -128,7 +138,7 @@ def _fits(
     limits.check_length(config.model.max_length)
     for name, tokens in limits.fit({k: rows.tokens for k, rows in encoded.items()}).items():
         encoded[name].tokens = tokens
-    _tell(encoded["train"], base, config)
+    _warn(encoded["train"], base, config)
     if not method.positions:
         return
     longest = max(int(rows.lengths.max()) for rows in encoded.values())
@@ -141,8 +151,8 @@ def _fits(
     )
 
 
-def _tell(train: Encoded, base: Backbone, config: RunConfig) -> None:
-    """Warn of what trains well or badly without an error."""
+def _warn(train: Encoded, base: Backbone, config: RunConfig) -> None:
+    """Warn of a pooler that was drawn, and of a tokenizer that cannot read the texts."""
     if backbone.drawn_pooler(base.model):
         log.warning(
             "model %s: the checkpoint has no pooler; it is drawn from the seed and trains with "

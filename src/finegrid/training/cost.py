@@ -1,34 +1,30 @@
-"""What a run costs: parameters, FLOPs, memory."""
+"""Cost of a run: trainable parameters, FLOPs per token and peak memory."""
 
 import resource
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
 from finegrid.config import TrainerConfig
 from finegrid.data.batching import Encoded
 from finegrid.models import surgery
 from finegrid.models.sites import Sites
-from finegrid.seeds import forked
 from finegrid.training import device
-from finegrid.training.flops import floor_flops, matmul_rate
+from finegrid.training.flops import flops_per_token, matmul_rate
 from finegrid.training.module import FineTuner
 
-COUNTED = 4  # rows whose FLOPs are counted
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-class Meter(pl.Callback):
+class CostMonitor(pl.Callback):
     """Counts what trains and what a token costs, before the clock starts; watches peak memory."""
 
     def __init__(self, encoded: Encoded, trainer: TrainerConfig) -> None:
         self.encoded = encoded
         self.parameters: dict[str, int] = {}
-        self.flops_per_token = self.floor_per_token = 0.0
+        self.flops_per_token = 0.0
         self.matmul_rate = machine_rate(trainer)  # first: its matrices are no memory of the run
         reset_peak_memory()
 
@@ -36,14 +32,12 @@ class Meter(pl.Callback):
         """Count, on the device, after the method has operated."""
         assert isinstance(pl_module, FineTuner)
         self.parameters = count_parameters(pl_module.model, pl_module.backbone.sites)
-        self.flops_per_token = count_flops(pl_module, self.encoded)
-        if self.encoded.features is None:  # else less than the model's layers run
-            self.floor_per_token = floor_flops(pl_module.model, pl_module.backbone.sites)
+        self.flops_per_token = flops_per_token(pl_module, self.encoded)
 
     def mfu(self, tokens: int, seconds: float) -> float | None:
-        """The seconds that so many tokens need at least, as a share of those that they took."""
-        floor = self.floor_per_token * tokens / self.matmul_rate
-        return floor / seconds if floor and seconds else None
+        """Model FLOPs utilisation: the FLOP/s of training as a share of the machine's own."""
+        needed = self.flops_per_token * tokens / self.matmul_rate  # seconds
+        return needed / seconds if needed and seconds else None
 
 
 def machine_rate(trainer: TrainerConfig) -> float:
@@ -63,23 +57,6 @@ def count_parameters(model: PreTrainedModel, sites: Sites) -> dict[str, int]:
         part = "pooler" if name.startswith(pooler) else "delta"
         counts[f"params_{part if name.startswith(base) else 'head'}"] += parameter.numel()
     return counts | {"params_total": sum(p.numel() for p in model.parameters())}
-
-
-def count_flops(module: FineTuner, encoded: Encoded) -> float:
-    """FLOPs of forward and backward per token of text, counted on a few rows of middling length.
-
-    Matrix products only, as executed in fp32: what is frozen below the first trainable parameter
-    costs no backward.
-    """
-    order = encoded.lengths.argsort()
-    middle = order[max(0, (len(order) - COUNTED) // 2) :][:COUNTED].tolist()
-    batch: dict[str, Any] = encoded.batch(middle)
-    tokens: int = batch.pop("real_tokens")
-    batch = {name: value.to(module.device) for name, value in batch.items()}
-    with forked(0), FlopCounterMode(display=False) as counter:
-        module.training_step(batch, 0).backward()  # type: ignore[no-untyped-call]
-    module.zero_grad(set_to_none=True)
-    return float(counter.get_total_flops()) / tokens
 
 
 def reset_peak_memory() -> None:

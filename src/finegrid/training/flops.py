@@ -1,95 +1,32 @@
-"""What training needs at least: its layers' matrix products, at the rate the machine does them."""
+"""FLOPs of a training step per token of text, and the FLOP/s that the machine has for them."""
 
-import math
 import time
-from collections.abc import Iterator
 from functools import cache
-from typing import Any
 
 import torch
-from torch import nn
-from transformers import PreTrainedModel
+from torch.utils.flop_counter import FlopCounterMode
 
-from finegrid.models import surgery
-from finegrid.models.sites import Site, Sites
+from finegrid.data.batching import Encoded
+from finegrid.seeds import forked
+from finegrid.training.module import FineTuner
 
 GAUGE = 0.02  # seconds: every cell of a sweep pays them
 
 
-def floor_flops(model: PreTrainedModel, sites: Sites) -> float:
-    """FLOPs per token of text that no implementation of a training step does without.
+def flops_per_token(module: FineTuner, encoded: Encoded) -> float:
+    """FLOPs of forward and backward per token of text, counted on the row of median length.
 
-    Each entry of the layers' matrices takes 2 forward, 2 for the gradient of the matrix's input
-    if anything that trains comes before it, and 2 for its own gradient if it trains. Attention's
-    scores, embeddings, pooler, head and the matrices that a method injects are left out.
+    Matrix products only, as executed in fp32: what is frozen below the first trainable parameter
+    costs no backward. A single row has no padding, which other batches have more or less of.
     """
-    flops = 0
-    for weight, reached, trained in _products(model, sites):
-        flops += 2 * (weight.numel() * (1 + reached) + min(trained, weight.numel()))
-    return float(flops)
-
-
-def _products(model: PreTrainedModel, sites: Sites) -> Iterator[tuple[nn.Parameter, bool, int]]:
-    """(matrix, whether gradients flow on below it, how many numbers of it train), call by call."""
-    place = _places(model, sites)
-    trains = (place.get(id(p)) for p in surgery.trainable(model).values())
-    first = min((number for number in trains if number is not None), default=math.inf)
-    for site, entry in _matrices(sites):
-        for call in range(_calls(model.config, sites)):
-            reached = call * len(place) + place[id(_weight(entry))] > first
-            yield _weight(site), reached, _trained(site.module)
-
-
-def _places(model: PreTrainedModel, sites: Sites) -> dict[int, int]:
-    """id -> number of the encoder's parameters in the order in which a pass meets them.
-
-    Modules register them in that order. What comes after the layers has no place.
-    """
-    after = {id(p) for site in _those(sites, "pooler") for p in site.module.parameters()}
-    encoder = (id(parameter) for parameter in model.base_model.parameters())
-    place = {key: number for number, key in enumerate(k for k in encoder if k not in after)}
-    last = _those(sites, "output", nn.Linear)
-    outputs = {site.layer: place[id(_weight(site))] for site in last}
-    for norm in _those(sites, "output_norm"):  # ALBERT registers it before all of its layer
-        for parameter in norm.module.parameters():
-            place[id(parameter)] = outputs.get(norm.layer, place[id(parameter)])
-    return place
-
-
-def _matrices(sites: Sites) -> Iterator[tuple[Site, Site]]:
-    """(site, the first site that reads the same input) for every weight matrix of the layers."""
-    queries = {site.layer: site for site in _those(sites, "query", nn.Linear)}
-    for role, site in sites.select(None, None):
-        if isinstance(site.module, nn.Linear):
-            yield site, queries.get(site.layer, site) if role in ("key", "value") else site
-
-
-def _those(sites: Sites, role: str, kind: type[nn.Module] = nn.Module) -> list[Site]:
-    """The sites of a role that are of a kind; none where the architecture lacks the role."""
-    if role not in sites:
-        return []
-    return [site for site in sites[role] if isinstance(site.module, kind)]
-
-
-def _weight(site: Site) -> nn.Parameter:
-    """A matrix itself, whatever a method put over it."""
-    weight = surgery.raw_parameter(site.module, "weight")
-    assert weight is not None
-    return weight
-
-
-def _calls(config: Any, sites: Sites) -> int:
-    """How often a pass calls each layer: ALBERT has one layer and calls it twelve times."""
-    return max(1, getattr(config, "num_hidden_layers", 0) // max(1, sites.n_layers))
-
-
-def _trained(site: nn.Module) -> int:
-    """Numbers that train in a site's weight, or over it in what a method put there."""
-    over: dict[str, str | None] = getattr(site, "injected", {})
-    children = [site.get_submodule(name) for name, tensor in over.items() if tensor == "weight"]
-    parameters = [p for child in children for p in child.parameters()]
-    own = surgery.raw_parameter(site, "weight")
-    return sum(p.numel() for p in (own, *parameters) if p is not None and p.requires_grad)
+    middle = int(encoded.lengths.argsort(kind="stable")[len(encoded.lengths) // 2])
+    batch = encoded.batch([middle])
+    tokens: int = batch.pop("real_tokens")
+    batch = {name: value.to(module.device) for name, value in batch.items()}
+    with forked(0), FlopCounterMode(display=False) as counter:
+        module.training_step(batch, 0).backward()  # type: ignore[no-untyped-call]
+    module.zero_grad(set_to_none=True)
+    return float(counter.get_total_flops()) / tokens
 
 
 @cache

@@ -4,7 +4,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
@@ -12,14 +11,13 @@ from torch.optim import Optimizer
 
 from finegrid.config import OptimConfig
 from finegrid.data.batching import Encoded, sorted_batches
-from finegrid.kernels import embedding
-from finegrid.kernels.dropout import draw_from
 from finegrid.models import surgery
 from finegrid.models.backbone import Backbone, drawn_pooler
 from finegrid.seeds import stream
 from finegrid.strategies.split_model import resumed
 from finegrid.tasks.task import Task
 from finegrid.training import heartbeat
+from finegrid.training.state import TrainState
 
 # Of an evaluation's batch: attention's intermediate results should fit a CPU core's cache.
 EVAL_TOKENS = {"cpu": 2048, "cuda": 65536}
@@ -42,27 +40,21 @@ class FineTuner(pl.LightningModule):
         self.model = backbone.model
         self.backbone = backbone
         self.task, self.optim, self.train_rows = task, optim, train
-        self.progress = 0.0  # share of the budget that is spent
-        self.rate = 1.0  # times optim.lr, for the method's parameters
-        self.micro_batch_size: int | None = None  # rows of one pass; None: those of the batch
-        self.compacts = False  # whether the vocabulary's part in use may train for the whole
-        self.stand_ins: dict[nn.Parameter, nn.Parameter] = {}  # for the optimizer
-        self.settled = True  # whether a checkpoint taken now could be the run's result
+        self.state = TrainState()
         self.init_seed, self.dropout_seed = stream(seed, "init"), stream(seed, "dropout")
 
     def on_train_start(self) -> None:
-        """Switch dropout on (weights load in eval mode and stay so) and fix its stream."""
+        """Switch dropout on (weights load in eval mode and stay so) and seed its draws."""
         self.model.train()
-        torch.manual_seed(self.dropout_seed)  # for what draws from the global stream
-        draw_from(self.model, np.random.SFC64(self.dropout_seed))
+        torch.manual_seed(self.dropout_seed)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Loss of a batch."""
-        return self.loss(batch) if self.micro_batch_size is None else self._in_chunks(batch)
+        return self.loss(batch) if self.state.micro_batch_size is None else self._in_chunks(batch)
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
         """Clear the gradients, unless this batch's first chunks have added theirs already."""
-        if self.micro_batch_size is None:
+        if self.state.micro_batch_size is None:
             super().optimizer_zero_grad(epoch, batch_idx, optimizer)
 
     def _in_chunks(self, batch: dict[str, Any]) -> Tensor:
@@ -71,11 +63,10 @@ class FineTuner(pl.LightningModule):
         The other chunks have run backward by then, so that one graph is held at a time; Lightning
         runs the last one's, and whatever follows sees the gradient of the whole batch.
         """
-        for parameter in self.optimized().values():
-            parameter.grad = None
+        self.zero_grad()
         rows = len(batch["labels"])
         total = torch.zeros((), device=self.device)
-        for chunk in _chunks(batch, self.micro_batch_size or rows):
+        for chunk in _chunks(batch, self.state.micro_batch_size or rows):
             if total.requires_grad:
                 with torch.autocast(self.device.type, enabled=False):  # for forward passes alone
                     total.backward()  # type: ignore[no-untyped-call]
@@ -105,14 +96,12 @@ class FineTuner(pl.LightningModule):
 
     def configure_optimizers(self) -> Optimizer:
         """AdamW over exactly what trains; only matrices decay. The clock scales the rates."""
-        if self.compacts:
-            self.stand_ins = embedding.compact(self.backbone.sites, self._ids())
         base, drawn = f"{self.model.base_model_prefix}.", drawn_pooler(self.model)
         groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
-        for name, parameter in self.optimized().items():
+        for name, parameter in surgery.trainable(self.model).items():
             head_lr = self.optim.head_lr or self.optim.lr
             tuned = name.startswith(base) and name not in drawn
-            lr = self.rate * self.optim.lr if tuned else head_lr
+            lr = self.state.lr_scale * self.optim.lr if tuned else head_lr
             groups[lr, self.optim.weight_decay if parameter.ndim > 1 else 0.0].append(parameter)
         return torch.optim.AdamW(
             [
@@ -122,31 +111,19 @@ class FineTuner(pl.LightningModule):
             fused=True,
         )
 
-    def optimized(self) -> dict[str, nn.Parameter]:
-        """What the optimizer holds: all that trains, or what stands in for it."""
-        trained = surgery.trainable(self.model)
-        return {name: self.stand_ins.get(value, value) for name, value in trained.items()}
-
-    def _ids(self) -> Tensor:
-        """The token ids that training meets."""
-        assert self.train_rows is not None
-        tokens = self.train_rows.tokens
-        ids = np.union1d(tokens.fields["input_ids"], tokens.padding)
-        return torch.from_numpy(ids.astype(np.int64))
-
     def configure_gradient_clipping(
         self,
         optimizer: Optimizer,
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the global norm; Lightning refuses a fused optimizer here, for fp16's sake alone."""
-        self.clip(gradient_clip_val)
+        """Scale the gradients down to a global norm; None or 0 leaves them.
 
-    def clip(self, limit: float | None) -> None:
-        """Scale the gradients of what trains down to a global norm; none or 0 leaves them."""
-        if limit:
-            nn.utils.clip_grad_norm_(self.optimized().values(), limit)
+        Lightning's own refuses a fused optimizer, for fp16's sake alone.
+        """
+        if gradient_clip_val:
+            held = [p for group in optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(held, gradient_clip_val)
 
 
 def _chunks(batch: dict[str, Any], size: int) -> Iterator[dict[str, Tensor]]:

@@ -6,14 +6,14 @@ from typing import Any
 import pytorch_lightning as pl
 from tqdm import tqdm
 
-from finegrid.training.budget import Clock
-from finegrid.training.checkpoint import Selection
+from finegrid.training.budget import BudgetTimer
+from finegrid.training.checkpoint import BestCheckpoint
 
 
-class BudgetBar(pl.Callback):
+class BudgetProgressBar(pl.Callback):
     """Share of the budget spent, time left and the latest validation score."""
 
-    def __init__(self, clock: Clock, selection: Selection) -> None:
+    def __init__(self, clock: BudgetTimer, selection: BestCheckpoint) -> None:
         self.clock, self.selection = clock, selection
         self.bar: tqdm[None] | None = None
 

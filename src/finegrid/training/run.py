@@ -1,96 +1,91 @@
-"""One run from config to record."""
+"""One run from its spec to its record.
+
+Builds the components, trains, scores and writes record.json, also on failure.
+"""
 
 import gc
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig
 
 from finegrid.config import RunConfig
 from finegrid.errors import require
 from finegrid.runs.record import Record
+from finegrid.runs.spec import RunSpec
 from finegrid.strategies.cached_features import Frozen
-from finegrid.tracking.loggers import Guarded
+from finegrid.tracking.loggers import SafeLogger
 from finegrid.training import device
-from finegrid.training.components import Parts
-from finegrid.training.progress import BudgetBar
-from finegrid.training.session import Attempt, Request
+from finegrid.training.components import RunComponents
+from finegrid.training.progress import BudgetProgressBar
+from finegrid.training.session import RunSession
 
 log = logging.getLogger(__name__)
 
 
-def run(
-    cfg: DictConfig, *, held: Callable[[], bool] = lambda: True, key: str | None = None
-) -> Record:
-    """Train and score one cell in Hydra's output directory; it leaves a record whatever happens.
+def run(spec: RunSpec) -> Record:
+    """Train and score one run; it leaves a record whatever happens.
 
-    Unless, by then, the cell is not `held` any more: another process has taken it over. `key` is
-    the hash by which a sweep knows the cell.
+    Unless, by then, another process has taken the run over.
 
     Raises:
         UserError: for what the user can mend, `Diverged` for a non-finite loss; the record then
             says `failed` or `diverged` and why.
     """
-    return run_alone(Request.of_hydra(cfg, held, key))
-
-
-def run_alone(request: Request) -> Record:
-    """Train and score one cell."""
-    attempt = Attempt(request)
+    session = RunSession(spec)
     try:
-        _train_and_score(attempt)
+        _train_and_score(session)
     except BaseException as error:
-        attempt.end(error)
+        session.end(error)
         raise
-    attempt.end(None)
-    return attempt.record
+    session.end(None)
+    return session.record
 
 
-def _train_and_score(attempt: Attempt) -> None:
-    parts = attempt.prepare()
-    if not _fit(attempt, parts):
-        whole = attempt.config.data.batch_size
-        half = (whole + 1) // 2
-        log.warning("out of memory with %d rows in a pass; starting over with %d", whole, half)
-        del parts  # what it holds must go before the second try takes memory
+def _train_and_score(session: RunSession) -> None:
+    components = session.prepare()
+    if not _fit(session, components):
+        rows = session.config.data.batch_size
+        half = (rows + 1) // 2
+        log.warning("out of memory with %d rows in a pass; starting over with %d", rows, half)
+        del components  # what it holds must go before the second try takes memory
         gc.collect()  # Lightning's parts refer to one another
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        parts = attempt.prepare()
-        parts.module.micro_batch_size = half
+        components = session.prepare()
+        components.module.state.micro_batch_size = half
         require(
-            _fit(attempt, parts),
-            f"out of memory with {whole} rows in a pass, and again with {half}; set a smaller "
+            _fit(session, components),
+            f"out of memory with {rows} rows in a pass, and again with {half}; set a smaller "
             "data.batch_size or data.eval_batch_size, a shorter model.max_length, or choose a "
             "smaller model or another method",
         )
 
 
-def _fit(attempt: Attempt, parts: Parts) -> bool:
-    """False if training ran out of memory; on return nothing holds on to that memory but parts."""
-    watch = attempt.watch(parts)
-    callbacks = watch.with_method(parts.method)
-    if not attempt.config.frozen_dropout:
-        callbacks.append(Frozen(parts.method, parts.encoded, attempt.config))
-    if attempt.request.sweep is None:
-        callbacks.append(BudgetBar(watch.clock, watch.selection))
-    trainer = trainer_of(attempt.config, callbacks, attempt.tracker, attempt.directory)
+def _fit(session: RunSession, components: RunComponents) -> bool:
+    """False if training ran out of memory; what it took is free then, but for `components`."""
+    watch = session.callbacks(components)
+    callbacks = watch.in_order(components)
+    if not session.config.frozen_dropout:
+        callbacks.append(Frozen(components.method, components.encoded, session.config))
+    if session.spec.sweep is None:
+        callbacks.append(BudgetProgressBar(watch.clock, watch.selection))
+    trainer = trainer_of(session.config, callbacks, session.logger, session.directory)
     try:
-        trainer.fit(parts.module, attempt.loader(parts))
+        trainer.fit(components.module, session.loader(components))
     except torch.OutOfMemoryError as error:
         log.info("%s", error)
         watch.selection.curve.unlink(missing_ok=True)
         return False
-    attempt.score(parts, watch)
+    session.score(components, watch)
     return True
 
 
 def trainer_of(
-    config: RunConfig, callbacks: Sequence[pl.Callback], tracker: Guarded | None, directory: Path
+    config: RunConfig, callbacks: Sequence[pl.Callback], logger: SafeLogger | None, directory: Path
 ) -> pl.Trainer:
     """One device; the clock ends the run, and the delta file replaces Lightning's checkpoints."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
@@ -101,7 +96,7 @@ def trainer_of(
         precision=device.precision(config.trainer),  # type: ignore[arg-type]
         max_epochs=-1,
         callbacks=list(callbacks),
-        logger=tracker or False,
+        logger=logger or False,
         gradient_clip_val=config.optim.clip or None,
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -12,23 +12,17 @@ from statistics import fmean, stdev
 
 from finegrid.errors import UserError
 from finegrid.runs.record import Record
+from finegrid.runs.settings import RECORDED, unrecorded
 
 FAILED = 0.0  # the score of a run that failed or diverged
-SAME = (  # what all runs of one search share
-    "model",
-    "pretrained",
-    "protocol",
-    "select",
-    "fraction",
+AXES = ("method", "task", "seed", "trial", "lr")  # fields in which the runs of a search may differ
+SAME = (  # and those that all of them share
+    *(name for name in RECORDED if name not in AXES),
     "budget_unit",
     "budget",
     "precision",
 )
 SAME_OF_TASK = ("train_hash", "validation_hash")
-# Overrides that may differ: the axes of a search, what SAME compares, and the machine's own.
-FREE = {"method", "task", "seed", "trial", "optim.lr", "model", "select", "code"}
-FREE |= {f"data.{name}" for name in ("fraction", "protocol", "root", "source")}
-FREE_GROUPS = ("budget", "trainer", "logger")
 
 
 @dataclass(frozen=True)
@@ -151,13 +145,8 @@ def _check_one(what: str, values: Iterable[object]) -> None:
 
 def _settings(run: Record, *, of_method: bool) -> str:
     """The overrides that make a run another one: of its method's arguments, or all others."""
-    kept = []
-    for override in run.overrides:
-        key = override.lstrip("+~").partition("=")[0]
-        free = key in FREE or key.partition(".")[0] in FREE_GROUPS
-        if not free and key.startswith("method.") == of_method:
-            kept.append(override)
-    return " ".join(sorted(kept))
+    pairs = unrecorded(run.overrides)
+    return " ".join(sorted(f"{k}={v}" for k, v in pairs if k.startswith("method.") == of_method))
 
 
 def _check_equal(found: Search) -> None:

@@ -1,18 +1,17 @@
-"""Cells to figures: what a score costs, and how it grows. Every figure comes with its data."""
+"""Draws all figures of a report. Every figure comes with its data."""
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure as Canvas
 
-from finegrid.report.figures import diagrams, score_plots, specs, style
-from finegrid.report.figures.palette import marks
-from finegrid.report.figures.score_plots import Look, Sheet
-from finegrid.report.figures.specs import LIMIT, Panel
-from finegrid.report.load import published as reference
+from finegrid.report.figures import diagrams, keys, score_plots, style
+from finegrid.report.figures.keys import LIMIT, FigureKey
+from finegrid.report.figures.score_plots import FigureSpec, Style
+from finegrid.report.load import published
 from finegrid.report.load.rankings import CELL, Results, ordered
 
 PUBLISHED = 5  # lines of published scores in a figure
@@ -27,12 +26,12 @@ class Figure:
     caption: str
     data: pd.DataFrame
     svg: str
-    paint: Callable[[], Canvas] = field(repr=False, compare=False)
+    render: Callable[[], Canvas] = field(repr=False, compare=False)
 
     def png(self, *, dpi: int = 200) -> bytes:
         """The figure as a bitmap, drawn on demand."""
         with mpl.rc_context(style.RC):
-            return style.png(self.paint(), dpi=dpi)
+            return style.png(self.render(), dpi=dpi)
 
 
 def draw(
@@ -43,70 +42,67 @@ def draw(
     references: pd.DataFrame | None = None,
     level: float = 0.95,
     limit: int = LIMIT,
-) -> list[Figure]:
-    """All figures of a report, setting by setting and task by task.
+) -> tuple[list[Figure], str]:
+    """All figures of a report, setting by setting and task by task; and a note on those left out.
 
     Args:
         results: the runs; their directories are read for learning curves and distances.
         cells: a row per method of a ranking.
         against_best: says which methods are level with the best.
-        references: published scores, as `reference.references` gives them. Those of the same model,
-            task, metric and protocol become dotted lines, which have no rank.
+        references: published scores, as `published.references` gives them. Those of the same
+            model, task, metric and protocol become dotted lines, which have no rank.
         level: of the intervals in `cells`.
-        limit: figures at most; `panels.planned` says what is left out.
+        limit: figures at most.
     """
-    look = Look(marks(ordered(set(cells.method))), level)
-    full = specs.with_trainable(_with_ties(cells, against_best))
-    names: Counter[str] = Counter()
-    drawn = []
-    for panel in specs.planned(results, cells, limit=limit).panels:
-        own = specs.chosen(full[full.ok > 0], panel)
-        published = _published(references, results, own)
-        sheet = _sheet(panel, results, own, replace(look, published=published))
-        if sheet is not None:
-            several = f", setting {panel.setting + 1}" if len(results.settings) > 1 else ""
-            sheet = replace(sheet, title=f"{sheet.title}{several}")
-            names[panel.name] += 1
-            again = f"-{names[panel.name]}" if names[panel.name] > 1 else ""
-            drawn.append(_figure(f"{panel.name}{again}", sheet))
-    return drawn
-
-
-def _figure(name: str, sheet: Sheet) -> Figure:
-    with mpl.rc_context(style.RC):
-        svg = style.svg(sheet.paint(), name, sheet.title, sheet.caption)
-    return Figure(name, sheet.title, sheet.caption, sheet.data, svg, sheet.paint)
-
-
-def _sheet(panel: Panel, results: Results, cells: pd.DataFrame, look: Look) -> Sheet | None:
-    """The figure of a panel, or none if there is too little to see."""
-    if panel.kind == "ranks":
-        return diagrams.ranks(results, panel, look.marks)
-    if panel.kind == "curves":
-        return diagrams.curves(specs.runs_of(results, panel), panel, look.marks)
-    if panel.kind == "distances":
-        return diagrams.distances(specs.runs_of(results, panel), panel)
-    chart = score_plots.growth if panel.kind in ("fraction", "budget") else score_plots.cost
-    return chart(cells, panel, look)
-
-
-def _with_ties(cells: pd.DataFrame, against_best: pd.DataFrame) -> pd.DataFrame:
+    marks = style.marks(ordered(set(cells.method)))
     ties = against_best[[*CELL, "tie"]]
-    return cells.merge(ties, on=CELL, how="left").fillna({"tie": False}).astype({"tie": bool})
+    scored = keys.with_trainable(cells[cells.ok > 0]).merge(ties, on=CELL, how="left")
+    scored["tie"] = scored["tie"].eq(True)
+    planned, note = keys.planned(results, cells, limit=limit)
+    names: Counter[str] = Counter()
+    figures = []
+    for key in planned:
+        rows = keys.chosen(scored, key)
+        look = Style(marks, level, _published(references, results, rows))
+        if (spec := _spec(key, results, rows, look)) is None:
+            continue
+        several = f", setting {key.setting + 1}" if len(results.settings) > 1 else ""
+        names[key.name] += 1
+        again = f"-{names[key.name]}" if names[key.name] > 1 else ""
+        figures.append(_figure(f"{key.name}{again}", f"{spec.title}{several}", spec))
+    return figures, note
+
+
+def _figure(name: str, title: str, spec: FigureSpec) -> Figure:
+    with mpl.rc_context(style.RC):
+        svg = style.svg(spec.render(), name, title)
+    return Figure(name, title, spec.caption, spec.data, svg, spec.render)
+
+
+def _spec(key: FigureKey, results: Results, cells: pd.DataFrame, look: Style) -> FigureSpec | None:
+    """What a figure shows, or none if there is too little to see."""
+    if key.kind == "ranks":
+        return diagrams.ranks(results, key, look.marks)
+    if key.kind == "curves":
+        return diagrams.curves(keys.runs_of(results, key), key, look.marks)
+    if key.kind == "distances":
+        return diagrams.distances(keys.runs_of(results, key), key)
+    chart = score_plots.growth if key.kind in ("fraction", "budget") else score_plots.cost
+    return chart(cells, key, look)
 
 
 def _published(
     references: pd.DataFrame | None, results: Results, cells: pd.DataFrame
 ) -> tuple[tuple[str, float], ...]:
-    """The best published scores comparable with a panel's: on all training rows, as they are."""
+    """The best published scores comparable with a figure's: on all training rows, as they are."""
     full = cells[cells.fraction == 1]
     if references is None or full.empty or full.task.nunique() > 1:
         return ()
     first = full.iloc[0]
     setting = results.settings[int(first.setting)]
-    found = reference.matching(
+    like = published.matching(
         references, model=setting.model, task=str(first.task), metric=str(first.metric),
         protocol=setting.protocol,
     )  # fmt: skip
-    best = found.sort_values(["score", "label"], ascending=[False, True]).head(PUBLISHED)
+    best = like.sort_values(["score", "label"], ascending=[False, True]).head(PUBLISHED)
     return tuple(zip(map(str, best.label), map(float, best.score), strict=True))

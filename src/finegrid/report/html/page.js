@@ -75,48 +75,12 @@
   filters.addEventListener("submit", (event) => event.preventDefault());
   filter();
 
-  // ---- runs: curves, and the dialog
-  function draw(holder) {
-    if (holder.firstChild) return;
-    const [seconds, values] = data.curves[Number(holder.dataset.curve)];
-    const [width, height, left, pad] = [320, 84, 46, 10];
-    const siblings = all("[data-curve]", holder.closest(".inside"))
-      .map((other) => data.curves[Number(other.dataset.curve)]);
-    const every = siblings.flatMap((curve) => curve[1]);
-    const [low, high] = [Math.min(...every), Math.max(...every)]; // one scale for all seeds
-    const last = Math.max(...siblings.flatMap((curve) => curve[0]));
-    const x = (at) => left + ((width - left - pad) * at) / (last || 1);
-    const y = (value) => height - 20 - ((height - 34) * (value - low)) / (high - low || 1);
-    const points = values.map((value, k) => [x(seconds[k]), y(value)]);
-    const svg = (name, attributes, ...children) => {
-      const made = document.createElementNS("http://www.w3.org/2000/svg", name);
-      for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-      made.append(...children);
-      return made;
-    };
-    const label = (at, text, anchor = "end") =>
-      svg("text", { x: at[0], y: at[1], "text-anchor": anchor }, text);
-    const path = points.map(([px, py]) => `${px.toFixed(1)},${py.toFixed(1)}`).join("L");
-    const best = points[values.indexOf(Math.max(...values))];
-    holder.append(svg("svg", {
-      viewBox: `0 0 ${width} ${height}`, role: "img",
-      "aria-label": `Validation from ${values[0]} to ${values[values.length - 1]}, highest ${Math.max(...values)}`,
-    }, svg("path", { d: `M${path}` }), svg("circle", { cx: best[0], cy: best[1], r: 3 }),
-    label([left - 6, y(high) + 4], high.toFixed(3)),
-    ...(high > low ? [label([left - 6, y(low) + 4], low.toFixed(3))] : []),
-    label([left, height - 4], "0", "start"), label([width - pad, height - 4], `${last.toFixed(0)} s`)));
-  }
-  const curves = (root) => all("[data-curve]", root).forEach(draw);
-  for (const details of all("details.cell")) {
-    details.addEventListener("toggle", () => details.open && curves(details));
-  }
-
+  // ---- the runs of a cell in a dialog
   const dialog = one("dialog");
   let home = null;
   function open(id) {
     home = document.getElementById(id);
     const inside = one(".inside", home);
-    curves(inside);
     one("#dialog-title").textContent = home.dataset.title;
     one(".body", dialog).replaceChildren(inside);
     dialog.showModal();
@@ -147,102 +111,52 @@
       return;
     }
     const drawn = one("svg", button.closest("figure"));
-    const fixed = drawn.outerHTML.replace(/var\(--c-[0-9a-f]{6}, ?(#[0-9a-f]{6})\)/g, "$1");
-    save(`${name}.svg`, "image/svg+xml", fixed);
+    save(`${name}.svg`, "image/svg+xml", drawn.outerHTML);
   });
 
-  // ---- the decision
-  const SEEDS = 3;
-  const FAR = 2; // times the most labels measured: beyond is another question
+  // ---- the decision: report/recommend compared all candidates, this filters them by the limits
   const form = one("[data-decide]");
   const answer = one("[data-decision]");
-  const unpacked = new Map();
 
-  function bytesOf(text) {
-    if (!unpacked.has(text)) {
-      unpacked.set(text, Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)));
-    }
-    return unpacked.get(text);
-  }
-
-  const drawsOf = (ranking) => new Uint16Array(bytesOf(data.draws[ranking].data).buffer);
-
-  function drawn([ranking, row], k) {
-    const { low, high, n } = data.draws[ranking];
-    return low + (drawsOf(ranking)[row * n + k] / 65535) * (high - low);
-  }
-
-  // The share of joint draws in which each is the highest; equal ones share theirs.
+  // The share of joint draws in which each has the first place of these; equal ones share it.
   function probabilities(cells) {
-    const count = Math.min(...cells.map((cell) => data.draws[cell.draws[0]].n));
     const wins = cells.map(() => 0);
-    for (let k = 0; k < count; k += 1) {
-      const values = cells.map((cell) => drawn(cell.draws, k));
-      const best = Math.max(...values);
-      const first = values.flatMap((value, at) => (value === best ? [at] : []));
+    for (let draw = 0; draw < cells[0].ranks.length; draw += 1) {
+      const least = Math.min(...cells.map((cell) => cell.ranks[draw]));
+      const first = cells.flatMap((cell, at) => (cell.ranks[draw] === least ? [at] : []));
       for (const at of first) wins[at] += 1 / first.length;
     }
-    return wins.map((won) => won / count);
+    return wins.map((won) => won / cells[0].ranks.length);
   }
 
-  const costs = (cell) => [-cell.mean, cell.seconds, cell.bytes, cell.rows];
-  function dominated(cell, others) {
-    const own = costs(cell);
-    return others.some((other) => {
-      const its = costs(other);
-      return its.every((cost, at) => cost <= own[at]) && its.some((cost, at) => cost < own[at]);
-    });
-  }
-
-  // Of several measurements of one method, that with the most labels, then the most seconds.
-  function largest(cells) {
-    const kept = new Map();
-    for (const cell of cells) {
-      const known = kept.get(cell.method);
-      const more = !known || cell.rows > known.rows
-        || (cell.rows === known.rows && cell.seconds >= known.seconds);
-      if (more) kept.set(cell.method, cell);
-    }
-    return [...kept.values()];
-  }
-
-  // Whether the first of two cells of a task is better than the second and told apart from it.
-  function tellsApart({ above, cells }, a, b) {
-    const bit = a.place * cells.length + b.place;
-    return (bytesOf(above)[bit >> 3] >> (bit & 7)) & 1;
-  }
-
-  // Either { lacking: why } or { options: [...] }, the leader first; choice/verdict.py decides alike.
-  function decide(task, { labels, minutes, kilobytes }) {
-    const cells = task.cells.map((cell, place) => ({ ...cell, place }));
+  // Either { lacking: why } or { options: [...] }, the leader first.
+  function decide({ cells, labels: span, lacking }, { labels, minutes, kilobytes }) {
     if (![labels, minutes, kilobytes].every((limit) => limit > 0)) {
       return { lacking: "give the three limits, each above 0" };
     }
-    const enough = cells.filter((cell) => cell.ok >= SEEDS && cell.draws);
-    if (!enough.length) return { lacking: `no method has ${SEEDS} finished seeds here` };
-    const rows = enough.map((cell) => cell.rows);
-    const [fewest, most] = [Math.min(...rows), Math.max(...rows)];
-    if (labels < fewest || labels > FAR * most) {
-      return { lacking: `measured with ${fewest} to ${most} examples, and nothing is extrapolated` };
-    }
-    const fits = largest(enough.filter((cell) => cell.rows <= labels
-      && cell.seconds <= 60 * minutes && cell.bytes <= 1000 * kilobytes));
-    if (!fits.length) return { lacking: "nothing measured fits" };
-    const learned = fits.filter((cell) => cell.learned);
-    if (!learned.length) {
-      return { lacking: "no method that fits learned anything: none is better than the best constant prediction" };
-    }
-    if (learned.length < 2) {
-      return { lacking: `only ${learned[0].method} fits and learned anything, so there is no choice` };
+    if (!span || labels < span[0] || labels > span[1]) return { lacking };
+    const largest = new Map(); // of several measurements of a method the last fitting one counts
+    cells.forEach((cell, place) => {
+      const fits = cell.bytes !== null && cell.bytes <= 1000 * kilobytes;
+      if (fits && cell.rows <= labels && cell.seconds <= 60 * minutes) {
+        largest.set(cell.method, { ...cell, place });
+      }
+    });
+    if (!largest.size) return { lacking: "nothing measured fits" };
+    const learned = [...largest.values()].filter((cell) => cell.learned);
+    if (!learned.length) return { lacking: data.unlearned };
+    learned.sort((a, b) => a.order - b.order);
+    const [first] = learned;
+    if (learned.length < 2 || !first.positive) {
+      return { lacking: `only ${first.method} fits and learned anything, so there is no choice` };
     }
     const shares = probabilities(learned);
-    const first = learned.reduce((best, cell) => (cell.mean > best.mean ? cell : best));
     const options = learned.map((cell, at) => ({
-      ...cell, probability: shares[at], front: !dominated(cell, learned),
-      leads: cell === first, level: cell !== first && !tellsApart(task, first, cell),
+      ...cell, probability: shares[at], leads: cell === first,
+      front: !learned.some((other) => cell.outdone[other.place] === "1"),
+      level: cell !== first && first.above[cell.place] === "0",
     }));
-    options.sort((a, b) => b.leads - a.leads || b.level - a.level || b.mean - a.mean);
-    return { options };
+    return { options: options.sort((a, b) => b.leads - a.leads || b.level - a.level) };
   }
 
   const percent = (share) =>
@@ -254,8 +168,7 @@
     const cell = (text, kind = "n") => element("td", { class: kind }, text);
     const chance = element("td", {}, share, percent(option.probability));
     return element("tr", {}, element("th", { scope: "row" }, option.method), chance,
-      cell(option.mean.toFixed(4)), cell(option.data), cell(option.budget), cell(option.cost),
-      cell(option.front ? "yes" : "", ""));
+      ...option.shown.map((text) => cell(text)), cell(option.front ? "yes" : "", ""));
   }
 
   function optionTable(options) {
@@ -298,11 +211,10 @@
     answer.replaceChildren(...parts);
   }
 
-  function limitsOf(task) {
-    const most = (name) => Math.max(...task.cells.map((cell) => cell[name]));
-    form.elements.labels.value = Math.round(most("rows"));
-    form.elements.minutes.value = Math.max(1, Math.ceil(most("seconds") / 60));
-    form.elements.kilobytes.value = Math.max(1, Math.ceil(most("bytes") / 1000));
+  function limitsOf({ largest: [rows, seconds, bytes] }) {
+    form.elements.labels.value = Math.round(rows);
+    form.elements.minutes.value = Math.max(1, Math.ceil(seconds / 60));
+    form.elements.kilobytes.value = Math.max(1, Math.ceil(bytes / 1000));
   }
 
   data.tasks.forEach((task, at) => {
@@ -323,7 +235,6 @@
   addEventListener("beforeprint", () => {
     closed = all("details:not([open])");
     for (const details of closed) details.open = true;
-    if (original.length <= 300) curves(document);
   });
   addEventListener("afterprint", () => {
     for (const details of closed) details.open = false;

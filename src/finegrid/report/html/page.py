@@ -1,94 +1,68 @@
-"""Everything as one HTML file that needs nothing else: no network, no server, no other file."""
+"""A report as one HTML file that needs nothing else: no network, no server, no other file."""
 
 import base64
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
-from itertools import groupby
-from typing import Any, Protocol
 
 import pandas as pd
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from finegrid.report import formatting, tables
-from finegrid.report.figures import palette, specs
-from finegrid.report.html import payload as embedded
-from finegrid.report.html import runs as details
-from finegrid.report.html import summary
-from finegrid.report.html import table as rows
-from finegrid.report.load.rankings import Results
-from finegrid.report.recommend.options import Draws, Standings
+from finegrid.report.comparison import Comparison
+from finegrid.report.figures.draw import Figure
+from finegrid.report.html import payload, runs, summary, table
+from finegrid.report.recommend.decide import UNLEARNED
 
 PRINTED = 300  # cells whose runs a print shows
 ROWS = 10_000  # of the table
+ABOUT = {  # columns of the runs that say what to cite
+    "versions": "version",
+    "commits": "git_commit",
+    "devices": "device",
+    "sources": "data_source",
+    "dirty": "git_dirty",
+    "commands": "command",
+}
 
 
-class Drawn(Protocol):
-    """What the page needs of a figure; see `plots.Figure`."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def title(self) -> str: ...
-    @property
-    def caption(self) -> str: ...
-    @property
-    def data(self) -> pd.DataFrame: ...
-    @property
-    def svg(self) -> str: ...
-
-
-def page(
-    results: Results,
-    cells: pd.DataFrame,
-    against_best: pd.DataFrame,
-    figures: Sequence[Drawn],
-    draws: Draws,
-    standings: Standings,
-    *,
-    level: float = 0.95,
-) -> str:
+def page(comparison: Comparison, figures: Sequence[Figure] = (), left_out: str = "") -> str:
     """The page. The same input gives the same bytes: no clock is read.
 
     Args:
-        results: the runs, their settings and notes.
-        cells: a row per method of a ranking.
-        against_best: each cell's difference to the best of its ranking.
-        figures: as `plots.draw` gives them; may be empty.
-        draws: joint draws of the methods' true means, per ranking.
-        standings: of `compare.standings`.
-        level: of the intervals and ties in `cells` and `against_best`.
+        comparison: the runs and what is known of them.
+        figures: to show; they are drawn with matplotlib's SVG backend.
+        left_out: a sentence on figures that were not drawn, or nothing.
     """
-    found = summary.answers(results, cells, against_best, draws)
-    behind, curves, unlisted = details.details(results.runs)
-    table = rows.rows(cells, against_best)
-    left_out = specs.planned(results, cells).note if figures else ""
-    payload = {
-        "curves": curves,
+    results, cells = comparison.results, comparison.cells
+    answers = summary.answers(results, cells, comparison.best, comparison.draws)
+    listed = runs.listed(results.runs)
+    rows = table.rows(cells, comparison.best)
+    data = {
         "csv": {figure.name: tables.csv(figure.data) for figure in figures}
         | {"cells": tables.csv(cells)},
-        **embedded.choices(results, cells, draws, standings),
+        "tasks": payload.choices(results, cells, comparison.draws, comparison.standings),
+        "unlearned": UNLEARNED,
     }
     script = _asset("page.js")
     return _template().render(
-        groups=summary.by_setting(found, results),
-        notes=[*results.notes, *filter(None, (left_out, unlisted, _cut(table)))],
-        rows=table[:ROWS],
-        columns=rows.columns(table),
-        tasks=_by_task(table[:ROWS], behind),
-        figures=_grouped(figures),
-        figure_count=len(figures),
+        groups=summary.by_setting(answers, results),
+        notes=[*results.notes, *filter(None, (left_out, listed.note, _cut(len(rows))))],
+        rows=rows[:ROWS],
+        columns=table.columns(rows),
+        details=listed.cells,
+        figures=_by_task(figures),
         settings=[formatting.setting(setting) for setting in results.settings],
         about=_about(results.runs),
-        payload=Markup(embedded.script_json(payload)),
-        css=Markup(_asset("page.css").replace("/* figures */", _colours())),
+        payload=Markup(payload.script_json(data)),
+        css=Markup(_asset("page.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         printed=PRINTED,
-        level=f"{100 * level:g}\u00a0%",
-        chance=f"{1 - level:.3g}",
+        level=f"{100 * comparison.level:g}\u00a0%",
+        chance=f"{1 - comparison.level:.3g}",
     )
 
 
@@ -102,56 +76,32 @@ def _template() -> Template:
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
     environment.filters["listed"] = formatting.listed
-    environment.filters["themed"] = lambda svg: Markup(palette.themed(svg))
+    environment.filters["svg"] = Markup
     return environment.from_string(_asset("page.html.j2"))
 
 
-def _colours() -> str:
-    return f"@media screen and (prefers-color-scheme: dark) {{ :root {{ {palette.dark()} }} }}"
-
-
-def _cut(rows: Sequence[object]) -> str:
-    if len(rows) <= ROWS:
+def _cut(rows: int) -> str:
+    if rows <= ROWS:
         return ""
-    return f"The table shows {ROWS:,} of {len(rows):,} cells; the CSV file above it holds all."
+    return f"The table shows {ROWS:,} of {rows:,} cells; the CSV file above it holds all."
 
 
-def _by_task(
-    rows: Iterable[dict[str, Any]], behind: dict[tuple[Any, ...], details.Detail]
-) -> list[tuple[str, str, list[tuple[dict[str, Any], details.Detail]]]]:
-    """(setting, task, its rows with the runs behind them)."""
-    nothing = details.Detail((), 0)
-    grouped = groupby(rows, key=lambda row: (row["setting"], row["task"]))
-    return [
-        (setting, task, [(row, behind.get(row["key"], nothing)) for row in own])
-        for (setting, task), own in grouped
-    ]
-
-
-def _grouped(figures: Sequence[Drawn]) -> list[tuple[str, list[Drawn]]]:
-    """Figures under what their titles begin with: the task."""
-    found: dict[str, list[Drawn]] = {}
+def _by_task(figures: Sequence[Figure]) -> dict[str, list[Figure]]:
+    """Figures by what their titles begin with: the task."""
+    groups: dict[str, list[Figure]] = {}
     for figure in figures:
         head, colon, _ = figure.title.partition(":")
-        found.setdefault(head if colon else "Across tasks", []).append(figure)
-    return list(found.items())
+        groups.setdefault(head if colon else "Across tasks", []).append(figure)
+    return groups
 
 
-def _about(runs: pd.DataFrame) -> dict[str, list[str]]:
-    """What to say when citing: versions, commits, machines, dates and commands."""
+def _about(frame: pd.DataFrame) -> dict[str, list[str]]:
+    """What to say when citing: versions, commits, machines, days and commands."""
 
-    def each(name: str) -> list[str]:
-        if name not in runs:
-            return []
-        return sorted({str(value) for value in runs[name].dropna() if str(value)})
+    def values(column: str) -> list[str]:
+        there = frame[column].dropna() if column in frame else ()
+        return sorted({str(value) for value in there if str(value)})
 
-    days = sorted({day[:10] for day in each("finished") or each("started")})
-    return {
-        "versions": each("version"),
-        "commits": [commit[:12] for commit in each("git_commit")],
-        "devices": each("device"),
-        "sources": each("data_source"),
-        "dirty": [text for text in each("git_dirty") if text == "True"],
-        "days": [days[0], days[-1]] if days else [],
-        "commands": each("command"),
-    }
+    days = sorted({day[:10] for day in values("finished") or values("started")})
+    about = {name: values(column) for name, column in ABOUT.items()}
+    return about | {"days": days, "commits": [commit[:12] for commit in about["commits"]]}

@@ -1,19 +1,23 @@
-"""What the page's script computes with: candidates, draws and tables, safe inside HTML."""
+"""What the page's script looks up: curves, CSV files, and the decision's candidates as JSON.
 
-import base64
+The script decides nothing: every comparison of two candidates is made here, by the rule of
+`recommend`, and the script filters them by the three limits.
+"""
+
 import json
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from finegrid.report import formatting
-from finegrid.report.load.rankings import CELL, RANKING, Results
-from finegrid.report.recommend.decide import seconds
-from finegrid.report.recommend.options import Draws, Standings
-from finegrid.report.stats import simultaneous
+from finegrid.report import formatting, pareto
+from finegrid.report.load.rankings import Results
+from finegrid.report.recommend import decide
+from finegrid.report.recommend.options import Draws, costs, drawn, pairs
+from finegrid.report.stats.compare import Standings
 
-VALUES = 2_000_000  # draws embedded: two bytes each
+RANKS = 2_000_000  # on a page: about three bytes each
 
 
 def script_json(value: object) -> str:
@@ -26,65 +30,89 @@ def script_json(value: object) -> str:
 
 def choices(
     results: Results, cells: pd.DataFrame, draws: Draws, standings: Standings
-) -> dict[str, object]:
-    """What the decision panel computes with: candidates by task and kind of budget, as bytes their
-    draws, and which of two is told apart from the other and better.
-    """
-    known = {key: number for number, key in enumerate(draws)}
-    total = sum(len(methods) for methods, _ in draws.values())
-    most = max(100, VALUES // max(1, total))
+) -> list[dict[str, object]]:
+    """The candidates of each setting, task and kind of budget, with all that a choice needs."""
+    known = cells[(cells["ok"] > 0) & cells[["train_rows", "train_seconds"]].notna().all(axis=1)]
+    most = max(100, RANKS // max(1, len(known)))
     tasks = []
-    setting: Any
+    setting: Any  # a group's key may be of any kind, for all that pandas' types know
     task: Any
-    scored = cells[(cells.ok > 0) & cells[["train_rows", "train_seconds"]].notna().all(axis=1)]
-    scored = scored.assign(seconds=seconds(scored))
     by = ["setting", "task", "budget_unit"]
-    unit: Any
-    for (setting, task, unit), own in scored.groupby(by, observed=True):
+    for (setting, task, unit), rows in known.groupby(by, observed=True):
+        of_task = known[known["setting"].eq(setting) & known["task"].eq(task)]
+        kind = f", budgets in {unit}" if of_task["budget_unit"].nunique() > 1 else ""
         several = f" (setting {setting + 1})" if len(results.settings) > 1 else ""
-        same = scored["setting"].eq(setting) & scored["task"].eq(task)
-        kind = f", budgets in {unit}" if scored.loc[same, "budget_unit"].nunique() > 1 else ""
-        rows = own.to_dict("records")
+        candidates = _candidates(decide.measured(rows), draws, standings, most)
+        limits = decide.measured(rows, seeds=1)[["train_rows", "seconds", "delta_bytes"]]
         tasks.append({
             "label": f"{task}{kind}{several}",
-            "cells": [_candidate(row, draws, known) for row in rows],
-            "above": _above(rows, standings),
+            "cells": candidates,
+            "largest": limits.max().fillna(0).tolist(),
+            **_span(candidates),
         })  # fmt: skip
-    return {"tasks": tasks, "draws": [packed(values, most) for _, values in draws.values()]}
+    return tasks
 
 
-def _above(rows: list[dict[Any, Any]], standings: Standings) -> str:
-    """A bit for each pair, row by row: whether the first is better than the second, told apart."""
-    found = [standings[tuple(row[name] for name in CELL)] for row in rows]
-    told = simultaneous.pairs([one for one, _ in found], [spread for _, spread in found])
-    return base64.b64encode(np.packbits(told.above(), bitorder="little").tobytes()).decode()
+def _span(candidates: list[dict[str, object]]) -> dict[str, object]:
+    """The labels for which there is an answer, and why there is none for others."""
+    if not candidates:
+        return {"lacking": f"no method has {decide.SEEDS} finished seeds here"}
+    rows: list[Any] = [one["rows"] for one in candidates]
+    least, most = min(rows), max(rows)
+    why = f"measured with {least:g} to {most:g} examples, and nothing is extrapolated"
+    return {"labels": [least, decide.FAR * most], "lacking": why}
 
 
-def _candidate(
-    row: dict[Any, Any], draws: Draws, known: dict[tuple[object, ...], int]
-) -> dict[str, object]:
-    key = tuple(row[name] for name in RANKING)
-    names = draws[key][0] if key in draws else []
-    return {
-        "method": str(row["method"]),
-        "rows": row["train_rows"],
-        "seconds": row["seconds"],
-        "bytes": 0 if formatting.missing(row["delta_bytes"]) else row["delta_bytes"],
-        "ok": int(row["ok"]),
-        "mean": row["mean"],
-        "learned": bool(row["learned"]),
-        "data": formatting.percent(row["fraction"]),
-        "budget": formatting.budget(row["budget_unit"], row["budget"]),
-        "cost": f"{formatting.duration(row['train_seconds'])}, "
-        f"{formatting.size(row['delta_bytes'])}",
-        "draws": [known[key], names.index(row["method"])] if row["method"] in names else None,
-    }
+def _candidates(
+    cells: pd.DataFrame, draws: Draws, standings: Standings, most: int
+) -> list[dict[str, object]]:
+    """The larger of two measurements of a method comes later.
+
+    `above` and `outdone` have a digit for each candidate: 1 if this one is told apart from it and
+    better, and if it outdoes this one.
+    """
+    if cells.empty:
+        return []
+    above = pairs(cells, standings).above()
+    table = cells.rename(columns={"delta_bytes": "bytes", "train_rows": "labels"})
+    outdone = pareto.dominates(costs(table["mean"], table)).T
+    ranks = places(drawn(cells, draws)[:, :most])
+    order = list(cells.sort_values(["mean", "method"], ascending=[False, True]).index)
+    return [
+        {
+            "method": str(row["method"]),
+            "rows": row["train_rows"],
+            "seconds": row["seconds"],
+            "bytes": None if formatting.missing(row["delta_bytes"]) else row["delta_bytes"],
+            "learned": bool(row["learned"]),
+            "order": order.index(index),
+            "positive": row["mean"] > 0,
+            "above": _digits(above[at]),
+            "outdone": _digits(outdone[at]),
+            "ranks": ranks[at].tolist(),
+            "shown": _shown(row),
+        }
+        for at, (index, row) in enumerate(zip(cells.index, cells.to_dict("records"), strict=True))
+    ]
 
 
-def packed(values: np.ndarray, most: int) -> dict[str, object]:
-    """Draws (methods x n) as base64 of little-endian 16-bit steps between their extremes."""
-    values = values[:, :most]
-    low, high = float(values.min()), float(values.max())
-    steps = np.rint((values - low) / ((high - low) or 1.0) * 65535).astype("<u2")
-    return {"low": low, "high": high, "n": values.shape[1],
-            "data": base64.b64encode(steps.tobytes()).decode()}  # fmt: skip
+def places(values: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Each cell's place in each draw, 0 the highest; equal ones share theirs. cells x draws."""
+    falling = np.sort(-values, axis=0)
+    columns = zip(falling.T, -values.T, strict=True)
+    return np.stack([np.searchsorted(line, each) for line, each in columns], axis=1)
+
+
+def _digits(flags: NDArray[np.bool_]) -> str:
+    return (flags + ord("0")).astype(np.uint8).tobytes().decode()
+
+
+def _shown(row: dict[Any, Any]) -> list[str]:
+    """The columns of the panel's table: score, data, budget and costs."""
+    time, size = formatting.duration(row["train_seconds"]), formatting.size(row["delta_bytes"])
+    return [
+        formatting.score(row["mean"]),
+        formatting.percent(row["fraction"]),
+        formatting.budget(row["budget_unit"], row["budget"]),
+        f"{time}, {size}",
+    ]

@@ -17,101 +17,106 @@ COLUMNS = [
     *CELL, "seed", "status", "test", "validation", "best_step", "train_seconds", "error",
     "overrides", "command", "directory", "git_commit",
 ]  # fmt: skip
+LEFT, RIGHT, LOW, HIGH = 46, 310, 64, 14  # of a drawn curve, in a box of 320 x 84
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run, in words."""
+class Cell:
+    """A cell and those of its runs that are listed: their columns, in words."""
 
-    seed: int
-    status: str
-    test: str
-    validation: str
-    step: str
-    seconds: str
-    error: str
-    overrides: str
-    command: str
-    directory: str
-    commit: str
-    curve: int | None  # index into the page's curves
-
-
-@dataclass(frozen=True)
-class Detail:
-    """A cell and those of its runs that are listed."""
-
-    runs: tuple[Run, ...]
+    runs: tuple[dict[str, Any], ...]
     of: int  # how many there are
 
     @property
-    def overrides(self) -> tuple[str, ...]:
+    def overrides(self) -> list[str]:
         """The settings that all of its runs share, seeds apart."""
-        each = [set(variants.listed(run.overrides)) for run in self.runs if run.overrides]
-        return tuple(sorted(set.intersection(*each) - {""})) if each else ()
+        each = [set(run["overrides"]) for run in self.runs if run["overrides"]]
+        return sorted(set.intersection(*each) - {""}) if each else []
 
 
-Curves = list[tuple[list[float], list[float]]]  # seconds, validation
+@dataclass(frozen=True)
+class Listed:
+    """The runs on a page."""
+
+    cells: dict[tuple[Any, ...], Cell]  # by the values of CELL
+    note: str  # on what is not listed, or nothing
 
 
-def details(runs: pd.DataFrame) -> tuple[dict[tuple[Any, ...], Detail], Curves, str]:
-    """The runs behind each cell, their curves, and a note on what is not listed (or nothing)."""
-    kept = listed(runs, RUNS)
-    drawn = set(curves.sampled(kept[kept.status == "ok"], CURVES).index)
-    found: Curves = []
-    behind: dict[tuple[Any, ...], list[Run]] = {}
-    columns = kept[[name for name in COLUMNS if name in kept]]
-    for index, values in zip(kept.index, columns.to_dict("records"), strict=True):
-        key = tuple(values[name] for name in CELL)
-        behind.setdefault(key, []).append(_run(values, _curve(values, found, index in drawn)))
+def listed(runs: pd.DataFrame) -> Listed:
+    """The runs behind each cell, with their learning curves drawn, and a note."""
+    shown = first(runs, RUNS)
+    with_curve = set(curves.sampled(shown[shown.status == "ok"], CURVES).index)
+    behind: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    columns = shown[[name for name in COLUMNS if name in shown]]
+    for index, values in zip(shown.index, columns.to_dict("records"), strict=True):
+        curve = curves.read(_text(values, "directory")) if index in with_curve else None
+        run = _run(values) | {"curve": curve}
+        behind.setdefault(tuple(values[name] for name in CELL), []).append(run)
     sizes: Any = runs.groupby(CELL).size()
-    every = {key: Detail(tuple(behind.get(key, ())), int(size)) for key, size in sizes.items()}
     note = (
-        f"{len(runs):,} runs were read; the page lists {len(kept):,}: those that did not end well, "
-        "the lowest of each cell, and the first seeds."
-        if len(kept) < len(runs) else ""
-    )  # fmt: skip
-    return every, found, note
+        f"{len(runs):,} runs were read; the page lists {len(shown):,}: those that did not end "
+        "well, the lowest of each cell, and the first seeds."
+    )
+    cells = {key: Cell(_drawn(behind.get(key, [])), int(size)) for key, size in sizes.items()}
+    return Listed(cells, note if len(shown) < len(runs) else "")
 
 
-def listed(runs: pd.DataFrame, most: int) -> pd.DataFrame:
+def _drawn(runs: list[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
+    """A cell's runs with their curves as paths; one scale for all seeds."""
+    every = [run["curve"] for run in runs if run["curve"]]
+    if not every:
+        return tuple(runs)
+    values = [value for curve in every for value in curve.validation]
+    low, high = min(values), max(values)
+    end = max(at for curve in every for at in curve.seconds)
+    scale = {"low": low, "high": high, "end": end}
+    return tuple(run | {"curve": _path(run["curve"], **scale)} for run in runs)
+
+
+def _path(curve: curves.Curve | None, *, low: float, high: float, end: float) -> dict[str, Any]:
+    """What the template draws of a curve; nothing without one."""
+    if curve is None:
+        return {}
+    wide, tall = (RIGHT - LEFT) / (end or 1), (LOW - HIGH) / (high - low or 1)
+    points = [
+        (LEFT + wide * at, LOW - tall * (value - low))
+        for at, value in zip(curve.seconds, curve.validation, strict=True)
+    ]
+    best = max(curve.validation)
+    return {
+        "path": "L".join(f"{x:.1f},{y:.1f}" for x, y in points),
+        "best": points[curve.validation.index(best)],
+        "label": f"Validation from {curve.validation[0]:.4g} to {curve.validation[-1]:.4g}, "
+        f"highest {best:.4g}",
+        "low": f"{low:.3f}" if high > low else "",
+        "high": f"{high:.3f}",
+        "end": f"{end:.0f} s",
+    }
+
+
+def first(runs: pd.DataFrame, most: int) -> pd.DataFrame:
     """Of too many runs: the failed ones, the lowest of each cell, then the first seeds of each."""
     if len(runs) <= most:
         return runs
     lowest = runs.groupby(CELL)["test"].rank(method="first") == 1
     turn = runs.groupby(CELL).cumcount() + 2
-    first = turn.mask(lowest, 1).mask(runs.status != "ok", 0)
-    return runs.loc[first.sort_values(kind="stable").index[:most]].sort_index()
+    order = turn.mask(lowest, 1).mask(runs.status != "ok", 0)
+    return runs.loc[order.sort_values(kind="stable").index[:most]].sort_index()
 
 
-def _curve(values: dict[Any, Any], found: Curves, wanted: bool) -> int | None:
-    """Where a run's curve stands among those found, once it is added to them."""
-    curve = curves.read(_text(values, "directory")) if wanted else None
-    if curve is None:
-        return None
-    seconds = [round(at, 2) for at in curve.seconds]
-    found.append((seconds, [round(value, 4) for value in curve.validation]))
-    return len(found) - 1
-
-
-def _run(values: dict[Any, Any], curve: int | None) -> Run:
-    overrides = _text(values, "overrides")
-    return Run(
-        seed=int(values["seed"]),
-        status=_text(values, "status"),
-        test=formatting.score(values.get("test")),
-        validation=formatting.score(values.get("validation")),
-        step=formatting.count(values.get("best_step")),
-        seconds=formatting.duration(values.get("train_seconds")),
-        error=_text(values, "error"),
-        overrides=overrides,
-        command=rerun_command(variants.listed(overrides))
-        if overrides
-        else _text(values, "command"),
-        directory=_text(values, "directory"),
-        commit=_text(values, "git_commit")[:12],
-        curve=curve,
-    )
+def _run(values: dict[Any, Any]) -> dict[str, Any]:
+    overrides = variants.listed(_text(values, "overrides"))
+    names = ("status", "error", "directory")
+    return {name: _text(values, name) for name in names} | {
+        "seed": int(values["seed"]),
+        "test": formatting.score(values.get("test")),
+        "validation": formatting.score(values.get("validation")),
+        "step": formatting.count(values.get("best_step")),
+        "seconds": formatting.duration(values.get("train_seconds")),
+        "overrides": overrides,
+        "command": rerun_command(overrides) if any(overrides) else _text(values, "command"),
+        "commit": _text(values, "git_commit")[:12],
+    }
 
 
 def _text(values: dict[Any, Any], name: str) -> str:

@@ -4,16 +4,15 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import nan
+from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from finegrid.report import formatting
-from finegrid.report.figures import specs
+from finegrid.report.figures import keys
 from finegrid.report.load.rankings import CELL, RANKING, Results
+from finegrid.report.recommend.decide import SEEDS
 from finegrid.report.recommend.options import Draws, probability_best
-
-SEEDS = 3  # fewer say little about chance
 
 
 @dataclass(frozen=True)
@@ -28,13 +27,6 @@ class Method:
     trained: str
     seconds: str
 
-    @property
-    def cost(self) -> str:
-        """For the end of a sentence."""
-        return (
-            f"{self.seconds} of training, {self.trained} parameters trained, {self.stored} stored"
-        )
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -45,10 +37,10 @@ class Outcome:
     methods: int  # with scores
     best: Method
     learned: bool  # whether any method is better than the best constant prediction
-    chance: str | None  # that it is the best, from the joint draws
-    level: tuple[str, ...]  # not told apart from it, best first; near: above all that are
-    behind: str  # the first that is told apart, with the difference and its interval
-    stored: dict[str, float]  # bytes, of the best and those near it
+    chance: str  # that it is the best, from the joint draws; empty if unknown
+    level: tuple[str, ...]  # the others that are level with it, best first
+    behind: str  # the first that is not, with the difference and its interval
+    stored: dict[str, float]  # bytes, of the best and those near it: above all that are not level
     smallest: Method | None  # of the best and those near it, if that is another
     quickest: Method | None
     doubt: str  # why not to lean on it; empty if nothing speaks against
@@ -64,72 +56,73 @@ class Answer:
     main: Outcome
     others: tuple[Outcome, ...]
 
+    @property
+    def top(self) -> tuple[str, ...]:
+        """The best and those level with it."""
+        return (self.main.best.name, *self.main.level) if self.main.learned else ()
+
 
 def answers(
     results: Results, cells: pd.DataFrame, against_best: pd.DataFrame, draws: Draws
 ) -> list[Answer]:
     """An answer per setting and task that has a score at all."""
-    joined = specs.with_trainable(cells).merge(
-        against_best[[*CELL, "best", "difference", "low", "high", "tie", "detectable"]],
-        on=CELL, how="left", suffixes=("", "_behind"),
-    )  # fmt: skip
-    scored = joined[joined.ok > 0].astype({"method": str, "task": str})
+    behind = against_best[[*CELL, "best", "difference", "low", "high", "tie", "detectable"]]
+    scored = keys.with_trainable(cells[cells.ok > 0]).astype({"method": str, "task": str})
+    joined = scored.merge(behind, on=CELL, how="left", suffixes=("", "_behind"))
     return [
-        _answer(of_task, _metric(results.runs, str(task)), draws)
-        for (_, task), of_task in scored.groupby(["setting", "task"])
+        _answer(rows, _metric(results.runs, str(task)), draws)
+        for (_, task), rows in joined.groupby(["setting", "task"])
     ]
 
 
 def _metric(runs: pd.DataFrame, task: str) -> str:
     """The headline metric, with the class that F1 is of; of a mean what it is the mean of."""
-    own = runs[runs.task == task]
-    of = formatting.of_class(own)
-    names = sorted(set(own.metric.dropna().astype(str)))
-    if names != ["mean"]:
-        return " / ".join(f"{name}{of}" if name == "f1" else name for name in names)
-    columns = [name for name in map(str, own) if name.startswith("test/") and own[name].count()]
-    parts = [name.removeprefix("test/") for name in columns if name != "test/mean"]
-    parts = [f"{name}{of}" if name == "f1" else name for name in parts]
-    return f"mean of {formatting.listed(parts)}" if parts else "mean"
+    runs = runs[runs.task == task]
+    names = sorted(set(runs.metric.dropna().astype(str)))
+    parts = names
+    if names == ["mean"]:
+        scored = [str(name) for name in runs if runs[name].count()]
+        parts = [name[5:] for name in scored if name.startswith("test/") and name != "test/mean"]
+    parts = [f"{name}{formatting.of_class(runs)}" if name == "f1" else name for name in parts]
+    if names == ["mean"]:
+        return f"mean of {formatting.listed(parts)}" if parts else "mean"
+    return " / ".join(parts)
 
 
 def _answer(cells: pd.DataFrame, metric: str, draws: Draws) -> Answer:
     rankings = dict(list(cells.groupby(RANKING)))
-    fraction = specs.fullest(cells)
+    fraction = keys.fullest(cells)
     full = [key for key in rankings if key[4] == fraction]
     main = max(full, key=lambda key: (len(rankings[key]), key[3]))
-    return Answer(
-        setting=int(cells.setting.iloc[0]),
-        task=str(cells.task.iloc[0]),
-        metric=metric,
-        main=_outcome(main, rankings[main], draws),
-        others=tuple(_outcome(key, rankings[key], draws) for key in rankings if key != main),
-    )
+    outcomes = {key: _outcome(rows, draws.get(key)) for key, rows in rankings.items()}
+    first = cells.iloc[0]
+    return Answer(int(first.setting), str(first.task), metric, outcomes.pop(main),
+                  tuple(outcomes.values()))  # fmt: skip
 
 
-def _outcome(key: tuple[object, ...], cells: pd.DataFrame, draws: Draws) -> Outcome:
+def _outcome(cells: pd.DataFrame, draws: tuple[list[str], Any] | None) -> Outcome:
     ranked = cells.sort_values(["mean", "method"], ascending=[False, True])
-    is_best = ranked.method == ranked.best
+    is_best, tie = ranked.method == ranked.best, ranked.tie.eq(True)
     learned = bool(is_best.any())
     first = (ranked[is_best] if learned else ranked).iloc[0]
-    apart = ranked[ranked["tie"].eq(False)]
-    level = pd.concat([ranked[is_best], ranked[ranked["tie"].eq(True) & ~is_best]])
-    # Level after adjustment and yet nothing to offer: below what is told apart, or by its own test.
+    apart = ranked[ranked.tie.eq(False)]
+    level = pd.concat([ranked[is_best], ranked[tie & ~is_best]])
+    # Level after adjustment and yet nothing to offer: below what is not, or by its own test.
     near = level[~(level["mean"] <= apart["mean"].max()) & ~(level["low_behind"] > 0)]
-    near = near[near.ok >= SEEDS] if learned and first.ok >= SEEDS else near.head(0)
-    near = near[near.learned]
+    enough = learned and first.ok >= SEEDS
+    near = near[(near.ok >= SEEDS) & near.learned & enough]
     return Outcome(
         budget=formatting.budget(str(first.budget_unit), float(first.budget)),
         data=formatting.percent(float(first.fraction)),
         methods=len(ranked),
         best=_method(first),
         learned=learned,
-        chance=_chance(key, str(first.method), draws) if learned else None,
+        chance=_chance(str(first.method), draws) if learned else "",
         level=tuple(level.method.iloc[1:]) if learned else (),
-        behind=_behind(apart) if learned else "",
+        behind=_behind(apart.iloc[0]) if learned and len(apart) else "",
         stored=dict(zip(near.method, near.delta_bytes, strict=True)),
-        smallest=_other(near, "delta_bytes", first),
-        quickest=_other(near, "train_seconds", first),
+        smallest=_cheapest(near, "delta_bytes", first),
+        quickest=_cheapest(near, "train_seconds", first),
         doubt=_doubt(ranked, first),
     )
 
@@ -142,29 +135,24 @@ def _method(row: pd.Series) -> Method:
     )  # fmt: skip
 
 
-def _behind(apart: pd.DataFrame) -> str:
-    if apart.empty:
-        return ""
-    row = apart.iloc[0]
+def _behind(row: pd.Series) -> str:
     margin = formatting.span(row["low_behind"], row["high_behind"])
     ahead = f"{formatting.score(row.difference)} ahead of {row.method}"
     return f"{ahead} ({margin})" if margin else ahead
 
 
-def _other(near: pd.DataFrame, cost: str, first: pd.Series) -> Method | None:
-    """The cheapest of those near the best, unless it is the best itself."""
-    known = near[near[cost].notna()]
-    if known.empty:
+def _cheapest(near: pd.DataFrame, cost: str, first: pd.Series) -> Method | None:
+    """Of those near the best, unless it is the best itself."""
+    known = near[near[cost].notna()].sort_values([cost, "mean"], ascending=[True, False])
+    if known.empty or known.method.iloc[0] == first.method:
         return None
-    row = known.sort_values([cost, "mean"], ascending=[True, False]).iloc[0]
-    return None if row.method == first.method else _method(row)
+    return _method(known.iloc[0])
 
 
-def _chance(key: tuple[object, ...], method: str, draws: Draws) -> str | None:
-    names, values = draws.get(key, ([], np.empty((0, 0))))
-    if method not in names or len(names) < 2:
-        return None
-    return formatting.chance(float(probability_best(values)[names.index(method)]))
+def _chance(method: str, draws: tuple[list[str], Any] | None) -> str:
+    if draws is None or method not in draws[0] or len(draws[0]) < 2:
+        return ""
+    return formatting.chance(float(probability_best(draws[1])[draws[0].index(method)]))
 
 
 def _doubt(ranked: pd.DataFrame, first: pd.Series) -> str:
@@ -172,56 +160,50 @@ def _doubt(ranked: pd.DataFrame, first: pd.Series) -> str:
         return "nothing to compare it with: no other method has a score here"
     if first.ok < SEEDS:
         return f"{formatting.number(int(first.ok), 'seed')} only: too few to be sure of"
-    if not (seen := float(ranked.detectable.median(skipna=True))) > 0:
+    detectable = float(ranked.detectable.median(skipna=True))
+    if not detectable > 0:
         return ""
-    return f"differences below about {formatting.score(seen, 3)} would often be missed"
+    return f"differences below about {formatting.score(detectable, 3)} would often be missed"
 
 
-def overall(found: Sequence[Answer]) -> str:
+def overall(answers: Sequence[Answer]) -> str:
     """One sentence over the tasks of a setting."""
-    if len(found) < 2:
+    tasks = len(answers)
+    if tasks < 2:
         return ""
-    names = Counter(name for answer in found for name in _top(answer))
-    every = [name for name, many in names.items() if many == len(found)]
-    if every:
-        return (
-            f"Best, or not told apart from the best, on all {len(found)} tasks: "
-            f"{formatting.listed(every)}.{_least(every, found)}"
-        )
+    names = Counter(name for answer in answers for name in answer.top)
     if not names:
-        return f"No method learned anything on any of the {len(found)} tasks."
+        return f"No method learned anything on any of the {tasks} tasks."
     most = max(names.values())
     often = [name for name, many in names.items() if many == most]
+    if most == tasks:
+        return (
+            f"Best, or not told apart from the best, on all {tasks} tasks: "
+            f"{formatting.listed(often)}.{_least(often, answers)}"
+        )
     return (
-        f"No method is best, or level with the best, on all {len(found)} tasks; most often, on "
-        f"{most}: {formatting.listed(often)}."
+        f"No method is best, or level with the best, on all {tasks} tasks; most often, on {most}: "
+        f"{formatting.listed(often)}."
     )
 
 
-def _top(answer: Answer) -> tuple[str, ...]:
-    return (answer.main.best.name, *answer.main.level) if answer.main.learned else ()
-
-
-def _least(names: Sequence[str], found: Sequence[Answer]) -> str:
+def _least(names: Sequence[str], answers: Sequence[Answer]) -> str:
     """Which of several methods stores least over the tasks, if it is near the best on all."""
-    known = {
-        name: sum(answer.main.stored.get(name, nan) for answer in found) / len(found)
-        for name in names
-    }
-    known = {name: mean for name, mean in known.items() if not formatting.missing(mean)}
+    stored = [answer.main.stored for answer in answers]
+    means = {name: sum(one.get(name, nan) for one in stored) / len(stored) for name in names}
+    known = {name: mean for name, mean in means.items() if not formatting.missing(mean)}
     if len(known) < 2:
         return ""
     least = min(known, key=lambda name: known[name])
     return f" Of these {least} stores least: {formatting.size(known[least])} a task."
 
 
-def by_setting(found: Sequence[Answer], results: Results) -> list[tuple[str, str, list[Answer]]]:
-    """(setting in words, the sentence over its tasks, its answers)."""
+def by_setting(answers: Sequence[Answer], results: Results) -> list[tuple[str, str, list[Answer]]]:
+    """(setting in words, the sentence over its tasks, its answers); that of most runs first."""
+    sizes = results.runs.setting.value_counts().sort_index()
     groups = []
-    sizes = results.runs.setting.value_counts()  # the setting of most runs comes first
-    for number in sizes.sort_index().sort_values(ascending=False, kind="stable").index:
-        setting = results.settings[number]
-        own = [answer for answer in found if answer.setting == number]
-        if own:
-            groups.append((formatting.setting(setting), overall(own), own))
+    for number in sizes.sort_values(ascending=False, kind="stable").index:
+        if of_setting := [answer for answer in answers if answer.setting == number]:
+            setting = formatting.setting(results.settings[number])
+            groups.append((setting, overall(of_setting), of_setting))
     return groups

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from finegrid.errors import UserError, nearest
-from finegrid.report.load import caveats, variants
-from finegrid.report.load.records import Rows, checked
+from finegrid.errors import UserError, nearest, printable
+from finegrid.report.load import caveats, records, variants
 from finegrid.runs import layout
 from finegrid.runs.record import Record, read
 
@@ -34,6 +34,7 @@ class Setting:
     protocol: str
     select: str
     frozen_dropout: bool | str
+    kernels: bool | str
     precision: str
     version: str  # of finegrid
     fingerprint: str  # of the backbone's weights as loaded
@@ -51,7 +52,7 @@ class Results:
     notes: tuple[str, ...] = ()  # for the reader: what is refused, apart, missing, failed, left out
 
 
-def records(directory: Path) -> list[Record]:
+def read_records(directory: Path) -> list[Record]:
     """Every record below a directory.
 
     Raises:
@@ -70,15 +71,18 @@ def load(paths: Iterable[Path], *, tell: Callable[[int], None] = lambda done: No
     Raises:
         UserError: if there is no run, or all are trials, which have no test score.
     """
-    rows, stored, trials = Rows(), [], 0
+    rows: list[dict[str, Any]] = []
+    stored, trials = [], 0
     for path in paths:
         if path.suffix == ".parquet":
             stored.append(_stored(path))
             continue
-        for directory in _below(path):
-            trials += not rows.add(directory)
+        for row in map(records.row, _below(path)):
+            if row["trial"] is None:
+                rows.append(row)
+            trials += row["trial"] is not None
             tell(len(rows))
-    frames = [*([rows.frame()] if len(rows) else []), *stored]
+    frames = [records.frame(rows)] * bool(rows) + stored
     if not frames:
         raise UserError("these runs are tuning trials; scripts/tune.py reads them")
     runs = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
@@ -104,20 +108,19 @@ def gather(runs: pd.DataFrame, *, mix: Collection[str] = ()) -> Results:
     for name in mix:
         if name not in FIELDS:
             raise UserError(f"--mix {name} is no field of a setting; {nearest(name, FIELDS)}")
-    said = caveats.Notes()
-    said.trials(runs.attrs.get("trials", 0))
-    placed = _placed(runs, said)
-    runs, settings = _settings(placed, mix)
-    said.apart(settings)
+    notes = [*caveats.trials(runs.attrs.get("trials", 0))]
+    runs, lost = _placed(runs)
+    runs, settings = _settings(runs, mix)
     runs["task"] = variants.tasks(runs, RANKING, SAME)
     runs["method"] = variants.named(runs, RANKING)
-    runs = _same_rows(runs, said)
-    runs = _once(runs, said)
-    said.experiments(runs, TABLE)
-    said.ends(runs)
-    said.busy(runs)
-    said.missing(missing(runs))
-    return Results(runs, settings, tuple(said))
+    refused = _on_other_rows(runs)
+    notes += [*caveats.unplaced(lost), *caveats.apart(settings)]
+    notes += caveats.refused(runs[refused], RANKING)
+    tries = int((~refused).sum())
+    runs = _once(runs[~refused])
+    notes += [*caveats.earlier(tries - len(runs)), *caveats.experiments(runs, TABLE)]
+    notes += [*caveats.ends(runs), *caveats.busy(runs), *caveats.missing(missing(runs))]
+    return Results(runs, settings, tuple(map(printable, notes)))
 
 
 def missing(runs: pd.DataFrame) -> pd.DataFrame:
@@ -160,17 +163,22 @@ def _stored(path: Path) -> pd.DataFrame:
     except (OSError, ValueError, TypeError) as error:
         why = (str(error).strip() or "no reason given").splitlines()[0]
         raise UserError(f"{path} is not a readable parquet file: {why}") from error
-    lacks = sorted({*FIELDS, *RANKING[1:], "method", "seed", "status", "test"} - set(runs.columns))
+    needed = {*FIELDS, *RANKING[1:], "method", "seed", "status", "test"} - {"kernels"}
+    lacks = sorted(needed - set(runs.columns))
     if lacks:
         raise UserError(f"{path} lacks {', '.join(lacks)}; give a runs.parquet of a report")
-    return checked(runs, str(path)).assign(directory="")
+    return records.checked(runs, str(path)).assign(directory="")
 
 
-def _placed(runs: pd.DataFrame, said: caveats.Notes) -> pd.DataFrame:
-    """Runs whose ranking is known; what a failed or unreadable run lacks is that of its like."""
-    runs = runs.assign(positive=runs.get("positive"))  # in none of old
+def _placed(runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Runs whose ranking is known, and the others.
+
+    What a failed or unreadable run lacks is that of its like.
+    """
+    runs = runs.assign(positive=runs.get("positive"), kernels=runs.get("kernels"))  # in none of old
     for column in ("method", "task", "budget_unit", "positive", *FIELDS):
         runs[column] = runs[column].astype(object)
+    runs.loc[runs["kernels"].isna() & runs["frozen_dropout"].notna(), "kernels"] = True
     identity = [name for name in FIELDS if name not in ("precision", "version", "fingerprint")]
     rest = ["budget_unit", "budget", *identity[1:]]
     of_grid = ["task", "model", "fraction"]
@@ -182,10 +190,9 @@ def _placed(runs: pd.DataFrame, said: caveats.Notes) -> pd.DataFrame:
     _adopt(runs, ["fingerprint"], [*identity, "precision", "version"])
     runs["fingerprint"] = runs["fingerprint"].fillna(UNKNOWN)
     lost = runs[["task", "method", "seed", "fraction", *rest]].isna().any(axis=1)
-    said.unplaced(runs[lost])
     if lost.all():
         raise UserError(f"no readable run: {runs['directory'].iloc[0]}: {runs['error'].iloc[0]}")
-    return runs[~lost].astype({"seed": int})
+    return runs[~lost].astype({"seed": int}), runs[lost]
 
 
 def _adopt(runs: pd.DataFrame, columns: list[str], by: list[str]) -> None:
@@ -212,28 +219,25 @@ def _settings(runs: pd.DataFrame, mix: Collection[str]) -> tuple[pd.DataFrame, t
     return runs, settings
 
 
-def _same_rows(runs: pd.DataFrame, said: caveats.Notes) -> pd.DataFrame:
-    """Leave out the runs of a ranking with other rows or another metric than most of it."""
+def _on_other_rows(runs: pd.DataFrame) -> pd.Series:
+    """Whether a run has other rows or another metric than most of its ranking."""
     differs = runs.groupby(RANKING)[[*SAME, "positive"]].nunique().gt(1).any(axis=1)
     refused = pd.Series(False, index=runs.index)
     for key in differs.index[differs]:
-        own = runs[(runs[RANKING] == key).all(axis=1)]
-        whole = own.dropna(subset=SAME)
-        counts = (whole if len(whole) else own).value_counts(SAME, dropna=False)
-        most = sorted(counts.index[counts == counts.max()], key=str)[0]
-        wanted = [*zip(SAME, most, strict=True), *(("positive", p) for p in own["positive"].mode())]
-        for name, value in wanted[: len(SAME) + 1]:
-            refused[own.index] |= own[name].notna() & (own[name] != value)
-    said.refused(runs[refused], RANKING)
-    return runs[~refused]
+        ranking = runs[(runs[RANKING] == key).all(axis=1)]
+        complete = ranking.dropna(subset=SAME)
+        counts = (complete if len(complete) else ranking).value_counts(SAME, dropna=False)
+        usual = sorted(counts.index[counts == counts.max()], key=str)[0]
+        positive = [("positive", value) for value in ranking["positive"].mode()[:1]]
+        for name, value in [*zip(SAME, usual, strict=True), *positive]:
+            refused[ranking.index] |= ranking[name].notna() & (ranking[name] != value)
+    return refused
 
 
-def _once(runs: pd.DataFrame, said: caveats.Notes) -> pd.DataFrame:
+def _once(runs: pd.DataFrame) -> pd.DataFrame:
     """Several tries of one seed count once: the last that ended well, or else the last."""
     runs = runs.assign(_ok=runs["status"].eq("ok")).sort_values(["_ok", "started"], kind="stable")
-    earlier = runs.duplicated([*CELL, "seed"], keep="last")
-    said.earlier(int(earlier.sum()))
-    runs = runs[~earlier].drop(columns="_ok")
-    by = [*RANKING, "_rank", "seed"]
-    runs = runs.assign(_rank=runs["method"].map(_rank)).sort_values(by, kind="stable")
+    runs = runs.drop_duplicates([*CELL, "seed"], keep="last").drop(columns="_ok")
+    runs = runs.assign(_rank=runs["method"].map(_rank))
+    runs = runs.sort_values([*RANKING, "_rank", "seed"], kind="stable")
     return runs.drop(columns="_rank").reset_index(drop=True)

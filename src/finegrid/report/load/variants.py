@@ -1,48 +1,76 @@
-"""One method run in several ways in one ranking: each way is a method of its own, and says so.
+"""Names of methods and tasks that were run in several ways: each way is named by its overrides.
 
-So is a task on other rows, such as `task=custom` on several files.
+A record holds the overrides of its command, not the arguments of its method, so what made two runs
+of one method differ is read from these texts.
 """
 
 import hashlib
 import re
 import shlex
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from functools import reduce
 
 import pandas as pd
 
 from finegrid.errors import printable
+from finegrid.runs import settings
 
-# What a record holds in fields of its own, what is the machine's, and what a sweep's rules set.
-HELD = {"method", "task", "seed", "trial", "model", "select", "frozen_dropout", "tuned"}
-HELD |= {"data.fraction", "data.protocol", "model.pretrained", "trainer.precision"}
-MACHINE = {"data.root", "data.source", "data.eval_batch_size", "fuse", "retry", "code"}
-MACHINE |= {"task.train", "task.test"}  # what they hold is another task, see `tasks`
-GROUPS = {"budget", "trainer", "logger", "hydra", "sweep", "experiment", "paths"}
 RATE = "optim.lr"
-
 LONGEST = 60  # characters of a value in a method's name; of a longer one a hash shows
 
-Told = dict[str, str]  # key -> value, of the overrides that make a run another one
+Overrides = tuple[tuple[str, str], ...]  # keys and values, by key
 
 
-def joined(overrides: Sequence[str]) -> str:
-    """A list of overrides as one text, as a shell would take them; `listed` gives it back."""
-    return shlex.join(overrides)
+def named(runs: pd.DataFrame, ranking: list[str]) -> pd.Series:
+    """Each run's method with the overrides by which it differs from others of a ranking.
+
+    An argument of the method always shows (`lora method.rank=4`), another override where runs of
+    one ranking differ in it, a rate where runs of the method do (`lora optim.lr=0.001`). A setting
+    tells the same of all its rankings.
+    """
+    overrides = _parsed(runs)
+    shown = overrides.map(_shown)
+    differing = _differing(runs[ranking].assign(shown=shown), ranking)
+    rates = runs["lr"].fillna(overrides.map(_rate))
+    several = rates.groupby([runs[name] for name in [*ranking, "method"]]).transform("nunique") > 1
+    tuned = set(zip(runs.loc[several, "setting"], runs.loc[several, "method"], strict=True))
+    names = []
+    for setting, method, way, rate in zip(
+        runs["setting"], runs["method"], shown, rates, strict=True
+    ):
+        words = {key for key, _ in way if key in differing[setting] or key.startswith("method.")}
+        with_rate = (setting, method) in tuned and rate == rate
+        names.append(_with(method, way, words) + (f" {RATE}={rate:g}" if with_rate else ""))
+    return pd.Series(names, index=runs.index)
+
+
+def tasks(runs: pd.DataFrame, ranking: list[str], same: list[str]) -> pd.Series:
+    """Each run's task with the overrides of the task by which it differs from others of that name.
+
+    Only where rows or metrics (`same`) differ within a ranking: the same rows may be told in
+    several ways.
+    """
+    differs = runs.groupby(ranking)[same].nunique().gt(1).any(axis=1)
+    several = {(setting, task) for setting, task, *_ in differs.index[differs]}
+    of_task = _parsed(runs).map(lambda way: tuple(p for p in way if p[0].startswith("task.")))
+    names = runs["task"].astype(object).copy()
+    for key, ways in of_task.groupby([runs["setting"], runs["task"]]):
+        if key in several:
+            keys = _unequal(ways)
+            names[ways.index] = [_with(str(key[1]), way, keys) for way in ways]
+    return names
 
 
 def listed(overrides: str) -> list[str]:
-    """The overrides in a text of `joined`."""
+    """The overrides in a text of `shlex.join`, or of 0.6, which put spaces between them alone."""
     try:
         pieces = shlex.split(overrides)
     except ValueError:  # a quote without its other one
         pieces = []
-    return pieces if joined(pieces) == overrides else _spaced(overrides)
-
-
-def _spaced(overrides: str) -> list[str]:
-    """Overrides with nothing but spaces between them, as 0.6 wrote them; some hold spaces too."""
-    pieces: list[str] = []
+    if shlex.join(pieces) == overrides:
+        return pieces
+    pieces = []
     for word in overrides.split(" "):
         if pieces and _open(pieces[-1]):
             pieces[-1] += f" {word}"
@@ -57,115 +85,56 @@ def _open(piece: str) -> bool:
     return brackets > 0 or piece.count("'") % 2 == 1 or piece.count('"') % 2 == 1
 
 
-def named(runs: pd.DataFrame, ranking: list[str]) -> pd.Series:
-    """Each run's method with the overrides by which it differs from others of a ranking.
-
-    An argument of the method always shows (`lora method.rank=4`), another override where runs of
-    one ranking differ in it, a rate where runs of the method do (`lora optim.lr=0.001`). A setting
-    tells the same of all its rankings.
-    """
-    texts = runs["overrides"].fillna("").astype(str)
-    parsed = {text: _parsed(text) for text in texts.unique()}
-    kept = {text: _shown(overrides) for text, overrides in parsed.items()}
-    shown = texts.map(kept)
-    rates = runs["lr"].fillna(texts.map(lambda text: _rate(parsed[text])))
-    differing = _differing(runs.assign(shown=shown), ranking)
-    by = [*ranking, "method"]
-    several = rates.groupby([runs[name] for name in by]).transform("nunique") > 1
-    tuned = set(zip(runs.loc[several, "setting"], runs.loc[several, "method"], strict=True))
-    names = [
-        _name(method, overrides, differing[setting], rate if (setting, method) in tuned else None)
-        for setting, method, overrides, rate in zip(
-            runs["setting"], runs["method"], shown, rates, strict=True
-        )
-    ]
-    return pd.Series(names, index=runs.index)
-
-
-def tasks(runs: pd.DataFrame, ranking: list[str], same: list[str]) -> pd.Series:
-    """Each run's task with the overrides of the task by which it differs from others of that name.
-
-    Only where rows or metrics (`same`) differ within a ranking: the same rows may be told in
-    several ways.
-    """
-    differs = runs.groupby(ranking)[same].nunique().gt(1).any(axis=1)
-    several = {(setting, task) for setting, task, *_ in differs.index[differs]}
-    texts = runs["overrides"].fillna("").astype(str)
-    told = {text: _of_task(text) for text in texts.unique()}
-    names = runs["task"].astype(object).copy()
-    for key, own in texts.groupby([runs["setting"], runs["task"]]):
-        if key in several:
-            keys = _unequal(map(told.__getitem__, own))
-            names[own.index] = [_with(str(key[1]), told[text], keys) for text in own]
-    return names
-
-
-def _with(task: str, overrides: Sequence[tuple[str, str]], keys: set[str]) -> str:
-    return " ".join([task, *(f"{_part(k)}={_part(v)}" for k, v in overrides if k in keys)])
-
-
-def _of_task(overrides: str) -> tuple[tuple[str, str], ...]:
-    pairs = sorted(_parsed(overrides).items())
-    return tuple((key, value) for key, value in pairs if key.startswith("task."))
-
-
-def _parsed(overrides: str) -> Told:
-    pairs = (override.lstrip("+~").partition("=") for override in listed(overrides))
-    return {key: _bare(value) for key, _, value in pairs}
+def _parsed(runs: pd.DataFrame) -> pd.Series:
+    """Each run's overrides; of a key the last."""
+    texts = runs["overrides"].fillna("").astype(object)
+    known: dict[str, Overrides] = {}
+    for text in texts.unique():
+        pairs = (override.lstrip("+~").partition("=") for override in listed(text))
+        known[text] = tuple(sorted({key: _bare(value) for key, _, value in pairs}.items()))
+    return texts.map(known)
 
 
 def _bare(value: str) -> str:
     """A value without the quotes around all of it: `'a'` and `a` are the same to Hydra."""
-    for quote in "'\"":
-        inner = value[1:-1]
-        if len(value) > 1 and value[0] == value[-1] == quote and quote not in inner:
-            return inner
-    return value
+    quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+    return value[1:-1] if quoted and value[0] not in value[1:-1] else value
 
 
-def _rate(overrides: Told) -> float:
+def _rate(overrides: Overrides) -> float:
     try:
-        return float(overrides.get(RATE, "nan"))
+        return float(dict(overrides).get(RATE, "nan"))
     except ValueError:
         return float("nan")
 
 
-def _shown(overrides: Told) -> tuple[tuple[str, str], ...]:
-    """Those that no field of a record holds and that are part of what was run, in order."""
-    free = HELD | MACHINE | {RATE}
-    items = sorted(overrides.items())
-    return tuple(
-        (key, value)
-        for key, value in items
-        if key not in free and key.partition(".")[0].partition("/")[0] not in GROUPS
-    )
+def _shown(overrides: Overrides) -> Overrides:
+    """Those that no field of a record holds and that are part of what was run."""
+    return tuple(settings.unrecorded([f"{key}={value}" for key, value in overrides]))
 
 
 def _differing(runs: pd.DataFrame, ranking: list[str]) -> dict[int, set[str]]:
     """Setting -> the keys in which runs of one of its rankings differ."""
-    found: dict[int, set[str]] = defaultdict(set)
-    ways = runs[[*ranking, "shown"]].drop_duplicates()
+    keys: dict[int, set[str]] = defaultdict(set)
+    ways = runs.drop_duplicates()
     for _, own in ways[ways.duplicated(ranking, keep=False)].groupby(ranking):
-        found[int(own["setting"].iloc[0])] |= _unequal(own["shown"])
-    return found
+        keys[int(own["setting"].iloc[0])] |= _unequal(own["shown"])
+    return keys
 
 
-def _unequal(ways: Iterable[tuple[tuple[str, str], ...]]) -> set[str]:
-    tables = [dict(way) for way in ways]
-    keys = set().union(*tables)
-    return {key for key in keys if len({table.get(key) for table in tables}) > 1}
+def _unequal(ways: Iterable[Overrides]) -> set[str]:
+    """The keys that not all have, or have with the same value."""
+    pairs = [set(way) for way in ways]
+    common = reduce(set.__and__, pairs)
+    return {key for pair in pairs for key, _ in pair - common}
 
 
-def _name(
-    method: str, overrides: tuple[tuple[str, str], ...], keys: set[str], rate: float | None
-) -> str:
-    told = [f"{_part(k)}={_part(v)}" for k, v in overrides if k in keys or k.startswith("method.")]
-    if rate is not None and rate == rate:
-        told.append(f"{RATE}={rate:g}")
-    return " ".join([method, *told])
+def _with(name: str, overrides: Overrides, keys: set[str]) -> str:
+    words = (f"{_word(key)}={_word(value)}" for key, value in overrides if key in keys)
+    return " ".join([name, *words])
 
 
-def _part(text: str) -> str:
+def _word(text: str) -> str:
     """A key or a value as a word of a name: quoted where it has spaces, cut where it is long."""
     if len(text) > LONGEST:
         text = f"{text[: LONGEST - 10]}...{hashlib.sha256(text.encode()).hexdigest()[:7]}"

@@ -6,18 +6,25 @@ score, which would favour whoever was measured more often. Cells of one kind of 
 a run of six seconds does not stand against one of six thousand examples.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import pandas as pd
 
-from finegrid.errors import UserError, nearest
+from finegrid.errors import nearest, require
 from finegrid.report import formatting
 from finegrid.report.load.rankings import CELL, Results, Setting
-from finegrid.report.recommend.options import Draws, Standings, options
+from finegrid.report.recommend.options import Draws, options
+from finegrid.report.stats.compare import Standings
 
 SEEDS = 3  # finished runs that a method needs on a task
 METHODS = 2  # fewer are no choice
 FAR = 2.0  # times the most labels measured: beyond is another question
+UNLEARNED = (
+    "no method that fits learned anything: none is better than the best constant prediction "
+    "(such as the majority class), tested on rows at 5 %"
+)
 
 
 @dataclass(frozen=True)
@@ -78,36 +85,41 @@ def decide(
         UserError: if nothing was run on the task, with the budget, or a limit is not positive.
     """
     asked = Asked(labels, minutes, megabytes, task, budget)
-    if min(labels, minutes, megabytes) <= 0:
-        raise UserError("labels, minutes and megabytes must be above 0")
-    if task is not None and task not in set(cells["task"]):
-        raise UserError(f"no runs of task {task}; {nearest(task, map(str, set(cells['task'])))}")
-    of_task = cells if task is None else cells[cells["task"] == task]
-    units = sorted(map(str, set(of_task["budget_unit"])))
-    if budget is not None and budget not in units:
-        raise UserError(f"no budgets in {budget}; {nearest(budget, units)}")
-    of_unit = of_task if budget is None else of_task[of_task["budget_unit"] == budget]
     decisions = [
-        _decide(results, own, (draws, standings), asked)
-        for _, own in of_unit.groupby(["setting", "budget_unit"], observed=True)
+        _decide(results, rows, (draws, standings), asked)
+        for _, rows in _asked_of(cells, asked).groupby(["setting", "budget_unit"], observed=True)
     ]
-    if not decisions:
-        raise UserError("no finished grid to decide from; run a sweep, or name its directory")
-    found = max(decisions, key=_weight)
-    same = [one.unit for one in decisions if one is not found and one.setting == found.setting]
+    require(bool(decisions), "no finished grid to decide from; run a sweep, or name its directory")
+    best = max(decisions, key=_weight)
+    return replace(best, notes=(*best.notes, *_beside(best, decisions)))
+
+
+def _asked_of(cells: pd.DataFrame, asked: Asked) -> pd.DataFrame:
+    """The cells of the task and kind of budget that are asked for."""
+    above = min(asked.labels, asked.minutes, asked.megabytes) > 0
+    require(above, "labels, minutes and megabytes must be above 0")
+    for column, name, what in (
+        ("task", asked.task, "no runs of task"),
+        ("budget_unit", asked.budget, "no budgets in"),
+    ):
+        if name is not None:
+            names = sorted(set(map(str, cells[column])))
+            require(name in names, f"{what} {name}; {nearest(name, names)}")
+            cells = cells[cells[column] == name]
+    return cells
+
+
+def _beside(best: Decision, decisions: list[Decision]) -> Iterator[str]:
+    """What the decision leaves aside: other kinds of budget, other settings."""
+    same = [one.unit for one in decisions if one is not best and one.setting == best.setting]
     if same:
-        aside = (
-            f"Budgets in {found.unit} are compared; those in {', '.join(same)} are not set against "
+        yield (
+            f"Budgets in {best.unit} are compared; those in {', '.join(same)} are not set against "
             "them (--budget chooses)."
         )
-        found = replace(found, notes=(*found.notes, aside))
-    apart = dict.fromkeys(
-        formatting.setting(o.setting) for o in decisions if o.setting != found.setting
-    )
-    if others := list(apart):
-        aside = f"Numbers that cannot be compared with these: {'; '.join(others)}."
-        found = replace(found, notes=(*found.notes, aside))
-    return found
+    others = [formatting.setting(one.setting) for one in decisions if one.setting != best.setting]
+    if others:
+        yield f"Numbers that cannot be compared with these: {'; '.join(dict.fromkeys(others))}."
 
 
 def _weight(decision: Decision) -> tuple[bool, bool, int, int]:
@@ -123,47 +135,55 @@ def _decide(
     results: Results, cells: pd.DataFrame, measured: tuple[Draws, Standings], asked: Asked
 ) -> Decision:
     """The decision in one setting and kind of budget."""
-    setting = results.settings[int(cells["setting"].iloc[0])]
-    unit = str(cells["budget_unit"].iloc[0])
-    cells = cells.assign(seconds=seconds(cells))
-    enough = cells[cells["ok"] >= SEEDS]
-    near = enough[_near(enough, asked.labels)]
-    feasible = near[
+    stages = _stages(cells, asked)
+    compared, lacking = stages.compared, _lacking(stages, asked)
+    return Decision(
+        asked=asked,
+        setting=results.settings[int(cells["setting"].iloc[0])],
+        lacking=lacking,
+        notes=tuple(_notes(stages, asked)),
+        unit=str(cells["budget_unit"].iloc[0]),
+        cells=compared,
+        options=pd.DataFrame() if lacking else options(compared, *measured),
+        runs=pd.DataFrame() if lacking else results.runs.merge(compared[CELL]),
+    )
+
+
+class Stages(NamedTuple):
+    """Cells after one condition more each."""
+
+    cells: pd.DataFrame
+    enough: pd.DataFrame  # seeds
+    near: pd.DataFrame  # to the labels asked for
+    fitting: pd.DataFrame  # within the three limits
+    learned: pd.DataFrame  # something, a row a method and task
+    compared: pd.DataFrame  # every method on every task
+
+
+def _stages(cells: pd.DataFrame, asked: Asked) -> Stages:
+    enough = measured(cells)
+    rows = enough.groupby("task", observed=True)["train_rows"]
+    least, most = rows.transform("min"), rows.transform("max")
+    near = enough[(least <= asked.labels) & (asked.labels <= FAR * most)]
+    fitting = near[
         (near["train_rows"] <= asked.labels)
         & (near["seconds"] <= 60 * asked.minutes)
         & (near["delta_bytes"] <= 1e6 * asked.megabytes)
     ]
-    largest = _largest(feasible)
-    compared = _table(largest[largest["learned"]])
-    lacking = (
-        _few_seeds(cells, enough)
-        or _few_labels(enough, near, asked.labels)
-        or _too_dear(near, feasible, asked.labels)
-        or _nothing_learned(largest)
-        or _few_methods(feasible, compared)
-    )
-    notes = _notes((cells, enough, near, feasible, compared), asked)
-    if lacking:
-        return Decision(asked, setting, lacking, notes, unit, compared)
-    runs = results.runs.merge(compared[CELL])
-    return Decision(asked, setting, None, notes, unit, compared, options(compared, *measured), runs)
+    largest = fitting.groupby(["task", "method"], observed=True).tail(1)
+    learned = largest[largest["learned"]]
+    return Stages(cells, enough, near, fitting, learned, _table(learned))
 
 
-def seconds(cells: pd.DataFrame) -> pd.Series:
-    """Of training; a budget in seconds is what it says, though the last step ends after it."""
-    return cells["train_seconds"].where(cells["budget_unit"] != "seconds", cells["budget"])
+def measured(cells: pd.DataFrame, *, seeds: int = SEEDS) -> pd.DataFrame:
+    """The cells with enough seeds, those with few labels and seconds first.
 
-
-def _near(enough: pd.DataFrame, labels: int) -> pd.Series:
-    """Whether the labels asked for are among, or not far above, those measured on the task."""
-    rows = enough.groupby("task", observed=True)["train_rows"]
-    return (rows.transform("min") <= labels) & (labels <= FAR * rows.transform("max"))
-
-
-def _largest(feasible: pd.DataFrame) -> pd.DataFrame:
-    """A row a method and task."""
-    ranked = feasible.sort_values(["train_rows", "seconds", "budget_unit", "budget"])
-    return ranked.groupby(["task", "method"], observed=True).tail(1)
+    `seconds` are those of training; a budget in seconds is what it says, though the last step ends
+    after it.
+    """
+    by_clock = cells["budget_unit"] == "seconds"
+    timed = cells.assign(seconds=cells["train_seconds"].where(~by_clock, cells["budget"]))
+    return timed[timed["ok"] >= seeds].sort_values(["train_rows", "seconds", "budget"])
 
 
 def _table(chosen: pd.DataFrame) -> pd.DataFrame:
@@ -179,86 +199,73 @@ def _table(chosen: pd.DataFrame) -> pd.DataFrame:
         common = set.intersection(*(methods[task] for task in tasks[:count]))
         if len(common) >= METHODS and len(common) * count > best[0]:
             best = (len(common) * count, tasks[:count], common)
-    kept = chosen["task"].isin(best[1]) & chosen["method"].isin(best[2])
-    return chosen[kept].sort_values(["task", "method"]).reset_index(drop=True)
+    full = chosen["task"].isin(best[1]) & chosen["method"].isin(best[2])
+    return chosen[full].sort_values(["task", "method"]).reset_index(drop=True)
 
 
 def _by_task(cells: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return [(str(task), rows) for task, rows in cells.groupby("task", observed=True)]
 
 
-def _few_seeds(cells: pd.DataFrame, enough: pd.DataFrame) -> str | None:
-    if len(enough):
-        return None
-    return f"no method has {SEEDS} finished seeds on a task (the most: {cells['ok'].max():g})"
+def _lacking(stages: Stages, asked: Asked) -> str | None:
+    """Why there is no choice, if there is none."""
+    if stages.enough.empty:
+        most = stages.cells["ok"].max()
+        return f"no method has {SEEDS} finished seeds on a task (the most: {most:g})"
+    if stages.near.empty:
+        spans = ", ".join(
+            f"{rows['train_rows'].min():g} to {rows['train_rows'].max():g} on {task}"
+            for task, rows in _by_task(stages.enough)
+        )
+        return (
+            f"{asked.labels} labels are fewer than any measured, or more than {FAR:g} times the "
+            f"most ({spans}), and nothing here extrapolates"
+        )
+    if stages.fitting.empty:
+        few = stages.near[stages.near["train_rows"] <= asked.labels]
+        minutes, megabytes = few["seconds"].min() / 60, few["delta_bytes"].min() / 1e6
+        return (
+            f"nothing measured fits: at up to {asked.labels} labels the quickest takes "
+            f"{minutes:.2g} min, the smallest {megabytes:.2g} MB"
+        )
+    if stages.learned.empty:
+        return UNLEARNED
+    if stages.compared.empty:
+        names = ", ".join(sorted(set(map(str, stages.fitting["method"]))))
+        return (
+            f"fewer than {METHODS} methods fit on one task, with a score above 0 "
+            f"(what fits anywhere: {names})"
+        )
+    return None
 
 
-def _few_labels(enough: pd.DataFrame, near: pd.DataFrame, labels: int) -> str | None:
-    if len(near):
-        return None
-    spans = ", ".join(
-        f"{rows['train_rows'].min():g} to {rows['train_rows'].max():g} on {task}"
-        for task, rows in _by_task(enough)
-    )
-    return (
-        f"{labels} labels are fewer than any measured, or more than {FAR:g} times the most "
-        f"({spans}), and nothing here extrapolates"
-    )
-
-
-def _too_dear(near: pd.DataFrame, feasible: pd.DataFrame, labels: int) -> str | None:
-    if len(feasible):
-        return None
-    few = near[near["train_rows"] <= labels]
-    return (
-        f"nothing measured fits: at up to {labels} labels the quickest takes "
-        f"{few['seconds'].min() / 60:.2g} min, the smallest {few['delta_bytes'].min() / 1e6:.2g} MB"
-    )
-
-
-def _nothing_learned(largest: pd.DataFrame) -> str | None:
-    if largest["learned"].any():
-        return None
-    return (
-        "no method that fits learned anything: none is better than the best constant prediction "
-        "(such as the majority class), tested on rows at 5 %"
-    )
-
-
-def _few_methods(feasible: pd.DataFrame, compared: pd.DataFrame) -> str | None:
-    if len(compared):
-        return None
-    names = ", ".join(sorted(map(str, feasible["method"].unique())))
-    return (
-        f"fewer than {METHODS} methods fit on one task, with a score above 0 "
-        f"(what fits anywhere: {names})"
-    )
-
-
-def _notes(stages: tuple[pd.DataFrame, ...], asked: Asked) -> tuple[str, ...]:
+def _notes(stages: Stages, asked: Asked) -> Iterator[str]:
     """What a reader of the choice should know of what was left aside."""
-    cells, enough, near, feasible, compared = stages
-    dull = feasible[~feasible["learned"]]
-    learned = feasible[feasible["learned"]]
-    found = {
+    unlearned = stages.fitting[~stages.fitting["learned"]]
+    places = zip(unlearned["method"], unlearned["task"], strict=True)
+    learned = stages.fitting[stages.fitting["learned"]]
+    aside = {
         "No better than the best constant prediction, so out of the question where measured": (
-            ", ".join(
-                sorted({f"{m} on {t}" for m, t in zip(dull["method"], dull["task"], strict=True)})
-            )
+            ", ".join(sorted({f"{method} on {task}" for method, task in places}))
         ),
-        f"Fewer than {SEEDS} finished seeds wherever run": _lost(cells, enough, "method"),
-        "Tasks measured with more labels alone, or far fewer": _lost(enough, near, "task"),
-        "Over a limit wherever measured": _lost(near, feasible, "method"),
-        "Tasks with too few methods in common, or no score above 0": _lost(
-            feasible, compared, "task"
+        f"Fewer than {SEEDS} finished seeds wherever run": (
+            _lost(stages.cells, stages.enough, "method")
         ),
-        "Within the limits, but not on every task compared": _lost(learned, compared, "method"),
+        "Tasks measured with more labels alone, or far fewer": (
+            _lost(stages.enough, stages.near, "task")
+        ),
+        "Over a limit wherever measured": _lost(stages.near, stages.fitting, "method"),
+        "Tasks with too few methods in common, or no score above 0": (
+            _lost(stages.fitting, stages.compared, "task")
+        ),
+        "Within the limits, but not on every task compared": (
+            _lost(learned, stages.compared, "method")
+        ),
     }
-    notes = [f"{what}: {names}." for what, names in found.items() if names]
-    if len(compared) and 60 * asked.minutes > FAR * compared["seconds"].max():
-        longest = compared["seconds"].max()
-        notes.append(f"No run took longer than {longest:.3g} s; what more time buys is not known.")
-    return tuple(notes)
+    yield from (f"{what}: {names}." for what, names in aside.items() if names)
+    longest = stages.compared["seconds"].max()
+    if 60 * asked.minutes > FAR * longest:
+        yield f"No run took longer than {longest:.3g} s; what more time buys is not known."
 
 
 def _lost(before: pd.DataFrame, after: pd.DataFrame, column: str) -> str:

@@ -1,6 +1,7 @@
-"""A decision in words: one sentence first, then the table, then what it stands on."""
+"""A decision as Markdown: one sentence first, then the tables, then the runs behind it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -50,34 +51,49 @@ def _limits(decision: Decision) -> str:
 
 
 def _options(decision: Decision) -> str:
-    head = [
-        "method",
-        "",
-        "P(best)",
-        "score",
-        "95 %",
-        "labels",
-        "training",
-        "stored",
-        "seeds",
-        "front",
-    ]
-    rows = [
-        [
-            str(row["method"]),
-            "leads" if row["leads"] else "level" if row["level"] else "",
-            formatting.chance(row["probability"]),
-            f"{row['score']:.4f}",
-            formatting.span(row["low"], row["high"]),
-            f"{row['labels']:.0f}",
-            formatting.duration(row["seconds"]),
-            formatting.size(row["bytes"]),
-            f"{row['ok']:g}" + (f", {row['failed']:g} failed" if row["failed"] else ""),
-            "yes" if row["front"] else "",
-        ]
+    """A row a method, the leader first."""
+    return _table(
+        {
+            "method": str(row["method"]),
+            "": "leads" if row["leads"] else "level" if row["level"] else "",
+            "P(best)": formatting.chance(row["probability"]),
+            "score": f"{row['score']:.4f}",
+            "95 %": formatting.span(row["low"], row["high"]),
+            "labels": f"{row['labels']:.0f}",
+            "training": formatting.duration(row["seconds"]),
+            "stored": formatting.size(row["bytes"]),
+            "seeds": _seeds(row),
+            "front": "yes" if row["front"] else "",
+        }
         for row in decision.options.to_dict("records")
-    ]
-    return markdown_table(head, rows)
+    )
+
+
+def _measured(decision: Decision) -> str:
+    """What was run: a row a method and task."""
+    return _table(
+        {
+            "task": str(row["task"]),
+            "method": str(row["method"]),
+            "fraction": f"{row['fraction']:g}",
+            "labels": f"{row['train_rows']:.0f}",
+            "budget": f"{row['budget']:g} {row['budget_unit']}",
+            "seeds": _seeds(row),
+            "score": f"{row['mean']:.4f}",
+            "95 %": formatting.span(row["low"], row["high"]),
+            "training": formatting.duration(row["train_seconds"]),
+        }
+        for row in decision.cells.to_dict("records")
+    )
+
+
+def _table(rows: Iterable[dict[str, str]]) -> str:
+    listed = list(rows)
+    return markdown_table(list(listed[0]), [list(row.values()) for row in listed])
+
+
+def _seeds(row: Mapping[Any, Any]) -> str:
+    return f"{row['ok']:g}" + (f", {row['failed']:g} failed" if row["failed"] else "")
 
 
 def _how(decision: Decision) -> str:
@@ -94,26 +110,6 @@ def _how(decision: Decision) -> str:
         "Front: no other method here is as good in score, seconds, bytes and labels and better "
         "in one (means, without regard to chance). Seconds are of training alone."
     )
-
-
-def _measured(decision: Decision) -> str:
-    """What was run: a row a method and task."""
-    head = ["task", "method", "fraction", "labels", "budget", "seeds", "score", "95 %", "training"]
-    rows = [
-        [
-            str(row["task"]),
-            str(row["method"]),
-            f"{row['fraction']:g}",
-            f"{row['train_rows']:.0f}",
-            f"{row['budget']:g} {row['budget_unit']}",
-            f"{row['ok']:g}" + (f", {row['failed']:g} failed" if row["failed"] else ""),
-            f"{row['mean']:.4f}",
-            formatting.span(row["low"], row["high"]),
-            formatting.duration(row["train_seconds"]),
-        ]
-        for row in decision.cells.to_dict("records")
-    ]
-    return markdown_table(head, rows)
 
 
 def _provenance(decision: Decision) -> str:

@@ -1,4 +1,4 @@
-"""Rankings to what a reader wants to know: each cell, what is not told from the best, how sure."""
+"""Summary statistics per method, and paired tests of each method against the best."""
 
 from collections.abc import Mapping
 from math import nan, sqrt
@@ -7,24 +7,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import special
 
 from finegrid.report.load.rankings import CELL, RANKING, TABLE, Results, missing, ordered
 from finegrid.report.recommend.verdict import verdict
 from finegrid.report.stats import significance, simultaneous
-from finegrid.report.stats.ranks import Ranks, across, ranks
+from finegrid.report.stats.paired import Scores
 from finegrid.report.stats.scores import Evidence, Key, Known, evidence
-from finegrid.report.stats.significance import Scores
-from finegrid.report.stats.simultaneous import Pairs, Spread
-
-__all__ = ["Ranks", "across", "against_best", "cells", "draws", "evidence", "ranks", "standings"]
+from finegrid.report.stats.shrunken_variance import Spread, spreads
+from finegrid.report.stats.simultaneous import Pairs
 
 COSTS = [
     "train_rows", "train_seconds", "eval_seconds", "setup_seconds", "params_total", "params_delta",
     "params_pooler", "params_head", "delta_bytes", "delta_bits_per_trainable", "peak_memory_bytes",
     "train_flops", "mfu", "steps", "epochs",
 ]  # fmt: skip
-LOWEST = {"accuracy": 0.0, "f1": 0.0, "matthews": -1.0, "pearson": -1.0, "spearman": -1.0}
-Standings = Mapping[tuple[Any, ...], tuple[Scores, Spread]]  # cell, as frame.CELL names it
+LOWEST = {"accuracy": 0.0, "f1": 0.0}  # of a metric; -1 of the others
+Standings = Mapping[tuple[Any, ...], tuple[Scores, Spread]]  # cell, as rankings.CELL names it
 
 
 def cells(results: Results, known: Evidence | None = None, *, level: float = 0.95) -> pd.DataFrame:
@@ -39,10 +38,27 @@ def cells(results: Results, known: Evidence | None = None, *, level: float = 0.9
     known = known or evidence(results)
     runs = results.runs
     fine = runs["status"].eq("ok") & runs["test"].notna()
+    lacks = missing(runs)
+    every = pd.concat([runs[CELL], lacks[CELL]]).drop_duplicates()
+    table = every.merge(_summaries(runs[fine], known, level), on=CELL, how="left")
+    table = table.merge(_ends(runs[~fine]), on=CELL, how="left")
+    table = table.merge(lacks.groupby(CELL).size().rename("missing"), on=CELL, how="left")
+    counts = ["ok", "failed", "missing"]
+    table[counts] = table[counts].fillna(0).astype(int)
+    text = ["metric", "failures", "interval"]
+    table[text] = table[text].astype(object).fillna("")
+    table["learned"] = table["learned"].ne(False)
+    of_table = table[table["metric"].ne("")].drop_duplicates(TABLE)[[*TABLE, "metric"]]
+    metric = table[TABLE].merge(of_table, how="left")["metric"]  # also of cells without a score
+    table["metric"] = metric.fillna("").to_numpy()
+    return _in_order(table, runs)
+
+
+def _summaries(runs: pd.DataFrame, known: Evidence, level: float) -> pd.DataFrame:
     constant = runs["degenerate"].astype("boolean").to_numpy(float, na_value=nan)
-    by_cell = runs.assign(degenerate=constant)[fine].groupby(CELL, observed=True)
+    by_cell = runs.assign(degenerate=constant).groupby(CELL, observed=True)
     scores = by_cell["test"]
-    found = pd.DataFrame(
+    table = pd.DataFrame(
         {
             "metric": by_cell["metric"].first(),
             "ok": scores.size(),
@@ -54,49 +70,30 @@ def cells(results: Results, known: Evidence | None = None, *, level: float = 0.9
             "validation": by_cell["validation"].mean(),
         }
     )
-    found = _bounded(found, known, level).join(by_cell[COSTS].mean())
-    lacks = missing(runs)
-    every = pd.concat([runs[CELL], lacks[CELL]]).drop_duplicates()
-    table = every.merge(found.reset_index(), on=CELL, how="left")
-    table = table.merge(_ends(runs[~fine]), on=CELL, how="left")
-    table = table.merge(lacks.groupby(CELL).size().rename("missing"), on=CELL, how="left")
-    counts = ["ok", "failed", "missing"]
-    table[counts] = table[counts].fillna(0).astype(int)
-    text = ["metric", "failures", "interval"]
-    table[text] = table[text].astype(object).fillna("")
-    table["learned"] = table["learned"].ne(False)
-    table["metric"] = _of_ranking(table)
-    return _in_order(table, runs)
-
-
-def _bounded(found: pd.DataFrame, known: Evidence, level: float) -> pd.DataFrame:
-    """With the interval of each mean, after Banerjee: the half-widths' squares add up."""
     rows = [
         interval(known.rankings[key[:-1]][str(key[-1])], str(metric), level)
-        for key, metric in zip(found.index, found["metric"], strict=True)
+        for key, metric in zip(table.index, table["metric"], strict=True)
     ]
     columns = ["low", "high", "interval", "learned"]
-    return found.join(pd.DataFrame(rows, columns=columns, index=found.index))
+    table = table.join(pd.DataFrame(rows, columns=columns, index=table.index))
+    return table.join(by_cell[COSTS].mean()).reset_index()
 
 
 def interval(known: Known, metric: str, level: float) -> tuple[float, float, str, bool]:
+    """Of a cell's mean, after Banerjee: low, high, over what chance, and whether it learned."""
     scores = known.scores
-    n, mean = len(scores.seeds), float(scores.values.mean())
+    n, mean, nothing = len(scores.seeds), float(scores.values.mean()), (nan, nan, "", known.learned)
     if n < 2:
-        return nan, nan, "", known.learned
-    of_rows = simultaneous.row_variance(scores)
-    squares = (
-        float(scores.values.var(ddof=1))
-        / n
-        * float(significance.quantile(0.5 + level / 2, n - 1)) ** 2
-    )
-    if of_rows > 0:
-        squares += of_rows * float(significance.quantile(0.5 + level / 2, scores.rows - 1)) ** 2
-    if not squares > 0:
-        return nan, nan, "", known.learned
-    half, lowest = sqrt(squares), LOWEST.get(metric, -1.0)
-    low, high = min(mean, max(mean - half, lowest)), max(mean, min(mean + half, 1.0))
-    return low, high, "seeds and rows" if of_rows > 0 else "seeds", known.learned
+        return nothing
+    over_rows, upper = simultaneous.row_variance(scores), 0.5 + level / 2
+    square = float(scores.values.var(ddof=1)) / n * float(special.stdtrit(n - 1, upper)) ** 2
+    if over_rows > 0:
+        square += over_rows * float(special.stdtrit(scores.rows - 1, upper)) ** 2
+    if not square > 0:
+        return nothing
+    low = min(mean, max(mean - sqrt(square), LOWEST.get(metric, -1.0)))
+    high = max(mean, min(mean + sqrt(square), 1.0))
+    return low, high, "seeds and rows" if over_rows > 0 else "seeds", known.learned
 
 
 def _ends(runs: pd.DataFrame) -> pd.DataFrame:
@@ -108,18 +105,11 @@ def _ends(runs: pd.DataFrame) -> pd.DataFrame:
     return grouped.agg(failed=("count", "sum"), failures=("failures", ", ".join)).reset_index()
 
 
-def _of_ranking(table: pd.DataFrame) -> pd.Series:
-    """The metric of a ranking, also for its cells without a score."""
-    known = table.loc[table["metric"].ne(""), [*TABLE, "metric"]].drop_duplicates(TABLE)
-    return table[TABLE].merge(known, how="left")["metric"].fillna("").set_axis(table.index)
-
-
 def _in_order(table: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     """Rankings as the runs have them, methods in their order."""
     place = {method: number for number, method in enumerate(ordered(set(runs["method"])))}
-    table = table.assign(_place=table["method"].map(place))
-    by = [*RANKING, "_place"]
-    return table.sort_values(by).drop(columns="_place").reset_index(drop=True)
+    table = table.assign(_place=table["method"].map(place)).sort_values([*RANKING, "_place"])
+    return table.drop(columns="_place").reset_index(drop=True)
 
 
 def against_best(
@@ -139,25 +129,26 @@ def against_best(
     rows = [row for key, methods in known.rankings.items() for row in _ranking(key, methods, level)]
     columns = [*CELL, "best", "difference", "low", "high", "p", "p_adjusted", "tie", "detectable",
                "test", "mcnemar", "seeds"]  # fmt: skip
-    told = pd.DataFrame(rows, columns=columns)
+    compared = pd.DataFrame(rows, columns=columns)
     every = pd.concat([results.runs[CELL], missing(results.runs)[CELL]]).drop_duplicates()
-    table = every.merge(told, on=CELL, how="left")
+    table = every.merge(compared, on=CELL, how="left")
     table["tie"] = table["tie"].eq(True)
     table["seeds"] = table["seeds"].fillna(0).astype(int)
-    best = told[[*RANKING, "best"]].drop_duplicates()
+    best = compared[[*RANKING, "best"]].drop_duplicates()
     table["best"] = table[RANKING].merge(best, on=RANKING, how="left")["best"].fillna("").to_numpy()
     table["test"] = table["test"].fillna("")
     return _in_order(table, results.runs)
 
 
 def _ranking(key: Key, methods: dict[str, Known], level: float) -> list[list[Any]]:
-    names, cells = list(methods), [cell.scores for cell in methods.values()]
-    pairs = simultaneous.pairs(cells, simultaneous.spreads(cells))
+    """The rows of one ranking, in the order of `against_best`'s columns."""
+    names, scores = list(methods), [cell.scores for cell in methods.values()]
+    pairs = simultaneous.pairs(scores, spreads(scores))
     leader = _leader(methods, pairs, level)
     if leader is None:
         return [[*key, name, "", *[nan] * 5, False, nan, "", nan, 0] for name in names]
     half = pairs.half(level)[leader]
-    told = "" if not pairs.parts else " and ".join(part.chance for part in pairs.parts)
+    sources = " and ".join(source.chance for source in pairs.sources)
     rows: list[list[Any]] = []
     for at, name in enumerate(names):
         row = [*key, name, names[leader]]
@@ -166,11 +157,10 @@ def _ranking(key: Key, methods: dict[str, Known], level: float) -> list[list[Any
             continue
         mean, p = float(pairs.difference[leader, at]), pairs.p(leader, at)
         width = float(half[at]) if np.isfinite(half[at]) else nan
-        low, high = (mean - width, mean + width)
+        low, high, alone = mean - width, mean + width, pairs.p(leader, at, alone=True)
         exact = _mcnemar(methods[names[leader]], methods[name])
-        test = told if p == p else ""
-        rows.append([*row, mean, low, high, pairs.p(leader, at, alone=True), p, not low > 0,
-                     _detectable(pairs, leader, at, width), test, exact,
+        rows.append([*row, mean, low, high, alone, p, not low > 0,
+                     _detectable(pairs.of(leader, at), width), sources if p == p else "", exact,
                      int(pairs.seeds[leader, at])])  # fmt: skip
     return rows
 
@@ -184,14 +174,13 @@ def _leader(methods: dict[str, Known], pairs: Pairs, level: float) -> int | None
     return verdict(means, first, pairs.above(level)).leader
 
 
-def _detectable(pairs: Pairs, row: int, column: int, half: float) -> float:
-    """By the degrees of freedom of Welch and Satterthwaite."""
-    parts = [(p.variance[row, column], p.df[row, column]) for p in pairs.parts]
+def _detectable(parts: list[tuple[float, float]], half: float) -> float:
+    """By the degrees of freedom of Welch and Satterthwaite; parts: variances and theirs."""
     total = sum(variance for variance, _ in parts)
     if not (total > 0 and half > 0):
         return nan
     df = total**2 / sum(variance**2 / df for variance, df in parts)
-    return significance.detectable(sqrt(total), 1, df=df, critical=half / sqrt(total))
+    return significance.detectable(sqrt(total), df=df, critical=half / sqrt(total))
 
 
 def _mcnemar(a: Known, b: Known) -> float:
@@ -200,19 +189,23 @@ def _mcnemar(a: Known, b: Known) -> float:
         for s in a.correct
         if s in b.correct
     ]
-    if not exact:
-        return nan
-    return exact[0] if len(exact) == 1 else min(1.0, 2 * float(np.median(exact)))
+    if len(exact) < 2:
+        return exact[0] if exact else nan
+    return min(1.0, 2 * float(np.median(exact)))
 
 
 def standings(known: Evidence) -> Standings:
     """Each cell's scores and its spread over seeds, for comparisons beyond its ranking."""
-    found = {}
-    for key, methods in known.rankings.items():
-        cells = [cell.scores for cell in methods.values()]
-        for method, scores, spread in zip(methods, cells, simultaneous.spreads(cells), strict=True):
-            found[*key, method] = scores, spread
-    return found
+    return {
+        (*key, method): standing
+        for key, methods in known.rankings.items()
+        for method, standing in zip(methods, _standings(methods), strict=True)
+    }
+
+
+def _standings(methods: dict[str, Known]) -> list[tuple[Scores, Spread]]:
+    scores = [cell.scores for cell in methods.values()]
+    return list(zip(scores, spreads(scores), strict=True))
 
 
 def draws(
@@ -226,25 +219,19 @@ def draws(
     known = known or evidence(results)
     rng = np.random.default_rng(0)
     return {
-        key: (list(methods), _joint([cell.scores for cell in methods.values()], n, rng))
+        key: (list(methods), np.stack([_drawn(*one, n, rng) for one in _standings(methods)]))
         for key, methods in known.rankings.items()
     }
 
 
-def _joint(cells: list[Scores], n: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    rows = []
-    for scores, spread in zip(cells, simultaneous.spreads(cells), strict=True):
-        strayed = _row_chance(scores, n, rng)
-        if spread.variance > 0:
-            df = min(2 * spread.df, spread.most)
-            strayed = strayed + sqrt(spread.variance / len(scores.seeds)) * rng.standard_t(df, n)
-        rows.append(scores.values.mean() + strayed)
-    return np.stack(rows)
-
-
-def _row_chance(scores: Scores, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """How far the mean over seeds strays on other test rows."""
-    strayed = simultaneous.resampled_mean(scores)
-    if strayed is None:
-        return rng.normal(0, sqrt(scores.of_rows), n)
-    return np.resize(strayed - strayed.mean(), n)
+def _drawn(scores: Scores, spread: Spread, n: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Draws of one method's true mean."""
+    resampled = simultaneous.resampled_mean(scores)
+    if resampled is None:
+        strayed = rng.normal(0, sqrt(scores.of_rows), n)
+    else:
+        strayed = np.resize(resampled - resampled.mean(), n)
+    if spread.variance > 0:
+        df = min(2 * spread.df, spread.most)
+        strayed = strayed + sqrt(spread.variance / len(scores.seeds)) * rng.standard_t(df, n)
+    return np.asarray(scores.values.mean() + strayed)

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import special
 
 from finegrid.report.stats.bootstrap import Resampler
-from finegrid.report.stats.significance import Scores, two_sided
+from finegrid.report.stats.paired import Scores, variance_over_rows
 
 LEVEL = 0.05
 UNDEFINED = {"matthews", "pearson", "spearman"}  # of a constant; counted as 0
@@ -48,16 +49,16 @@ def learned(runs: pd.DataFrame, scores: Scores, constant: Baseline | None) -> bo
     if constant is None:
         return True
     above = float(scores.values.mean()) - constant.score
-    spread = _variance(scores, constant)
-    if above <= 0 or not spread > 0:
+    variance = _variance(scores, constant)
+    if above <= 0 or not variance > 0:
         return above > 0
-    return two_sided(above / spread**0.5, scores.rows - 1.0) < 2 * LEVEL  # above: one side
+    return float(special.stdtr(scores.rows - 1.0, -above / variance**0.5)) < LEVEL
 
 
 def _variance(scores: Scores, constant: Baseline) -> float:
     """Over test rows, of the mean over seeds less the constant's score."""
     if scores.resampled is None:  # the constant's score as it is: easy rows help both
         return scores.of_rows
-    own = np.nanmean(scores.resampled, axis=1, dtype=float)
-    less = own if constant.resampled is None else own - constant.resampled
-    return float(less.var(ddof=1)) * scores.rows / (scores.rows - 1)
+    means = np.nanmean(scores.resampled, axis=1, dtype=float)
+    less = means if constant.resampled is None else means - constant.resampled
+    return variance_over_rows(less[:, None], scores.rows)

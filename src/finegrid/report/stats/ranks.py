@@ -1,4 +1,4 @@
-"""Methods compared over all tasks, budgets and fractions of a setting."""
+"""Methods over all tasks of a setting: mean ranks (Demsar), probability of improvement."""
 
 from dataclasses import dataclass
 from math import nan, sqrt
@@ -9,7 +9,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from finegrid.report.load.rankings import RANKING, Results, ordered
-from finegrid.report.stats.significance import wins
 
 DRAWS = 1000
 CELLS = 20_000_000  # of draws x methods x methods at most, 8 bytes each
@@ -27,7 +26,7 @@ class Ranks:
     left_out: tuple[str, ...] = ()  # methods that lack a score in most blocks
 
 
-def across(results: Results, *, level: float = 0.95) -> pd.DataFrame:
+def probability_of_improvement(results: Results, *, level: float = 0.95) -> pd.DataFrame:
     """Probability that a run of method_a beats one of method_b on a task drawn from a setting's.
 
     P(a > b) + P(a = b) / 2, mean over the blocks (task, budget, fraction) in which both have scores
@@ -89,7 +88,7 @@ def _block(
         dtype=np.float32,
     )  # D runs
     values = np.concatenate(scores)
-    won = wins(values, values).astype(np.float32)  # runs runs
+    won = (0.5 * (np.sign(values[:, None] - values) + 1)).astype(np.float32)  # runs runs
     equal = np.concatenate([np.full(len(x), 1 / len(x)) for x in scores])
     exact = np.add.reduceat(np.add.reduceat(won * np.outer(equal, equal), begins, 0), begins, 1)
     ends = [*begins[1:], len(values)]
@@ -100,7 +99,7 @@ def _block(
     return exact, np.stack(drawn)
 
 
-def ranks(results: Results, setting: int, *, level: float = 0.95) -> Ranks:
+def mean_ranks(results: Results, setting: int, *, level: float = 0.95) -> Ranks:
     """Mean ranks of a setting's methods for a critical-difference diagram (Demsar 2006).
 
     Methods with a score in less than half of the blocks are left out, then blocks in which one is

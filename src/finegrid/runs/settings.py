@@ -1,0 +1,132 @@
+"""Which settings decide a run's result: one table, read by all that compare or name runs.
+
+The cell's hash, the names of variants in a report, the search for learning rates, the analysis of
+pairs and the grouping of cells that share a pass read it. A setting that no line names decides the
+result, so that a new one needs none here.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from enum import StrEnum
+from typing import Any
+
+
+class Role(StrEnum):
+    """What a setting of the config does to a run's result."""
+
+    RESULT = "decides it"
+    SOURCE = "another setting takes its value from here, and that one decides"
+    PLACE = "says where files lie; what they hold decides"
+    SPEED = "decides how fast, where and with what display a run is done"
+    NOTE = "for people, or a bundle of other settings"
+
+
+# The longest key that a setting's key begins with counts; one that has none decides the result.
+ROLES = {
+    "trainer": Role.SPEED,
+    "trainer.precision": Role.RESULT,
+    "trainer.kernels": Role.RESULT,  # their dropout draws other numbers
+    "logger": Role.SPEED,
+    "hydra": Role.SPEED,
+    "retry": Role.SPEED,
+    "fail_fast": Role.SPEED,
+    "fuse": Role.SPEED,
+    "data.eval_batch_size": Role.SPEED,
+    "data.source": Role.PLACE,
+    "data.root": Role.PLACE,
+    "model.path": Role.PLACE,
+    "model.revision": Role.PLACE,
+    "task.path": Role.PLACE,
+    "task.train": Role.PLACE,
+    "task.test": Role.PLACE,
+    "code": Role.PLACE,
+    "model.head_lr": Role.SOURCE,
+    "method.recipe": Role.SOURCE,
+    "tune": Role.SOURCE,
+    "tuned": Role.SOURCE,
+    "trial": Role.SOURCE,
+    "experiment": Role.NOTE,
+    "sweep": Role.NOTE,
+    "paths": Role.NOTE,
+    "published": Role.NOTE,
+    "method.fuses": Role.NOTE,
+    "model.architecture": Role.NOTE,
+    "model.parameters": Role.NOTE,
+}
+# Field of a record -> the setting that it holds; `budget_unit` and `budget` hold the budget's.
+RECORDED = {
+    "method": "method.name",
+    "task": "task.name",
+    "model": "model.name",
+    "pretrained": "model.pretrained",
+    "fraction": "data.fraction",
+    "seed": "seed",
+    "protocol": "data.protocol",
+    "select": "select",
+    "frozen_dropout": "frozen_dropout",
+    "kernels": "trainer.kernels",
+    "lr": "optim.lr",
+    "trial": "trial",
+}
+# Setting -> what it was in versions that did not have it
+OLDER = {"frozen_dropout": True, "trainer.kernels": True, "trial": None}
+# What else an override may name that fields of a record hold: a group's option, or a field's source
+HELD = {"method", "task", "model", "budget", "tuned", "trainer.precision", *RECORDED.values()}
+
+
+def role(key: str) -> Role:
+    """What a setting does, by its key in the config, such as `data.root`."""
+    while key:
+        if key in ROLES:
+            return ROLES[key]
+        key = key.rpartition(".")[0]
+    return Role.RESULT
+
+
+def deciding(plain: Mapping[str, Any], within: str = "") -> dict[str, Any]:
+    """The settings of a resolved config that decide the result, nested as they are there."""
+    kept = {}
+    for name, value in plain.items():
+        key = f"{within}{name}"
+        if not within and isinstance(value, Mapping):
+            if parts := deciding(value, f"{key}."):
+                kept[name] = parts
+        elif role(key) is Role.RESULT:
+            kept[name] = value
+    return kept
+
+
+def without(plain: Mapping[str, Any], keys: Sequence[str], within: str = "") -> dict[str, Any]:
+    """A config without some settings, named by their keys."""
+    return {
+        name: without(value, keys, f"{within}{name}.") if isinstance(value, Mapping) else value
+        for name, value in plain.items()
+        if f"{within}{name}" not in keys
+    }
+
+
+def recorded(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a record that hold settings."""
+    values = {field: _value(plain, key) for field, key in RECORDED.items()}
+    (unit, amount), *_ = ((k, v) for k, v in plain["budget"].items() if v is not None)
+    numbers = {"fraction": float(values["fraction"]), "lr": float(values["lr"])}
+    return values | numbers | {"budget_unit": unit, "budget": float(amount)}
+
+
+def _value(plain: Mapping[str, Any], key: str) -> Any:
+    node: Any = plain
+    for name in key.split("."):
+        if name not in node and key in OLDER:
+            return OLDER[key]
+        node = node[name]
+    return node
+
+
+def unrecorded(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(key, value) of the overrides that make a run another one and that no field holds."""
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        free = (Role.PLACE, Role.SPEED, Role.NOTE)
+        group = key.partition("/")[0].partition(".")[0]
+        held = key in HELD or group == "budget"
+        if not held and role(key.replace("/", ".")) not in free:
+            yield key, value

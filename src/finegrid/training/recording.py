@@ -1,0 +1,59 @@
+"""What a run writes into its record at each stage: what was asked for, met, and spent."""
+
+from typing import Any
+
+import torch
+
+from finegrid.models.backbone import drawn_pooler
+from finegrid.runs import identity, provenance
+from finegrid.runs.record import Record
+from finegrid.runs.spec import RunSpec
+from finegrid.training import device
+from finegrid.training.budget import BudgetTimer
+from finegrid.training.components import RunComponents
+from finegrid.training.cost import CostMonitor
+
+
+def begin(spec: RunSpec) -> Record:
+    """The record of a run that has just begun: what was asked for, and where it runs."""
+    trainer = spec.config.trainer
+    asked: dict[str, Any] = identity.description(spec.plain)
+    return Record(
+        **asked | {"cell": spec.key or asked["cell"]},
+        config_hash=identity.config_hash(spec.plain),
+        overrides=spec.overrides,
+        threads=torch.get_num_threads(),
+        device=device.device(trainer),
+        precision=device.precision(trainer),
+        started=provenance.now(),
+        **provenance.facts(spec.overrides if spec.sweep else None),
+    )
+
+
+def add_inputs(record: Record, components: RunComponents) -> None:
+    """Note which data and weights the run reads."""
+    splits, base, task = components.splits, components.module.backbone, components.task
+    record.positive_class = of = task.positive_class
+    record.positive = None if of is None else task.labels[of]
+    record.data_source, record.model_revision = splits.source, base.revision
+    record.fingerprint = base.fingerprint
+    record.drawn_pooler = bool(drawn_pooler(base.model))
+    record.train_hash = splits.train.digest()
+    record.validation_hash = splits.validation.digest()
+    record.test_hash = splits.test["test"].digest()
+    record.train_rows, record.validation_rows = len(splits.train), len(splits.validation)
+    record.test_rows, record.test_overlap = len(splits.test["test"]), splits.overlap
+
+
+def add_costs(record: Record, clock: BudgetTimer, meter: CostMonitor, *, setup: float) -> None:
+    """Note what training cost, and the `setup` seconds before it."""
+    record.steps, record.epochs = clock.steps, clock.epochs
+    record.setup_seconds, record.train_seconds = setup, clock.seconds
+    record.train_cpu_seconds = clock.cpu_seconds
+    record.examples_per_second = clock.examples / clock.seconds
+    record.tokens_per_second = clock.tokens / clock.seconds
+    record.train_flops = meter.flops_per_token * clock.tokens
+    record.matmul_rate = meter.matmul_rate
+    record.mfu = meter.mfu(clock.tokens, clock.seconds)
+    for name, count in meter.parameters.items():
+        setattr(record, name, count)

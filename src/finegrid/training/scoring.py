@@ -1,0 +1,85 @@
+"""After training: scores on the test splits, the delta file and the predictions file."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from finegrid.runs import delta
+from finegrid.runs.predictions import write_predictions
+from finegrid.runs.record import Record
+from finegrid.training import device
+from finegrid.training.checkpoint import BestCheckpoint
+from finegrid.training.components import RunComponents
+from finegrid.training.module import predict
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+Scores = dict[str, dict[str, float]]  # split -> metric -> value
+
+
+def score(
+    components: RunComponents, record: Record, selection: BestCheckpoint, directory: Path
+) -> None:
+    """Score the last and the selected weights; save the delta and the predictions.
+
+    What is scored is what the delta file holds, so weights are rounded to its precision before.
+    """
+    task, config, model = components.task, components.config, components.module.model
+    dtype = DTYPES[config.store]
+    logits = _predict_tests(components)
+    record.test_last = _scores(components, logits).get("test", {}).get(task.headline)
+    chosen, record.best_step = selection.last, selection.best.step
+    if config.select == "best" and selection.best.step != selection.last.step:
+        chosen = selection.best
+        selection.restore(components.module)
+    if chosen is not selection.last or dtype != torch.float32:
+        delta.round_to(model, dtype)
+        logits = _predict_tests(components)
+    scores = _scores(components, logits)
+    record.metric, record.test = task.headline, scores.get("test", {}).get(task.headline)
+    record.validation = chosen.scores[task.headline]
+    record.metrics = {"validation": chosen.scores, **scores}
+    if logits:
+        record.degenerate = task.degenerate(logits["test"])
+        write_predictions(directory, task, components.splits.test, logits)
+    _save_delta(components, record, directory, dtype)
+
+
+def _save_delta(
+    components: RunComponents, record: Record, directory: Path, dtype: torch.dtype
+) -> None:
+    model, path = components.module.model, directory / delta.FILE
+    record.delta_bytes = delta.save(
+        path,
+        model,
+        method=record.method,
+        fingerprint=str(record.fingerprint),
+        labels=components.task.labels,
+        dtype=dtype,
+    )
+    record.delta_digest = delta.digest(path)
+    trained = (record.params_delta or 0) + (record.params_pooler or 0) + (record.params_head or 0)
+    record.delta_bits_per_trainable = 8 * record.delta_bytes / trained
+    record.delta_bound_bytes = delta.bound(delta.state(model), dtype)
+
+
+def _predict_tests(components: RunComponents) -> dict[str, Tensor]:
+    """Logits of every test split; of none in a trial, which must not see test scores."""
+    config = components.config
+    return {
+        name: predict(
+            components.module.model,
+            components.encoded[name],
+            batch_size=config.data.eval_batch_size,
+            precision=device.precision(config.trainer),
+        )
+        for name in components.splits.test
+        if config.trial is None
+    }
+
+
+def _scores(components: RunComponents, logits: dict[str, Tensor]) -> Scores:
+    return {
+        name: components.task.score(values, components.encoded[name].labels)
+        for name, values in logits.items()
+    }

@@ -1,0 +1,89 @@
+"""The documents agree with the code: the picture of the wings, checks, version, file names.
+
+`PYTHONPATH=src python tests/test_docs.py` draws the picture in docs/architecture.md again.
+"""
+
+import re
+import tomllib
+
+import pytest
+import yaml
+from conftest import ROOT
+from test_house import WINGS
+
+ARCHITECTURE = ROOT / "docs/architecture.md"
+
+
+def below(wing: str) -> set[str]:
+    """Every wing that a wing imports, directly or through others."""
+    reached: set[str] = set()
+    left = {wing}
+    while left:
+        left = set().union(*(WINGS[name] for name in left)) - reached
+        reached |= left
+    return reached
+
+
+def floors() -> list[list[str]]:
+    """The wings from the bottom up: each imports from floors below, or from its own in a circle."""
+    made: list[list[str]] = []
+    standing: set[str] = set()
+    while left := WINGS.keys() - standing:
+        made.append(sorted(w for w in left if all(w in below(b) for b in below(w) - standing)))
+        standing |= set(made[-1])
+    return made
+
+
+def picture() -> str:
+    """The wings as a Mermaid diagram, the highest floor first."""
+    lines = ["```mermaid", "flowchart TB"]
+    stack = floors()
+    for number, wings in reversed(list(enumerate(stack))):
+        boxes = [f'    w_{wing}["{wing}"]' for wing in wings]
+        lines += [f'  subgraph floor{number}[" "]', *boxes, "  end"]
+    lines += [f"  floor{n} --> floor{n - 1}" for n in range(len(stack) - 1, 0, -1)]
+    return "\n".join([*lines, "```"])
+
+
+def test_the_picture_shows_the_wings() -> None:
+    text = ARCHITECTURE.read_text(encoding="utf-8")
+    assert picture() in text, "draw it again: PYTHONPATH=src python tests/test_docs.py"
+    described = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
+    assert sorted(described) == sorted(WINGS)
+
+
+def test_commits_are_checked_like_make_check() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (recipe,) = re.findall(r"^check:.*\n((?:\t.*\n)+)", makefile, re.MULTILINE)
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    entries = [hook["entry"] for hook in config["repos"][0]["hooks"]]
+    assert entries == [line.strip().replace("$(BIN)", ".venv/bin") for line in recipe.splitlines()]
+
+
+def test_citation_and_workflow_fit_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
+    tried = workflow["jobs"]["test"]["strategy"]["matrix"]["python"]
+    lowest, beyond = re.findall(r"3\.(\d+)", project["requires-python"])
+    assert tried == [f"3.{minor}" for minor in range(int(lowest), int(beyond))]
+
+
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "docs/architecture.md", "docs/glossary.md"])
+def test_named_files_exist(name: str) -> None:
+    """Paths in backticks, below the root, src/finegrid or its folder, and links."""
+    page = ROOT / name
+    text = page.read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#:]+)\)", text)
+    paths = re.findall(r"`([\w./]+(?:/|\.py|\.yaml|\.md))`", text)
+    missing = [link for link in links if not (page.parent / link).exists()]
+    folders = (ROOT, ROOT / "src/finegrid")
+    missing += [path for path in paths if not any((base / path).exists() for base in folders)]
+    assert not missing
+
+
+if __name__ == "__main__":
+    page = ARCHITECTURE.read_text(encoding="utf-8")
+    drawn = re.sub(r"```mermaid.*?```", lambda _: picture(), page, flags=re.DOTALL)
+    ARCHITECTURE.write_text(drawn, encoding="utf-8")
