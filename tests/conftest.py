@@ -127,7 +127,7 @@ def tuning_method(*overrides: str) -> TuningMethod:
 def run_cell(directory: Path, *overrides: str) -> Record:
     """Run one cell in this process, writing where a command line would have written."""
     from finegrid.runs.spec import RunSpec
-    from finegrid.training.run import run
+    from finegrid.strategies.single import run
 
     cfg = composed(*overrides, hydra=True)
     with open_dict(cfg):

@@ -18,17 +18,22 @@ from transformers.models.bert.modeling_bert import BertLayer
 
 from finegrid.config import Budget, RunConfig
 from finegrid.data import builtin
-from finegrid.data.batching import Encoded, Features
+from finegrid.data.batching import Encoded
 from finegrid.inference import restore
 from finegrid.methods.base import overrides as changes
 from finegrid.models import backbone
 from finegrid.models.backbone import Backbone
-from finegrid.models.sites import ANATOMY
+from finegrid.models.sites import ANATOMY, LAYERED
 from finegrid.runs import delta
 from finegrid.runs.record import Record, read
 from finegrid.strategies import cached_features, split_model
-from finegrid.strategies.cached_features import Frozen, Prefix, _obstacle, repeats
-from finegrid.strategies.fused_model import ARCHITECTURES
+from finegrid.strategies.cached_features import (
+    CacheFeatures,
+    Features,
+    FrozenLayers,
+    _obstacle,
+    repeats,
+)
 from finegrid.training.components import build_method
 from finegrid.training.module import _chunks, logits_of
 
@@ -52,7 +57,9 @@ def _empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def rows(encoded: Encoded) -> Encoded:  # noqa: F811
     """Sixteen rows of builtin text, without features yet."""
-    return copy.copy(encoded)
+    copied = copy.copy(encoded)
+    copied.extra_inputs = {}
+    return copied
 
 
 @pytest.fixture
@@ -100,10 +107,10 @@ def batch() -> dict[str, Tensor]:
     return {"input_ids": tokens * seen, "attention_mask": seen, "labels": torch.arange(B) % 2}
 
 
-def callback(split: Encoded, *overrides: str) -> Frozen:
+def callback(split: Encoded, *overrides: str) -> CacheFeatures:
     cfg = composed(*overrides)
     splits = {"train": split, "validation": split, "test": split}
-    return Frozen(build_method(RunConfig.of(cfg).method), splits, RunConfig.of(cfg))
+    return CacheFeatures(build_method(RunConfig.of(cfg).method), splits, RunConfig.of(cfg))
 
 
 class Trainer:
@@ -171,14 +178,14 @@ def test_what_has_no_prefix_says_why(overrides: tuple[str, ...], why: str | None
 
 
 @pytest.mark.parametrize("depth", [1, 2])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", LAYERED)
 def test_a_cut_model_goes_on_where_it_stopped(architecture: str, depth: int) -> None:
     base, given = small(architecture, *(TOP if depth == 1 else HEAD)), batch()
     base.model.eval()
     before = [name for name, _ in base.model.named_modules()]
     expected = logits_of(base.model, given)
     wanted = gradients(base, expected, given)
-    split_model.cut(base, depth)
+    split_model.split_at(base, depth)
     inputs = {name: given[name] for name in ("input_ids", "attention_mask")}
     states = split_model.states(base.model, inputs).detach()
     if depth == 2:
@@ -200,7 +207,7 @@ def gradients(base: Backbone, logits: Tensor, given: dict[str, Tensor]) -> dict[
 
 def test_a_model_is_whole_again_after_a_failure() -> None:
     base, given = small("bert", *TOP), batch()
-    split_model.cut(base, 1)
+    split_model.split_at(base, 1)
     before = [name for name, _ in base.model.named_modules()]
     with pytest.raises(RuntimeError):
         logits_of(base.model, given | {"features": torch.zeros(B, T, 5)})
@@ -221,7 +228,7 @@ def test_only_the_prefix_loses_its_dropout(architecture: str, rows: Encoded) -> 
     rows.tokens = replace(rows.tokens, fields={"input_ids": known})
     base = small(architecture, *HEAD)
     frozen_up(base, rows, *HEAD)
-    assert (rows.features is not None) == (architecture in ARCHITECTURES)
+    assert ("features" in rows.extra_inputs) == (architecture in LAYERED)
     base.model.eval()
     base.model.train()  # as between evaluations
     inputs = {k: v for k, v in batch().items() if k != "labels"}
@@ -288,10 +295,10 @@ def test_what_is_kept_is_what_would_be_computed(
     caplog.set_level("INFO")
     lines = (*overrides, *SHORT, "frozen_dropout=false")
     kept = run_cell(tmp_path / "kept", *lines)
-    assert "what they give is kept: train, validation, test" in caplog.text
+    assert "their outputs are cached: train, validation, test" in caplog.text
     monkeypatch.setattr(cached_features, "LIMIT", 0)
     computed = run_cell(tmp_path / "computed", *lines)
-    assert "they run in every pass: what they give takes" in caplog.text
+    assert "they run in every pass: their outputs take" in caplog.text
     assert same(kept, computed)
     assert near(tmp_path / "kept", tmp_path / "computed")
     assert kept.mfu
@@ -331,7 +338,7 @@ def test_larger_states_stay_in_memory(tmp_path: Path, calls: list[int]) -> None:
 
 def test_what_lies_on_disk_is_found_by_all_that_decides_it(rows: Encoded) -> None:
     def place(overrides: tuple[str, ...] = (), precision: str = "32-true", size: int = 64) -> Path:
-        return Prefix(applied(*HEAD, *overrides), 3, precision, size)._place(rows)
+        return FrozenLayers(applied(*HEAD, *overrides), 3, precision, size)._place(rows)
 
     assert place() == place(size=8)
     assert place() == place(("seed=3",))
@@ -339,8 +346,8 @@ def test_what_lies_on_disk_is_found_by_all_that_decides_it(rows: Encoded) -> Non
     places = {place(), place(precision="bf16-mixed"), *map(place, others)}
     assert len(places) == 4
     base = applied(*HEAD)
-    places.add(Prefix(base, 2, "32-true", 64)._place(rows))
-    places.add(Prefix(replace(base, fingerprint="others"), 3, "32-true", 64)._place(rows))
+    places.add(FrozenLayers(base, 2, "32-true", 64)._place(rows))
+    places.add(FrozenLayers(replace(base, fingerprint="others"), 3, "32-true", 64)._place(rows))
     ids = rows.tokens.fields["input_ids"].copy()
     ids[-1] += 1
     rows.tokens = replace(rows.tokens, fields=rows.tokens.fields | {"input_ids": ids})

@@ -35,7 +35,7 @@ WINGS = {
     "tracking": {"errors", "runs", "storage"},
     "training": {
         "config", "data", "errors", "kernels", "methods", "models", "runs", "seeds", "storage",
-        "strategies", "tasks", "tracking",
+        "tasks", "tracking",
     },
     "strategies": {
         "config", "data", "errors", "kernels", "methods", "models", "runs", "storage", "training",

@@ -32,8 +32,8 @@ from finegrid.runs.record import Record, read
 from finegrid.runs.spec import RunSpec
 from finegrid.strategies import fused_trainer
 from finegrid.strategies.fused_trainer import run_together
+from finegrid.strategies.single import run as run_alone
 from finegrid.training.cost import CostMonitor
-from finegrid.training.run import run as run_alone
 from finegrid.tuning import search as tuning
 
 FUSING = [name for name in METHODS if composed(f"method={name}").method.get("fuses")]

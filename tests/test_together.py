@@ -20,11 +20,12 @@ from finegrid.kernels.optimize import optimize
 from finegrid.methods.base import TuningMethod
 from finegrid.models import backbone
 from finegrid.models.backbone import Backbone
+from finegrid.models.sites import LAYERED
 from finegrid.runs import delta
 from finegrid.runs.record import Record, read
 from finegrid.runs.spec import RunSpec
 from finegrid.strategies import fused_trainer
-from finegrid.strategies.fused_model import ARCHITECTURES, Trunk, UnfusableError
+from finegrid.strategies.fused_model import Trunk, UnfusableError
 from finegrid.strategies.fused_trainer import run_together
 from finegrid.training.module import logits_of
 
@@ -128,7 +129,7 @@ def test_dropout_is_a_runs_own(base: Backbone, name: str) -> None:
         torch.testing.assert_close(fused[number], alone, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", LAYERED)
 def test_every_architecture_named_can_be_shared(architecture: str) -> None:
     small = {"vocab_size": 50, "max_position_embeddings": 40}
     if architecture == "distilbert":

@@ -1,4 +1,4 @@
-"""finegrid's way: `training.run.run`, the code behind train.py, and a watch among the callbacks."""
+"""finegrid's way: `strategies.single.run`, as behind train.py, with a watch among the callbacks."""
 
 import csv
 import math
@@ -10,7 +10,8 @@ from typing import Any
 import pytorch_lightning as pl
 
 from finegrid.runs.spec import RunSpec
-from finegrid.training import checkpoint, run, scoring
+from finegrid.strategies import single
+from finegrid.training import checkpoint, scoring
 from peers.rows import composed
 
 
@@ -64,7 +65,7 @@ def measure(spec: dict[str, Any], work: Path) -> dict[str, Any]:
     scoring.predict, checkpoint.predict = (watch.watched(predict) for predict in plain)
     pl.LightningModule.configure_callbacks = lambda module: [watch]  # after the run's own
     try:
-        record = run.run(RunSpec.of(cfg, work, sweep=work.parent.name))
+        record = single.run(RunSpec.of(cfg, work, sweep=work.parent.name))
     finally:
         scoring.predict, checkpoint.predict = plain
     loss = _loss(work / "curve.csv")

@@ -78,7 +78,7 @@ def run(cfg: DictConfig) -> None:
         return
     spec = RunSpec.of_hydra(cfg)
     clear(spec.directory)  # an earlier run's, before the slow imports
-    record = job.heavy("training.run").run(spec)
+    record = job.heavy("strategies.single").run(spec)
     if HydraConfig.get().mode != RunMode.MULTIRUN:
         print(f"{record.summary()}\nrecord: {spec.directory}/{layout.RECORD}")
 

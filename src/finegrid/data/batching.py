@@ -5,13 +5,11 @@ Shapes: B rows of a batch, T tokens of its longest row.
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.utils.data import DataLoader, Sampler
 
 from finegrid.data.examples import Rows
@@ -20,21 +18,6 @@ from finegrid.storage.cache import Array
 
 log = logging.getLogger(__name__)
 POOL = 50  # batches sorted by length together: little padding, yet well mixed
-
-
-@dataclass(frozen=True)
-class Features:
-    """Hidden states of rows, end to end; row i lies from `offsets[i]` to the next offset."""
-
-    states: Tensor
-    offsets: Array
-
-    def batch(self, index: Sequence[int]) -> Tensor:
-        """B T H; what pads a row repeats its last state, since attention does not see it."""
-        starts, stops = (self.offsets[np.asarray(index) + more][:, None] for more in (0, 1))
-        columns = np.arange(int((stops - starts).max()))
-        places = torch.from_numpy(np.minimum(starts + columns, stops - 1))
-        return functional.embedding(places, self.states)
 
 
 class Encoded:
@@ -48,7 +31,8 @@ class Encoded:
         self.labels = collate(rows.labels)  # of all rows, for their scores
         self.lengths = np.diff(tokens.offsets)
         self.padding = {"input_ids": tokens.padding, "token_type_ids": 0}
-        self.features: Features | None = None  # for a model that was cut
+        # name -> the tensor of a batch's rows, for a model that reads more than tokens
+        self.extra_inputs: dict[str, Callable[[Sequence[int]], Tensor]] = {}
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -61,7 +45,7 @@ class Encoded:
     def batch(self, index: Sequence[int]) -> dict[str, Any]:
         """input_ids, attention_mask (token_type_ids): B T; labels: B; real_tokens: their number.
 
-        And the rows' features where they are known.
+        And the extra inputs.
         """
         lengths, starts = self.lengths[index], self.tokens.offsets[index]
         columns = np.arange(int(lengths.max()))
@@ -72,8 +56,8 @@ class Encoded:
             padded = np.full(mask.shape, self.padding[name], dtype=np.int64)
             padded[mask] = flat[places]
             batch[name] = torch.from_numpy(padded)
-        if self.features is not None:
-            batch["features"] = self.features.batch(index)
+        for name, of_rows in self.extra_inputs.items():
+            batch[name] = of_rows(index)
         labels = self.collate(self.numbers[index])
         return batch | {"labels": labels, "real_tokens": int(lengths.sum())}
 

@@ -130,7 +130,7 @@ def run(job: Job) -> None:
             for cell, lock in held
         ]
         if len(job.cells) == 1:
-            heavy("training.run").run(specs[0])
+            heavy("strategies.single").run(specs[0])
         else:
             fuse = job.cells[0].config["fuse"]
             most = None if fuse == "auto" else fuse

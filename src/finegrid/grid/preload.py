@@ -9,7 +9,7 @@ from importlib import import_module
 
 import finegrid.data.builtin
 import finegrid.methods
-import finegrid.training.run
+import finegrid.strategies.single
 
 AT_FIRST_USE = (
     "pyarrow.compute",

@@ -85,6 +85,9 @@ ANATOMY: dict[str, dict[str, str]] = {
 }
 
 
+# Architectures that are embeddings, then layers, each a module: others make positions or masks, or
+# pool, between them.
+LAYERED = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
 LINEAR = ("query", "key", "value", "qkv", "attention_output", "intermediate", "output")
 
 

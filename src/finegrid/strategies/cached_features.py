@@ -1,20 +1,21 @@
-"""The frozen prefix without dropout (`frozen_dropout=false`), computed once for each split.
+"""Cached features: compute the frozen lower layers once a split (`frozen_dropout=false`).
 
-The prefix is all that lies below what trains: the embeddings, and the layers below the first in
-which a parameter trains or a module was injected; every layer where there is no such one. Without
-dropout it makes the same of a row in each epoch and evaluation. So that is computed before the
-clock starts and kept in memory. Heads read one state a row: where no layer trains that one alone is
-kept, and on disk too, for all runs on the same rows and weights.
+These are all that lies below what trains: the embeddings, and the layers below the first in which a
+parameter trains or a module was injected; every layer where there is no such one. Without dropout
+their output for a row is the same in each epoch and evaluation. So it is computed before the timer
+starts and cached in memory. Heads read one state a row: where no layer trains only that one is
+cached, and on disk too, for all runs on the same rows and weights.
 
 Prior art: linear probes on stored features; AutoFreeze (Liu et al. 2021, arXiv 2102.01386) stores
-what frozen layers give.
+the outputs of frozen layers.
 """
 
 import hashlib
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,26 +24,42 @@ import pytorch_lightning as pl
 import torch
 import transformers
 from torch import Tensor
+from torch.nn import functional
 
 from finegrid import __version__
 from finegrid.config import Budget, RunConfig
-from finegrid.data.batching import Encoded, Features, sorted_batches
+from finegrid.data.batching import Encoded, sorted_batches
 from finegrid.methods.base import TuningMethod, overrides
 from finegrid.models.backbone import Backbone
+from finegrid.models.sites import LAYERED
 from finegrid.storage import cache
 from finegrid.storage.cache import Array
 from finegrid.strategies import split_model
-from finegrid.strategies.fused_model import ARCHITECTURES
 from finegrid.training import heartbeat
-from finegrid.training.module import EVAL_TOKENS, INPUTS
+from finegrid.training.module import EVAL_TOKENS
 
 log = logging.getLogger(__name__)
 LIMIT = 2 << 30  # bytes of hidden states that a run keeps
 FORMAT = 1  # of an entry on disk
 
 
-class Frozen(pl.Callback):
-    """Takes the dropout out of a run's prefix, and keeps what the prefix makes of its rows.
+@dataclass(frozen=True)
+class Features:
+    """Hidden states of rows, end to end; row i lies from `offsets[i]` to the next offset."""
+
+    states: Tensor
+    offsets: Array
+
+    def batch(self, index: Sequence[int]) -> Tensor:
+        """B T H; a row is padded with its last state, since attention does not see it."""
+        starts, stops = (self.offsets[np.asarray(index) + more][:, None] for more in (0, 1))
+        columns = np.arange(int((stops - starts).max()))
+        places = torch.from_numpy(np.minimum(starts + columns, stops - 1))
+        return functional.embedding(places, self.states)
+
+
+class CacheFeatures(pl.Callback):
+    """Switches off the dropout of a run's frozen layers, and caches their outputs.
 
     It comes after the method, which decides what trains.
     """
@@ -55,7 +72,7 @@ class Frozen(pl.Callback):
         self.encoded = {name: encoded[name] for name in seen}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Act between the method's set-up and the first step."""
+        """Compute the features, between the method's surgery and the first step."""
         module: Any = pl_module
         backbone: Backbone = module.backbone
         depth = split_model.depth(backbone)
@@ -63,35 +80,42 @@ class Frozen(pl.Callback):
             log.info("frozen_dropout=false changes nothing: %s", obstacle)
             return
         _quiet(backbone, depth)
-        told = f"no dropout in the embeddings and {depth} of {backbone.sites.n_layers} layers"
-        prefix = Prefix(backbone, depth, str(trainer.precision), self.config.data.eval_batch_size)
-        if reason := self._reason(prefix):
-            log.info("%s; they run in every pass: %s", told, reason)
+        quiet = f"no dropout in the embeddings and {depth} of {backbone.sites.n_layers} layers"
+        layers = FrozenLayers(
+            backbone, depth, str(trainer.precision), self.config.data.eval_batch_size
+        )
+        if reason := self._reason(layers):
+            log.info("%s; they run in every pass: %s", quiet, reason)
             return
-        split_model.cut(backbone, depth)
-        for name, encoded in self.encoded.items():
-            encoded.features = prefix.features(encoded, compute=self._worth(name, encoded))
-        kept = ", ".join(name for name, encoded in self.encoded.items() if encoded.features)
-        log.info("%s; what they give is kept: %s", told, kept)
+        split_model.split_at(backbone, depth)
+        cached = [name for name, rows in self.encoded.items() if self._cache(layers, name, rows)]
+        log.info("%s; their outputs are cached: %s", quiet, ", ".join(cached))
+
+    def _cache(self, layers: "FrozenLayers", name: str, encoded: Encoded) -> bool:
+        """Give a split's batches their features; False if they are not worth computing."""
+        features = layers.features(encoded, compute=self._worth(name, encoded))
+        if features is not None:
+            encoded.extra_inputs["features"] = features.batch
+        return features is not None
 
     def _worth(self, name: str, encoded: Encoded) -> bool:
         """Whether a split's rows meet the model often enough for a pass over all of them."""
         config = self.config
         return name != "train" or repeats(config.budget, encoded, config.data.batch_size)
 
-    def _reason(self, prefix: "Prefix") -> str | None:
-        """Why what comes out of the prefix is not kept, if it is not."""
-        architecture = prefix.backbone.sites.architecture
-        if prefix.depth == 0:
+    def _reason(self, layers: "FrozenLayers") -> str | None:
+        """Why the layers' outputs are not cached, if they are not."""
+        architecture = layers.backbone.sites.architecture
+        if layers.depth == 0:
             return "embeddings are as quick as memory"
-        if architecture not in ARCHITECTURES:
-            return f"{architecture} cannot go on from hidden states"
-        size = sum(map(prefix.size, self.encoded.values()))
-        return f"what they give takes {size:,} bytes" if size > LIMIT else None
+        if architecture not in LAYERED:
+            return f"{architecture} cannot start from hidden states"
+        size = sum(map(layers.size, self.encoded.values()))
+        return f"their outputs take {size:,} bytes" if size > LIMIT else None
 
 
 def _obstacle(method: TuningMethod, backbone: Backbone, depth: int) -> str | None:
-    """Why there is no prefix, if there is none."""
+    """Why no part is frozen throughout, if none is."""
     model: Any = backbone.model
     if overrides(method, "after_step"):
         return "the method changes what trains on the way"
@@ -103,7 +127,7 @@ def _obstacle(method: TuningMethod, backbone: Backbone, depth: int) -> str | Non
 
 
 def _quiet(backbone: Backbone, depth: int) -> None:
-    """Switch the prefix's dropout off; poolers, which may lie beside all layers, have none."""
+    """Switch off the dropout of the frozen layers; poolers, which may lie beside all, have none."""
     sites = backbone.sites
     if depth == sites.n_layers:
         _keep_eval(backbone.model.base_model)
@@ -130,50 +154,54 @@ def repeats(budget: Budget, rows: Encoded, batch_size: int) -> bool:
     return budget.amount >= epoch[budget.unit]
 
 
-class Prefix:
-    """A backbone's embeddings and lowest layers: rows to the hidden states that leave them."""
+class FrozenLayers:
+    """A backbone's embeddings and lowest layers: rows -> the hidden states that leave them."""
 
     def __init__(self, backbone: Backbone, depth: int, precision: str, batch_size: int) -> None:
         self.backbone, self.depth = backbone, depth
         self.precision, self.batch_size = precision, batch_size
-        self.whole = depth == backbone.sites.n_layers
+        self.all_layers = depth == backbone.sites.n_layers
         self.dtype = torch.bfloat16 if precision == "bf16-mixed" else torch.float32
 
     def size(self, encoded: Encoded) -> int:
-        """Bytes of the states that are kept of a split."""
+        """Bytes of the states that are cached of a split."""
         return int(self._offsets(encoded)[-1]) * self._width * self.dtype.itemsize
 
     def features(self, encoded: Encoded, *, compute: bool) -> Features | None:
         """The states of a split: from disk, or else computed if they shall be."""
-        path = self._place(encoded) if self.whole else None
-        kept = path and cache.read(path)
-        if kept:
-            return Features(self._unpacked(kept["states"]), self._offsets(encoded))
+        path = self._place(encoded) if self.all_layers else None
+        stored = path and cache.read(path)
+        if stored:
+            return Features(self._unpacked(stored["states"]), self._offsets(encoded))
         if not compute:
             return None
-        found = self._computed(encoded)
+        computed = self._computed(encoded)
         if path:
-            cache.keep(path, {"states": _packed(found.states)})
-        return found
+            cache.keep(path, {"states": _packed(computed.states)})
+        return computed
 
     def _computed(self, encoded: Encoded) -> Features:
         model, offsets = self.backbone.model.eval(), self._offsets(encoded)
-        found = torch.empty(int(offsets[-1]), self._width, dtype=self.dtype)
+        hidden = torch.empty(int(offsets[-1]), self._width, dtype=self.dtype)
         kind = model.device.type
         batches = sorted_batches(encoded, self.batch_size, tokens=EVAL_TOKENS[kind])
         mixed = torch.autocast(kind, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
         with torch.inference_mode(), mixed:
             for index, batch in batches:
-                inputs = {name: batch[name].to(model.device) for name in INPUTS if name in batch}
+                inputs = {
+                    name: batch[name].to(model.device)
+                    for name in split_model.INPUTS
+                    if name in batch
+                }
                 for row, h in zip(index, split_model.states(model, inputs).cpu(), strict=True):
                     start, stop = offsets[row], offsets[row + 1]
-                    found[start:stop] = h[: stop - start]
+                    hidden[start:stop] = h[: stop - start]
                 heartbeat.beat()
-        return Features(found, offsets)
+        return Features(hidden, offsets)
 
     def _offsets(self, encoded: Encoded) -> Array:
         """Where each row's states begin; it has one, or as many as tokens."""
-        return np.arange(len(encoded) + 1) if self.whole else encoded.tokens.offsets
+        return np.arange(len(encoded) + 1) if self.all_layers else encoded.tokens.offsets
 
     @property
     def _width(self) -> int:

@@ -25,11 +25,10 @@ from finegrid.kernels import linear
 from finegrid.kernels.dropout import FastDropout, dropout, stream_of
 from finegrid.models.attention import function_of
 from finegrid.models.backbone import Backbone
+from finegrid.models.sites import LAYERED
 from finegrid.training.module import logits_of
 
 ATTENTION = "finegrid_lanes"
-# Others make positions or masks, or pool, outside the modules that a run can have for itself.
-ARCHITECTURES = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
 
 
 class UnfusableError(UserError):
@@ -107,7 +106,7 @@ class Trunk:
     """
 
     def __init__(self, base: Backbone, runs: Sequence[Backbone]) -> None:
-        if base.sites.architecture not in ARCHITECTURES:
+        if base.sites.architecture not in LAYERED:
             raise UnfusableError(f"{base.sites.architecture} cannot be shared among runs")
         self.runs, self.row = [run.model for run in runs], Row()
         shared = base.sharing()

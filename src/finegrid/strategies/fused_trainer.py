@@ -33,10 +33,10 @@ from finegrid.models.backbone import Backbone
 from finegrid.runs import layout, saved_config
 from finegrid.runs.spec import RunSpec
 from finegrid.strategies.fused_model import Trunk
+from finegrid.strategies.single import run as run_alone
 from finegrid.training import device
 from finegrid.training.budget import BudgetTimer
 from finegrid.training.components import RunComponents, rows_of
-from finegrid.training.run import run as run_alone
 from finegrid.training.run import trainer_of
 from finegrid.training.session import RunCallbacks, RunSession
 

@@ -1,7 +1,8 @@
-"""A model in two stages: its prefix, below everything that trains, and all that comes after it.
+"""Run a model in two stages: its frozen lower part, and everything above it.
 
-A model that was cut gives the hidden states that leave its prefix, and goes on from such states as
-if it had just computed them. Meanwhile other modules stand where the layers are that have no part.
+A split model returns the hidden states that leave its lower part, and starts a forward pass from
+such states when it is called with `features=`. During either stage stubs replace the modules that
+take no part.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,33 +13,35 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finegrid.kernels.linear import autocast_dtype
 from finegrid.models.backbone import Backbone
 
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # of a backbone
 BETWEEN = "embeddings_project"  # ELECTRA's, from embeddings that are narrower than its layers
 
 
-class Given(nn.Module):
-    """Stands for the embeddings, and for what lies between them and the layers that run."""
+class CachedStates(nn.Module):
+    """Stub that replaces the embeddings and returns the cached hidden states."""
 
     states: Tensor
 
     def forward(self, *_: Any, **__: Any) -> Tensor:
-        """The hidden states of the pass under way, in its precision."""
-        return self.states.to(autocast_dtype(self.states) or torch.float32)
+        """B T H, in the precision of the pass."""
+        kind = self.states.device.type
+        mixed = torch.is_autocast_enabled(kind)
+        return self.states.to(torch.get_autocast_dtype(kind) if mixed else torch.float32)
 
 
 @dataclass(frozen=True)
-class Cut:
-    """What stands in for the modules of a model while one of its two stages runs alone."""
+class Split:
+    """The modules, by path, that replace those of a model while one of its stages runs alone."""
 
-    given: Given
+    stub: CachedStates
     lower: Mapping[str, nn.Module]
     upper: Mapping[str, nn.Module]
 
 
 def depth(backbone: Backbone) -> int:
-    """How many layers lie below the first that trains or has anything injected; -1: not even they.
+    """Number of fully frozen lowest layers without injected modules; -1 if the embeddings train.
 
     All of them where nothing but a pooler or the head trains.
     """
@@ -62,53 +65,63 @@ def _idle(base: Any) -> Iterator[nn.Module]:
 
 
 def _changed(module: nn.Module) -> bool:
-    """Whether a module by itself, not in its children, is more than what was loaded."""
-    own = module.parameters(recurse=False)
-    return bool(getattr(module, "injected", ())) or any(p.requires_grad for p in own)
+    """Whether a module itself, its children aside, differs from what was loaded."""
+    direct = module.parameters(recurse=False)
+    return bool(getattr(module, "injected", ())) or any(p.requires_grad for p in direct)
 
 
-def cut(backbone: Backbone, depth: int) -> None:
-    """Let a model run in two stages, the prefix being its embeddings and so many layers."""
+def split_at(backbone: Backbone, depth: int) -> None:
+    """Split a model above its embeddings and `depth` layers; its `forward` then takes `features`.
+
+    They are hidden states B T H, or B 1 H where no layer follows. Without them it runs as before.
+    """
     model: Any = backbone.model
     (embeddings,), layers = backbone.sites["embeddings"], backbone.sites["layer"]
     modules, place = [site.module for site in layers], layers[0].name.rpartition(".")[0]
-    given = Given()
-    upper = {embeddings.name: given, place: nn.ModuleList(modules[depth:])}
+    stub = CachedStates()
+    upper = {embeddings.name: stub, place: nn.ModuleList(modules[depth:])}
     if hasattr(model.base_model, BETWEEN):
         upper[f"{model.base_model_prefix}.{BETWEEN}"] = nn.Identity()
     lower = {place: nn.ModuleList(modules[:depth])}
-    model.__dict__["cut"] = Cut(given, lower, upper)  # past nn.Module: it is no part of the model
+    model.__dict__["split"] = Split(stub, lower, upper)  # past nn.Module: it is no part of it
+    complete = model.forward
+
+    def forward(*, features: Tensor | None = None, **inputs: Tensor) -> Any:
+        if features is None:
+            return complete(**inputs)
+        width = features.shape[1]
+        with forward_from(model, features):
+            return complete(**{name: x[:, :width] for name, x in inputs.items()})
+
+    model.forward = forward
 
 
 def states(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
-    """The hidden states B T H that leave a cut model's prefix."""
-    with _standing_in(model, model.__dict__["cut"].lower):
+    """The hidden states B T H that leave a split model's lower part."""
+    with swapped_modules(model, model.__dict__["split"].lower):
         hidden: Tensor = model.base_model(**inputs).last_hidden_state
     return hidden
 
 
 @contextmanager
-def resumed(model: nn.Module, states: Tensor | None) -> Iterator[None]:
-    """Let a cut model go on from these hidden states inside; with none it runs as a whole."""
-    if states is None:
+def forward_from(model: nn.Module, states: Tensor) -> Iterator[None]:
+    """Start forward passes inside from cached hidden states, above the split."""
+    split: Split = model.__dict__["split"]
+    split.stub.states = states
+    with swapped_modules(model, split.upper):
         yield
-        return
-    halves: Cut = model.__dict__["cut"]
-    halves.given.states = states
-    with _standing_in(model, halves.upper):
-        yield
-    del halves.given.states
+    del split.stub.states
 
 
 @contextmanager
-def _standing_in(model: nn.Module, others: Mapping[str, nn.Module]) -> Iterator[None]:
-    """Put other modules at some places of a model for the time being."""
-    own = {name: model.get_submodule(name) for name in others}
+def swapped_modules(model: nn.Module, others: Mapping[str, nn.Module]) -> Iterator[None]:
+    """Replace modules of a model, by path, inside."""
+    originals = {name: model.get_submodule(name) for name in others}
     _put(model, others)
     try:
         yield
     finally:
-        _put(model, own)
+        _put(model, originals)
 
 
 def _put(model: nn.Module, modules: Mapping[str, nn.Module]) -> None:

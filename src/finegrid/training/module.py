@@ -14,14 +14,13 @@ from finegrid.data.batching import Encoded, sorted_batches
 from finegrid.models import surgery
 from finegrid.models.backbone import Backbone, drawn_pooler
 from finegrid.seeds import stream
-from finegrid.strategies.split_model import resumed
 from finegrid.tasks.task import Task
 from finegrid.training import heartbeat
 from finegrid.training.state import TrainState
 
 # Of an evaluation's batch: attention's intermediate results should fit a CPU core's cache.
 EVAL_TOKENS = {"cpu": 2048, "cuda": 65536}
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # of a backbone
+NOT_INPUTS = ("labels", "real_tokens")  # of a batch: all else is the model's
 
 
 class FineTuner(pl.LightningModule):
@@ -134,12 +133,9 @@ def _chunks(batch: dict[str, Any], size: int) -> Iterator[dict[str, Tensor]]:
 
 
 def logits_of(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-    """Logits (B, outputs) of a padded batch; a cut model goes on from the batch's features."""
-    features = batch.get("features")
-    width = None if features is None else features.shape[1]  # 1 where only the head follows
-    inputs = {name: batch[name][:, :width] for name in INPUTS if name in batch}
-    with resumed(model, features):
-        logits: Tensor = model(**inputs).logits
+    """Logits (B, outputs) of a padded batch."""
+    inputs = {name: value for name, value in batch.items() if name not in NOT_INPUTS}
+    logits: Tensor = model(**inputs).logits
     return logits
 
 

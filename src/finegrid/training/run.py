@@ -6,7 +6,7 @@ Builds the components, trains, scores and writes record.json, also on failure.
 import gc
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -16,7 +16,6 @@ from finegrid.config import RunConfig
 from finegrid.errors import require
 from finegrid.runs.record import Record
 from finegrid.runs.spec import RunSpec
-from finegrid.strategies.cached_features import Frozen
 from finegrid.tracking.loggers import SafeLogger
 from finegrid.training import device
 from finegrid.training.components import RunComponents
@@ -26,10 +25,14 @@ from finegrid.training.session import RunSession
 log = logging.getLogger(__name__)
 
 
-def run(spec: RunSpec) -> Record:
+Extend = Callable[[RunComponents], list[pl.Callback]]
+
+
+def run(spec: RunSpec, *, extend: Extend) -> Record:
     """Train and score one run; it leaves a record whatever happens.
 
-    Unless, by then, another process has taken the run over.
+    Unless, by then, another process has taken the run over. `extend` gives the callbacks of other
+    ways to execute the run; they come after its own.
 
     Raises:
         UserError: for what the user can mend, `Diverged` for a non-finite loss; the record then
@@ -37,7 +40,7 @@ def run(spec: RunSpec) -> Record:
     """
     session = RunSession(spec)
     try:
-        _train_and_score(session)
+        _train_and_score(session, extend)
     except BaseException as error:
         session.end(error)
         raise
@@ -45,9 +48,9 @@ def run(spec: RunSpec) -> Record:
     return session.record
 
 
-def _train_and_score(session: RunSession) -> None:
+def _train_and_score(session: RunSession, extend: Extend) -> None:
     components = session.prepare()
-    if not _fit(session, components):
+    if not _fit(session, components, extend):
         rows = session.config.data.batch_size
         half = (rows + 1) // 2
         log.warning("out of memory with %d rows in a pass; starting over with %d", rows, half)
@@ -58,19 +61,17 @@ def _train_and_score(session: RunSession) -> None:
         components = session.prepare()
         components.module.state.micro_batch_size = half
         require(
-            _fit(session, components),
+            _fit(session, components, extend),
             f"out of memory with {rows} rows in a pass, and again with {half}; set a smaller "
             "data.batch_size or data.eval_batch_size, a shorter model.max_length, or choose a "
             "smaller model or another method",
         )
 
 
-def _fit(session: RunSession, components: RunComponents) -> bool:
+def _fit(session: RunSession, components: RunComponents, extend: Extend) -> bool:
     """False if training ran out of memory; what it took is free then, but for `components`."""
     watch = session.callbacks(components)
-    callbacks = watch.in_order(components)
-    if not session.config.frozen_dropout:
-        callbacks.append(Frozen(components.method, components.encoded, session.config))
+    callbacks = [*watch.in_order(components), *extend(components)]
     if session.spec.sweep is None:
         callbacks.append(BudgetProgressBar(watch.clock, watch.selection))
     trainer = trainer_of(session.config, callbacks, session.logger, session.directory)
