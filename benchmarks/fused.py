@@ -16,20 +16,22 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from omegaconf import DictConfig
 from peers.rows import composed  # the package beside this file
 
 from finegrid.config import RunConfig, TrainerConfig
 from finegrid.data.batching import BucketSampler, Encoded
-from finegrid.kernels.dropout import draw_from
+from finegrid.kernels.dropout import draw_from, patch_dropout
+from finegrid.kernels.optimize import optimize
 from finegrid.models import backbone
 from finegrid.models.backbone import Backbone
-from finegrid.strategies.fused_model import Trunk
+from finegrid.strategies.fused_model import FusedBackbone
 from finegrid.tasks.task import Task
 from finegrid.training.components import build_method, rows_of
 from finegrid.training.device import accelerator
-from finegrid.training.module import FineTuner, clip, logits_of
+from finegrid.training.module import FineTuner, logits_of
 
 Batches = dict[int, dict[str, Any]]
 
@@ -80,13 +82,13 @@ def line(given: argparse.Namespace, task: str, method: str, count: int) -> str:
     base = backbone.build(config.model, outputs=told.outputs, seed=0)
     base.model.to(device)
     runs = [made(cfg, config, told, encoded["train"], base, seed) for seed in range(count)]
-    trunk = Trunk(base, [run.module.backbone for run in runs])
+    shared = FusedBackbone(base, [run.module.backbone for run in runs])
     autocast = partial(
         torch.autocast, device.type, torch.bfloat16, enabled=given.precision == "bf16-mixed"
     )
     ways = {
         "apart": partial(apart, runs, autocast),
-        "together": partial(fused, runs, trunk, autocast),
+        "together": partial(fused, runs, shared, autocast),
     }
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     for number in range(given.rounds + 2):
@@ -113,12 +115,14 @@ def made(
     cfg: DictConfig, config: RunConfig, task: Task, rows: Encoded, base: Backbone, seed: int
 ) -> Run:
     """A run of a seed, ready to train."""
-    own = base.sharing(seed=seed)
-    build_method(RunConfig.of(cfg).method).tune(own, seed=seed)
-    own.own()
-    module = FineTuner(own, task, config.optim, seed=seed)
+    mine = base.sharing(seed=seed)
+    optimize(mine.model)
+    build_method(RunConfig.of(cfg).method).tune(mine, seed=seed)
+    mine.own()
+    module = FineTuner(mine, task, config.optim, seed=seed)
     module.model.train()
-    draw_from(module.model, torch.Generator().manual_seed(seed))
+    patch_dropout(module.model)  # what the method injected
+    draw_from(module.model, np.random.SFC64(seed))
     order = list(BucketSampler(rows.lengths, batch_size=config.data.batch_size, seed=seed))
     return Run(module, module.configure_optimizers(), order)
 
@@ -147,14 +151,14 @@ def apart(
 
 def fused(
     runs: list[Run],
-    trunk: Trunk,
+    shared: FusedBackbone,
     autocast: Callable[[], Any],
     batches: Batches,
     update: Callable[[int], None],
 ) -> None:
     """One pass for all."""
     with autocast():
-        logits = trunk(batches)
+        logits = shared(batches)
     losses = [runs[index].module.loss_of(logits[index], batches[index]) for index in batches]
     torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
     for index in batches:
@@ -165,9 +169,10 @@ def step(runs: list[Run], way: Callable[..., None], batches: Batches) -> None:
     """A training step of all runs."""
 
     def update(index: int) -> None:
-        clip(runs[index].module.model, 1.0)
-        runs[index].optimizer.step()
-        runs[index].optimizer.zero_grad()
+        optimizer = runs[index].optimizer
+        runs[index].module.configure_gradient_clipping(optimizer, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
 
     way(batches, update)
 

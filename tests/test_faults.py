@@ -42,6 +42,7 @@ def sweep(directory: Path, *more: str) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # also below nohup
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
 

@@ -230,7 +230,8 @@ def test_status_tells_what_runs_what_failed_and_what_is_missing(sweep: Path) -> 
     result = call(str(sweep), script="scripts/status.py")
     assert result.returncode == 1, result.stderr
     lines = [line.strip() for line in result.stdout.splitlines()]
-    assert "5 cells: 2 ok, 1 failed, 1 running, 1 missing; about 1" in lines[0]
+    # how long is left depends on how long the cell has been running by now
+    assert "5 cells: 2 ok, 1 failed, 1 running, 1 missing; about " in lines[0]
     assert "1 at a time" in lines[0]
     (running,) = [line for line in lines if line.startswith("cpu1")]
     assert running.startswith(f"cpu1 on {socket.gethostname()} since ")

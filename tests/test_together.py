@@ -25,7 +25,7 @@ from finegrid.runs import delta
 from finegrid.runs.record import Record, read
 from finegrid.runs.spec import RunSpec
 from finegrid.strategies import fused_model, fused_trainer
-from finegrid.strategies.fused_model import Trunk, UnfusableError
+from finegrid.strategies.fused_model import FusedBackbone, UnfusableError
 from finegrid.strategies.fused_trainer import run_together
 from finegrid.training.module import logits_of
 
@@ -92,7 +92,7 @@ def close(one: Mapping[str, Tensor | None], other: Mapping[str, Tensor | None]) 
 def test_gradients_are_those_of_separate_runs(base: Backbone, name: str) -> None:
     runs = [tuned(base, name, 1), tuned(base, "bitfit", 2), tuned(base, name, 3)]
     batches = {0: batch(3, 7), 1: batch(5, 11), 2: batch(2, 9)}
-    logits = Trunk(base, runs)(batches)
+    logits = FusedBackbone(base, runs)(batches)
     losses = [functional.cross_entropy(logits[k], batches[k]["labels"]) for k in batches]
     torch.stack(losses).sum().backward()
     for number, run in enumerate(runs):
@@ -105,7 +105,7 @@ def test_gradients_are_those_of_separate_runs(base: Backbone, name: str) -> None
 def test_a_run_may_be_missing_from_a_pass(base: Backbone) -> None:
     runs = [tuned(base, "lora", seed) for seed in range(3)]
     own = batch(4, 6)
-    logits = Trunk(base, runs)({2: own})
+    logits = FusedBackbone(base, runs)({2: own})
     assert logits.keys() == {2}
     torch.testing.assert_close(logits[2], logits_of(runs[2].model, own))
 
@@ -122,7 +122,7 @@ def test_dropout_is_a_runs_own(base: Backbone, name: str) -> None:
             draw_from(run.model, np.random.SFC64(number))
 
     begin()
-    fused = Trunk(base, runs)(batches)
+    fused = FusedBackbone(base, runs)(batches)
     begin()
     for number, run in enumerate(runs):
         alone = logits_of(run.model, batches[number])
@@ -142,7 +142,7 @@ def test_every_architecture_named_can_be_shared(architecture: str) -> None:
     made = backbone.build(RunConfig.of(cfg).model, outputs=2, seed=0)
     runs = [tuned(made, "bitfit", 1), tuned(made, "lora", 2)]
     batches = {0: batch(3, 7, ids=50), 1: batch(4, 5, ids=50)}
-    logits = Trunk(made, runs)(batches)
+    logits = FusedBackbone(made, runs)(batches)
     for number, run in enumerate(runs):
         torch.testing.assert_close(
             logits[number], logits_of(run.model, batches[number]), rtol=1e-5, atol=1e-6
@@ -151,7 +151,7 @@ def test_every_architecture_named_can_be_shared(architecture: str) -> None:
 
 def test_what_changes_the_backbone_as_a_whole_is_refused(base: Backbone) -> None:
     with pytest.raises(UnfusableError, match="changes the backbone as a whole"):
-        Trunk(base, [tuned(base, "prompt", 1), tuned(base, "bitfit", 2)])
+        FusedBackbone(base, [tuned(base, "prompt", 1), tuned(base, "bitfit", 2)])
 
 
 def test_only_what_trains_has_memory_of_its_own(base: Backbone) -> None:
@@ -243,18 +243,18 @@ def test_a_step_sums_the_losses_of_the_runs_that_still_train() -> None:
         return SimpleNamespace(module=module, over=over)
 
     fused: Any = SimpleNamespace(
-        lanes=[lane(False), lane(True), lane(False)],
-        trunk=lambda batches: {run: torch.tensor(float(run + 1)) for run in batches},
+        members=[lane(False), lane(True), lane(False)],
+        fused=lambda batches: {run: torch.tensor(float(run + 1)) for run in batches},
     )
-    loss = fused_trainer.Together.training_step(fused, {0: 2.0, 1: 5.0, 2: 7.0}, 0)  # type: ignore[dict-item]
+    loss = fused_trainer.FusedModule.training_step(fused, {0: 2.0, 1: 5.0, 2: 7.0}, 0)  # type: ignore[dict-item]
     assert loss.item() == 1 * 2 + 3 * 7
     assert {run: loss.item() for run, loss in fused.losses.items()} == {0: 2.0, 2: 21.0}
 
 
 def test_batches_of_unlike_size_are_laid_out_one_after_the_other() -> None:
-    row = fused_model.Row()
+    row = fused_model.PackedBatch()
     batches = {3: {"input_ids": torch.zeros(2, 5)}, 1: {"input_ids": torch.zeros(4, 3)}}
-    row.lay(batches)
+    row.pack(batches)
     assert row.sizes == [10, 12]
     parts = [torch.randn(2, 5, 7), torch.randn(4, 3, 7)]
     joined = row.join(parts)
@@ -273,7 +273,8 @@ def test_set_up_and_memory_are_divided_by_the_number_of_runs() -> None:
             record.setup, record.peak_memory_bytes = setup, 1001
 
         return SimpleNamespace(
-            prepared=prepared, over=False, components=None, tell=lambda hook: None, end=ends.append,
+            prepared=prepared, over=False, components=None,
+            dispatch=lambda hook: None, end=ends.append,
             session=SimpleNamespace(started=started, record=record, score=score),
             watch=SimpleNamespace(clock=SimpleNamespace(started=100.0)),
         )  # fmt: skip
@@ -330,11 +331,11 @@ def test_when_a_pass_fails_the_runs_go_alone(
 ) -> None:
     calls = []
 
-    def broken(self: Trunk, batches: Any) -> Any:
+    def broken(self: FusedBackbone, batches: Any) -> Any:
         calls.append(len(batches))
         raise torch.OutOfMemoryError("no room")
 
-    monkeypatch.setattr(fused_trainer.Trunk, "__call__", broken)
+    monkeypatch.setattr(fused_trainer.FusedBackbone, "__call__", broken)
     run_together([request(tmp_path / str(n), *line) for n, line in enumerate(LINES[:2])], most=2)
     assert calls == [2]
     assert [(read(tmp_path / str(n)).status, read(tmp_path / str(n)).fused) for n in range(2)] == [

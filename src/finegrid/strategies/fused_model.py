@@ -1,9 +1,9 @@
-"""Several runs in one pass through the frozen backbone that they share.
+"""Batch K fine-tuning runs through one frozen encoder (horizontal fusion, multi-adapter training).
 
-The runs' padded batches, which differ in rows and width, are laid one after the other in one row of
-tokens, 1 T H, which goes through the backbone's own code once. Where the runs differ, each of them
-sees its own part, as B T H: its embeddings, biases, norms, injected modules, its attention and its
-head. Where they do not, one matrix product serves all. Nothing mixes rows of different runs.
+The runs' padded batches, which differ in rows and width, are concatenated into one sequence of
+tokens, 1 T H, which passes through the backbone's modules once. Where the runs differ, each
+computes on its segment, as B T H: embeddings, biases, norms, injected modules, attention and head.
+Where they do not, one matrix product serves all. Nothing mixes rows of different runs.
 
 Prior art: horizontally fused training arrays (Wang et al. 2021, arXiv 2102.02344) stack all
 parameters of K like models; here the frozen ones exist once and the runs' methods may differ.
@@ -28,7 +28,7 @@ from finegrid.models.backbone import Backbone
 from finegrid.models.sites import LAYERED
 from finegrid.training.module import logits_of
 
-ATTENTION = "finegrid_lanes"
+ATTENTION = "finegrid_fused"
 
 
 class UnfusableError(UserError):
@@ -37,7 +37,7 @@ class UnfusableError(UserError):
 
 @dataclass(frozen=True)
 class Segment:
-    """One run's batch in the row of tokens."""
+    """One run's batch in the packed sequence of tokens."""
 
     run: int
     start: int
@@ -56,26 +56,26 @@ class Segment:
         return self.start + rows * width
 
     @cached_property
-    def kept(self) -> Tensor | None:
+    def visible(self) -> Tensor | None:
         """Which tokens attention may see, B 1 1 T; none if there is no padding."""
         seen: Tensor = self.batch["attention_mask"]
         return None if seen.all() else seen.bool()[:, None, None]
 
     @cached_property
-    def added(self) -> Tensor | None:
+    def bias(self) -> Tensor | None:
         """The same as numbers to add to attention's scores."""
         lowest = torch.finfo(torch.float32).min
-        return None if self.kept is None else torch.where(self.kept, 0.0, lowest)
+        return None if self.visible is None else torch.where(self.visible, 0.0, lowest)
 
 
-class Row:
-    """The row of tokens of the pass under way."""
+class PackedBatch:
+    """The K batches of a forward pass as one sequence of tokens, run after run."""
 
     def __init__(self) -> None:
         self.segments: list[Segment] = []
 
-    def lay(self, batches: Mapping[int, Mapping[str, Any]]) -> None:
-        """Lay out each run's batch."""
+    def pack(self, batches: Mapping[int, Mapping[str, Any]]) -> None:
+        """Start a pass: concatenate each run's batch."""
         self.segments, start = [], 0
         for run, batch in batches.items():
             self.segments.append(Segment(run, start, batch))
@@ -97,7 +97,7 @@ class Row:
         return torch.cat([part.flatten(0, 1) for part in parts])[None]
 
 
-class Trunk:
+class FusedBackbone:
     """The shared backbone with K runs' own parts in it: batches -> logits, by run.
 
     Raises:
@@ -108,52 +108,55 @@ class Trunk:
     def __init__(self, base: Backbone, runs: Sequence[Backbone]) -> None:
         if base.sites.architecture not in LAYERED:
             raise UnfusableError(f"{base.sites.architecture} cannot be shared among runs")
-        self.runs, self.row = [run.model for run in runs], Row()
+        self.runs, self.packed = [run.model for run in runs], PackedBatch()
         shared = base.sharing()
         self.base: Any = shared.model.base_model
         if getattr(self.base, "pooler", None) is not None:
             self.base.pooler = None  # each run has its own
-        _check(self.base, [model.base_model for model in self.runs])
-        self._give(shared)
+        _check_fusable(self.base, [model.base_model for model in self.runs])
+        self._replace_leaves(shared)
 
-    def _give(self, shared: Backbone) -> None:
+    def _replace_leaves(self, shared: Backbone) -> None:
         """Put the runs' own modules where the backbone's leaves are."""
         named = {id(module): name for name, module in self.base.named_modules()}
         attentions = [named[id(site.module)] for site in shared.sites["attention"]]
         (embeddings,) = (named[id(site.module)] for site in shared.sites["embeddings"])
-        kept = [f"{embeddings}.", *(f"{name}.dropout" for name in attentions)]  # read, never called
+        # read, never called
+        skipped = [f"{embeddings}.", *(f"{name}.dropout" for name in attentions)]
         leaves = [name for name, module in self.base.named_modules() if not any(module.children())]
         for name in leaves:
-            if not name.startswith(tuple(kept)):
-                self._replace(name, Lanes)
-        self._replace(embeddings, Embeddings)
+            if not name.startswith(tuple(skipped)):
+                self._replace(name, PerRunModule)
+        self._replace(embeddings, PerRunEmbeddings)
         self.base.config._attn_implementation = ATTENTION
         for name in attentions:
             attention: Any = self.base.get_submodule(name)
-            attention.lanes = (self.row, self._lanes(name))
+            attention.per_run = (self.packed, self._of_runs(name))
 
-    def _lanes(self, name: str) -> tuple[nn.Module, ...]:
+    def _of_runs(self, name: str) -> tuple[nn.Module, ...]:
         return tuple(model.base_model.get_submodule(name) for model in self.runs)
 
-    def _replace(self, name: str, kind: Callable[[Row, tuple[nn.Module, ...]], nn.Module]) -> None:
+    def _replace(
+        self, name: str, kind: Callable[[PackedBatch, tuple[nn.Module, ...]], nn.Module]
+    ) -> None:
         path, _, child = name.rpartition(".")
-        setattr(self.base.get_submodule(path), child, kind(self.row, self._lanes(name)))
+        setattr(self.base.get_submodule(path), child, kind(self.packed, self._of_runs(name)))
 
     def __call__(self, batches: Mapping[int, Mapping[str, Any]]) -> dict[int, Tensor]:
         """Logits (B, outputs) of each run's batch; the runs' modes decide on dropout."""
-        self.row.lay(batches)
+        self.packed.pack(batches)
         first = next(iter(batches))
         self.base.train(self.runs[first].training)
-        ids = batches[first]["input_ids"].new_zeros(1, sum(self.row.sizes))  # only its shape counts
-        hidden = self.row.split(self.base(input_ids=ids).last_hidden_state)
+        ids = batches[first]["input_ids"].new_zeros(1, sum(self.packed.sizes))  # a shape
+        hidden = self.packed.split(self.base(input_ids=ids).last_hidden_state)
         return {
             segment.run: _head(self.runs[segment.run], h, segment.batch)
-            for segment, h in zip(self.row.segments, hidden, strict=True)
+            for segment, h in zip(self.packed.segments, hidden, strict=True)
         }
 
 
-def _check(base: nn.Module, runs: Sequence[nn.Module]) -> None:
-    """Refuse what a run hooks to modules that are no leaves: the trunk would pass it by."""
+def _check_fusable(base: nn.Module, runs: Sequence[nn.Module]) -> None:
+    """Refuse hooks of a run on modules that are no leaves: a fused pass would skip them."""
     inner = [name for name, module in base.named_modules() if any(module.children())]
     for run in runs:
         for name in inner:
@@ -175,47 +178,47 @@ def _head(model: Any, h: Tensor, batch: Mapping[str, Any]) -> Tensor:
         del base.forward
 
 
-class Embeddings(nn.Module):
+class PerRunEmbeddings(nn.Module):
     """Each run's own embeddings of its own batch, whatever is asked for: ids -> 1 T H."""
 
-    def __init__(self, row: Row, lanes: tuple[nn.Module, ...]) -> None:
+    def __init__(self, packed: PackedBatch, per_run: tuple[nn.Module, ...]) -> None:
         super().__init__()
-        self.row, self.lanes = row, lanes
+        self.packed, self.per_run = packed, per_run
 
     def forward(self, *_: Any, **__: Any) -> Tensor:
         """The hidden states that enter the first layer."""
-        return self.row.join([self._of(segment) for segment in self.row.segments])
+        return self.packed.join([self._of(segment) for segment in self.packed.segments])
 
     def _of(self, segment: Segment) -> Tensor:
         names = ("input_ids", "token_type_ids")
         given = {name: segment.batch[name] for name in names if name in segment.batch}
-        embedded: Tensor = self.lanes[segment.run](**given)
+        embedded: Tensor = self.per_run[segment.run](**given)
         return embedded
 
 
-class Lanes(nn.Module):
+class PerRunModule(nn.Module):
     """The runs' modules at one place of the backbone, hooks included: 1 T H -> 1 T H'."""
 
-    def __init__(self, row: Row, lanes: tuple[nn.Module, ...]) -> None:
+    def __init__(self, packed: PackedBatch, per_run: tuple[nn.Module, ...]) -> None:
         super().__init__()
-        self.row, self.lanes = row, lanes  # a tuple: they belong to the runs
+        self.packed, self.per_run = packed, per_run  # a tuple: they belong to the runs
 
     def forward(self, x: Tensor) -> Tensor:
         """One computation for all where the modules are alike, each run's own where not."""
-        modules = [self.lanes[segment.run] for segment in self.row.segments]
+        modules = [self.per_run[segment.run] for segment in self.packed.segments]
         if any(module._forward_pre_hooks for module in modules):
-            pairs = zip(modules, self.row.split(x), strict=True)
-            x = self.row.join([_before(module, part) for module, part in pairs])
+            pairs = zip(modules, self.packed.split(x), strict=True)
+            x = self.packed.join([_before(module, part) for module, part in pairs])
         y = self._shared(modules, x)
         if any(module._forward_hooks for module in modules):
-            parts = zip(modules, self.row.split(x), self.row.split(y), strict=True)
-            y = self.row.join([_after(*three) for three in parts])
+            parts = zip(modules, self.packed.split(x), self.packed.split(y), strict=True)
+            y = self.packed.join([_after(*three) for three in parts])
         return y
 
     def _shared(self, modules: list[Any], x: Tensor) -> Tensor:
         first = modules[0]
         if isinstance(first, FastDropout):
-            sizes = [size * x.shape[-1] for size in self.row.sizes]
+            sizes = [size * x.shape[-1] for size in self.packed.sizes]
             streams = list(zip(map(stream_of, modules), sizes, strict=True))
             return dropout(x, first.p, training=first.training, streams=streams)
         if all(_alike(first, module, *module._parameters) for module in modules):
@@ -223,9 +226,9 @@ class Lanes(nn.Module):
         if isinstance(first, linear.CachedLinear) and all(
             _alike(first, m, "weight") for m in modules
         ):
-            return _linear(modules, x, self.row.sizes)
-        pairs = zip(modules, self.row.split(x), strict=True)
-        return self.row.join([module.forward(part) for module, part in pairs])
+            return _per_run_bias(modules, x, self.packed.sizes)
+        pairs = zip(modules, self.packed.split(x), strict=True)
+        return self.packed.join([module.forward(part) for module, part in pairs])
 
 
 def _alike(one: Any, other: Any, *names: str) -> bool:
@@ -252,16 +255,16 @@ def _after(module: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return y
 
 
-def _linear(modules: Sequence[linear.CachedLinear], x: Tensor, sizes: list[int]) -> Tensor:
+def _per_run_bias(modules: Sequence[linear.CachedLinear], x: Tensor, sizes: list[int]) -> Tensor:
     """One frozen matrix, each run's own bias."""
     dtype = linear.autocast_dtype(x) or x.dtype
     biases = [module.bias.to(dtype) for module in modules]
     weight = modules[0].cached_weight(dtype)
-    y: Tensor = _Linear.apply(x.to(dtype), weight, sizes, *biases)  # type: ignore[no-untyped-call]
+    y: Tensor = _PerRunBiasLinear.apply(x.to(dtype), weight, sizes, *biases)  # type: ignore[no-untyped-call]
     return y
 
 
-class _Linear(torch.autograd.Function):
+class _PerRunBiasLinear(torch.autograd.Function):
     """x W^T + b with W frozen and b that of each run's tokens: 1 T H -> 1 T H'."""
 
     @staticmethod
@@ -283,21 +286,21 @@ def _attend(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: None, **named: Any
 ) -> tuple[Tensor, None]:
     """Each run's attention over its own batch: 1 heads T d -> 1 T heads d."""
-    row, lanes = module.lanes  # type: ignore[misc]
-    parts = zip(*(row.split(x.transpose(1, 2)) for x in (query, key, value)), strict=True)
+    packed, per_run = module.per_run  # type: ignore[misc]
+    parts = zip(*(packed.split(x.transpose(1, 2)) for x in (query, key, value)), strict=True)
     seen = [
-        _attend_alone(lanes[segment.run], part, segment, named)
-        for segment, part in zip(row.segments, parts, strict=True)
+        _attend_run(per_run[segment.run], part, segment, named)
+        for segment, part in zip(packed.segments, parts, strict=True)
     ]
-    return row.join(seen), None
+    return packed.join(seen), None
 
 
-def _attend_alone(
+def _attend_run(
     module: Any, part: Iterable[Tensor], segment: Segment, named: Mapping[str, Any]
 ) -> Tensor:
     """One run's attention, by the implementation that its model names."""
     name = module.config._attn_implementation
-    mask = segment.kept if name.endswith("sdpa") else segment.added
+    mask = segment.visible if name.endswith("sdpa") else segment.bias
     hidden: Tensor = function_of(name)(module, *(x.transpose(1, 2) for x in part), mask, **named)[0]
     return hidden
 

@@ -1,4 +1,4 @@
-"""Several runs of one task and backbone, trained side by side: one pass a step serves them all.
+"""Train several runs of one task and backbone in one loop: one fused pass a step serves all.
 
 Each run keeps what it has on its own: seeds and batch order, head, loss, clipping, schedule,
 budget, validation, checkpoint, record. What they share must be divided for the records:
@@ -32,7 +32,7 @@ from finegrid.models import backbone
 from finegrid.models.backbone import Backbone
 from finegrid.runs import layout, saved_config
 from finegrid.runs.spec import RunSpec
-from finegrid.strategies.fused_model import Trunk
+from finegrid.strategies.fused_model import FusedBackbone
 from finegrid.strategies.single import run as run_alone
 from finegrid.training import device
 from finegrid.training.budget import BudgetTimer
@@ -45,8 +45,8 @@ TOKENS = {"cpu": 2048, "gpu": 32768}  # of a pass: what keeps the device busy, a
 
 
 @dataclass
-class Solo:
-    """What a run's callbacks see of the trainer."""
+class TrainerStub:
+    """The attributes of a Trainer that a run's callbacks read and write."""
 
     precision: str
     loggers: list[Any]
@@ -66,7 +66,7 @@ class SharedTimer(BudgetTimer):
         """Leave the time that passes to `credit`."""
 
 
-class Lane:
+class FusedRun:
     """One run among those that train together."""
 
     def __init__(self, session: RunSession, components: RunComponents, watch: RunCallbacks) -> None:
@@ -74,17 +74,17 @@ class Lane:
         self.module = components.module
         self.prepared = time.perf_counter() - session.started  # seconds
         loggers = [session.logger] if session.logger else []
-        self.solo = Solo(str(session.record.precision), loggers)
+        self.trainer = TrainerStub(str(session.record.precision), loggers)
         self.callbacks = watch.in_order(components)
         self.over = False
 
-    def tell(self, hook: str, *given: Any) -> None:
+    def dispatch(self, hook: str, *given: Any) -> None:
         """Call a hook of the run's callbacks; a failure ends this run alone."""
         if self.over:
             return
         try:
             for callback in self.callbacks:
-                getattr(callback, hook)(self.solo, self.module, *given)
+                getattr(callback, hook)(self.trainer, self.module, *given)
         except Exception as error:
             self.end(error)
 
@@ -94,32 +94,34 @@ class Lane:
         self.session.end(error)
 
 
-class Together(pl.LightningModule):
+class FusedModule(pl.LightningModule):
     """K runs as one module: the loss is the sum of theirs, so that each gets its own gradient."""
 
-    def __init__(self, trunk: Trunk, lanes: Sequence[Lane]) -> None:
+    def __init__(self, fused: FusedBackbone, members: Sequence[FusedRun]) -> None:
         super().__init__()
-        self.trunk, self.lanes = trunk, lanes
-        self.modules_of_runs = nn.ModuleList(lane.module for lane in lanes)
+        self.fused, self.members = fused, members
+        self.modules_of_runs = nn.ModuleList(member.module for member in members)
         self.losses: dict[int, Tensor] = {}
 
     def training_step(self, batches: dict[int, dict[str, Any]], batch_idx: int) -> Tensor:
         """The losses' sum over the runs that still train."""
-        live = {run: batch for run, batch in batches.items() if not self.lanes[run].over}
-        logits = self.trunk(live)
-        losses = {run: self.lanes[run].module.loss_of(logits[run], live[run]) for run in live}
+        live = {run: batch for run, batch in batches.items() if not self.members[run].over}
+        logits = self.fused(live)
+        losses = {run: self.members[run].module.loss_of(logits[run], live[run]) for run in live}
         self.losses = {run: loss.detach() for run, loss in losses.items()}
         return torch.stack(list(losses.values())).sum()
 
     def configure_optimizers(self) -> Optimizer:
         """One AdamW over the runs' own groups: it acts on each number by itself."""
-        own = [lane.module.configure_optimizers().param_groups for lane in self.lanes]
-        optimizer = torch.optim.AdamW([group for groups in own for group in groups], fused=True)
+        groups_of = [member.module.configure_optimizers().param_groups for member in self.members]
+        optimizer = torch.optim.AdamW(
+            [group for groups in groups_of for group in groups], fused=True
+        )
         start = 0
-        for lane, groups_of_run in zip(self.lanes, own, strict=True):
+        for member, groups_of_run in zip(self.members, groups_of, strict=True):
             stop = start + len(groups_of_run)
             mine = SimpleNamespace(param_groups=optimizer.param_groups[start:stop])
-            lane.solo.optimizers, start = [mine], stop
+            member.trainer.optimizers, start = [mine], stop
         return optimizer
 
     def configure_gradient_clipping(
@@ -129,37 +131,37 @@ class Together(pl.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip each run's own norm."""
-        for lane in self.lanes:
-            if not lane.over:
-                (own,) = lane.solo.optimizers
-                lane.module.configure_gradient_clipping(own, gradient_clip_val)
+        for member in self.members:
+            if not member.over:
+                (optimizer_of_run,) = member.trainer.optimizers
+                member.module.configure_gradient_clipping(optimizer_of_run, gradient_clip_val)
 
 
-class Conductor(pl.Callback):
-    """Tells every run's callbacks what happens, and closes a run when its budget is spent."""
+class CallbackDispatcher(pl.Callback):
+    """Calls every run's callbacks at each hook, and ends a run when its budget is spent."""
 
-    def __init__(self, lanes: Sequence[Lane]) -> None:
-        self.lanes = lanes
+    def __init__(self, members: Sequence[FusedRun]) -> None:
+        self.members = members
         self.began = self.cpu_began = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin every run."""
-        for lane in self.lanes:
-            lane.tell("on_train_start")
-            lane.module.on_train_start()
+        for member in self.members:
+            member.dispatch("on_train_start")
+            member.module.on_train_start()
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Let each run set its learning rate."""
         self.began, self.cpu_began = time.perf_counter(), time.process_time()
-        for run, own in batch.items():
-            self.lanes[run].tell("on_train_batch_start", own, batch_idx)
+        for run, batch_of_run in batch.items():
+            self.members[run].dispatch("on_train_batch_start", batch_of_run, batch_idx)
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Let each method change its gradients."""
-        for lane in self.lanes:
-            lane.tell("on_after_backward")
+        for member in self.members:
+            member.dispatch("on_after_backward")
 
     def on_train_batch_end(
         self,
@@ -172,54 +174,58 @@ class Conductor(pl.Callback):
         """Share out the step's seconds, and let each run count, validate and end."""
         module: Any = pl_module
         spent = time.perf_counter() - self.began, time.process_time() - self.cpu_began
-        _share(spent, self.lanes, {k: batch[k] for k in module.losses})
+        _share(spent, self.members, {k: batch[k] for k in module.losses})
         for run, loss in module.losses.items():
-            lane = self.lanes[run]
-            lane.tell("on_train_batch_end", {"loss": loss}, batch[run], batch_idx)
-            if lane.solo.should_stop:
-                _finish(lane, self.lanes)
-        trainer.should_stop = all(lane.over for lane in self.lanes)
+            member = self.members[run]
+            member.dispatch("on_train_batch_end", {"loss": loss}, batch[run], batch_idx)
+            if member.trainer.should_stop:
+                _finish(member, self.members)
+        trainer.should_stop = all(member.over for member in self.members)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop: the batches end only when no run trains any more, even before the first step."""
         trainer.should_stop = True
 
 
-def _share(spent: tuple[float, float], lanes: Sequence[Lane], batches: Mapping[int, Any]) -> None:
+def _share(
+    spent: tuple[float, float], members: Sequence[FusedRun], batches: Mapping[int, Any]
+) -> None:
     tokens = {run: batch["input_ids"].numel() for run, batch in batches.items()}
     for run, count in tokens.items():
         share = count / sum(tokens.values())
-        timer: Any = lanes[run].watch.clock
+        timer: Any = members[run].watch.clock
         timer.credit(spent[0] * share, spent[1] * share)
 
 
-def _finish(lane: Lane, lanes: Sequence[Lane]) -> None:
+def _finish(member: FusedRun, members: Sequence[FusedRun]) -> None:
     """Score a run and write its record, while others may still train."""
-    lane.tell("on_train_end")
-    if lane.over:
+    member.dispatch("on_train_end")
+    if member.over:
         return
-    runs, record = len(lanes), lane.session.record
-    whole = lane.watch.clock.started - lanes[0].session.started
-    common = whole - sum(other.prepared for other in lanes)
+    record = member.session.record
+    since = member.watch.clock.started - members[0].session.started
+    common = since - sum(other.prepared for other in members)
     try:
-        lane.session.score(lane.components, lane.watch, setup=lane.prepared + common / runs)
-        record.fused = runs
-        record.peak_memory_bytes = (record.peak_memory_bytes or 0) // runs
+        member.session.score(
+            member.components, member.watch, setup=member.prepared + common / len(members)
+        )
+        record.fused = len(members)
+        record.peak_memory_bytes = (record.peak_memory_bytes or 0) // len(members)
     except Exception as error:
-        lane.end(error)
+        member.end(error)
     else:
-        lane.end(None)
+        member.end(None)
 
 
-class Batches:
+class RunBatches:
     """The runs' batches, step by step, as long as any of them trains."""
 
-    def __init__(self, lanes: Sequence[Lane]) -> None:
-        self.lanes = lanes
+    def __init__(self, members: Sequence[FusedRun]) -> None:
+        self.members = members
 
     def __iter__(self) -> Iterator[dict[int, Any]]:
-        each = [_endless(lane.session.loader(lane.components)) for lane in self.lanes]
-        while live := [run for run, lane in enumerate(self.lanes) if not lane.over]:
+        each = [_endless(member.session.loader(member.components)) for member in self.members]
+        while live := [run for run, member in enumerate(self.members) if not member.over]:
             yield {run: next(each[run]) for run in live}
 
 
@@ -319,25 +325,25 @@ class SharedBackbone:
 def _train_together(specs: Sequence[RunSpec], shared: SharedBackbone) -> list[RunSpec]:
     """Train runs in one pass; returns those that have to run alone after all."""
     made = [_prepared(spec, shared) for spec in specs]
-    lanes = [lane for lane in made if lane is not None]
-    if not lanes:
+    members = [member for member in made if member is not None]
+    if not members:
         return []
     try:
-        trunk = Trunk(shared.base, [lane.module.backbone for lane in lanes])
-        first = lanes[0].session
-        trainer = trainer_of(first.config, [Conductor(lanes)], None, first.directory)
-        trainer.fit(Together(trunk, lanes), Batches(lanes))
+        fused = FusedBackbone(shared.base, [member.module.backbone for member in members])
+        first = members[0].session
+        trainer = trainer_of(first.config, [CallbackDispatcher(members)], None, first.directory)
+        trainer.fit(FusedModule(fused, members), RunBatches(members))
     except Exception as error:  # of the pass itself, which is nobody's alone
         log.info("running alone what is left: %s", error)
     except BaseException as error:
-        for lane in lanes:
-            if not lane.over:
-                lane.end(error)
+        for member in members:
+            if not member.over:
+                member.end(error)
         raise
-    return [lane.session.spec for lane in lanes if not lane.over]
+    return [member.session.spec for member in members if not member.over]
 
 
-def _prepared(spec: RunSpec, shared: SharedBackbone) -> Lane | None:
+def _prepared(spec: RunSpec, shared: SharedBackbone) -> FusedRun | None:
     """A run that is ready to train, or none if its record says already why it is not."""
     session = RunSession(spec)
     try:
@@ -348,4 +354,4 @@ def _prepared(spec: RunSpec, shared: SharedBackbone) -> Lane | None:
     except Exception as error:
         session.end(error)
         return None
-    return Lane(session, components, watch)
+    return FusedRun(session, components, watch)
