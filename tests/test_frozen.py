@@ -417,7 +417,7 @@ def test_why_states_are_not_kept(
     sites = SimpleNamespace(architecture=architecture)
     prefix = SimpleNamespace(depth=depth, backbone=SimpleNamespace(sites=sites), size=int)
     splits: Any = SimpleNamespace(encoded=dict(zip(("train", "test"), sizes, strict=True)))
-    said = cached_features.CacheFeatures._reason(splits, prefix)  # type: ignore[arg-type]
+    said = CacheFeatures._reason(splits, prefix)  # type: ignore[arg-type]
     assert (said is None) == (reason is None)
     assert (reason or "") in (said or "")
 
