@@ -405,9 +405,9 @@ def test_albert_has_a_prefix_only_as_a_whole(
     ("depth", "architecture", "sizes", "reason"),
     [
         (1, "bert", (cached_features.LIMIT - 1, 1), None),
-        (1, "bert", (cached_features.LIMIT - 1, 2), f"takes {cached_features.LIMIT + 1:,} bytes"),
+        (1, "bert", (cached_features.LIMIT - 1, 2), f"take {cached_features.LIMIT + 1:,} bytes"),
         (0, "bert", (1, 1), "as quick as memory"),
-        (1, "albert", (1, 1), "albert cannot go on"),
+        (1, "albert", (1, 1), "albert cannot start"),
     ],
 )
 def test_why_states_are_not_kept(
@@ -417,7 +417,7 @@ def test_why_states_are_not_kept(
     sites = SimpleNamespace(architecture=architecture)
     prefix = SimpleNamespace(depth=depth, backbone=SimpleNamespace(sites=sites), size=int)
     splits: Any = SimpleNamespace(encoded=dict(zip(("train", "test"), sizes, strict=True)))
-    said = Frozen._reason(splits, prefix)  # type: ignore[arg-type]
+    said = CacheFeatures._reason(splits, prefix)  # type: ignore[arg-type]
     assert (said is None) == (reason is None)
     assert (reason or "") in (said or "")
 
