@@ -182,6 +182,8 @@ BAD = {
     "method": (["method=bitfti,full"], "unknown method=bitfti; did you mean 'bitfit'"),
     "key": (["optim.lrr=1,2"], "unknown key optim.lrr"),
     "value": (["data.fraction=0.1,2"], "data.fraction=2 must lie in (0, 1]"),
+    "value between others": (["data.fraction=0.1,2,1"], "data.fraction=2 must lie in (0, 1]"),
+    "value of every cell": (["data.fraction=2", "seed=0,1"], "data.fraction=2 must lie in (0, 1]"),
     "interval": (["data.fraction=interval(0,1)"], "give values, not an interval"),
     "retry": (["retry=never"], "retry=never is unknown"),
     "trial": (["trial=0,9"], "trial=9 must be one of 0 to 4"),
