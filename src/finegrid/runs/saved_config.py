@@ -16,6 +16,7 @@ from finegrid.config import RunConfig, register_resolvers, to_plain
 from finegrid.errors import UserError, causes, require
 from finegrid.runs import identity, layout
 from finegrid.runs.record import Record
+from finegrid.runs.settings import OLDER, RECORDED
 from finegrid.storage.files import content
 
 FILE = layout.CONFIG
@@ -64,13 +65,19 @@ def of_run(directory: Path, record: Record) -> RunConfig:
     return settings
 
 
+def _recorded(record: Record, name: str) -> Any:
+    """A field that holds a setting; in a record older than the setting, what it was by then."""
+    value = getattr(record, name)
+    return OLDER.get(RECORDED.get(name, "")) if value is None else value
+
+
 def _require_same_run(directory: Path, record: Record, plain: dict[str, Any]) -> None:
     """Refuse a record that belongs to another config than the one beside it.
 
     Hydra writes the config as soon as a run starts, so the directory may have been used again.
     """
     facts = identity.facts(plain)
-    other = [name for name, value in facts.items() if getattr(record, name) != value]
+    other = [name for name, value in facts.items() if _recorded(record, name) != value]
     if not other and record.config_hash and record.config_hash != identity.config_hash(plain):
         other = ["settings"]
     require(
