@@ -246,15 +246,15 @@ def test_set_up_and_memory_are_divided_by_the_number_of_runs() -> None:
             record.setup, record.peak_memory_bytes = setup, 1001
 
         return SimpleNamespace(
-            prepared=prepared, over=False, parts=None, dispatch=lambda hook: None, end=ends.append,
-            attempt=SimpleNamespace(started=started, record=record, score=score),
+            prepared=prepared, over=False, components=None, dispatch=lambda hook: None, end=ends.append,
+            session=SimpleNamespace(started=started, record=record, score=score),
             watch=SimpleNamespace(clock=SimpleNamespace(started=100.0)),
         )  # fmt: skip
 
     lanes = [lane(2.0, 90.0), lane(3.0, 95.0)]
     for one in lanes:
         fused_trainer._finish(one, lanes)
-    records = [one.attempt.record for one in lanes]
+    records = [one.session.record for one in lanes]
     assert [(r.setup, r.peak_memory_bytes, r.fused) for r in records] == [
         (4.5, 500, 2), (5.5, 500, 2),
     ]  # fmt: skip
