@@ -66,17 +66,17 @@ def _findings(
     distances = _rows(given.distances, layout.DISTANCES, DISTANCES)
     overlap = _rows(given.overlap, "overlap.csv", OVERLAP)
     every = sorted(set(results.runs["setting"]))
-    found = {}
+    by_setting = {}
     for number in [n for n in every if results.settings[n].pretrained] or every:
         cells = contrasts.cells_of(results, known, number)
         runs = results.runs[results.runs["setting"] == number]
         if given.paper == "paper1":
-            found[number] = doering2024.findings(cells, margin=given.margin)
+            by_setting[number] = doering2024.findings(cells, margin=given.margin)
         else:
-            found[number] = radiya_dixit2020.findings(
+            by_setting[number] = radiya_dixit2020.findings(
                 runs, cells, margin=given.margin, distances=distances, overlap=overlap
             )
-    return found
+    return by_setting
 
 
 def _arguments() -> argparse.Namespace:
@@ -113,10 +113,10 @@ def _rows(places: Sequence[Path], name: str, columns: Sequence[str]) -> pd.DataF
 
 
 def _files(place: Path, name: str) -> list[Path]:
-    found = sorted(place.rglob(name)) if place.is_dir() else [place]
-    if not found:
+    files = sorted(place.rglob(name)) if place.is_dir() else [place]
+    if not files:
         raise UserError(f"no {name} below {place}; scripts/analyse.py --out writes it")
-    return found
+    return files
 
 
 def _read(file: Path, columns: Sequence[str]) -> pd.DataFrame:

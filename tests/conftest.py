@@ -74,6 +74,8 @@ QUICK: dict[str, tuple[str, ...]] = {
     "test_tuning": (),
 }
 
+# Words in the names of tests that take longer than ten seconds, in files of others that do not.
+SLOW = ("equal_methods_are", "readme_teaches", "pretraining_matters", "a_much_better_method")
 # Files that take longest; they begin, so that no worker is left with one at the end.
 LONG = ("test_faults", "test_run", "test_methods", "test_sweep", "test_cli")
 
@@ -94,6 +96,8 @@ def pytest_unconfigure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of the quick lane, and begin with the files that take longest."""
     for item in items:
+        if any(word in item.name for word in SLOW):
+            item.add_marker("slow")
         words = QUICK.get(item.path.stem)
         chosen = words is not None and (not words or any(word in item.name for word in words))
         if chosen and "slow" not in item.keywords:

@@ -17,8 +17,8 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "CONFIRM", 0.02)
 
 
-def take(directory: Path) -> locks.Claim | None:
-    return locks.take(directory, sweep="s", slot="cpu0")
+def take(directory: Path) -> locks.CellLock | None:
+    return locks.acquire(directory, sweep="s", slot="cpu0")
 
 
 def of_another_host(directory: Path, *, age: float) -> None:

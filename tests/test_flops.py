@@ -9,7 +9,7 @@ from test_methods import OPTIM, TASK, encoded, tuned  # noqa: F401
 
 from finegrid.config import RunConfig
 from finegrid.data.batching import Encoded
-from finegrid.training import flops
+from finegrid.training import cost, flops
 from finegrid.training.cost import CostMonitor
 from finegrid.training.flops import flops_per_token, matmul_rate
 from finegrid.training.module import FineTuner
@@ -40,6 +40,28 @@ def test_flops_are_those_of_real_tokens_of_a_usual_row(
     module = FineTuner(tuned(method), TASK, OPTIM, seed=0)
     module.model.train()
     assert flops_per_token(module, encoded) == 2 * (forward + backward[method]) / tokens
+
+
+def test_counting_leaves_no_trace(encoded: Encoded) -> None:  # noqa: F811
+    """Dropout's draws are another stream's, and the first step starts without gradients."""
+    module = FineTuner(tuned("full"), TASK, OPTIM, seed=0)
+    module.model.train()
+    state = torch.get_rng_state()
+    flops_per_token(module, encoded)
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(parameter.grad is None for parameter in module.parameters())
+
+
+def test_peak_memory_is_that_of_the_run(
+    encoded: Encoded,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The peak is reset when a run's monitor is made, after the machine was measured."""
+    order: list[str] = []
+    monkeypatch.setattr(cost, "machine_rate", lambda trainer: order.append("measured") or 1.0)
+    monkeypatch.setattr(cost, "reset_peak_memory", lambda: order.append("reset"))
+    CostMonitor(encoded, RunConfig.of(composed()).trainer)
+    assert order == ["measured", "reset"]
 
 
 def test_the_gauge_draws_nothing() -> None:

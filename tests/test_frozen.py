@@ -3,6 +3,7 @@
 import copy
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -398,6 +399,27 @@ def test_albert_has_a_prefix_only_as_a_whole(
     assert "all layers are one" in caplog.text
     base.model.train()
     assert all(module.training for module in base.model.modules())
+
+
+@pytest.mark.parametrize(
+    ("depth", "architecture", "sizes", "reason"),
+    [
+        (1, "bert", (cached_features.LIMIT - 1, 1), None),
+        (1, "bert", (cached_features.LIMIT - 1, 2), f"take {cached_features.LIMIT + 1:,} bytes"),
+        (0, "bert", (1, 1), "as quick as memory"),
+        (1, "albert", (1, 1), "albert cannot start"),
+    ],
+)
+def test_why_states_are_not_kept(
+    depth: int, architecture: str, sizes: tuple[int, int], reason: str | None
+) -> None:
+    """All splits together must fit; embeddings alone are not worth it."""
+    sites = SimpleNamespace(architecture=architecture)
+    prefix = SimpleNamespace(depth=depth, backbone=SimpleNamespace(sites=sites), size=int)
+    splits: Any = SimpleNamespace(encoded=dict(zip(("train", "test"), sizes, strict=True)))
+    said = CacheFeatures._reason(splits, prefix)  # type: ignore[arg-type]
+    assert (said is None) == (reason is None)
+    assert (reason or "") in (said or "")
 
 
 def test_the_training_rows_are_worth_a_pass_from_an_epoch_on(rows: Encoded) -> None:

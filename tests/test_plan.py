@@ -86,6 +86,18 @@ def test_each_cell_is_what_hydra_composes(overrides: list[str]) -> None:
     assert len({cell.directory for cell in found}) == len(found)
 
 
+def test_a_directory_is_named_by_the_axes_that_vary() -> None:
+    """Not by what every name holds anyway, nor by an axis of one value."""
+    axes = ["method=head,full", "seed=0,1", "optim.lr=1e-3,1e-2", "store=float32,bfloat16"]
+    with composed(*axes, "budget=steps", "budget.steps=3") as (loader, config):
+        found = cells(loader, config, list(config.hydra.overrides.task))
+    ends = {cell.name.rpartition("/")[2] for cell in found}
+    assert ends == {
+        f"f1-s{seed}-lr{lr}-store{store}"
+        for seed in (0, 1) for lr in ("0.001", "0.01") for store in ("float32", "bfloat16")
+    }  # fmt: skip
+
+
 GRIDS = {  # experiment and arguments -> cells by what they vary
     "each has its own values": (
         ["experiment=paper2", "method.sparsity=0.5,0.7", "method.layers=top-1,bottom-1"],
@@ -208,7 +220,7 @@ def sweep(tmp_path: Path) -> Iterator[Path]:
         ended(tmp_path / name)
     error = "Traceback ...\nValueError: no luck"
     ended(tmp_path / names[2], status="failed", error=error, overrides=["method=head", "seed=2"])
-    claim = locks.take(tmp_path / names[3], sweep="1", slot="cpu1")
+    claim = locks.acquire(tmp_path / names[3], sweep="1", slot="cpu1")
     assert claim is not None
     with claim:
         yield tmp_path

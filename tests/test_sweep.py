@@ -49,7 +49,7 @@ class Fake:
             returned = JobReturn()
             returned.status = JobStatus.COMPLETED
             if word == "dies":
-                locks.take(path, sweep=self.sweep.id, slot="")
+                locks.acquire(path, sweep=self.sweep.id, slot="")
                 self._forget(path)
             elif word == "breaks":
                 raise OSError("the launcher broke")

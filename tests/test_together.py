@@ -24,7 +24,7 @@ from finegrid.models.sites import LAYERED
 from finegrid.runs import delta
 from finegrid.runs.record import Record, read
 from finegrid.runs.spec import RunSpec
-from finegrid.strategies import fused_trainer
+from finegrid.strategies import fused_model, fused_trainer
 from finegrid.strategies.fused_model import FusedBackbone, UnfusableError
 from finegrid.strategies.fused_trainer import run_together
 from finegrid.training.module import logits_of
@@ -235,6 +235,33 @@ def test_a_steps_seconds_are_divided_by_the_tokens_of_those_in_it() -> None:
     assert credits == {0: (2.0, 1.0), 2: (8.0, 4.0)}
 
 
+def test_a_step_sums_the_losses_of_the_runs_that_still_train() -> None:
+    """A mean would divide each run's gradient by their number."""
+
+    def lane(over: bool) -> Any:
+        module = SimpleNamespace(loss_of=lambda logits, batch: logits * batch)
+        return SimpleNamespace(module=module, over=over)
+
+    fused: Any = SimpleNamespace(
+        lanes=[lane(False), lane(True), lane(False)],
+        trunk=lambda batches: {run: torch.tensor(float(run + 1)) for run in batches},
+    )
+    loss = fused_trainer.Together.training_step(fused, {0: 2.0, 1: 5.0, 2: 7.0}, 0)  # type: ignore[dict-item]
+    assert loss.item() == 1 * 2 + 3 * 7
+    assert {run: loss.item() for run, loss in fused.losses.items()} == {0: 2.0, 2: 21.0}
+
+
+def test_batches_of_unlike_size_are_laid_out_one_after_the_other() -> None:
+    packed = fused_model.PackedBatch()
+    batches = {3: {"input_ids": torch.zeros(2, 5)}, 1: {"input_ids": torch.zeros(4, 3)}}
+    packed.pack(batches)
+    assert packed.sizes == [10, 12]
+    parts = [torch.randn(2, 5, 7), torch.randn(4, 3, 7)]
+    joined = packed.join(parts)
+    assert joined.shape == (1, 22, 7)
+    assert all(map(torch.equal, packed.split(joined), parts))
+
+
 def test_set_up_and_memory_are_divided_by_the_number_of_runs() -> None:
     """10 s from the first run's beginning to training, of which 2 and 3 were the runs' own."""
     ends: list[Any] = []
@@ -246,7 +273,8 @@ def test_set_up_and_memory_are_divided_by_the_number_of_runs() -> None:
             record.setup, record.peak_memory_bytes = setup, 1001
 
         return SimpleNamespace(
-            prepared=prepared, over=False, components=None, dispatch=lambda hook: None, end=ends.append,
+            prepared=prepared, over=False, components=None, dispatch=lambda hook: None,
+            end=ends.append,
             session=SimpleNamespace(started=started, record=record, score=score),
             watch=SimpleNamespace(clock=SimpleNamespace(started=100.0)),
         )  # fmt: skip

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from finegrid.config import RunConfig
 from finegrid.kernels.embedding import UsedRowsEmbedding, train_used_rows
 from finegrid.kernels.optimize import Kernels
-from finegrid.training.components import Parts, prepare
+from finegrid.training.components import RunComponents, prepare
 from finegrid.training.module import FineTuner, predict
 
 FEW = ("task=builtin_paraphrase", "model=tiny", "data.fraction=0.02", "optim.weight_decay=0.1")
 
 
-def prepared(*overrides: str, rows_in_use: bool = True) -> Parts:
+def prepared(*overrides: str, rows_in_use: bool = True) -> RunComponents:
     """A run's parts as they are before its first step, without dropout."""
     cfg = composed("method=full", *FEW, *overrides)
     parts = prepare(RunConfig.of(cfg))
@@ -28,21 +28,21 @@ def prepared(*overrides: str, rows_in_use: bool = True) -> Parts:
     return parts
 
 
-def kernels_of(parts: Parts) -> Kernels:
+def kernels_of(parts: RunComponents) -> Kernels:
     """What the kernels do when training starts."""
     (kernels,) = parts.kernels
     assert isinstance(kernels, Kernels)
     return kernels
 
 
-def begun(parts: Parts) -> torch.optim.Optimizer:
+def begun(parts: RunComponents) -> torch.optim.Optimizer:
     """The optimizer of a run whose training starts."""
     optimizer = parts.module.configure_optimizers()
     kernels_of(parts).narrow(optimizer, parts.module)
     return optimizer
 
 
-def train(parts: Parts, *, micro: int | None = None) -> FineTuner:
+def train(parts: RunComponents, *, micro: int | None = None) -> FineTuner:
     """Five steps over the same rows, at changing rates, with an evaluation after the third."""
     module, optimizer = parts.module, begun(parts)
     module.state.micro_batch_size = micro

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf, open_dict
 
+from finegrid.runs.spec import RunSpec
 from finegrid.strategies import single
-from finegrid.training import checkpoint, session
+from finegrid.training import checkpoint, scoring
 from peers.rows import composed
 
 
@@ -60,16 +59,15 @@ def measure(spec: dict[str, Any], work: Path) -> dict[str, Any]:
         f"data.source={Path(spec['folder']).parent}",
         f"data.batch_size={spec['batch']}",
         *fixed.split(),
-        hydra=True,
     )
     watch = Watch()
-    plain = (session.predict, checkpoint.predict)
-    session.predict, checkpoint.predict = (watch.watched(predict) for predict in plain)
+    plain = (scoring.predict, checkpoint.predict)
+    scoring.predict, checkpoint.predict = (watch.watched(predict) for predict in plain)
     pl.LightningModule.configure_callbacks = lambda module: [watch]  # after the run's own
     try:
-        record = single.run(_entered(cfg, work))
+        record = single.run(RunSpec.of(cfg, work, sweep=work.parent.name))
     finally:
-        session.predict, checkpoint.predict = plain
+        scoring.predict, checkpoint.predict = plain
     loss = _loss(work / "curve.csv")
     assert math.isfinite(loss), f"loss {loss}"
     rows = round(record.epochs * record.train_rows)
@@ -81,16 +79,6 @@ def measure(spec: dict[str, Any], work: Path) -> dict[str, Any]:
         "loss": loss,
         "precision": record.precision,
     }
-
-
-def _entered(cfg: DictConfig, work: Path) -> DictConfig:
-    """Let a config be that of Hydra's job, writing to `work`, as a cell of a sweep."""
-    with open_dict(cfg):
-        cfg.hydra.runtime.output_dir = str(work)
-        cfg.hydra.mode = "MULTIRUN"
-        cfg.hydra.sweep.dir = str(work.parent)
-    HydraConfig.instance().set_config(cfg)
-    return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
 
 
 def _loss(curve: Path) -> float:

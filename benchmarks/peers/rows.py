@@ -10,9 +10,11 @@ import pyarrow.parquet as pq
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from finegrid.config import RunConfig, bind_task, register_resolvers
-from finegrid.data import batching, loading
+from finegrid.config import RunConfig, register_resolvers
+from finegrid.data import loading
 from finegrid.data.builtin import MODEL_DIR
+from finegrid.data.examples import Rows
+from finegrid.data.splits import Splits, split
 from finegrid.storage import paths
 from finegrid.tasks.task import Task
 from finegrid.training import device
@@ -59,22 +61,20 @@ def rate(method: str, model: str) -> float:
     return float(composed(f"method={method}", f"model={model}").optim.lr)
 
 
-def _loaded(*overrides: str) -> tuple[DictConfig, Task, batching.Splits]:
+def _loaded(*overrides: str) -> tuple[DictConfig, Task, Splits]:
     cfg = composed(*overrides)
     config = RunConfig.of(cfg)
-    task, tables = loading.load(bind_task(cfg.task), config.data)
-    return cfg, task, batching.split(tables, task, config.data)
+    task, tables = loading.load(config.task, config.data)
+    return cfg, task, split(tables, task, config.data)
 
 
-def _written(
-    root: Path, cfg: DictConfig, task: Task, train: batching.Rows, dev: batching.Rows
-) -> Shared:
+def _written(root: Path, cfg: DictConfig, task: Task, train: Rows, dev: Rows) -> Shared:
     """Two parquet files below `root`, which also serves as finegrid's `data.source`."""
     folder = root / task.subset
     folder.mkdir(parents=True)
-    for split, rows in (("train", train), ("validation", dev)):
+    for name, rows in (("train", train), ("validation", dev)):
         columns = dict(zip(task.text, rows.texts, strict=True))
         table = pa.table({**columns, task.label: rows.labels, "idx": rows.idx})
-        pq.write_table(table, folder / f"{split}-0.parquet")
+        pq.write_table(table, folder / f"{name}-0.parquet")
     path = paths.model(str(cfg.model.path), builtin=MODEL_DIR)
     return Shared(str(folder), task.text, task.outputs, task.metrics, path)

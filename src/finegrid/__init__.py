@@ -1,3 +1,3 @@
 """Compare ways of fine-tuning a pre-trained language model, fairly."""
 
-__version__ = "0.7.0"
+__version__ = "0.8.0"

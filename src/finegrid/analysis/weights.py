@@ -119,7 +119,7 @@ class Weights:
     def _load(
         self, model: ModelConfig, *, outputs: int, seed: int, auto_class: str = backbone.HEAD
     ) -> Backbone:
-        key = repr((model, outputs, None if model.pretrained else seed))
+        key = repr((model, outputs, auto_class, None if model.pretrained else seed))
         if key not in self._loaded:
             new = backbone.build(model, outputs=outputs, seed=seed, auto_class=auto_class)
             for known in self._loaded.values():

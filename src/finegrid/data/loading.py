@@ -89,7 +89,7 @@ def _glue(task: Task, data: DataConfig) -> Tables:
         if data.source != "auto":
             raise UserError(f"task {task.name}: no {tried[0]}; data.source names no data there")
     tried.append(f"the hub and its cache for {task.path}")
-    hub.settle()
+    hub.go_offline_if_unreachable()
     try:
         from datasets import load_dataset
 

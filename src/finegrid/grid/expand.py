@@ -1,4 +1,4 @@
-"""A sweep's command line to its cells: composed, checked and named, fast enough for 10,000."""
+"""Expand a sweep's command line into its cells: composed, checked, hashed and named."""
 
 import itertools
 import re

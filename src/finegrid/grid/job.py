@@ -161,17 +161,17 @@ def decided_precision(root: Path, asked: Mapping[str, Any]) -> str:
     return choice
 
 
-def _held(job: Job, stack: ExitStack) -> Iterator[tuple[JobCell, locks.Claim]]:
+def _held(job: Job, stack: ExitStack) -> Iterator[tuple[JobCell, locks.CellLock]]:
     """The cells that are still to be run, each with its lock, which is released with the stack."""
     for cell in job.cells:
         if (lock := _locked(cell, job.sweep)) is not None:
             yield cell, stack.enter_context(lock)
 
 
-def _locked(cell: JobCell, sweep: str) -> locks.Claim | None:
+def _locked(cell: JobCell, sweep: str) -> locks.CellLock | None:
     """The lock of a cell that is still to be run; none if another has it or has ended the cell."""
     directory, slot = cell.directory, os.environ.get(SLOT, "")
-    while (lock := locks.take(directory, sweep=sweep, slot=slot)) is None:
+    while (lock := locks.acquire(directory, sweep=sweep, slot=slot)) is None:
         holder = locks.holder(directory)
         if holder is None or holder.sweep != sweep:
             return None

@@ -1,4 +1,4 @@
-"""What our Hydra launchers share: each job's return is handed over as it comes."""
+"""Base class of the Hydra launchers: each job's return is handed over as it comes."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence

@@ -1,4 +1,4 @@
-"""The first import of the fork server: it, and every job that it forks, ends with its launcher.
+"""Parent-death signals: the fork server and every job that it forks end with their launcher.
 
 Linux kills a process by a signal of its choice when the thread that started it dies. The fork
 server asks for SIGKILL before it imports anything that takes long. Once it has jobs it asks for

@@ -1,9 +1,9 @@
-"""Claims: whoever runs a cell holds a lock file with a heartbeat, on any number of machines.
+"""Lock files with a heartbeat: of any number of processes and machines, one runs a cell.
 
-A claim is `.claim-<n>` in the cell's directory, made so that only one process can make it. The one
-with the highest number counts. Claims are never removed, only marked as released; a released or
-stale one is followed by the next number. So of several who find a cell free only one gets it, and
-a former holder that was paused can see that the cell is no longer its own.
+A lock is `.claim-<n>` in the cell's directory, made so that only one process can make it. The one
+with the highest number counts. Locks are never removed, only marked as released; a released or
+stale one is followed by the next number. So of several processes that meet a free cell only one
+gets it, and a former owner that was paused can see that it lost the cell.
 """
 
 import json
@@ -24,16 +24,14 @@ from finegrid.storage.files import create_once, temporary, write_atomic
 
 log = logging.getLogger(__name__)
 BEAT = 5.0  # seconds between heartbeats
-STALE = 60.0  # seconds without one after which a claim may be taken over
-CONFIRM = (
-    12.0  # seconds in which a claim that looks stale is watched first: a clock may have jumped
-)
+STALE = 60.0  # seconds without one after which a lock may be taken over
+CONFIRM = 12.0  # seconds in which a stale lock is watched before: a clock may have jumped
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True)
 class Holder:
-    """The process behind a claim, as far as its file tells."""
+    """The process behind a lock, as far as its file tells."""
 
     number: int
     host: str = ""
@@ -50,17 +48,17 @@ class Holder:
         return self.host == _host()
 
 
-class Claim:
-    """A held claim: beats until it is released. Use it in a `with` statement."""
+class CellLock:
+    """A held lock: beats until it is released. Use it in a `with` statement."""
 
     def __init__(self, directory: Path, number: int, facts: dict[str, Any]) -> None:
         self.directory, self.number = directory, number
         self.path = _path(directory, number)
         self._facts = facts
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._beat, daemon=True, name="claim")
+        self._thread = threading.Thread(target=self._beat, daemon=True, name="lock")
 
-    def __enter__(self) -> "Claim":
+    def __enter__(self) -> "CellLock":
         self._thread.start()
         return self
 
@@ -97,8 +95,8 @@ class Claim:
                 log.debug("%s: %s", self.path, error)
 
 
-def take(directory: Path, *, sweep: str, slot: str) -> Claim | None:
-    """Claim a cell, or None while another process holds it."""
+def acquire(directory: Path, *, sweep: str, slot: str) -> CellLock | None:
+    """Lock a cell; None while another process holds it."""
     directory.mkdir(parents=True, exist_ok=True)
     number = _latest(directory) + 1
     if alive(directory) or _beats(directory, holder(directory)):
@@ -107,11 +105,11 @@ def take(directory: Path, *, sweep: str, slot: str) -> Claim | None:
     facts = {"host": _host(), "pid": pid, "birth": _birth(pid), "slot": slot, "sweep": sweep}
     facts |= {"since": time.time()}
     made = create_once(_path(directory, number), json.dumps(facts).encode())
-    return Claim(directory, number, facts) if made else None
+    return CellLock(directory, number, facts) if made else None
 
 
 def holder(directory: Path) -> Holder | None:
-    """Whoever holds the claim that counts, dead or alive."""
+    """The owner of the lock that counts, dead or alive."""
     number = _latest(directory)
     if not number:
         return None
@@ -126,8 +124,8 @@ def holder(directory: Path) -> Holder | None:
 def alive(directory: Path, *, at: float | None = None) -> bool:
     """Whether a cell is held: a process of this host is looked up, another's heartbeat is read.
 
-    Ages are taken from the file system's own clock, so that hosts need not agree on the time. Those
-    who only look on, and write nothing for it, give the time `at` which they do.
+    Ages are taken from the file system's own clock, so that hosts need not agree on the time.
+    Read-only callers pass `at` (now), so that no probe file is written.
     """
     found = holder(directory)
     if found is None or found.released:
@@ -139,7 +137,7 @@ def alive(directory: Path, *, at: float | None = None) -> bool:
 
 
 def _beats(directory: Path, found: Holder | None) -> bool:
-    """Whether a claim of another host that looks stale beats after all.
+    """Whether a lock of another host that looks stale beats after all.
 
     The clock that its age was taken from may have jumped, so it is watched for a while.
     """

@@ -1,4 +1,4 @@
-"""What is planned and what has become of it, for those who only look: nothing is written."""
+"""Read-only view of a sweep: its cells, planned or listed on disk, and the state of each."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""Slots of this machine: jobs run side by side, each in a fresh process on its own device.
+"""Process pool of a sweep on this machine: a slot a device, a fresh process a job.
 
 The processes are forked from a server that has imported everything, so a job starts in well under
 a second, and whatever happens to it (an exception, a signal, no memory, no end) happens to it

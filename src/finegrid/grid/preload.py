@@ -1,4 +1,4 @@
-"""What the fork server imports once, so that no job has to.
+"""Imports of the fork server, done once so that no job has to.
 
 Among it what the libraries import at first use only, such as pandas for rows of a table.
 """

@@ -1,4 +1,4 @@
-"""What people see of a sweep: live lines while it runs, a table when it ends."""
+"""Live progress of a sweep while it runs, and its final summary."""
 
 import sys
 import threading

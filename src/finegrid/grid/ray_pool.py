@@ -1,4 +1,4 @@
-"""Places of a ray cluster: ray finds the place, a process forked there runs the job.
+"""Process pool of a sweep on a ray cluster: ray schedules a job, a forked process runs it.
 
 The job's process is a child of ray's worker, forked as on a slot of this machine. What befalls it
 (an exit, a signal, no end) is its own end and not the worker's, so ray has nothing to run again,

@@ -1,4 +1,4 @@
-"""The cells' directories below a sweep's: what is done, what failed, what runs.
+"""The state of each cell of a sweep, read from its directory: ok, failed, running, missing.
 
 The records are the truth. The index is made from the directories' names whenever it is needed.
 """

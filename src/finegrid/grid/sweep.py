@@ -1,4 +1,4 @@
-"""A sweep: only the cells that are not done run, and each of them ends in a record."""
+"""Run a sweep: launch the cells that are not done, and see to a record of each."""
 
 import json
 import logging
@@ -215,7 +215,7 @@ class Sweep:
         record = Record(**cell.facts, overrides=list(cell.overrides), started=stamp, finished=stamp)
         record.status, record.error = "failed", cause
         try:
-            claim = locks.take(directory, sweep=self.id, slot="")
+            claim = locks.acquire(directory, sweep=self.id, slot="")
             if claim is not None:
                 with claim:
                     record.write(directory)

@@ -1,4 +1,4 @@
-"""One job in a process of its own, forked from a server that has imported everything already."""
+"""The worker process of a pool: runs one job, forked from a server with all imports done."""
 
 import faulthandler
 import logging

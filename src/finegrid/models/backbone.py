@@ -269,7 +269,7 @@ def _attention() -> str:
 
 def _source(model: ModelConfig) -> dict[str, Any]:
     if not Path(locate(model)).is_dir():
-        hub.settle()
+        hub.go_offline_if_unreachable()
     return {"revision": model.revision, "trust_remote_code": False}
 
 

@@ -9,9 +9,10 @@ import pandas as pd
 
 from finegrid.report.load import rankings
 from finegrid.report.load.rankings import Results
-from finegrid.report.recommend.options import Draws, Standings
-from finegrid.report.stats import compare, scores
-from finegrid.report.stats.scores import Evidence
+from finegrid.report.recommend.options import Draws
+from finegrid.report.stats import compare
+from finegrid.report.stats.compare import Standings
+from finegrid.report.stats.scores import Evidence, evidence
 
 if TYPE_CHECKING:
     from finegrid.report.figures.draw import Figure
@@ -43,11 +44,11 @@ class Comparison:
             UserError: if `mix` names no field of a setting, or no run can be placed.
         """
         results = rankings.gather(runs, mix=mix)
-        evidence = scores.evidence(results, tell=tell)
-        results = replace(results, notes=(*results.notes, *evidence.notes))
-        cells = compare.cells(results, evidence, level=level)
-        best = compare.against_best(results, evidence, level=level)
-        return cls(runs, results, evidence, cells, best, level)
+        known = evidence(results, tell=tell)
+        results = replace(results, notes=(*results.notes, *known.notes))
+        cells = compare.cells(results, known, level=level)
+        best = compare.against_best(results, known, level=level)
+        return cls(runs, results, known, cells, best, level)
 
     @cached_property
     def draws(self) -> Draws:

@@ -10,7 +10,7 @@ import pandas as pd
 from finegrid.report import tables
 from finegrid.report.comparison import Comparison
 from finegrid.report.load import outcomes
-from finegrid.report.stats import ranks
+from finegrid.report.stats.ranks import probability_of_improvement
 from finegrid.storage.files import write_atomic
 
 PARQUET = "runs.parquet"
@@ -45,7 +45,7 @@ def _csv(comparison: Comparison) -> Files:
         "settings": pd.DataFrame(results.settings).rename_axis("setting").reset_index(),
         "cells": comparison.cells,
         "against_best": comparison.best,
-        "across": ranks.probability_of_improvement(results, level=comparison.level),
+        "across": probability_of_improvement(results, level=comparison.level),
         **{figure.name: figure.data for figure in comparison.drawn[0]},
     }
     for name, data in frames.items():

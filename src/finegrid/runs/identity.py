@@ -1,4 +1,4 @@
-"""What makes a cell: everything that decides its result, as one hash. Imports nothing heavy.
+"""The hash of a cell: everything that decides its result. Imports nothing heavy.
 
 A sweep computes it before anything runs, a run writes it into its record; both call `cell`.
 """

@@ -1,4 +1,4 @@
-"""What a run ran on: device, versions, code. Facts that make a number checkable later."""
+"""Provenance of a run: versions, git commit, command line and time, as fields of its record."""
 
 import platform
 import subprocess

@@ -1,4 +1,4 @@
-"""The one flat result of a run, and the hash that names its cell. Standard library only."""
+"""record.json, the flat result of a run: its fields, reading, writing and checks."""
 
 import hashlib
 import json

@@ -24,7 +24,7 @@ class Role(StrEnum):
 ROLES = {
     "trainer": Role.SPEED,
     "trainer.precision": Role.RESULT,
-    "trainer.kernels": Role.RESULT,
+    "trainer.kernels": Role.RESULT,  # their dropout draws other numbers
     "logger": Role.SPEED,
     "hydra": Role.SPEED,
     "retry": Role.SPEED,
@@ -67,11 +67,8 @@ RECORDED = {
     "lr": "optim.lr",
     "trial": "trial",
 }
-OLDER = {
-    "frozen_dropout": True,
-    "trainer.kernels": True,
-    "trial": None,
-}  # in configs of versions that did not have it
+# Setting -> what it was in versions that did not have it
+OLDER = {"frozen_dropout": True, "trainer.kernels": True, "trial": None}
 # What else an override may name that fields of a record hold: a group's option, or a field's source
 HELD = {"method", "task", "model", "budget", "tuned", "trainer.precision", *RECORDED.values()}
 

@@ -1,4 +1,4 @@
-"""Arrays on disk that spare later processes some work; where they are missing, the work is done.
+"""Cache of arrays on disk, shared by all processes of a user; a missing entry is no error.
 
 One entry is one safetensors file with a checksum. It is mapped into memory, so that all processes
 of a machine share it.

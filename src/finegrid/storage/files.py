@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and what a dead process left of them."""
+"""Atomic writes, bounded reads, and removal of temporary files that dead processes left."""
 
 import os
 import socket

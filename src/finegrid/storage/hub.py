@@ -1,4 +1,4 @@
-"""The model and data hub: whether it can be reached, asked once instead of retried for a minute."""
+"""The Hugging Face hub: offline mode where it cannot be reached, and what its cache holds."""
 
 import logging
 import os
@@ -11,7 +11,7 @@ PROXIES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 
 
 @cache
-def settle() -> None:
+def go_offline_if_unreachable() -> None:
     """Where the hub cannot be reached, put its client into offline mode: only its cache is read.
 
     Call before anything is asked of the hub. Behind a proxy the client finds its own way.

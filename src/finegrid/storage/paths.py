@@ -1,4 +1,4 @@
-"""Where the files of a task and of a model lie, and what they hold; nothing is loaded."""
+"""Paths of a task's and a model's files, and hashes of their contents; nothing is loaded."""
 
 import hashlib
 import os

@@ -167,8 +167,8 @@ def _grid(runs: pd.DataFrame) -> str:
     for task in sorted(map(str, runs["task"].unique())):
         of_task = runs[runs["task"] == task]
         for method in ordered(list(map(str, of_task["method"].unique()))):
-            own = of_task[of_task["method"] == method]
-            rows.append([task, method, *_ran(own)])
+            of_method = of_task[of_task["method"] == method]
+            rows.append([task, method, *_ran(of_method)])
     return markdown_table(
         ["task", "method", "fractions", "budgets", "seeds", "runs", "failed", "constant"], rows
     )
@@ -188,9 +188,11 @@ def _ran(runs: pd.DataFrame) -> list[str]:
 
 
 def _commands(runs: pd.DataFrame) -> str:
-    found = sorted(set(runs["command"].dropna().astype(str)) - {""})
-    more = [f"and {len(found) - COMMANDS} more, in the runs' records"] * (len(found) > COMMANDS)
-    listed = "\n".join([*found[:COMMANDS], *more])
+    commands = sorted(set(runs["command"].dropna().astype(str)) - {""})
+    more = [f"and {len(commands) - COMMANDS} more, in the runs' records"] * (
+        len(commands) > COMMANDS
+    )
+    listed = "\n".join([*commands[:COMMANDS], *more])
     return f"## Commands of the runs\n\n```bash\n{listed}\n```"
 
 

@@ -122,8 +122,8 @@ def findings(
 def _close(layers: pd.DataFrame) -> Finding:
     if len(layers) < 2:
         return Finding(CLOSE)
-    found = {str(place): over_runs(layers[place]) for place in layers}
-    return Finding(CLOSE, found, (-inf, 0.0), ratios(layers), (trend(layers),))
+    estimates = {str(place): over_runs(layers[place]) for place in layers}
+    return Finding(CLOSE, estimates, (-inf, 0.0), ratios(layers), (trend(layers),))
 
 
 def _differs(layers: pd.DataFrame) -> Finding:
@@ -131,11 +131,11 @@ def _differs(layers: pd.DataFrame) -> Finding:
     if len(numbered) < 2 or numbered.shape[1] < 2:
         return Finding(DIFFERS)
     apart = numbered.sub(numbered.mean(axis=1), axis=0)
-    found: dict[str, Estimate] = {}
+    estimates: dict[str, Estimate] = {}
     for place in apart:
-        found[f"{place} farther"] = over_runs(apart[place])
-        found[f"{place} nearer"] = over_runs(-apart[place])
-    return Finding(DIFFERS, found, (0.0, inf), remarks=(trend(numbered),))
+        estimates[f"{place} farther"] = over_runs(apart[place])
+        estimates[f"{place} nearer"] = over_runs(-apart[place])
+    return Finding(DIFFERS, estimates, (0.0, inf), remarks=(trend(numbered),))
 
 
 def _base(method: str) -> str:
@@ -172,10 +172,10 @@ def _above(cells: Cells) -> Finding:
         for control in (" ".join([name, *arguments]) for name in CONTROLS):
             if control in run:
                 compared[f"{learned} - {control}"] = differences(cells, learned, control)
-    found = _compared(ABOVE, compared, (0.0, inf))
-    both = all(any(f"- {control}" in part for part in found.parts) for control in CONTROLS)
+    finding = _compared(ABOVE, compared, (0.0, inf))
+    both = all(any(f"- {control}" in part for part in finding.parts) for control in CONTROLS)
     remark = "training may change a learned mask's sparsity; its controls keep the start's"
-    return replace(found, parts=found.parts if both else {}, remarks=(remark,))
+    return replace(finding, parts=finding.parts if both else {}, remarks=(remark,))
 
 
 def _many(overlap: pd.DataFrame | None, names: Mapping[str, str]) -> Finding:
@@ -192,8 +192,8 @@ def _many(overlap: pd.DataFrame | None, names: Mapping[str, str]) -> Finding:
         if (one := jackknife(of_task)) is not None:
             estimates[str(method)].append(one)
     means = pairs.groupby(["method", "relation"])["shared"].agg(["mean", "min", "max"])
-    found = {method: over_tasks(several) for method, several in estimates.items()}
-    return Finding(MANY, found, (-inf, ALIKE), means.reset_index(), remarks)
+    pooled = {method: over_tasks(several) for method, several in estimates.items()}
+    return Finding(MANY, pooled, (-inf, ALIKE), means.reset_index(), remarks)
 
 
 def _small(cells: Cells) -> Finding:
@@ -202,5 +202,5 @@ def _small(cells: Cells) -> Finding:
         if _base(method) == MASK and ("full", where) in cells:
             full = float(cells["full", where].runs["delta_bytes"].mean())
             sizes[method] += np.log(cell.runs["delta_bytes"] / full).dropna().tolist()
-    found = {name: of_values(np.array(logs)) for name, logs in sizes.items() if len(logs) > 1}
-    return Finding(SMALL, found, (-inf, 0.0))
+    estimates = {name: of_values(np.array(logs)) for name, logs in sizes.items() if len(logs) > 1}
+    return Finding(SMALL, estimates, (-inf, 0.0))

@@ -41,18 +41,18 @@ def _depth(place: str) -> int:
 
 def over_runs(values: pd.Series) -> Estimate:
     """The mean over runs. Tasks weigh alike where each has runs enough; else every run does."""
-    tasks = [found.to_numpy() for _, found in values.groupby(level="task")]
-    if all(len(found) > 1 for found in tasks):
-        return over_tasks([of_values(found) for found in tasks])
+    tasks = [of_task.to_numpy() for _, of_task in values.groupby(level="task")]
+    if all(len(of_task) > 1 for of_task in tasks):
+        return over_tasks([of_values(of_task) for of_task in tasks])
     return of_values(values.to_numpy())
 
 
 def ratios(layers: pd.DataFrame) -> pd.DataFrame:
     """A row a task and layer: the ratio's geometric mean over runs, and its range."""
     rows = [
-        {"task": task, "place": place, "ratio": exp(own.mean()), "least": exp(own.min()),
-         "most": exp(own.max())}
-        for task, found in layers.groupby(level="task") for place, own in found.items()
+        {"task": task, "place": place, "ratio": exp(logs.mean()), "least": exp(logs.min()),
+         "most": exp(logs.max())}
+        for task, of_task in layers.groupby(level="task") for place, logs in of_task.items()
     ]  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -83,11 +83,11 @@ def shared(overlap: pd.DataFrame | None, names: Mapping[str, str], mask: str) ->
     ours = method.map(lambda name: isinstance(name, str) and name.partition(" ")[0] == mask)
     inner = overlap["layer"].notna()
     known = overlap[ours & inner & (overlap["cell_b"].map(names) == method)]
-    own = known.assign(method=method, task=known["task_a"], chance=_chance(known))
-    if own.empty:
+    pairs = known.assign(method=method, task=known["task_a"], chance=_chance(known))
+    if pairs.empty:
         return pd.DataFrame()
     by = ["method", "relation", "task", "cell_a", "cell_b"]
-    sums = own.groupby(by)[["both", "either", "changed_a", "changed_b", "chance"]].sum()
+    sums = pairs.groupby(by)[["both", "either", "changed_a", "changed_b", "chance"]].sum()
     jaccard = sums["both"] / sums["either"]
     expected = sums["chance"] / (sums["changed_a"] + sums["changed_b"] - sums["chance"])
     return ((jaccard - expected) / (1 - expected)).rename("shared").reset_index()

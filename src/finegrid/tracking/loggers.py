@@ -1,4 +1,4 @@
-"""Loggers: mirrors of a run for dashboards. The record is the truth; a logger may fail."""
+"""Loggers of live runs (W&B, CSV). The record is the truth; a logger may fail."""
 
 import logging
 from collections.abc import Callable, Mapping

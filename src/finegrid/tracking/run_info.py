@@ -1,4 +1,4 @@
-"""What a dashboard is told of a run: its name, group, tags, curve and summary, in one place.
+"""A run as dashboards show it: name, group, tags, config, curve and summary.
 
 `logger=wandb` tells it as the run goes on, scripts/sync_wandb.py afterwards; both make the same
 run of it. Imports nothing heavy.

@@ -1,18 +1,18 @@
-"""Finished runs to W&B afterwards: each once, at a bounded rate, and on from where it stopped.
+"""Upload finished runs to Weights & Biases: each once, at a bounded rate, resumable.
 
-A marker in the run's directory says which record a project was given. It is written after W&B has
-taken the run whole, so that what was cut short is sent again: to the same W&B run, whose history
-goes on after the rows that are there.
+A file in the run's directory says which record a project was given. It is written after W&B has
+all of the run, so that a run that was cut short is sent again: to the same W&B run, whose history
+goes on after the rows that are there. (`wandb sync` sends the files of offline runs, but would
+append all rows again, and knows nothing of records that have changed.)
 """
 
 import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -49,12 +49,10 @@ class Target:
 
 @dataclass(frozen=True)
 class Patience:
-    """How long W&B is waited for, in seconds, and how often it is tried."""
+    """Seconds for which W&B's client tries: to begin a run, and to have sent all of it."""
 
-    begin: float = 30.0
-    end: float = 120.0
-    tries: int = 4
-    pause: float = 5.0  # before the second try; twice as long before each further one
+    begin: float = 60.0
+    end: float = 300.0
 
 
 PATIENCE = Patience()
@@ -133,28 +131,25 @@ def send(
             yield place, str(error)
             continue
         so_far = f"{number} of {len(places)} runs are through; the same command goes on from there"
-        _patiently(partial(_upload, run, target, patience), patience, so_far=so_far)
+        with _in_one_line(so_far):
+            _upload(run, target, patience)
         given = _given(place) | {target.name: digest}
         write_atomic(place / layout.SYNCED, json.dumps(given, indent=1).encode())
         yield place, ""
 
 
-def _patiently(action: Callable[[], None], patience: Patience, *, so_far: str) -> None:
-    """Try again after a failure, with longer and longer pauses."""
+@contextmanager
+def _in_one_line(so_far: str) -> Iterator[None]:
+    """W&B's failures, which its client has tried to mend already, as an error of one line."""
     import wandb
 
-    for number in range(patience.tries):
-        if number:
-            time.sleep(patience.pause * 2 ** (number - 1))
-        try:
-            action()
-            return
-        except (wandb.errors.UsageError, wandb.errors.AuthenticationError) as error:
-            raise UserError(f"W&B refuses: {_line(error)}; {so_far}") from error
-        except Exception as error:  # its failures have no class in common
-            wandb.teardown()  # else the run would count as in use
-            cause = error
-    raise UserError(f"W&B cannot be reached: {_line(cause)}; {so_far}") from cause
+    try:
+        yield
+    except (wandb.errors.UsageError, wandb.errors.AuthenticationError) as error:
+        raise UserError(f"W&B refuses: {_line(error)}; {so_far}") from error
+    except Exception as error:  # its failures have no class in common
+        wandb.teardown()  # else the run would count as in use
+        raise UserError(f"W&B cannot be reached: {_line(error)}; {so_far}") from error
 
 
 def _line(error: Exception) -> str:

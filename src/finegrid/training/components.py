@@ -72,8 +72,8 @@ def load_backbone(
 ) -> tuple[Backbone, list[pl.Callback]]:
     """A run's frozen backbone with the head that its task needs, drawn from the run's seed.
 
-    With kernels in it if the config asks for them, and then with their callback. `token_ids` is
-    for `optimize`.
+    The head is the one that the task needs, drawn from the run's seed; `token_ids` is for
+    `optimize`.
     """
     seed = stream(config.seed, "init")
     base = build(config.model, outputs=task.outputs, seed=seed, auto_class=task.AUTO_CLASS)

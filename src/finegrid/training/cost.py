@@ -1,4 +1,4 @@
-"""What a run costs: parameters, FLOPs, memory."""
+"""Cost of a run: trainable parameters, FLOPs per token and peak memory."""
 
 import resource
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Signs of life: whoever does a piece of work says so, and whoever watches the process hears it.
+"""Heartbeat of a run: reports each piece of work to whoever watches the process for stalls.
 
 A piece is a step of training, a batch of validation or scoring, a part of a run's set-up: work that
 has been done, not a thread that beats beside it while the work hangs.

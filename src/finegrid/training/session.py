@@ -47,7 +47,8 @@ class RunCallbacks:
 
         The clock counts a step before the method acts on it and the selection evaluates it.
         """
-        return [self.meter, *components.kernels, self.clock, components.method, self.selection]
+        method = components.method
+        return [self.meter, *components.kernels, self.clock, method, self.selection]
 
 
 class RunSession:
@@ -75,13 +76,10 @@ class RunSession:
     def callbacks(
         self, components: RunComponents, *, timer: type[BudgetTimer] = BudgetTimer
     ) -> RunCallbacks:
-        """The callbacks of a run that is about to train; `timer` counts its budget."""
-        config = self.config
-        self.record.micro_batch_size = (
-            components.module.state.micro_batch_size or config.data.batch_size
-        )
-        rows = len(components.splits.train)
-        clock = timer(config.budget, config.optim, rows=rows)
+        """The callbacks of a run that is about to train."""
+        config, state = self.config, components.module.state
+        self.record.micro_batch_size = state.micro_batch_size or config.data.batch_size
+        clock = timer(config.budget, config.optim, rows=len(components.splits.train))
         selection = BestCheckpoint(
             clock,
             components.encoded["validation"],

@@ -70,16 +70,16 @@ def search(runs: Sequence[Record], *, unequal: bool = False) -> Search:
     for run in sorted(runs, key=lambda run: (run.status == "ok", run.started)):
         latest[run.method, run.lr or 0.0, run.task, run.seed] = run
     grouped: dict[str, dict[float, list[Record]]] = defaultdict(lambda: defaultdict(list))
-    for (method, lr, *_), run in sorted(latest.items(), key=lambda item: item[0]):
-        grouped[method][lr].append(run)
-    found = {
+    for method, lr, task, seed in sorted(latest):
+        grouped[method][lr].append(latest[method, lr, task, seed])
+    trials = {
         method: tuple(Trial(lr, tuple(of_rate)) for lr, of_rate in rates.items())
         for method, rates in grouped.items()
     }
     if not unequal:
-        _check_equal(found)
-    _check_complete(found)
-    return found
+        _check_equal(trials)
+    _check_complete(trials)
+    return trials
 
 
 def best(trials: Sequence[Trial]) -> Trial | None:
@@ -89,14 +89,11 @@ def best(trials: Sequence[Trial]) -> Trial | None:
     """
     middle = (len(trials) - 1) / 2
     ranked = [
-        (trial.failed == 0, trial.score, -abs(number - middle), trial.lr)
+        (trial.failed == 0, trial.score, -abs(number - middle), number)
         for number, trial in enumerate(trials)
         if trial.failed < len(trial.runs)
     ]
-    if not ranked:
-        return None
-    *_, lr = max(ranked)
-    return next(trial for trial in trials if trial.lr == lr)
+    return trials[max(ranked)[-1]] if ranked else None
 
 
 def at_edge(trials: Sequence[Trial], trial: Trial) -> bool:
@@ -126,19 +123,19 @@ def _check_alike(runs: Sequence[Record]) -> None:
         _check_one(name, (getattr(run, name) for run in runs))
     for name in SAME_OF_TASK:
         for task in sorted({run.task for run in runs}):
-            found = (getattr(run, name) for run in runs if run.task == task)
-            _check_one(f"{name} of {task}", (value for value in found if value is not None))
+            values = (getattr(run, name) for run in runs if run.task == task)
+            _check_one(f"{name} of {task}", (value for value in values if value is not None))
     _check_one("settings", (_settings(run, of_method=False) for run in runs))
     for method in sorted({run.method for run in runs}):
-        own = (_settings(run, of_method=True) for run in runs if run.method == method)
-        _check_one(f"settings of {method}", own)
+        arguments = (_settings(run, of_method=True) for run in runs if run.method == method)
+        _check_one(f"settings of {method}", arguments)
 
 
 def _check_one(what: str, values: Iterable[object]) -> None:
-    found = sorted({str(value) for value in values})
-    if len(found) > 1:
+    several = sorted({str(value) for value in values})
+    if len(several) > 1:
         raise UserError(
-            f"the runs mix {what}: {' and '.join(text or 'none' for text in found)}; "
+            f"the runs mix {what}: {' and '.join(text or 'none' for text in several)}; "
             "name the directories of one search"
         )
 
@@ -149,22 +146,21 @@ def _settings(run: Record, *, of_method: bool) -> str:
     return " ".join(sorted(f"{k}={v}" for k, v in pairs if k.startswith("method.") == of_method))
 
 
-def _check_equal(found: Search) -> None:
-    counts = {method: len(trials) for method, trials in found.items()}
-    if len(set(counts.values())) > 1:
-        most = max(counts.values())
-        fewer = [f"{method} {count}" for method, count in counts.items() if count < most]
+def _check_equal(search: Search) -> None:
+    counts = {method: len(trials) for method, trials in search.items()}
+    most = max(counts.values())
+    if fewer := [f"{method} {count}" for method, count in counts.items() if count < most]:
         raise UserError(
             f"unequal numbers of trials: {', '.join(fewer)}, the others {most}; run the missing "
             "ones, or compare all the same with --unequal"
         )
 
 
-def _check_complete(found: Search) -> None:
+def _check_complete(search: Search) -> None:
     """Every trial has the same tasks and seeds, or their means could not be compared."""
     cells = {
         (method, trial.lr): {(run.task, run.seed) for run in trial.runs}
-        for method, trials in found.items()
+        for method, trials in search.items()
         for trial in trials
     }
     every = set().union(*cells.values())

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from finegrid.report.load.rankings import ordered
+from finegrid.runs.record import Record
 from finegrid.runs.text import markdown_table
 from finegrid.tuning.search import FAILED, Search, Trial, at_edge, best, expected_best
 
@@ -49,7 +50,7 @@ def expected(search: Search) -> str:
 
 def overlay(search: Search, name: str, command: str) -> str:
     """The text of an option of the group `tuned`: its header says how it came to be."""
-    runs = [run for tried in search.values() for trial in tried for run in trial.runs]
+    runs = _runs(search)
     header = [
         f"{name}: rates for {_what(search)}",
         _protocol(search),
@@ -98,7 +99,7 @@ def _what(search: Search) -> str:
 
 
 def _protocol(search: Search) -> str:
-    runs = next(iter(search.values()))[0].runs
+    runs = _runs(search)
     seeds = ", ".join(map(str, sorted({run.seed for run in runs})))
     weights = "" if runs[0].pretrained else "Random weights. "
     return (
@@ -108,5 +109,9 @@ def _protocol(search: Search) -> str:
 
 
 def _metrics(search: Search) -> str:
-    runs = [run for tried in search.values() for trial in tried for run in trial.runs]
-    return ", ".join(sorted({run.metric for run in runs if run.metric})) or "no finished run"
+    metrics = {run.metric for run in _runs(search) if run.metric}
+    return ", ".join(sorted(metrics)) or "no finished run"
+
+
+def _runs(search: Search) -> list[Record]:
+    return [run for tried in search.values() for trial in tried for run in trial.runs]

@@ -1,8 +1,6 @@
-"""What runs leave beside their records, read with a bound: learning curves and distances."""
+"""Reads what runs leave beside their records: learning curves, and distances of weights."""
 
 import csv
-from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,26 +50,19 @@ def mean_curves(runs: pd.DataFrame) -> pd.DataFrame:
     Evaluations stand at equal shares of the budget, so the k-th ones of two seeds belong together.
     A seed whose curve is shorter ends the method's line there.
     """
-    of_method: dict[str, list[Curve]] = defaultdict(list)
-    for method, directory in zip(runs.method, runs.directory, strict=True):
-        if (curve := read(directory)) is not None:
-            of_method[str(method)].append(curve)
-    return pd.DataFrame(
-        [row for method, several in of_method.items() for row in _rows(method, several)],
-        columns=["method", "step", "seconds", "mean", "low", "high", "seeds"],
-    )
-
-
-def _rows(method: str, several: list[Curve]) -> Iterable[tuple[object, ...]]:
-    length = min(len(curve.step) for curve in several)
-    step, seconds, validation = (
-        np.array([getattr(curve, name)[:length] for curve in several])  # S K
-        for name in ("step", "seconds", "validation")
-    )
-    for k in range(length):
-        here = validation[:, k]
-        yield (method, step[:, k].mean(), seconds[:, k].mean(), here.mean(), here.min(),
-               here.max(), len(several))  # fmt: skip
+    parts = [
+        pd.DataFrame(vars(curve)).assign(method=str(method)).reset_index(names="k")
+        for method, directory in zip(runs.method, runs.directory, strict=True)
+        if (curve := read(directory)) is not None
+    ]
+    if not parts:
+        return pd.DataFrame()
+    means = pd.concat(parts).groupby(["method", "k"], sort=False).agg(
+        step=("step", "mean"), seconds=("seconds", "mean"), mean=("validation", "mean"),
+        low=("validation", "min"), high=("validation", "max"), seeds=("validation", "size"),
+    )  # fmt: skip
+    every = means["seeds"] == means.groupby("method")["seeds"].transform("max")
+    return means[every].reset_index("method").reset_index(drop=True)
 
 
 def distances(runs: pd.DataFrame) -> pd.DataFrame:

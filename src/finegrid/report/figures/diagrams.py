@@ -14,7 +14,7 @@ from finegrid.report.figures import style
 from finegrid.report.figures.curves import distances as read_distances
 from finegrid.report.figures.curves import mean_curves, sampled
 from finegrid.report.figures.keys import FigureKey
-from finegrid.report.figures.score_plots import FAINT, FEW, FigureSpec
+from finegrid.report.figures.score_plots import FigureSpec
 from finegrid.report.figures.style import INK, RULE, SOFT, Mark
 from finegrid.report.load.rankings import Results, ordered
 from finegrid.report.stats.ranks import mean_ranks
@@ -42,19 +42,19 @@ def curves(runs: pd.DataFrame, key: FigureKey, known: dict[str, Mark]) -> Figure
 
 def _render_curves(data: pd.DataFrame, x: str, known: dict[str, Mark]) -> Canvas:
     last = data.groupby("method")["mean"].last().sort_values(ascending=False)
-    strong = {*last.index[:4], "full", "head"} if len(last) > FEW else {*last.index}
+    strong = style.strong(list(last.index))
     axes = style.canvas(len(last), right=0.5 + style.room(last.index))
     axes.set_title("validation score")
     axes.set_xlabel("seconds of training" if x == "seconds" else "optimizer steps")
     for name in filter(set(last.index).__contains__, known):
         rows, mark, bright = data[data.method == name], known[name], name in strong
         axes.plot(rows[x], rows["mean"], color=mark.colour, ls=mark.dash, marker=mark.marker,
-                  ms=3.2, lw=1.3, alpha=1 if bright else FAINT, mew=0)  # fmt: skip
+                  ms=3.2, lw=1.3, alpha=1 if bright else style.FAINT, mew=0)  # fmt: skip
         if bright:
             axes.fill_between(rows[x], rows.low, rows.high, color=mark.colour, alpha=0.1, lw=0)
     axes.margins(x=0.02)
     axes.set_xlim(left=0)
-    style.legend(axes, list(last.index), known, bold=strong if len(last) > FEW else ())
+    style.legend(axes, list(last.index), known, bold=strong if len(last) > style.FEW else ())
     return style.canvas_of(axes)
 
 

@@ -1,6 +1,6 @@
 """Scores against what they cost, and against how much there is to learn from. Uses matplotlib."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -17,8 +17,6 @@ from finegrid.report.figures import style
 from finegrid.report.figures.keys import COSTS, FigureKey
 from finegrid.report.figures.style import PAPER, RULE, SOFT, Mark
 
-FEW = 9  # series that can be told apart at full strength
-FAINT = 0.35
 NEAR = 0.035  # of the axis' height: less between two names and they cover one another
 TIMES = [
     unit * many
@@ -26,6 +24,7 @@ TIMES = [
                         (3600, (1, 2, 5, 10, 20, 50, 100)))
     for many in steps
 ]  # fmt: skip
+Render = Callable[[Axes, pd.DataFrame, "Axis", dict[str, Mark], set[str]], None]
 SHOWN = ["method", "mean", "low", "high", "ok", "failed", "missing", "tie"]
 
 
@@ -87,7 +86,7 @@ def _spec(
     cells: pd.DataFrame,
     key: FigureKey,
     look: Style,
-    render: Callable[[Axes, pd.DataFrame, Axis, Style], None],
+    render: Render,
     *,
     more: str = "",
 ) -> FigureSpec:
@@ -109,38 +108,36 @@ def _spec(
 
 
 def _framed(
-    render: Callable[[Axes, pd.DataFrame, Axis, Style], None],
-    data: pd.DataFrame,
-    axis: Axis,
-    look: Style,
-    labels: tuple[str, str],
+    render: Render, data: pd.DataFrame, axis: Axis, look: Style, labels: tuple[str, str]
 ) -> Canvas:
     """The axes with everything but the methods' points and lines; the legend has the best first."""
     last = data.groupby("method").tail(1).sort_values("mean", ascending=False)
-    axes = style.canvas(len(last), right=0.5 + style.room(last.method))
+    ranked, front = list(last.method), set(data[data.front].method)
+    axes = style.canvas(len(last), right=0.5 + style.room(ranked))
     axes.set_title(labels[0])
     axes.set_xlabel(labels[1])
     _limits(axes, data, look)
-    render(axes, data, axis, look)
+    render(axes, data, axis, look.marks, style.strong(ranked, front))
     for label, value in look.published:  # dotted lines that are nobody's rank
         axes.axhline(value, color=SOFT, lw=0.9, linestyle=":", zorder=1)
         axes.annotate(f"{label} {value:.3f}", (0, value), xycoords=("axes fraction", "data"),
                       xytext=(2, 3), textcoords="offset points", color=SOFT,
                       fontsize=style.SIZE - 1.5)  # fmt: skip
-    style.legend(axes, list(last.method), look.marks, bold=set(data[data.front].method))
+    style.legend(axes, ranked, look.marks, bold=front)
     return style.canvas_of(axes)
 
 
-def _render_cost(axes: Axes, data: pd.DataFrame, axis: Axis, look: Style) -> None:
+def _render_cost(
+    axes: Axes, data: pd.DataFrame, axis: Axis, marks: dict[str, Mark], strong: set[str]
+) -> None:
     axes.set_xscale("log")
     low, high = data[axis.column].min(), data[axis.column].max()
     room = (high / low) ** 0.06 if high > low else 1.5
     axes.set_xlim(low / room, high * room)
     _log_ticks(axes, axis)
-    strong = {*data[data.front].method, "full", "head"} if len(data) > FEW else {*data.method}
     for row in data.itertuples():
-        alpha = 1.0 if row.method in strong else FAINT
-        _mark(axes, getattr(row, axis.column), row, look.marks[str(row.method)], alpha)
+        alpha = 1.0 if row.method in strong else style.FAINT
+        _mark(axes, getattr(row, axis.column), row, marks[str(row.method)], alpha)
     best = data[data.front].sort_values(axis.column)
     axes.step([*best[axis.column], high * room], [*best["mean"], best["mean"].iloc[-1]],
               where="post", color=RULE, lw=5, zorder=0.5, solid_capstyle="round")  # fmt: skip
@@ -153,36 +150,28 @@ def _render_cost(axes: Axes, data: pd.DataFrame, axis: Axis, look: Style) -> Non
             axes.annotate(text, at, ha="right", xytext=(-4, 4), textcoords="offset points")
 
 
-def _render_growth(axes: Axes, data: pd.DataFrame, axis: Axis, look: Style) -> None:
-    methods = [name for name in look.marks if name in set(data.method)]
+def _render_growth(
+    axes: Axes, data: pd.DataFrame, axis: Axis, marks: dict[str, Mark], strong: set[str]
+) -> None:
+    methods = [name for name in marks if name in set(data.method)]
     places = np.log10(np.array(sorted(data[axis.column].unique()), dtype=float))
-    room = (0.35 if len(methods) > FEW else 0.15) * min(b - a for a, b in pairwise(places))
+    room = (0.35 if len(methods) > style.FEW else 0.15) * min(b - a for a, b in pairwise(places))
     offsets = room * ((np.arange(len(methods)) + 0.5) / len(methods) - 0.5)
     margin = 0.04 * (places[-1] - places[0]) + offsets[-1]
     axes.set_xlim(places[0] - margin, places[-1] + margin)
     axes.xaxis.set_major_locator(FixedLocator(list(places)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda at, _: axis.format(10.0**at)))
-    strong = _strong(data, methods, axis)
     front: list[tuple[float, float]] = []
     for name, offset in zip(methods, offsets, strict=True):
-        rows, mark = data[data.method == name], look.marks[name]
+        rows, mark = data[data.method == name], marks[name]
         x = np.log10(rows[axis.column].to_numpy(dtype=float)) + offset
-        alpha = 1.0 if name in strong else FAINT
+        alpha = 1.0 if name in strong else style.FAINT
         axes.plot(x, rows["mean"], color=mark.colour, linestyle=mark.dash, lw=1.2, alpha=alpha)
         for at, row in zip(x, rows.itertuples(), strict=True):
             _mark(axes, at, row, mark, alpha)
         front += zip(x[rows.front], rows["mean"][rows.front], strict=True)
     axes.plot(*zip(*sorted(front), strict=True), color=RULE, lw=9, zorder=0.5,
               solid_capstyle="round", solid_joinstyle="round")  # fmt: skip
-
-
-def _strong(data: pd.DataFrame, methods: Sequence[str], axis: Axis) -> set[str]:
-    """The series drawn at full strength: all of a few; of many the front, the last's best."""
-    if len(methods) <= FEW:
-        return set(methods)
-    last = data[data[axis.column] == data[axis.column].max()]
-    best = last.sort_values("mean", ascending=False).method.head(FEW - 3)
-    return {*best, *data[data.front].method, "full", "head"}
 
 
 def _mark(axes: Axes, x: float, row: Any, mark: Mark, alpha: float) -> None:

@@ -21,6 +21,8 @@ WIDTH = 7.4  # inches
 SIZE = 8.5  # points, of letters
 LINE = 0.15  # inches, of a legend's entry
 LONGEST = 34  # letters of a name that are drawn
+FEW = 9  # series that can be told apart at full strength
+FAINT = 0.35  # opacity of the others
 PAPER, INK, SOFT, RULE = "#ffffff", "#1b1f24", "#6a737d", "#dfe2e6"
 COLOURS = ("#0072b2", "#d55e00", "#00835f", "#aa3377", "#c08400", "#3399cc", "#882255", "#7a7a1f")
 MARKERS = ("o", "^", "v", "P", "X", "<", ">", "p", "h", "*", "d")  # 11: prime to 8 colours
@@ -107,6 +109,13 @@ def short(name: str) -> str:
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 12]}\u2026{name[-11:]}"
 
 
+def strong(ranked: Sequence[str], front: Collection[str] = ()) -> set[str]:
+    """The methods drawn at full strength: of many the baselines, the front, and the best six."""
+    if len(ranked) <= FEW:
+        return set(ranked)
+    return {*ranked[: FEW - 3], *front, *METHOD_ORDER}
+
+
 def legend(
     axes: Axes, methods: Sequence[str], known: Mapping[str, Mark], *, bold: Collection[str] = ()
 ) -> None:
@@ -130,7 +139,8 @@ def svg(figure: Canvas, name: str, title: str) -> str:
     with mpl.rc_context({**RC, "svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", metadata={**nothing, "Title": title})
     drawn = buffer.getvalue()
-    return re.sub(r'<g id="[\w.]+">', "<g>", drawn[drawn.index("<svg") :])
+    counted = r'(<\w+) id="[\w.]+_\d{1,4}"'  # in every figure; nothing refers to them
+    return re.sub(counted, r"\1", drawn[drawn.index("<svg") :])
 
 
 def png(figure: Canvas, *, dpi: int = 200) -> bytes:

@@ -151,10 +151,10 @@
       return { lacking: `only ${first.method} fits and learned anything, so there is no choice` };
     }
     const shares = probabilities(learned);
-    const places = new Set(learned.map((cell) => cell.place));
     const options = learned.map((cell, at) => ({
-      ...cell, probability: shares[at], front: !cell.outdone.some((other) => places.has(other)),
-      leads: cell === first, level: cell !== first && !first.above.includes(cell.place),
+      ...cell, probability: shares[at], leads: cell === first,
+      front: !learned.some((other) => cell.outdone[other.place] === "1"),
+      level: cell !== first && first.above[cell.place] === "0",
     }));
     return { options: options.sort((a, b) => b.leads - a.leads || b.level - a.level) };
   }
@@ -194,15 +194,15 @@
     if (!task) return;
     const limits = Object.fromEntries(
       ["labels", "minutes", "kilobytes"].map((name) => [name, Number(form.elements[name].value)]));
-    const found = decide(task, limits);
-    if (found.lacking) {
-      answer.replaceChildren(element("p", { class: "choice" }, `Not enough evidence: ${found.lacking}.`));
+    const decision = decide(task, limits);
+    if (decision.lacking) {
+      answer.replaceChildren(element("p", { class: "choice" }, `Not enough evidence: ${decision.lacking}.`));
       return;
     }
-    const likely = found.options.filter((option) => option.leads || option.level);
-    const cheaper = found.options.filter((option) => !likely.includes(option) && option.front);
-    const rest = found.options.length - likely.length - cheaper.length;
-    const parts = [element("p", { class: "choice" }, ...sentence(found.options)), optionTable(likely)];
+    const likely = decision.options.filter((option) => option.leads || option.level);
+    const cheaper = decision.options.filter((option) => !likely.includes(option) && option.front);
+    const rest = decision.options.length - likely.length - cheaper.length;
+    const parts = [element("p", { class: "choice" }, ...sentence(decision.options)), optionTable(likely)];
     if (cheaper.length) {
       const summary = element("summary", {}, `Below the leader, but on the front for what they cost (${cheaper.length})`);
       parts.push(element("details", {}, summary, optionTable(cheaper)));

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from finegrid.report import formatting, pareto
 from finegrid.report.load.rankings import Results
 from finegrid.report.recommend import decide
-from finegrid.report.recommend.options import Draws, Standings, costs, drawn, pairs
+from finegrid.report.recommend.options import Draws, costs, drawn, pairs
+from finegrid.report.stats.compare import Standings
 
 RANKS = 2_000_000  # on a page: about three bytes each
 
@@ -65,7 +66,11 @@ def _span(candidates: list[dict[str, object]]) -> dict[str, object]:
 def _candidates(
     cells: pd.DataFrame, draws: Draws, standings: Standings, most: int
 ) -> list[dict[str, object]]:
-    """The larger of two measurements of a method comes later; numbers of cells are places here."""
+    """The larger of two measurements of a method comes later.
+
+    `above` and `outdone` have a digit for each candidate: 1 if this one is told apart from it and
+    better, and if it outdoes this one.
+    """
     if cells.empty:
         return []
     above = pairs(cells, standings).above()
@@ -82,8 +87,8 @@ def _candidates(
             "learned": bool(row["learned"]),
             "order": order.index(index),
             "positive": row["mean"] > 0,
-            "above": np.flatnonzero(above[at]).tolist(),
-            "outdone": np.flatnonzero(outdone[at]).tolist(),
+            "above": _digits(above[at]),
+            "outdone": _digits(outdone[at]),
             "ranks": ranks[at].tolist(),
             "shown": _shown(row),
         }
@@ -96,6 +101,10 @@ def places(values: NDArray[np.float64]) -> NDArray[np.intp]:
     falling = np.sort(-values, axis=0)
     columns = zip(falling.T, -values.T, strict=True)
     return np.stack([np.searchsorted(line, each) for line, each in columns], axis=1)
+
+
+def _digits(flags: NDArray[np.bool_]) -> str:
+    return (flags + ord("0")).astype(np.uint8).tobytes().decode()
 
 
 def _shown(row: dict[Any, Any]) -> list[str]:

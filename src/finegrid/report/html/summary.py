@@ -11,9 +11,8 @@ import pandas as pd
 from finegrid.report import formatting
 from finegrid.report.figures import keys
 from finegrid.report.load.rankings import CELL, RANKING, Results
+from finegrid.report.recommend.decide import SEEDS
 from finegrid.report.recommend.options import Draws, probability_best
-
-SEEDS = 3  # fewer say little about chance
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from finegrid.report import formatting
@@ -84,7 +83,7 @@ def _with_whiskers(cells: pd.DataFrame) -> pd.DataFrame:
     place = [cells["setting"], cells["task"]]
     low, high = means.groupby(place).transform("min"), means.groupby(place).transform("max")
     usual = half.groupby(place).transform("median").fillna(0)
-    room = np.maximum(np.maximum(0.05 * (high - low), np.minimum(usual, high - low)), 1e-3)
+    room = (0.05 * (high - low)).clip(lower=usual.clip(upper=high - low)).clip(lower=1e-3)
     line = {
         f"at_{name}": (100 * (cells[name] - low + room) / (high - low + 2 * room)).clip(0, 100)
         for name in ("low", "mean", "high")

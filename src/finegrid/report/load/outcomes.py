@@ -1,4 +1,4 @@
-"""Predictions of runs: in their directories, or in the columns of a `runs.parquet`, just the same.
+"""Reads the predictions of runs, from their directories or from the columns of a `runs.parquet`.
 
 Of one run: labels and predictions of the headline test set and the digest of its rows; no text.
 """
@@ -92,19 +92,21 @@ def stored(runs: pd.DataFrame) -> tuple[pd.DataFrame, str]:
             continue
         labels = _packed(one.labels)
         rows.append((one.rows, packs.setdefault(labels, labels), _packed(one.values)))
-    found = pd.DataFrame(rows, index=runs.index, columns=COLUMNS, dtype=object)
-    sizes = found["prediction_values"].str.len().fillna(0)
-    sizes += found["prediction_labels"].str.len().where(~found["prediction_rows"].duplicated(), 0)
-    by_set = sizes.groupby(found["prediction_rows"]).sum().sort_values()
+    columns = pd.DataFrame(rows, index=runs.index, columns=COLUMNS, dtype=object)
+    sizes = columns["prediction_values"].str.len().fillna(0)
+    sizes += (
+        columns["prediction_labels"].str.len().where(~columns["prediction_rows"].duplicated(), 0)
+    )
+    by_set = sizes.groupby(columns["prediction_rows"]).sum().sort_values()
     over = by_set.index[by_set.cumsum() > MOST]
-    left = found["prediction_rows"].isin(over)
-    found.loc[left] = None
+    left = columns["prediction_rows"].isin(over)
+    columns.loc[left] = None
     many = int(left.sum())
     note = (
         f"{many} run{'s' * (many != 1)} on the largest test sets: no predictions in "
         f"runs.parquet, which keeps {MOST / 1e6:g} MB of them at most."
     )
-    return found, note if many else ""
+    return columns, note if many else ""
 
 
 def _packed(values: NDArray[np.generic]) -> bytes:

@@ -1,4 +1,4 @@
-"""Published numbers: `conf/reference/`, a file a paper, as one frame, each row with its protocol.
+"""Reads published scores, `conf/reference/`, a file a paper, into one table with their protocols.
 
 A published score may be drawn beside ours where it is of the same backbone, task, metric and
 protocol. It is never ranked: optimizer, selection and seeds still differ, and most spreads are
@@ -31,10 +31,10 @@ def papers(directory: Path = DIRECTORY) -> dict[str, dict[str, Any]]:
     Raises:
         UserError: if there is none, or one lacks what every paper says.
     """
-    found = {path.stem: _read(path) for path in sorted(directory.glob("*.yaml"))}
-    if not found:
+    by_name = {path.stem: _read(path) for path in sorted(directory.glob("*.yaml"))}
+    if not by_name:
         raise UserError(f"no published numbers in {directory}: one *.yaml a paper is wanted")
-    return found
+    return by_name
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -76,13 +76,13 @@ def _rows(name: str, paper: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 def _means(frame: pd.DataFrame) -> pd.DataFrame:
     """The mean of a task's two metrics for each row that has a partner with the other one."""
     key = ["paper", "table", "method", "task", "n"]
-    found = []
+    means = []
     for _, group in frame.groupby(key, dropna=False, sort=False):
         if set(group["metric"]) in PAIRS and len(group) == 2:
             note = f"our mean of {' and '.join(group['metric'])}"
             mean = {"metric": "mean", "score": group["score"].mean(), "sd": float("nan")}
-            found.append(group.iloc[0].to_dict() | mean | {"note": note})
-    return pd.DataFrame(found, columns=frame.columns).astype(frame.dtypes)
+            means.append(group.iloc[0].to_dict() | mean | {"note": note})
+    return pd.DataFrame(means, columns=frame.columns).astype(frame.dtypes)
 
 
 def matching(

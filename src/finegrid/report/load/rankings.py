@@ -1,4 +1,4 @@
-"""Run directories to a tidy frame, and the frame to rankings: what may be compared with what."""
+"""Runs as one table, sorted into rankings: groups of runs that may be compared with one another."""
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import astuple, dataclass, fields
@@ -58,7 +58,7 @@ def read_records(directory: Path) -> list[Record]:
     Raises:
         UserError: if there is none, or one is unreadable.
     """
-    return [read(Path(found)) for found in _below(directory)]
+    return [read(Path(run)) for run in _below(directory)]
 
 
 def load(paths: Iterable[Path], *, tell: Callable[[int], None] = lambda done: None) -> pd.DataFrame:
@@ -131,8 +131,8 @@ def missing(runs: pd.DataFrame) -> pd.DataFrame:
     methods = runs[[*TABLE, "method"]].drop_duplicates()
     wanted = methods.merge(runs[[*RANKING, "seed"]].drop_duplicates(), on=TABLE)
     present = runs[[*CELL, "seed"]].assign(present=True)
-    found = wanted.merge(present, on=[*CELL, "seed"], how="left")
-    return found.loc[found["present"].isna(), [*CELL, "seed"]].reset_index(drop=True)
+    every = wanted.merge(present, on=[*CELL, "seed"], how="left")
+    return every.loc[every["present"].isna(), [*CELL, "seed"]].reset_index(drop=True)
 
 
 def ordered(methods: Collection[str]) -> list[str]:
@@ -148,12 +148,12 @@ def _rank(method: str) -> tuple[int, str]:
 def _below(directory: Path) -> list[str]:
     if not directory.is_dir():
         raise UserError(f"no such directory: {directory}")
-    found = [str(path) for path in layout.run_directories(directory)]
-    if not found:
+    directories = [str(path) for path in layout.run_directories(directory)]
+    if not directories:
         raise UserError(
             f"no {layout.RECORD} below {directory}; run a sweep first, or name its directory"
         )
-    return found
+    return directories
 
 
 def _stored(path: Path) -> pd.DataFrame:
@@ -183,11 +183,11 @@ def _placed(runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     rest = ["budget_unit", "budget", *identity[1:]]
     of_grid = ["task", "model", "fraction"]
     for by in ([*of_grid, "method"], of_grid):
-        _adopt(runs, [*rest, "precision", "version", "fingerprint"], by)
+        _fill(runs, [*rest, "precision", "version", "fingerprint"], by)
     runs.loc[runs["pretrained"].eq(False), "fingerprint"] = BY_SEED
     for name in ("precision", "version"):
         runs[name] = runs[name].fillna(UNKNOWN)
-    _adopt(runs, ["fingerprint"], [*identity, "precision", "version"])
+    _fill(runs, ["fingerprint"], [*identity, "precision", "version"])
     runs["fingerprint"] = runs["fingerprint"].fillna(UNKNOWN)
     lost = runs[["task", "method", "seed", "fraction", *rest]].isna().any(axis=1)
     if lost.all():
@@ -195,15 +195,15 @@ def _placed(runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     return runs[~lost].astype({"seed": int}), runs[lost]
 
 
-def _adopt(runs: pd.DataFrame, columns: list[str], by: list[str]) -> None:
+def _fill(runs: pd.DataFrame, columns: list[str], by: list[str]) -> None:
     """Give rows that lack all of `columns` those of the rows alike in `by`, where these agree."""
     lacks = runs[columns].isna().all(axis=1)
     if not lacks.any():
         return
     known = runs.loc[~lacks, [*by, *columns]].drop_duplicates()
     agreed = known[~known.duplicated(by, keep=False)]
-    found = runs.loc[lacks, by].merge(agreed, on=by, how="left")
-    runs.loc[lacks, columns] = found[columns].to_numpy()
+    filled = runs.loc[lacks, by].merge(agreed, on=by, how="left")
+    runs.loc[lacks, columns] = filled[columns].to_numpy()
 
 
 def _settings(runs: pd.DataFrame, mix: Collection[str]) -> tuple[pd.DataFrame, tuple[Setting, ...]]:
@@ -212,8 +212,10 @@ def _settings(runs: pd.DataFrame, mix: Collection[str]) -> tuple[pd.DataFrame, t
     for name in mix:
         several = runs.groupby(others, observed=True)[name].transform("nunique") > 1
         runs.loc[several, name] = MIXED
-    found = {Setting(*values) for values in runs[FIELDS].drop_duplicates().itertuples(index=False)}
-    settings = tuple(sorted(found, key=lambda setting: tuple(map(str, astuple(setting)))))
+    distinct = {
+        Setting(*values) for values in runs[FIELDS].drop_duplicates().itertuples(index=False)
+    }
+    settings = tuple(sorted(distinct, key=lambda setting: tuple(map(str, astuple(setting)))))
     number = {astuple(setting): index for index, setting in enumerate(settings)}
     runs.insert(0, "setting", [number[tuple(row)] for row in runs[FIELDS].itertuples(index=False)])
     return runs, settings

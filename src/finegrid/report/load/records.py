@@ -33,9 +33,9 @@ def row(directory: str) -> dict[str, Any]:
         values = read_fields(directory)
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
-        told = dict.fromkeys(DEFAULTS) | {"status": "unreadable", "error": why}
+        values = dict.fromkeys(DEFAULTS) | {"status": "unreadable", "error": why}
         path = layout.parse(directory)
-        return told | {"directory": directory, "overrides": ""} | (vars(path) if path else {})
+        return values | {"directory": directory, "overrides": ""} | (vars(path) if path else {})
     flat = {name: values.get(name, default) for name, default in DEFAULTS.items()}
     flat["directory"], flat["overrides"] = directory, shlex.join(values["overrides"])
     flat["version"] = (values.get("versions") or {}).get("finegrid")
@@ -50,8 +50,12 @@ def frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """The rows as a table: a record's columns, then the scores by name; numbers are floats."""
     table = pd.DataFrame(rows)
     scores = sorted({str(name) for name in table} - set(COLUMNS))
-    kinds = dict.fromkeys([*NUMBERS, *scores], "float") | dict.fromkeys(TEXT, "str")
-    return table.reindex(columns=[*COLUMNS, *scores]).astype(kinds | dict.fromkeys(FLAGS, object))
+    table = table.reindex(columns=[*COLUMNS, *scores])
+    repeated = {name for name in TEXT if 2 * table[name].nunique() <= len(table)}
+    kinds = {name: "category" if name in repeated else "str" for name in TEXT}
+    return table.astype(
+        kinds | dict.fromkeys([*NUMBERS, *scores], "float") | dict.fromkeys(FLAGS, "object")
+    )
 
 
 def checked(runs: pd.DataFrame, where: str) -> pd.DataFrame:
@@ -94,5 +98,5 @@ def _distinct(column: pd.Series) -> list[Any]:
 
 def _plain(name: str, value: Any) -> Any:
     """A value of a column, which holds whole numbers as floats, as a record's field."""
-    whole = name in NUMBERS and "int" in TYPES[name] and float(value).is_integer()
-    return int(value) if whole else value
+    integral = name in NUMBERS and "int" in TYPES[name] and float(value).is_integer()
+    return int(value) if integral else value

@@ -117,8 +117,8 @@ def _differing(runs: pd.DataFrame, ranking: list[str]) -> dict[int, set[str]]:
     """Setting -> the keys in which runs of one of its rankings differ."""
     keys: dict[int, set[str]] = defaultdict(set)
     ways = runs.drop_duplicates()
-    for _, own in ways[ways.duplicated(ranking, keep=False)].groupby(ranking):
-        keys[int(own["setting"].iloc[0])] |= _unequal(own["shown"])
+    for _, group in ways[ways.duplicated(ranking, keep=False)].groupby(ranking):
+        keys[int(group["setting"].iloc[0])] |= _unequal(group["shown"])
     return keys
 
 

@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from finegrid.errors import UserError, nearest
+from finegrid.errors import nearest, require
 from finegrid.report import formatting
 from finegrid.report.load.rankings import CELL, Results, Setting
-from finegrid.report.recommend.options import Draws, Standings, options
+from finegrid.report.recommend.options import Draws, options
+from finegrid.report.stats.compare import Standings
 
 SEEDS = 3  # finished runs that a method needs on a task
 METHODS = 2  # fewer are no choice
@@ -88,26 +89,23 @@ def decide(
         _decide(results, rows, (draws, standings), asked)
         for _, rows in _asked_of(cells, asked).groupby(["setting", "budget_unit"], observed=True)
     ]
-    if not decisions:
-        raise UserError("no finished grid to decide from; run a sweep, or name its directory")
+    require(bool(decisions), "no finished grid to decide from; run a sweep, or name its directory")
     best = max(decisions, key=_weight)
     return replace(best, notes=(*best.notes, *_beside(best, decisions)))
 
 
 def _asked_of(cells: pd.DataFrame, asked: Asked) -> pd.DataFrame:
     """The cells of the task and kind of budget that are asked for."""
-    if min(asked.labels, asked.minutes, asked.megabytes) <= 0:
-        raise UserError("labels, minutes and megabytes must be above 0")
-    if asked.task is not None:
-        tasks = sorted(set(map(str, cells["task"])))
-        if asked.task not in tasks:
-            raise UserError(f"no runs of task {asked.task}; {nearest(asked.task, tasks)}")
-        cells = cells[cells["task"] == asked.task]
-    if asked.budget is not None:
-        units = sorted(set(map(str, cells["budget_unit"])))
-        if asked.budget not in units:
-            raise UserError(f"no budgets in {asked.budget}; {nearest(asked.budget, units)}")
-        cells = cells[cells["budget_unit"] == asked.budget]
+    above = min(asked.labels, asked.minutes, asked.megabytes) > 0
+    require(above, "labels, minutes and megabytes must be above 0")
+    for column, name, what in (
+        ("task", asked.task, "no runs of task"),
+        ("budget_unit", asked.budget, "no budgets in"),
+    ):
+        if name is not None:
+            names = sorted(set(map(str, cells[column])))
+            require(name in names, f"{what} {name}; {nearest(name, names)}")
+            cells = cells[cells[column] == name]
     return cells
 
 

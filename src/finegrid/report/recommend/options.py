@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from functools import reduce
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,13 +11,11 @@ from finegrid.report import pareto
 from finegrid.report.load.rankings import CELL, RANKING
 from finegrid.report.recommend.verdict import verdict
 from finegrid.report.stats import simultaneous
-from finegrid.report.stats.paired import Scores
-from finegrid.report.stats.shrunken_variance import Spread
+from finegrid.report.stats.compare import Standings
 from finegrid.report.stats.simultaneous import Pairs
 
 Floats = NDArray[np.float64]
 Draws = Mapping[tuple[object, ...], tuple[list[str], Floats]]  # ranking -> methods, M x draws
-Standings = Mapping[tuple[Any, ...], tuple[Scores, Spread]]  # of each cell, by its values of CELL
 
 
 def options(compared: pd.DataFrame, draws: Draws, standings: Standings) -> pd.DataFrame:

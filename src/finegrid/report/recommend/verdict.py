@@ -1,4 +1,4 @@
-"""Which method leads, which others may be as good: one rule for page, report and recommend."""
+"""The decision rule of page, report and recommend: which method leads, which are level with it."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Verdict:
-    """Positions among the methods compared; the page's script decides alike."""
+    """Which of the methods compared lead, by their positions."""
 
     leader: int | None  # none if no method learned anything
     level: tuple[int, ...] = ()  # the others that are not told apart from it

@@ -1,4 +1,4 @@
-"""The metrics of predictions on resampled test rows, exactly, for many draws at once.
+"""Bootstrap over test rows: the metrics of predictions on many resampled test sets at once.
 
 N rows, D draws, S runs. A draw is N rows with replacement, kept as how often each row is in it.
 """
@@ -58,8 +58,8 @@ class Resampler:
 
     def scores(self, predictions: NDArray[np.generic]) -> Floats:
         """Scores on the rows as they are, then on every draw: 1 + D x S, of predictions S x N."""
-        found = [METRICS[name](self, predictions) for name in self.metrics]
-        return np.asarray(sum(found[1:], found[0]) / len(found))
+        scores = [METRICS[name](self, predictions) for name in self.metrics]
+        return np.asarray(sum(scores[1:], scores[0]) / len(scores))
 
     def counts(self, of: NDArray[np.bool_]) -> Floats:
         """How many rows of each draw are among some of the rows: 1+D x S from S x N."""

@@ -147,7 +147,7 @@ def _ranking(key: Key, methods: dict[str, Known], level: float) -> list[list[Any
     leader = _leader(methods, pairs, level)
     if leader is None:
         return [[*key, name, "", *[nan] * 5, False, nan, "", nan, 0] for name in names]
-    half = np.where(np.isfinite(pairs.half(level)), pairs.half(level), nan)[leader]
+    half = pairs.half(level)[leader]
     sources = " and ".join(source.chance for source in pairs.sources)
     rows: list[list[Any]] = []
     for at, name in enumerate(names):
@@ -155,7 +155,8 @@ def _ranking(key: Key, methods: dict[str, Known], level: float) -> list[list[Any
         if at == leader:
             rows.append([*row, 0.0, nan, nan, nan, nan, True, nan, "", nan, 0])
             continue
-        mean, width, p = float(pairs.difference[leader, at]), float(half[at]), pairs.p(leader, at)
+        mean, p = float(pairs.difference[leader, at]), pairs.p(leader, at)
+        width = float(half[at]) if np.isfinite(half[at]) else nan
         low, high, alone = mean - width, mean + width, pairs.p(leader, at, alone=True)
         exact = _mcnemar(methods[names[leader]], methods[name])
         rows.append([*row, mean, low, high, alone, p, not low > 0,

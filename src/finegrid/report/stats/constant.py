@@ -1,4 +1,4 @@
-"""What a method must beat to have learned anything: the best constant prediction.
+"""The baseline that a method must beat to have learned anything: the best constant prediction.
 
 The majority class of the test labels, or whichever single class scores highest in the task's own
 metric (for F1 that may be the rare one); a constant value, whose correlation is 0, in a regression.

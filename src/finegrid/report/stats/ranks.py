@@ -35,11 +35,15 @@ def probability_of_improvement(results: Results, *, level: float = 0.95) -> pd.D
     """
     runs = results.runs[results.runs["status"].eq("ok") & results.runs["test"].notna()]
     tables = [
-        _pairs(own, level).assign(setting=setting) for setting, own in runs.groupby("setting")
+        _pairs(group, level).assign(setting=setting) for setting, group in runs.groupby("setting")
     ]
     columns = ["setting", "method_a", "method_b", "improvement", "low", "high", "blocks"]
-    whole = [table for table in tables if len(table)]
-    return pd.concat(whole, ignore_index=True)[columns] if whole else pd.DataFrame(columns=columns)
+    compared = [table for table in tables if len(table)]
+    return (
+        pd.concat(compared, ignore_index=True)[columns]
+        if compared
+        else pd.DataFrame(columns=columns)
+    )
 
 
 def _pairs(runs: pd.DataFrame, level: float) -> pd.DataFrame:
@@ -50,9 +54,9 @@ def _pairs(runs: pd.DataFrame, level: float) -> pd.DataFrame:
     drawn = np.zeros((len(methods), len(methods), draws), np.float32)
     blocks = np.zeros((len(methods), len(methods)), int)
     number = {method: place for place, method in enumerate(methods)}
-    for _, own in runs.groupby(RANKING[1:], observed=True):
-        present = [number[m] for m in dict.fromkeys(own["method"])]
-        exact, resampled = _block(own, rng, draws)
+    for _, group in runs.groupby(RANKING[1:], observed=True):
+        present = [number[m] for m in dict.fromkeys(group["method"])]
+        exact, resampled = _block(group, rng, draws)
         at = np.ix_(present, present)
         total[at] += exact
         drawn[at] += resampled
@@ -80,7 +84,7 @@ def _block(
 ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
     """Shares of won pairs of runs between all methods, k x k, and on resampled seeds, k x k x D."""
     by_method = runs.groupby("method", observed=True, sort=False)["test"]
-    scores = [own.to_numpy(float) for _, own in by_method]
+    scores = [group.to_numpy(float) for _, group in by_method]
     begins = np.cumsum([0, *map(len, scores)])[:-1]
     shares = np.concatenate(
         [rng.multinomial(len(x), np.full(len(x), 1 / len(x)), size=draws) / len(x) for x in scores],
@@ -110,8 +114,8 @@ def mean_ranks(results: Results, setting: int, *, level: float = 0.95) -> Ranks:
     fine = runs["setting"].eq(setting) & runs["status"].eq("ok") & runs["test"].notna()
     means = runs[fine].groupby([*RANKING, "method"], observed=True)["test"].mean().unstack("method")
     common = means.loc[:, means.notna().mean() >= 0.5]
-    whole = common.dropna()
-    placed = whole.rank(axis=1, ascending=False)
+    complete = common.dropna()
+    placed = complete.rank(axis=1, ascending=False)
     mean = placed.mean().sort_values(kind="stable")
     blocks, methods = placed.shape
     return Ranks(
@@ -119,7 +123,7 @@ def mean_ranks(results: Results, setting: int, *, level: float = 0.95) -> Ranks:
         mean_ranks=tuple(map(float, mean)),
         critical_difference=_nemenyi(methods, blocks, level),
         blocks=blocks,
-        friedman_p=_friedman(whole),
+        friedman_p=_friedman(complete),
         left_out=tuple(ordered(set(means.columns) - set(common.columns))),
     )
 

@@ -1,4 +1,4 @@
-"""How far a score strays on other test rows, from score and number of rows alone.
+"""Standard error of a score over test rows, from the score and the number of rows alone.
 
 For runs whose predictions are not at hand. Delta-method variances; where they depend on what is not
 recorded (how frequent the classes are) a value on the large side is taken.

@@ -1,11 +1,11 @@
-"""What is known of each cell's score: its seeds and, from predictions, the chance of test rows.
+"""The scores of each cell: by seed and, where predictions are at hand, on resampled test rows.
 
 Predictions come from a run's directory or, just the same, from the columns of a `runs.parquet`.
 """
 
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ NEEDED = [*CELL, "seed", "test", "metric", "degenerate", "test_rows", "directory
 TOGETHER = 256  # runs scored at once: what makes matrix products of useful size
 AGREES = 1e-3  # of the record's score with that of the predictions
 POSITIVE = "positive_class"  # of a record
-Key = tuple[Any, ...]  # the values of frame.RANKING
+Key = tuple[Any, ...]  # the values of rankings.RANKING
 
 
 @dataclass(frozen=True)
@@ -63,73 +63,65 @@ def evidence(
     runs = results.runs[results.runs["status"].eq("ok") & results.runs["test"].notna()]
     more = [name for name in runs if str(name).startswith("test/") or name in (*STORED, POSITIVE)]
     runs = runs[[*NEEDED, *more]].astype({"method": object, "directory": object})
-    found: dict[Key, dict[str, Known]] = {}
+    rankings: dict[Key, dict[str, Known]] = {}
     refused: list[str] = []
-    draws = _Draws()
+    resampler, of = None, None  # rankings on one test set come one after the other
     done = 0
-    for key, own in runs.groupby(RANKING, observed=True):
-        found[key] = _ranking(own, draws, refused, seeds_alone)
-        done += len(own)
+    for key, ranking in runs.groupby(RANKING, observed=True):
+        metrics = () if seeds_alone else _metrics(ranking)
+        read = dict(_readable(ranking, refused)) if metrics else {}
+        if one := next(iter(read.values()), None):
+            positive = _positive(ranking)
+            if of != (one.rows, metrics, positive):
+                resampler = None  # its memory goes before the next set takes some
+                resampler = Resampler(one.labels, metrics, positive=positive)
+                of = one.rows, metrics, positive
+        rankings[key] = _cells(ranking, read, resampler if read else None, metrics, refused)
+        done += len(ranking)
         tell(done)
-    told = [f"Predictions not used: {caveats.some(refused)}."] if refused else []
-    return Evidence(found, tuple([*told, *_unresampled(found)]))
+    unused = [f"Predictions not used: {caveats.some(refused)}."] if refused else []
+    return Evidence(rankings, (*unused, *_limits(rankings)))
 
 
-class _Draws:
-    """The draws of the last test set: rankings on one set come one after the other."""
-
-    def __init__(self) -> None:
-        self._of: tuple[str, tuple[str, ...], int | None] | None = None
-        self._draws: Resampler | None = None
-
-    def of(
-        self, predictions: Predictions, metrics: tuple[str, ...], positive: int | None
-    ) -> Resampler:
-        """The draws of the test set of some predictions."""
-        if self._draws is None or self._of != (predictions.rows, metrics, positive):
-            self._draws = None  # its memory goes before the next set takes some
-            self._draws = Resampler(predictions.labels, metrics, positive=positive)
-            self._of = predictions.rows, metrics, positive
-        return self._draws
-
-
-def _ranking(
-    runs: pd.DataFrame, draws: _Draws, refused: list[str], seeds_alone: bool
+def _cells(
+    runs: pd.DataFrame,
+    read: dict[Any, Predictions],
+    resampler: Resampler | None,
+    metrics: tuple[str, ...],
+    refused: list[str],
 ) -> dict[str, Known]:
-    metrics = () if seeds_alone else _metrics(runs)
-    read = dict(_readable(runs, refused)) if metrics else {}
-    resampler = draws.of(next(iter(read.values())), metrics, _positive(runs)) if read else None
+    """The cells of one ranking, by method."""
     scored = _scored(runs, read, resampler, refused) if resampler else {}
     constant = baseline(runs, metrics, resampler)
     return {
-        str(method): _cell(own, read, scored, metrics, constant)
-        for method, own in runs.groupby("method", observed=True, sort=False)
+        str(method): _cell(of_method, read, scored, metrics, constant)
+        for method, of_method in runs.groupby("method", observed=True, sort=False)
     }
 
 
 def _positive(runs: pd.DataFrame) -> int | None:
     """Number of the class that F1 is of, where the records tell."""
-    told = runs[POSITIVE].dropna().tolist() if POSITIVE in runs else []
-    return int(told[0]) if told else None
+    classes = runs[POSITIVE].dropna().tolist() if POSITIVE in runs else []
+    return int(classes[0]) if classes else None
 
 
 def _scored(
     runs: pd.DataFrame, read: dict[Any, Predictions], resampler: Resampler, refused: list[str]
 ) -> dict[Any, NDArray[np.float32]]:
     """Run -> scores on resampled rows, of the predictions that give their record's score."""
-    own = runs.loc[list(read)]
+    runs = runs.loc[list(read)]
     values = [predictions.values for predictions in read.values()]
-    parts = [values[start : start + TOGETHER] for start in range(0, len(values), TOGETHER)]
-    scores = np.concatenate([resampler.scores(np.stack(part)) for part in parts], axis=1)
-    constant = own["degenerate"].eq(True).to_numpy()  # some metrics are undefined there
-    agree = constant | (np.abs(scores[0] - own["test"].to_numpy(float)) <= AGREES)
-    found = {}
-    for run, column, fine in zip(read, scores[1:].T, agree, strict=True):
-        if fine:
-            found[run] = column.astype(np.float32)
-        else:
-            refused.append(f"{_place(own.loc[run])} (its score is not its record's)")
-    return found
+    batches = [values[start : start + TOGETHER] for start in range(0, len(values), TOGETHER)]
+    scores = np.concatenate([resampler.scores(np.stack(batch)) for batch in batches], axis=1)
+    constant = runs["degenerate"].eq(True).to_numpy()  # some metrics are undefined there
+    agree = constant | (np.abs(scores[0] - runs["test"].to_numpy(float)) <= AGREES)
+    for run in runs.index[~agree]:
+        refused.append(f"{_place(runs.loc[run])} (its score is not its record's)")
+    return {
+        run: column.astype(np.float32)
+        for run, column, fine in zip(read, scores[1:].T, agree, strict=True)
+        if fine
+    }
 
 
 def _metrics(runs: pd.DataFrame) -> tuple[str, ...]:
@@ -144,20 +136,20 @@ def _metrics(runs: pd.DataFrame) -> tuple[str, ...]:
 
 def _readable(runs: pd.DataFrame, refused: list[str]) -> Iterable[tuple[Any, Predictions]]:
     """Run -> predictions, of those on the rows that most of the ranking was scored on."""
-    found = {}
+    by_run: dict[Any, Predictions] = {}
     for run, row in zip(runs.index, runs.to_dict("records"), strict=True):
         try:
             predictions = of_run(row)
         except FileNotFoundError:
-            continue  # told of all together
+            continue  # a note tells of all of them
         except (OSError, ValueError, KeyError, zlib.error) as error:
             refused.append(f"{_place(row)} ({str(error).splitlines()[0][:100]})")
             continue
         if predictions:
-            found[run] = predictions
-    counts = Counter(one.rows for one in found.values())
+            by_run[run] = predictions
+    counts = Counter(one.rows for one in by_run.values())
     usual = max(counts, key=lambda rows: (counts[rows], rows), default="")
-    for run, predictions in found.items():
+    for run, predictions in by_run.items():
         if predictions.rows == usual:
             yield run, predictions
         else:
@@ -181,43 +173,40 @@ def _cell(
 ) -> Known:
     seeds, values = tuple(runs["seed"].tolist()), runs["test"].to_numpy(float)
     known = {seed: run for seed, run in zip(seeds, runs.index, strict=True) if run in scored}
-    if not known:
-        rows = runs["test_rows"].min()
-        size = int(rows) if rows > 0 else 0
-        scores = Scores(seeds, values, rows=size, of_rows=variance(runs, metrics, size))
-        return Known(scores, {}, learned(runs, scores, constant))
-    unknown = np.full_like(next(iter(scored.values())), np.nan)
-    columns = [scored[known[seed]] if seed in known else unknown for seed in seeds]
-    predictions = {seed: read[run] for seed, run in known.items()}
-    rows = len(next(iter(predictions.values())).values)
-    right = {
-        seed: np.packbits(one.values == one.labels)
-        for seed, one in predictions.items()
-        if one.values.dtype.kind in "iu"
+    if known:
+        unknown = np.full_like(next(iter(scored.values())), np.nan)
+        columns = [scored[known[seed]] if seed in known else unknown for seed in seeds]
+        rows = len(next(iter(read.values())).values)
+        scores = Scores(seeds, values, np.stack(columns, axis=1), rows)
+    else:
+        least = runs["test_rows"].min()
+        rows = int(least) if least > 0 else 0
+        scores = Scores(seeds, values, rows=rows, of_rows=variance(runs, metrics, rows))
+    correct = {
+        seed: np.packbits(read[run].values == read[run].labels)
+        for seed, run in known.items()
+        if read[run].values.dtype.kind in "iu"
     }
-    scores = Scores(seeds, values, np.stack(columns, axis=1), rows)
-    return Known(scores, right, learned(runs, scores, constant))
+    return Known(scores, correct, learned(runs, scores, constant))
 
 
-def _unresampled(found: dict[Key, dict[str, Known]]) -> list[str]:
+def _limits(rankings: dict[Key, dict[str, Known]]) -> Iterator[str]:
     """What the tests of rankings without predictions, or with one seed, do not tell."""
-    told = []
-    compared = [methods for methods in found.values() if len(methods) > 1]
+    compared = [methods for methods in rankings.values() if len(methods) > 1]
     cells = [cell.scores for methods in compared for cell in methods.values()]
     lacking = [scores for scores in cells if scores.resampled is None]
     if any(scores.of_rows > 0 for scores in lacking):
-        told.append(
+        yield (
             "Where predictions are missing the chance of test rows is estimated from score and "
             "number of rows, as if methods erred on unrelated rows: fewer are told apart."
         )
     if any(not scores.of_rows > 0 for scores in lacking):
-        told.append(
+        yield (
             "Where neither predictions nor the number of test rows are used a test knows the "
             "chance of seeds alone: it speaks of this test set, not of others like it."
         )
     if any(len(scores.seeds) == 1 for scores in cells):
-        told.append(
+        yield (
             "Where a method has one seed a test knows the chance of seeds from other methods at "
             "best; else it speaks of these runs, not of their methods. Run more seeds."
         )
-    return told

@@ -47,7 +47,7 @@ def spreads(cells: Sequence[Scores]) -> list[Spread]:
     freedom = share * np.where(several, prior + df, max(prior, usual))
     most = usual * (many - LENT if many > 2 else 1.0)
     pairs = zip(variances.tolist(), freedom.tolist(), strict=True)
-    return [Spread(one, own, most, methods) for one, own in pairs]
+    return [Spread(size, free, most, methods) for size, free in pairs]
 
 
 def residual(cells: Sequence[Scores]) -> Floats:

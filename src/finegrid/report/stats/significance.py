@@ -71,7 +71,7 @@ def falling_root(
     function: Callable[[float], float], value: float, low: float, high: float
 ) -> float:
     """Where a decreasing function has a value, by bisection of the logarithm; else an end."""
-    for _ in range(50):
+    for _ in range(40):
         middle = sqrt(low * high)
         low, high = (middle, high) if function(middle) > value else (low, middle)
     return high
