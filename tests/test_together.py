@@ -243,10 +243,10 @@ def test_a_step_sums_the_losses_of_the_runs_that_still_train() -> None:
         return SimpleNamespace(module=module, over=over)
 
     fused: Any = SimpleNamespace(
-        lanes=[lane(False), lane(True), lane(False)],
-        trunk=lambda batches: {run: torch.tensor(float(run + 1)) for run in batches},
+        members=[lane(False), lane(True), lane(False)],
+        fused=lambda batches: {run: torch.tensor(float(run + 1)) for run in batches},
     )
-    loss = fused_trainer.Together.training_step(fused, {0: 2.0, 1: 5.0, 2: 7.0}, 0)  # type: ignore[dict-item]
+    loss = fused_trainer.FusedModule.training_step(fused, {0: 2.0, 1: 5.0, 2: 7.0}, 0)  # type: ignore[dict-item]
     assert loss.item() == 1 * 2 + 3 * 7
     assert {run: loss.item() for run, loss in fused.losses.items()} == {0: 2.0, 2: 21.0}
 
