@@ -252,14 +252,14 @@ def test_a_step_sums_the_losses_of_the_runs_that_still_train() -> None:
 
 
 def test_batches_of_unlike_size_are_laid_out_one_after_the_other() -> None:
-    row = fused_model.PackedBatch()
+    packed = fused_model.PackedBatch()
     batches = {3: {"input_ids": torch.zeros(2, 5)}, 1: {"input_ids": torch.zeros(4, 3)}}
-    row.pack(batches)
-    assert row.sizes == [10, 12]
+    packed.pack(batches)
+    assert packed.sizes == [10, 12]
     parts = [torch.randn(2, 5, 7), torch.randn(4, 3, 7)]
-    joined = row.join(parts)
+    joined = packed.join(parts)
     assert joined.shape == (1, 22, 7)
-    assert all(map(torch.equal, row.split(joined), parts))
+    assert all(map(torch.equal, packed.split(joined), parts))
 
 
 def test_set_up_and_memory_are_divided_by_the_number_of_runs() -> None:
@@ -273,8 +273,8 @@ def test_set_up_and_memory_are_divided_by_the_number_of_runs() -> None:
             record.setup, record.peak_memory_bytes = setup, 1001
 
         return SimpleNamespace(
-            prepared=prepared, over=False, components=None,
-            dispatch=lambda hook: None, end=ends.append,
+            prepared=prepared, over=False, components=None, dispatch=lambda hook: None,
+            end=ends.append,
             session=SimpleNamespace(started=started, record=record, score=score),
             watch=SimpleNamespace(clock=SimpleNamespace(started=100.0)),
         )  # fmt: skip
