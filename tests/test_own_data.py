@@ -174,7 +174,9 @@ def test_a_pass_ends_when_its_runs_are_over_before_the_first_step(
         start(self, *given)
 
     monkeypatch.setattr(CostMonitor, "on_train_start", broken)
-    monkeypatch.setattr(fused_trainer.Batches, "__iter__", counted(fused_trainer.Batches.__iter__))
+    monkeypatch.setattr(
+        fused_trainer.RunBatches, "__iter__", counted(fused_trainer.RunBatches.__iter__)
+    )
     told = own_kind("three classes", tmp_path)
     found = fused(tmp_path, [(*told, "method=bitfit"), (*told, "method=lora")])
     assert [one.status for one in found] == ["failed" if n in which else "ok" for n in range(2)]
