@@ -29,7 +29,7 @@ WINGS = {
     "tasks": {"errors"},
     "data": {"config", "errors", "storage", "tasks"},
     "kernels": set(),
-    "models": {"config", "data", "errors", "seeds", "storage"},
+    "models": {"config", "errors", "seeds", "storage"},
     "methods": {"config", "errors", "models", "seeds"},
     "runs": {"config", "data", "errors", "models", "storage", "tasks"},
     "tracking": {"errors", "runs", "storage"},

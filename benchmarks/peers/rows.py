@@ -12,7 +12,6 @@ from omegaconf import DictConfig
 
 from finegrid.config import RunConfig, register_resolvers
 from finegrid.data import loading
-from finegrid.data.builtin import MODEL_DIR
 from finegrid.data.examples import Rows
 from finegrid.data.splits import Splits, split
 from finegrid.storage import paths
@@ -76,5 +75,5 @@ def _written(root: Path, cfg: DictConfig, task: Task, train: Rows, dev: Rows) ->
         columns = dict(zip(task.text, rows.texts, strict=True))
         table = pa.table({**columns, task.label: rows.labels, "idx": rows.idx})
         pq.write_table(table, folder / f"{name}-0.parquet")
-    path = paths.model(str(cfg.model.path), builtin=MODEL_DIR)
+    path = paths.model(str(cfg.model.path))
     return Shared(str(folder), task.text, task.outputs, task.metrics, path)

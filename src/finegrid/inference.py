@@ -30,6 +30,7 @@ from finegrid.seeds import stream
 from finegrid.storage.files import FORMULA, whole
 from finegrid.tasks.task import NUMBER, Task
 from finegrid.training.components import build_method, load_backbone
+from finegrid.training.limits import Limits
 from finegrid.training.module import predict
 
 FORMULA_START = f"^({FORMULA})"
@@ -51,7 +52,7 @@ class Restored:
         rows = Rows(texts, unknown, list(range(len(unknown))))
         model = self.config.model
         tokens = encode(texts, self.tokenizer, model.max_length)
-        limits = backbone.Limits.of(self.model, model.name)
+        limits = Limits.of(self.model, model.name)
         encoded = Encoded(rows, limits.fit({"rows": tokens})["rows"])
         size = self.config.data.eval_batch_size
         precision = str(self.record.precision)

@@ -48,7 +48,7 @@ def _builtin(task: Task) -> Tables:
     """The rows of the builtin grammar, cached on disk, since making them takes seconds."""
     from finegrid.data import builtin
 
-    code = paths.digest(paths.code(builtin.MODEL_DIR.parent))
+    code = paths.digest(paths.code(paths.BUILTIN))
     path = cache.place(f"rows/{task.name}-{code}")
     if stored := cache.read(path):
         splits = {

@@ -14,6 +14,7 @@ from finegrid.data.tokenization import encode
 from finegrid.errors import UserError
 from finegrid.inference import Restored
 from finegrid.models import backbone, pretrained, surgery
+from finegrid.training.limits import Limits
 
 README = "README.md"
 Inputs = dict[str, Tensor]  # input_ids, attention_mask and, where the model has them, token types
@@ -130,7 +131,7 @@ def example(run: Restored) -> str:
 
 def room(run: Restored) -> int:
     """Tokens of text that fit beside what the method puts in front of them in another library."""
-    limits = backbone.Limits.of(run.model, run.config.model.name)
+    limits = Limits.of(run.model, run.config.model.name)
     taken = max((_length(child) for child in injected(run.model).values()), default=0)
     return int(min(limits.positions, run.config.model.max_length + taken)) - taken
 
@@ -143,7 +144,7 @@ def _length(child: Any) -> int:
 def save_tokenizer(run: Restored, folder: Path) -> None:
     """Save the tokenizer so that it gives the model what the model takes."""
     tokens = encode([["a"] for _ in run.task.text], run.tokenizer, run.config.model.max_length)
-    limits = backbone.Limits.of(run.model, run.config.model.name)
+    limits = Limits.of(run.model, run.config.model.name)
     if "token_type_ids" not in limits.fit({"a text": tokens})["a text"].fields:
         names = run.tokenizer.model_input_names
         run.tokenizer.model_input_names = [name for name in names if name != "token_type_ids"]

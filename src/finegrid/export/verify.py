@@ -13,7 +13,7 @@ from finegrid.data.tokenization import encode
 from finegrid.errors import UserError, require
 from finegrid.export.layout import Inputs, room
 from finegrid.inference import Restored
-from finegrid.models.backbone import Limits
+from finegrid.training.limits import Limits
 from finegrid.training.module import logits_of
 
 ROWS = 16

@@ -11,7 +11,6 @@ from typing import Any
 
 from finegrid import __version__
 from finegrid.config import MethodConfig, require_names
-from finegrid.data import builtin
 from finegrid.errors import one_of, require
 from finegrid.runs import settings
 from finegrid.runs.record import SCHEMA, cell_hash
@@ -98,7 +97,7 @@ def rows(task: Mapping[str, Any], data: Mapping[str, Any]) -> str:
 
 def weights(model: Mapping[str, Any]) -> str:
     """Hash of a model's files, or the hub repository's name and revision."""
-    folder = Path(paths.model(model["path"], builtin=builtin.MODEL_DIR))
+    folder = Path(paths.model(model["path"]))
     if folder.is_dir():
         return paths.digest(paths.model_files(folder))
     return f"hub {model['path']}@{model['revision']}"
@@ -106,7 +105,7 @@ def weights(model: Mapping[str, Any]) -> str:
 
 @cache
 def _builtin_rows() -> str:
-    return paths.digest(paths.code(builtin.MODEL_DIR.parent))
+    return paths.digest(paths.code(paths.BUILTIN))
 
 
 @cache

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
+BUILTIN = Path(__file__).parents[1] / "data/builtin"  # its code and its model `tiny`
 TOKENIZER_FILES = ("*.json", "*.txt", "*.model", "*.spm", "*.codes")  # settings and vocabulary
 MODEL_FILES = ("*.safetensors", *TOKENIZER_FILES)  # weights and architecture too
 
@@ -15,10 +16,10 @@ def shards(folder: Path, split: str) -> list[Path]:
     return sorted(folder.glob(f"{split}-*.parquet")) or sorted(folder.glob(f"{split}.*"))
 
 
-def model(path: str, *, builtin: Path) -> str:
+def model(path: str) -> str:
     """The builtin folder, a local directory, a copy below $FINEGRID_MODEL_DIR, or the hub id."""
     if path == "builtin":
-        return str(builtin)
+        return str(BUILTIN / "tiny")
     if Path(path).is_dir():
         return path
     root = os.environ.get("FINEGRID_MODEL_DIR")

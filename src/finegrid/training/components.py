@@ -23,9 +23,10 @@ from finegrid.errors import UserError, require
 from finegrid.kernels.optimize import optimize
 from finegrid.methods.base import TuningMethod, overrides
 from finegrid.models import backbone
-from finegrid.models.backbone import Backbone, Limits
+from finegrid.models.backbone import Backbone
 from finegrid.seeds import stream
 from finegrid.tasks.task import Task
+from finegrid.training.limits import Limits
 from finegrid.training.module import FineTuner
 
 log = logging.getLogger(__name__)
