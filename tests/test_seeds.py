@@ -2,6 +2,8 @@
 
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -87,8 +89,11 @@ def test_every_seed_has_its_own_dropout_and_repeats_it() -> None:
     other.module.model.load_state_dict(one.module.model.state_dict())
     batch = one.encoded["train"].batch(range(8))
     losses: list[list[float]] = []
+    trainer: Any = SimpleNamespace(optimizers=[])
     for number, parts in enumerate((one, one, other)):
         parts.module.on_train_start()
+        for callback in parts.kernels:
+            callback.on_train_start(trainer, parts.module)
         torch.manual_seed(number)  # whoever else draws in the process is not felt
         losses.append([parts.module.loss(batch).item() for _ in range(2)])
     assert losses[0] == losses[1], "starting again starts the stream again"

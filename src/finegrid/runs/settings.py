@@ -69,6 +69,8 @@ RECORDED = {
 }
 # Setting -> what it was in versions that did not have it
 OLDER = {"frozen_dropout": True, "trainer.kernels": True, "trial": None}
+# Places that no hash in a record stands for: the weights' leaves out the tokenizer beside them
+SHOWN = ("model.path", "model.revision")
 # What else an override may name that fields of a record hold: a group's option, or a field's source
 HELD = {"method", "task", "model", "budget", "tuned", "trainer.precision", *RECORDED.values()}
 
@@ -128,5 +130,5 @@ def unrecorded(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
         free = (Role.PLACE, Role.SPEED, Role.NOTE)
         group = key.partition("/")[0].partition(".")[0]
         held = key in HELD or group == "budget"
-        if not held and role(key.replace("/", ".")) not in free:
+        if not held and (key in SHOWN or role(key.replace("/", ".")) not in free):
             yield key, value
