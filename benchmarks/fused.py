@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 from peers.rows import composed  # the package beside this file
 
 from finegrid.config import RunConfig, TrainerConfig
-from finegrid.data.batching import BucketSampler, Encoded
+from finegrid.data.batching import BucketSampler, TokenizedDataset
 from finegrid.kernels.dropout import draw_from, patch_dropout
 from finegrid.kernels.optimize import optimize
 from finegrid.models import backbone
@@ -112,7 +112,12 @@ def row(task: str, method: str, count: int, seconds: dict[str, list[float]], row
 
 
 def made(
-    cfg: DictConfig, config: RunConfig, task: Task, rows: Encoded, base: Backbone, seed: int
+    cfg: DictConfig,
+    config: RunConfig,
+    task: Task,
+    rows: TokenizedDataset,
+    base: Backbone,
+    seed: int,
 ) -> Run:
     """A run of a seed, ready to train."""
     mine = base.sharing(seed=seed)
@@ -127,7 +132,7 @@ def made(
     return Run(module, module.configure_optimizers(), order)
 
 
-def drawn(runs: list[Run], rows: Encoded, number: int, device: torch.device) -> Batches:
+def drawn(runs: list[Run], rows: TokenizedDataset, number: int, device: torch.device) -> Batches:
     """Each run's batch of a step."""
     found = {}
     for index, run in enumerate(runs):

@@ -13,8 +13,8 @@ from conftest import BUILTIN, composed
 
 from finegrid.config import DataConfig, RunConfig, bind, bind_task
 from finegrid.data import batching
-from finegrid.data.batching import BucketSampler, Encoded, sorted_batches
-from finegrid.data.examples import Rows
+from finegrid.data.batching import BucketSampler, TokenizedDataset, sorted_batches
+from finegrid.data.examples import Examples
 from finegrid.data.loading import load, read_table
 from finegrid.data.splits import Splits, split, stratified_order, take_fraction
 from finegrid.data.tokenization import Tokens, encode
@@ -70,9 +70,9 @@ def test_validation_is_a_share_of_the_rows_and_at_most_so_many() -> None:
 GRADED = Regression(name="t", text=["a"], metrics=["pearson"])
 
 
-def rows_with(labels: list[float]) -> Rows:
+def rows_with(labels: list[float]) -> Examples:
     """Rows with these labels and numbered texts."""
-    return Rows(
+    return Examples(
         ([f"text {i}" for i in range(len(labels))],), np.asarray(labels), [*range(len(labels))]
     )
 
@@ -88,7 +88,7 @@ def test_a_fraction_is_rounded_and_keeps_the_files_order(fraction: float, size: 
 def test_a_digest_tells_labels_texts_and_order_apart() -> None:
     def digest(*rows: tuple[str, str, int]) -> str:
         first, second, labels = (list(column) for column in zip(*rows, strict=True))
-        return Rows((first, second), np.asarray(labels), [*range(len(rows))]).digest()
+        return Examples((first, second), np.asarray(labels), [*range(len(rows))]).digest()
 
     one, other = ("ab", "c", 0), ("a", "bc", 0)
     found = [digest(one), digest(other), digest(("ab", "c", 1)), digest(one, other),
@@ -174,7 +174,9 @@ def test_evaluation_goes_from_long_to_short_rows(
 def test_batches_are_padded_to_their_own_longest_row() -> None:
     tokenizer = backbone.tokenizer(RunConfig.of(composed()).model)
     texts = (["a man sees the dog .", "the dog ."], ["the dog sees a man .", "a man ."])
-    encoded = Encoded(Rows(texts, np.asarray([0, 1]), [0, 1]), encode(texts, tokenizer, 64))
+    encoded = TokenizedDataset(
+        Examples(texts, np.asarray([0, 1]), [0, 1]), encode(texts, tokenizer, 64)
+    )
     batch = encoded.batch([1, 0])
     expected = tokenizer(
         *[[column[1], column[0]] for column in texts], padding=True, return_tensors="pt"
@@ -188,7 +190,7 @@ def test_batches_are_padded_to_their_own_longest_row() -> None:
 def test_batches_are_padded_with_the_tokenizers_own_id() -> None:
     fields = {"input_ids": np.asarray([5, 6, 7], np.int32)}
     tokens = Tokens(fields, np.asarray([0, 1, 3]), padding=1)
-    encoded = Encoded(Rows((["a", "b c"],), np.asarray([0, 1]), [0, 1]), tokens)
+    encoded = TokenizedDataset(Examples((["a", "b c"],), np.asarray([0, 1]), [0, 1]), tokens)
     batch = encoded.batch([0, 1])
     assert batch["input_ids"].tolist() == [[5, 1], [6, 7]]
     assert batch["attention_mask"].tolist() == [[1, 0], [1, 1]]

@@ -8,7 +8,7 @@ from conftest import composed
 from test_methods import OPTIM, TASK, encoded, tuned  # noqa: F401
 
 from finegrid.config import RunConfig
-from finegrid.data.batching import Encoded
+from finegrid.data.batching import TokenizedDataset
 from finegrid.training import cost, flops
 from finegrid.training.cost import CostMonitor
 from finegrid.training.flops import flops_per_token, matmul_rate
@@ -22,7 +22,7 @@ POOLER, HEAD = H * H, 2 * H
 @pytest.mark.parametrize("method", ["full", "head", "bitfit"])
 def test_flops_are_those_of_real_tokens_of_a_usual_row(
     method: str,
-    encoded: Encoded,  # noqa: F811
+    encoded: TokenizedDataset,  # noqa: F811
 ) -> None:
     """2 an entry and token: forward, for the gradient that passes and for a matrix's own.
 
@@ -42,7 +42,7 @@ def test_flops_are_those_of_real_tokens_of_a_usual_row(
     assert flops_per_token(module, encoded) == 2 * (forward + backward[method]) / tokens
 
 
-def test_counting_leaves_no_trace(encoded: Encoded) -> None:  # noqa: F811
+def test_counting_leaves_no_trace(encoded: TokenizedDataset) -> None:  # noqa: F811
     """Dropout's draws are another stream's, and the first step starts without gradients."""
     module = FineTuner(tuned("full"), TASK, OPTIM, seed=0)
     module.model.train()
@@ -53,7 +53,7 @@ def test_counting_leaves_no_trace(encoded: Encoded) -> None:  # noqa: F811
 
 
 def test_peak_memory_is_that_of_the_run(
-    encoded: Encoded,  # noqa: F811
+    encoded: TokenizedDataset,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The peak is reset when a run's monitor is made, after the machine was measured."""
@@ -88,7 +88,7 @@ def test_the_gauge_takes_the_best_of_a_few_products(
     assert squares == [(side, side)] * 4
 
 
-def test_mfu_is_the_share_of_the_machines_rate(encoded: Encoded) -> None:  # noqa: F811
+def test_mfu_is_the_share_of_the_machines_rate(encoded: TokenizedDataset) -> None:  # noqa: F811
     meter = CostMonitor(encoded, RunConfig.of(composed("trainer=cpu")).trainer)
     assert meter.mfu(1000, 1.0) is None  # nothing was trained
     meter.flops_per_token, meter.matmul_rate = 3e6, 1e9

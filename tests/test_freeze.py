@@ -10,7 +10,7 @@ from conftest import run_cell, tuning_method
 from test_methods import OPTIM, TASK, encoded, fresh, method_of, steps  # noqa: F401
 from torch import nn
 
-from finegrid.data.batching import Encoded
+from finegrid.data.batching import TokenizedDataset
 from finegrid.errors import UserError
 from finegrid.methods.base import TuningMethod
 from finegrid.methods.compose import Compose
@@ -111,7 +111,7 @@ def test_half_of_an_odd_number_is_rounded_up() -> None:
     assert len({id(module) for module in half} & {id(module) for module in modules}) == 3
 
 
-def test_a_round_moves_only_its_own_half(encoded: Encoded) -> None:  # noqa: F811
+def test_a_round_moves_only_its_own_half(encoded: TokenizedDataset) -> None:  # noqa: F811
     base, method = applied("method=hft", "method.rounds=2", "method.embeddings=false")
     module = FineTuner(base, TASK, OPTIM, seed=0)
     optimizer = module.configure_optimizers()
@@ -166,7 +166,7 @@ def test_global_scope_compares_all_tensors() -> None:
 
 
 @pytest.mark.parametrize("rule", ["fisher", "sam"])
-def test_gradient_rules_choose_by_the_gradients(rule: str, encoded: Encoded) -> None:  # noqa: F811
+def test_gradient_rules_choose_by_the_gradients(rule: str, encoded: TokenizedDataset) -> None:  # noqa: F811
     overrides = ("method=sparse", f"method.rule={rule}", "method.samples=8", "method.roles=[value]")
     base, method = applied(*overrides)
     module = FineTuner(base, TASK, OPTIM, seed=0, train=encoded)
@@ -197,7 +197,7 @@ def test_residual_takes_what_a_low_rank_misses() -> None:
     assert places.tolist() == [2 * 6 + 4]
 
 
-def test_losses_for_a_choice_are_of_random_rows_without_dropout(encoded: Encoded) -> None:  # noqa: F811
+def test_losses_for_a_choice_are_of_random_rows_without_dropout(encoded: TokenizedDataset) -> None:  # noqa: F811
     base = fresh()
     first, other = (FineTuner(base, TASK, OPTIM, seed=seed, train=encoded) for seed in (0, 1))
     base.model.train()
@@ -214,7 +214,7 @@ def test_losses_for_a_choice_are_of_random_rows_without_dropout(encoded: Encoded
     assert not base.model.training
 
 
-def test_weight_decay_moves_no_other_entry(encoded: Encoded) -> None:  # noqa: F811
+def test_weight_decay_moves_no_other_entry(encoded: TokenizedDataset) -> None:  # noqa: F811
     base, _ = applied("method=sparse_random", "method.density=0.01")
     site = base.sites["query"][0].module
     before = site.weight.detach().clone()
@@ -364,7 +364,7 @@ def test_a_method_is_applied_by_the_runs_own_seed_and_chooses_then() -> None:
     assert member.asked == ["tune 7", "to cpu", "choose"]
 
 
-def test_sparse_members_choose_in_a_composition(encoded: Encoded) -> None:  # noqa: F811
+def test_sparse_members_choose_in_a_composition(encoded: TokenizedDataset) -> None:  # noqa: F811
     member = tuning_method("method=sparse", "method.samples=4")
     assert isinstance(member, Sparse)
     base, method = fresh(), Compose(members={"lora": method_of("lora"), "sparse": member})

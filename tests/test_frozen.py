@@ -19,7 +19,7 @@ from transformers.models.bert.modeling_bert import BertLayer
 
 from finegrid.config import Budget, RunConfig
 from finegrid.data import builtin
-from finegrid.data.batching import Encoded
+from finegrid.data.batching import TokenizedDataset
 from finegrid.inference import restore
 from finegrid.methods.base import overrides as changes
 from finegrid.models import backbone
@@ -56,7 +56,7 @@ def _empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def rows(encoded: Encoded) -> Encoded:  # noqa: F811
+def rows(encoded: TokenizedDataset) -> TokenizedDataset:  # noqa: F811
     """Sixteen rows of builtin text, without features yet."""
     copied = copy.copy(encoded)
     copied.extra_inputs = {}
@@ -108,7 +108,7 @@ def batch() -> dict[str, Tensor]:
     return {"input_ids": tokens * seen, "attention_mask": seen, "labels": torch.arange(B) % 2}
 
 
-def callback(split: Encoded, *overrides: str) -> CacheFeatures:
+def callback(split: TokenizedDataset, *overrides: str) -> CacheFeatures:
     cfg = composed(*overrides)
     splits = {"train": split, "validation": split, "test": split}
     return CacheFeatures(build_method(RunConfig.of(cfg).method), splits, RunConfig.of(cfg))
@@ -127,7 +127,7 @@ class Module:
         self.backbone = base
 
 
-def frozen_up(base: Backbone, split: Encoded, *overrides: str) -> None:
+def frozen_up(base: Backbone, split: TokenizedDataset, *overrides: str) -> None:
     """Do to a model and its rows what a run does."""
     callback(split, *overrides).setup(Trainer(), Module(base), "fit")  # type: ignore[arg-type]
 
@@ -224,7 +224,7 @@ def test_rows_are_padded_to_their_longest() -> None:
 
 
 @pytest.mark.parametrize("architecture", sorted(ANATOMY))
-def test_only_the_prefix_loses_its_dropout(architecture: str, rows: Encoded) -> None:
+def test_only_the_prefix_loses_its_dropout(architecture: str, rows: TokenizedDataset) -> None:
     known = rows.tokens.fields["input_ids"] % 40 + 5  # the vocabulary is small
     rows.tokens = replace(rows.tokens, fields={"input_ids": known})
     base = small(architecture, *HEAD)
@@ -240,7 +240,7 @@ def test_only_the_prefix_loses_its_dropout(architecture: str, rows: Encoded) -> 
         assert not torch.equal(logits_of(base.model, inputs), logits_of(base.model, inputs))
 
 
-def test_layers_above_the_prefix_keep_their_dropout(rows: Encoded) -> None:
+def test_layers_above_the_prefix_keep_their_dropout(rows: TokenizedDataset) -> None:
     base = applied(*TOP)
     frozen_up(base, rows, *TOP)
     base.model.train()
@@ -249,7 +249,7 @@ def test_layers_above_the_prefix_keep_their_dropout(rows: Encoded) -> None:
     assert modes == [{False}, {False}, {True}]
 
 
-def test_features_are_what_every_epoch_would_compute(rows: Encoded) -> None:
+def test_features_are_what_every_epoch_would_compute(rows: TokenizedDataset) -> None:
     base = applied(*TOP)
     frozen_up(base, rows, *TOP)
     base.model.train()
@@ -337,7 +337,7 @@ def test_larger_states_stay_in_memory(tmp_path: Path, calls: list[int]) -> None:
     assert sum(calls) == 2 * once + trained + validated + 3 * PROBE
 
 
-def test_what_lies_on_disk_is_found_by_all_that_decides_it(rows: Encoded) -> None:
+def test_what_lies_on_disk_is_found_by_all_that_decides_it(rows: TokenizedDataset) -> None:
     def place(overrides: tuple[str, ...] = (), precision: str = "32-true", size: int = 64) -> Path:
         return FrozenLayers(applied(*HEAD, *overrides), 3, precision, size)._place(rows)
 
@@ -390,7 +390,7 @@ def test_without_a_prefix_nothing_changes(tmp_path: Path, caplog: pytest.LogCapt
 
 
 def test_albert_has_a_prefix_only_as_a_whole(
-    rows: Encoded,
+    rows: TokenizedDataset,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO")
@@ -422,7 +422,7 @@ def test_why_states_are_not_kept(
     assert (reason or "") in (said or "")
 
 
-def test_the_training_rows_are_worth_a_pass_from_an_epoch_on(rows: Encoded) -> None:
+def test_the_training_rows_are_worth_a_pass_from_an_epoch_on(rows: TokenizedDataset) -> None:
     tokens = float(rows.lengths.sum())
     least = {"epochs": 1.0, "steps": 4.0, "examples": 16.0, "tokens": tokens}
     for unit, amount in least.items():
@@ -438,6 +438,6 @@ def test_a_short_budget_leaves_the_training_rows_alone(tmp_path: Path, calls: li
     assert sum(calls) == 3 * (rows + PROBE)
 
 
-def test_a_trial_does_not_see_the_test_rows(rows: Encoded) -> None:
+def test_a_trial_does_not_see_the_test_rows(rows: TokenizedDataset) -> None:
     made = callback(rows, "experiment=tune_tiny", "trial=0", "method=head")
     assert made.encoded.keys() == {"train", "validation"}

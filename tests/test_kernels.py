@@ -10,7 +10,7 @@ from test_methods import TASK, encoded, method_of  # noqa: F401
 from torch import Tensor, nn
 
 from finegrid.config import RunConfig
-from finegrid.data.batching import Encoded
+from finegrid.data.batching import TokenizedDataset
 from finegrid.inference import restore
 from finegrid.models.backbone import Backbone
 from finegrid.models.surgery import trainable
@@ -39,7 +39,7 @@ def loaded(method: str, *, kernels: bool) -> Backbone:
     return base
 
 
-def loss_and_gradients(base: Backbone, rows: Encoded) -> tuple[float, dict[str, Tensor]]:
+def loss_and_gradients(base: Backbone, rows: TokenizedDataset) -> tuple[float, dict[str, Tensor]]:
     """Of a training pass over sixteen rows."""
     batch = rows.batch(range(16))
     torch.manual_seed(2)  # for methods that draw in a pass
@@ -49,7 +49,10 @@ def loss_and_gradients(base: Backbone, rows: Encoded) -> tuple[float, dict[str, 
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_loss_and_gradients_are_those_of_stock_modules(name: str, encoded: Encoded) -> None:  # noqa: F811
+def test_loss_and_gradients_are_those_of_stock_modules(
+    name: str,
+    encoded: TokenizedDataset,  # noqa: F811
+) -> None:
     ours, ours_of = loss_and_gradients(loaded(name, kernels=True), encoded)
     stock, stock_of = loss_and_gradients(loaded(name, kernels=False), encoded)
     assert ours == pytest.approx(stock, rel=1e-5)
@@ -69,7 +72,7 @@ def test_the_printed_model_says_which_modules_compute(kernels: bool) -> None:
     assert (base.model.config._attn_implementation == "eager") != kernels
 
 
-def test_a_copy_of_a_patched_model_is_patched(encoded: Encoded) -> None:  # noqa: F811
+def test_a_copy_of_a_patched_model_is_patched(encoded: TokenizedDataset) -> None:  # noqa: F811
     base = loaded("houlsby", kernels=True)
     copied = copy.deepcopy(base.model)
     assert [type(m) for m in copied.modules()] == [type(m) for m in base.model.modules()]

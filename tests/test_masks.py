@@ -9,7 +9,7 @@ from conftest import run_cell, tuning_method
 from test_methods import encoded, fresh, method_of, steps  # noqa: F401
 from torch import nn
 
-from finegrid.data.batching import Encoded
+from finegrid.data.batching import TokenizedDataset
 from finegrid.errors import UserError
 from finegrid.methods.diff_pruning import GatedDifference
 from finegrid.methods.mask_threshold import THRESHOLD, ThresholdMask
@@ -59,7 +59,7 @@ def test_magnitude_zeroes_the_smallest(name: str) -> None:
         assert weight[~mask].abs().max() <= weight[mask].abs().min()
 
 
-def test_no_sparsity_is_the_pretrained_model(encoded: Encoded) -> None:  # noqa: F811
+def test_no_sparsity_is_the_pretrained_model(encoded: TokenizedDataset) -> None:  # noqa: F811
     expected = predict(fresh().model, encoded, batch_size=8)
     for name in ("supermask", "mask_threshold_magnitude", *FIXED):
         found = predict(applied(f"method={name}", "method.sparsity=0").model, encoded, batch_size=8)
@@ -122,7 +122,7 @@ def test_both_rules_of_evaluation_are_masks_and_repeat() -> None:
 
 
 @pytest.mark.parametrize("rule", ["mode", "draw"])
-def test_either_rule_round_trips(rule: str, encoded: Encoded, tmp_path: Path) -> None:  # noqa: F811
+def test_either_rule_round_trips(rule: str, encoded: TokenizedDataset, tmp_path: Path) -> None:  # noqa: F811
     base = applied("method=supermask", f"method.evaluate={rule}", "method.initial=0.5")
     for _ in steps(base, encoded):
         pass
@@ -251,7 +251,7 @@ def test_the_penalty_reaches_the_gates() -> None:
 
 
 @pytest.mark.parametrize("name", ["diff_pruning", "diff_pruning_structured"])
-def test_projection_keeps_the_largest_of_all(name: str, encoded: Encoded) -> None:  # noqa: F811
+def test_projection_keeps_the_largest_of_all(name: str, encoded: TokenizedDataset) -> None:  # noqa: F811
     base, method = fresh(), method_of(name)
     method.tune(base, seed=0)
     for _ in steps(base, encoded):

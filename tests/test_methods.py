@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from finegrid.config import NOT_ARGUMENTS, OptimConfig, RunConfig, bind_task
-from finegrid.data.batching import Encoded
-from finegrid.data.examples import Rows
+from finegrid.data.batching import TokenizedDataset
+from finegrid.data.examples import Examples
 from finegrid.data.tokenization import encode
 from finegrid.errors import UserError
 from finegrid.methods.base import TuningMethod
@@ -63,7 +63,7 @@ def tuned(name: str, seed: int = 0) -> Backbone:
 
 
 @pytest.fixture(scope="module")
-def encoded() -> Encoded:
+def encoded() -> TokenizedDataset:
     """Sixteen rows of builtin text."""
     from finegrid.data import builtin
 
@@ -71,11 +71,11 @@ def encoded() -> Encoded:
     texts = ([str(row["sentence1"]) for row in rows], [str(row["sentence2"]) for row in rows])
     labels = torch.tensor([int(row["label"]) for row in rows]).numpy()
     tokenizer = backbone.tokenizer(RunConfig.of(composed()).model)
-    return Encoded(Rows(texts, labels, list(range(16))), encode(texts, tokenizer, 64))
+    return TokenizedDataset(Examples(texts, labels, list(range(16))), encode(texts, tokenizer, 64))
 
 
 def steps(
-    base: Backbone, encoded: Encoded, count: int = 3, method: TuningMethod | None = None
+    base: Backbone, encoded: TokenizedDataset, count: int = 3, method: TuningMethod | None = None
 ) -> Iterator[FineTuner]:
     """Train for some steps, yielding before each optimizer step."""
     module = FineTuner(base, TASK, OPTIM, seed=0)
@@ -103,7 +103,7 @@ def settle(method: TuningMethod, base: Backbone) -> None:
     assert method.checkpointable
 
 
-def delivered(name: str, encoded: Encoded) -> Backbone:
+def delivered(name: str, encoded: TokenizedDataset) -> Backbone:
     """The builtin model after some training steps, as a run would deliver it."""
     base, method = fresh(), method_of(name)
     method.tune(base, seed=0)
@@ -133,7 +133,7 @@ class TestContract:
         assert "default" in cfg.recipe.lr
 
     def test_starts_as_the_pretrained_model_where_it_says_so(
-        self, name: str, encoded: Encoded
+        self, name: str, encoded: TokenizedDataset
     ) -> None:
         expected = predict(fresh().model, encoded, batch_size=8)
         found = predict(tuned(name).model, encoded, batch_size=8)
@@ -145,7 +145,7 @@ class TestContract:
         assert fresh().model.state_dict().keys() <= tuned(name).model.state_dict().keys()
 
     def test_every_trainable_gets_a_gradient_and_nothing_else(
-        self, name: str, encoded: Encoded
+        self, name: str, encoded: TokenizedDataset
     ) -> None:
         for module in steps(tuned(name), encoded, count=1):
             for parameter_name, parameter in module.model.named_parameters():
@@ -164,7 +164,7 @@ class TestContract:
         assert len(held) == len(set(held))
 
     def test_trains_what_it_says_and_freezes_the_rest_bit_by_bit(
-        self, name: str, encoded: Encoded
+        self, name: str, encoded: TokenizedDataset
     ) -> None:
         base, method = fresh(), method_of(name)
         method.tune(base, seed=0)
@@ -179,7 +179,7 @@ class TestContract:
         assert len(moved) == len(trains), sorted(set(trains) - set(moved))
 
     def test_dropout_is_on_in_training_and_off_in_prediction(
-        self, name: str, encoded: Encoded
+        self, name: str, encoded: TokenizedDataset
     ) -> None:
         base = tuned(name)
         module = FineTuner(base, TASK, OPTIM, seed=0)
@@ -193,7 +193,7 @@ class TestContract:
         assert torch.equal(once, twice)
         assert base.model.training
 
-    def test_applying_twice_is_applying_once(self, name: str, encoded: Encoded) -> None:
+    def test_applying_twice_is_applying_once(self, name: str, encoded: TokenizedDataset) -> None:
         base, once = fresh(), tuned(name)
         method = method_of(name)
         for _ in range(2):
@@ -227,7 +227,7 @@ class TestContract:
         for key, value in first.model.state_dict().items():
             assert torch.equal(value, again.model.state_dict()[key]), key
 
-    def test_delta_round_trip(self, name: str, encoded: Encoded, tmp_path: Path) -> None:
+    def test_delta_round_trip(self, name: str, encoded: TokenizedDataset, tmp_path: Path) -> None:
         base = delivered(name, encoded)
         path = tmp_path / "delta.safetensors"
         facts = {"method": name, "fingerprint": base.fingerprint}
@@ -244,7 +244,7 @@ class TestContract:
         assert torch.equal(found, expected)
 
     def test_bfloat16_delta_scores_as_the_rounded_model(
-        self, name: str, encoded: Encoded, tmp_path: Path
+        self, name: str, encoded: TokenizedDataset, tmp_path: Path
     ) -> None:
         base = delivered(name, encoded)
         delta.round_to(base.model, torch.bfloat16)
@@ -258,7 +258,7 @@ class TestContract:
         found, expected = (predict(b.model, encoded, batch_size=8) for b in (other, base))
         assert torch.equal(found, expected)
 
-    def test_a_copy_is_independent(self, name: str, encoded: Encoded) -> None:
+    def test_a_copy_is_independent(self, name: str, encoded: TokenizedDataset) -> None:
         base = tuned(name)
         copied = copy.deepcopy(base.model)
         before = predict(copied, encoded, batch_size=8)
@@ -267,7 +267,7 @@ class TestContract:
                 parameter.add_(0.1)
         assert torch.equal(predict(copied, encoded, batch_size=8), before)
 
-    def test_rows_do_not_meet(self, name: str, encoded: Encoded) -> None:
+    def test_rows_do_not_meet(self, name: str, encoded: TokenizedDataset) -> None:
         """A row's logits do not depend on who shares its batch."""
         base = tuned(name)
         for _ in steps(base, encoded):
@@ -315,7 +315,9 @@ def test_modules_over_one_tensor_apply_in_order_and_merge() -> None:
 
 
 @pytest.mark.parametrize("name", ["lora", "ia3", "bitfit_lora"])
-def test_what_is_merged_leaves_neither_modules_nor_hooks(name: str, encoded: Encoded) -> None:
+def test_what_is_merged_leaves_neither_modules_nor_hooks(
+    name: str, encoded: TokenizedDataset
+) -> None:
     base, plain = tuned(name), fresh()
     with torch.no_grad():
         for parameter in surgery.trainable(base.model.base_model).values():
@@ -332,7 +334,7 @@ def test_what_is_merged_leaves_neither_modules_nor_hooks(name: str, encoded: Enc
             assert len(getattr(mine, hooks)) == len(getattr(theirs, hooks)), path
 
 
-def test_predictions_are_in_the_rows_order_whatever_their_length(encoded: Encoded) -> None:
+def test_predictions_are_in_the_rows_order_whatever_their_length(encoded: TokenizedDataset) -> None:
     model = fresh().model.eval()
     assert (np.diff(encoded.lengths) > 0).any(), "longest first is not their order"
     with torch.no_grad():
@@ -384,7 +386,7 @@ def test_a_delta_with_a_tensor_too_many_is_refused(tmp_path: Path) -> None:
         delta.load(path, tuned("bitfit_q_m2").model, **facts)
 
 
-def test_pfeiffer_is_its_formula(encoded: Encoded) -> None:
+def test_pfeiffer_is_its_formula(encoded: TokenizedDataset) -> None:
     """LN(x + h + A(LN(x + h))), A being the bottleneck."""
     base = tuned("pfeiffer")
     norm = base.sites["output_norm"][0].module

@@ -13,7 +13,7 @@ from test_methods import OPTIM, TASK, encoded, tuned  # noqa: F401
 from torch import Tensor
 
 from finegrid.config import RunConfig
-from finegrid.data.batching import Encoded
+from finegrid.data.batching import TokenizedDataset
 from finegrid.errors import UserError
 from finegrid.methods.compose import Compose
 from finegrid.methods.diff_pruning import DiffPruning
@@ -89,11 +89,11 @@ def assert_chunks_add_up(base: Backbone, task: Task, batch: dict[str, Any], *siz
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_chunks_have_the_gradient_of_the_batch(name: str, encoded: Encoded) -> None:  # noqa: F811
+def test_chunks_have_the_gradient_of_the_batch(name: str, encoded: TokenizedDataset) -> None:  # noqa: F811
     assert_chunks_add_up(tuned(name), TASK, encoded.batch(range(16)), 5)  # 5 + 5 + 5 + 1
 
 
-def test_chunks_have_the_gradient_of_the_batch_in_regression(encoded: Encoded) -> None:  # noqa: F811
+def test_chunks_have_the_gradient_of_the_batch_in_regression(encoded: TokenizedDataset) -> None:  # noqa: F811
     base = backbone.build(RunConfig.of(composed()).model, outputs=1, seed=0)
     base.model.requires_grad_(True)
     batch = encoded.batch(range(16))

@@ -20,23 +20,23 @@ from finegrid.report.load.rankings import Results
 from finegrid.report.stats import compare
 
 SVG = "{http://www.w3.org/2000/svg}"
-Tables = tuple[Results, pd.DataFrame, pd.DataFrame]
+RawSplits = tuple[Results, pd.DataFrame, pd.DataFrame]
 
 
-def tables(root: Path) -> Tables:
+def tables(root: Path) -> RawSplits:
     """What a report draws from."""
     results = rankings.results([root])
     return results, compare.cells(results), compare.against_best(results)
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Tables:
+def made(tmp_path_factory: pytest.TempPathFactory) -> RawSplits:
     """Two tasks, two fractions, five methods, one of which partly failed."""
     return tables(written(tmp_path_factory.mktemp("grid"), broken(grid())))
 
 
 @pytest.fixture(scope="module")
-def drawn(made: Tables) -> dict[str, Figure]:
+def drawn(made: RawSplits) -> dict[str, Figure]:
     """Its figures by name."""
     return {figure.name: figure for figure in draw.draw(*made)[0]}
 
@@ -78,14 +78,14 @@ def test_text_is_text_and_names_every_method(drawn: dict[str, Figure]) -> None:
         assert not missing, name
 
 
-def test_the_same_twice(made: Tables, drawn: dict[str, Figure]) -> None:
+def test_the_same_twice(made: RawSplits, drawn: dict[str, Figure]) -> None:
     again, _ = draw.draw(*made)
     assert [figure.svg for figure in again] == [figure.svg for figure in drawn.values()]
     assert again[1].png(dpi=60) == again[1].png(dpi=60)
     assert again[1].png(dpi=60).startswith(b"\x89PNG")
 
 
-def test_a_figures_data_are_the_cells(made: Tables, drawn: dict[str, Figure]) -> None:
+def test_a_figures_data_are_the_cells(made: RawSplits, drawn: dict[str, Figure]) -> None:
     _, cells, best = made
     data = drawn["mrpc-epochs3-seconds-s0"].data.set_index("method")
     cells = cells[(cells.task == "mrpc") & (cells.fraction == 1)].set_index("method")
@@ -163,7 +163,7 @@ def test_bars_cover_the_methods_not_told_apart(
     assert diagrams.groups(ranks, gap) == expected
 
 
-def test_beyond_the_limit_figures_are_named_not_drawn(made: Tables) -> None:
+def test_beyond_the_limit_figures_are_named_not_drawn(made: RawSplits) -> None:
     figures, note = draw.draw(*made, limit=3)
     assert [figure.name for figure in figures] == [
         "ranks-s0", "mrpc-epochs3-fraction-s0", "rte-epochs3-fraction-s0",
@@ -173,7 +173,7 @@ def test_beyond_the_limit_figures_are_named_not_drawn(made: Tables) -> None:
     assert keys.planned(made[0], made[1])[1] == ""
 
 
-def test_published_scores_are_lines_without_a_rank(made: Tables) -> None:
+def test_published_scores_are_lines_without_a_rank(made: RawSplits) -> None:
     results, cells, best = made
     row = {"task": "mrpc", "metric": "f1", "backbone": "tiny", "split": "holdout", "n": None,
            "initialisation": "pretrained", "method": "lora", "score": 0.77}  # fmt: skip
@@ -187,7 +187,7 @@ def test_published_scores_are_lines_without_a_rank(made: Tables) -> None:
     assert "lora (a)" not in figures["rte-epochs3-bytes-s0"].svg
 
 
-def test_learning_curves_are_means_over_seeds(drawn: dict[str, Figure], made: Tables) -> None:
+def test_learning_curves_are_means_over_seeds(drawn: dict[str, Figure], made: RawSplits) -> None:
     data = drawn["mrpc-epochs3-curves-s0"].data
     runs = made[0].runs.query("task == 'mrpc' and fraction == 1 and method == 'full'")
     own = data[data.method == "full"].reset_index()
@@ -197,7 +197,7 @@ def test_learning_curves_are_means_over_seeds(drawn: dict[str, Figure], made: Ta
     assert set(own.seeds) == {4}
 
 
-def test_reading_curves_is_bounded(made: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_curves_is_bounded(made: RawSplits, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diagrams, "FILES", 10)
     read: list[str] = []
     real = curves.read

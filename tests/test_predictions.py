@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from finegrid.data.examples import Rows
+from finegrid.data.examples import Examples
 from finegrid.runs.predictions import FILE, write_predictions
 from finegrid.tasks.classification import Classification
 
@@ -14,8 +14,8 @@ from finegrid.tasks.classification import Classification
 def test_each_row_has_its_split_id_label_prediction_and_scores(tmp_path: Path) -> None:
     task = Classification(name="t", text=["a"], metrics=["accuracy"], labels=["x", "y"])
     tests = {
-        "test": Rows((["a", "b"],), np.asarray([0, 1]), [7, 3]),
-        "test_mismatched": Rows((["c"],), np.asarray([1]), [5]),
+        "test": Examples((["a", "b"],), np.asarray([0, 1]), [7, 3]),
+        "test_mismatched": Examples((["c"],), np.asarray([1]), [5]),
     }
     logits = {
         "test": torch.tensor([[0.0, 2.0], [0.5, 1.0]]),

@@ -15,7 +15,7 @@ from conftest import composed, run_cell
 
 from finegrid import inference
 from finegrid.config import RunConfig, bind_task
-from finegrid.data.examples import Rows, read_rows
+from finegrid.data.examples import Examples, read_rows
 from finegrid.data.files import read_table, texts
 from finegrid.data.loading import load
 from finegrid.data.splits import Splits, split
@@ -60,7 +60,7 @@ def splits_of(*overrides: str) -> tuple[Task, Splits]:
     return task, split(tables, task, config.data)
 
 
-def read(path: Path, *overrides: str) -> tuple[Task, Rows]:
+def read(path: Path, *overrides: str) -> tuple[Task, Examples]:
     """A training file's rows, as its task sees them."""
     cfg = composed("task=custom", f"task.train={path}", *overrides)
     task, tables = load(bind_task(cfg.task), RunConfig.of(cfg).data)

@@ -18,8 +18,8 @@ from safetensors.numpy import save_file
 
 from finegrid.config import RunConfig, bind_task
 from finegrid.data import builtin
-from finegrid.data.batching import Encoded
-from finegrid.data.examples import Rows
+from finegrid.data.batching import TokenizedDataset
+from finegrid.data.examples import Examples
 from finegrid.data.loading import load
 from finegrid.data.splits import split
 from finegrid.data.tokenization import Tokeniser, Tokens, identity
@@ -66,7 +66,9 @@ def same(left: Tokens, right: Tokens) -> bool:
     )
 
 
-def by_rows(rows: Rows, tokenizer: Any, max_length: int, index: Sequence[int]) -> dict[str, Any]:
+def by_rows(
+    rows: Examples, tokenizer: Any, max_length: int, index: Sequence[int]
+) -> dict[str, Any]:
     """A batch as finegrid 0.3.0 made it: a list of small arrays, padded in a loop over rows."""
     encoded = tokenizer(*rows.texts, truncation=True, max_length=max_length)
     names = [name for name in ("input_ids", "token_type_ids") if name in encoded]
@@ -105,7 +107,7 @@ def test_batches_are_what_they_were(task: str, model: str, max_length: int) -> N
     ]
     for loader in (lambda: tokenizer, not_loaded):  # first new tokens, then kept ones
         kept = Tokeniser(where, "main", max_length=max_length, load=loader)(rows.texts)
-        encoded = Encoded(rows, kept)
+        encoded = TokenizedDataset(rows, kept)
         for index in indices:
             batch, expected = encoded.batch(index), by_rows(rows, tokenizer, max_length, index)
             assert [*batch] == [*expected]
@@ -126,10 +128,10 @@ class Plain:
 
 
 def test_a_tokenizer_without_token_types_gives_none() -> None:
-    rows = Rows((["a", "b"],), np.asarray([0, 1]), [0, 1])
+    rows = Examples((["a", "b"],), np.asarray([0, 1]), [0, 1])
     for loader in (Plain, not_loaded):
         found = Tokeniser(str(builtin.MODEL_DIR), "main", max_length=8, load=loader)(rows.texts)
-        batch = Encoded(rows, found).batch([1, 0])
+        batch = TokenizedDataset(rows, found).batch([1, 0])
         assert batch["input_ids"].tolist() == [[4, 7, 7], [1, 2, 3]]
         assert "token_type_ids" not in batch
 

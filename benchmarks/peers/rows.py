@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from finegrid.config import RunConfig, register_resolvers
 from finegrid.data import loading
-from finegrid.data.examples import Rows
+from finegrid.data.examples import Examples
 from finegrid.data.splits import Splits, split
 from finegrid.storage import paths
 from finegrid.tasks.task import Task
@@ -67,7 +67,7 @@ def _loaded(*overrides: str) -> tuple[DictConfig, Task, Splits]:
     return cfg, task, split(tables, task, config.data)
 
 
-def _written(root: Path, cfg: DictConfig, task: Task, train: Rows, dev: Rows) -> Shared:
+def _written(root: Path, cfg: DictConfig, task: Task, train: Examples, dev: Examples) -> Shared:
     """Two parquet files below `root`, which also serves as finegrid's `data.source`."""
     folder = root / task.subset
     folder.mkdir(parents=True)

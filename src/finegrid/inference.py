@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from finegrid.config import RunConfig
-from finegrid.data.batching import Encoded
-from finegrid.data.examples import Rows, column_texts
+from finegrid.data.batching import TokenizedDataset
+from finegrid.data.examples import Examples, column_texts
 from finegrid.data.files import json_text, read_table, texts
 from finegrid.data.tokenization import encode
 from finegrid.errors import UserError, require
@@ -49,11 +49,11 @@ class Restored:
     def logits(self, texts: tuple[list[str], ...]) -> Tensor:
         """fp32 logits (N, outputs) for texts, one list a column."""
         unknown = np.zeros(len(texts[0]), dtype=np.int64)
-        rows = Rows(texts, unknown, list(range(len(unknown))))
+        rows = Examples(texts, unknown, list(range(len(unknown))))
         model = self.config.model
         tokens = encode(texts, self.tokenizer, model.max_length)
         limits = Limits.of(self.model, model.name)
-        encoded = Encoded(rows, limits.fit({"rows": tokens})["rows"])
+        encoded = TokenizedDataset(rows, limits.fit({"rows": tokens})["rows"])
         size = self.config.data.eval_batch_size
         precision = str(self.record.precision)
         logits = predict(self.model, encoded, batch_size=size, precision=precision)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from finegrid.analysis.weights import Solution
-from finegrid.data.examples import Rows
+from finegrid.data.examples import Examples
 from finegrid.data.loading import load
 from finegrid.data.splits import split
 from finegrid.errors import one_of, require
@@ -60,7 +60,7 @@ def _check(a: Solution, b: Solution) -> None:
             require(False, f"no line between runs of {method}: {what} does not merge into weights")
 
 
-def _rows(a: Solution, b: Solution, where: str) -> Rows:
+def _rows(a: Solution, b: Solution, where: str) -> Examples:
     """The rows that both runs were scored on."""
     one_of("--split", where, SPLITS)
     run: Restored = a.run

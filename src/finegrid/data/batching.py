@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from finegrid.data.examples import Rows
+from finegrid.data.examples import Examples
 from finegrid.data.tokenization import Tokens
 from finegrid.storage.cache import Array
 
@@ -20,11 +20,15 @@ log = logging.getLogger(__name__)
 POOL = 50  # batches sorted by length together: little padding, yet well mixed
 
 
-class Encoded:
+class TokenizedDataset:
     """Tokenised rows; `batch` pads any of them to their own longest row, never further."""
 
     def __init__(
-        self, rows: Rows, tokens: Tokens, *, collate: Callable[[Array], Tensor] = torch.from_numpy
+        self,
+        rows: Examples,
+        tokens: Tokens,
+        *,
+        collate: Callable[[Array], Tensor] = torch.from_numpy,
     ) -> None:
         self.tokens = tokens
         self.collate, self.numbers = collate, rows.labels
@@ -90,14 +94,14 @@ class BucketSampler(Sampler[list[int]]):
             yield batches[position]
 
 
-def train_loader(encoded: Encoded, *, batch_size: int, seed: int) -> DataLoader[Any]:
+def train_loader(encoded: TokenizedDataset, *, batch_size: int, seed: int) -> DataLoader[Any]:
     """Endless epochs of bucketed batches; in memory, so no worker processes."""
     sampler = BucketSampler(encoded.lengths, batch_size=batch_size, seed=seed)
     return DataLoader(range(len(encoded)), batch_sampler=sampler, collate_fn=encoded.batch)  # type: ignore[arg-type]
 
 
 def sorted_batches(
-    encoded: Encoded, batch_size: int, *, tokens: int
+    encoded: TokenizedDataset, batch_size: int, *, tokens: int
 ) -> Iterator[tuple[list[int], Any]]:
     """(row numbers, batch) from the longest rows to the shortest, for evaluation.
 

@@ -13,7 +13,7 @@ from finegrid.tasks.task import Task
 
 
 @dataclass(frozen=True)
-class Rows:
+class Examples:
     """Checked rows of one split: texts, one list a column, labels and the source's row ids."""
 
     texts: tuple[list[str], ...]
@@ -23,10 +23,10 @@ class Rows:
     def __len__(self) -> int:
         return len(self.idx)
 
-    def take(self, index: np.ndarray[Any, Any]) -> "Rows":
+    def take(self, index: np.ndarray[Any, Any]) -> "Examples":
         """The rows at these positions, in this order."""
         texts = tuple([column[i] for i in index] for column in self.texts)
-        return Rows(texts, self.labels[index], [self.idx[i] for i in index])
+        return Examples(texts, self.labels[index], [self.idx[i] for i in index])
 
     def digest(self) -> str:
         """Hash of what the rows say, in their order."""
@@ -36,12 +36,12 @@ class Rows:
         return digest.hexdigest()[:16]
 
 
-def read_rows(table: pa.Table, task: Task, where: str) -> Rows:
+def read_rows(table: pa.Table, task: Task, where: str) -> Examples:
     """Check a table's columns, texts and labels and take them out."""
     if len(table) == 0:
         raise UserError(f"{where}: no rows")
     columns = tuple(column_texts(table, name, where) for name in task.text)
-    return Rows(columns, _labels(table, task, where), _ids(table, where))
+    return Examples(columns, _labels(table, task, where), _ids(table, where))
 
 
 def column_texts(table: pa.Table, name: str, where: str) -> list[str]:

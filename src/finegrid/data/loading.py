@@ -16,7 +16,7 @@ from finegrid.tasks.task import Task
 
 
 @dataclass(frozen=True)
-class Tables:
+class RawSplits:
     """Labelled tables of a task, before they are checked and split."""
 
     train: pa.Table
@@ -29,7 +29,7 @@ class Tables:
         return self.files.get(split, f"{self.source}, {split}")
 
 
-def load(task: Task, data: DataConfig) -> tuple[Task, Tables]:
+def load(task: Task, data: DataConfig) -> tuple[Task, RawSplits]:
     """Load a task's tables; the task comes back with its label names filled in.
 
     Raises:
@@ -44,7 +44,7 @@ def load(task: Task, data: DataConfig) -> tuple[Task, Tables]:
     return _with_labels(task, tables), tables
 
 
-def _builtin(task: Task) -> Tables:
+def _builtin(task: Task) -> RawSplits:
     """The rows of the builtin grammar, cached on disk, since making them takes seconds."""
     from finegrid.data import builtin
 
@@ -58,7 +58,7 @@ def _builtin(task: Task) -> Tables:
         rows = builtin.load(task.name)
         splits = {name: pa.Table.from_pylist(part) for name, part in rows.items()}
         cache.keep(path, {name: _streamed(table) for name, table in splits.items()})
-    return Tables(splits.pop("train"), splits, f"builtin {task.name}")
+    return RawSplits(splits.pop("train"), splits, f"builtin {task.name}")
 
 
 def _streamed(table: pa.Table) -> cache.Array:
@@ -69,15 +69,15 @@ def _streamed(table: pa.Table) -> cache.Array:
     return np.frombuffer(sink.getvalue(), dtype=np.uint8)
 
 
-def _files(task: Task) -> Tables:
+def _files(task: Task) -> RawSplits:
     """The user's own files; the test file may be missing."""
     require(task.train is not None, "task=custom needs task.train=FILE (csv, tsv, jsonl, parquet)")
     files = {"train": str(task.train)} | ({} if task.test is None else {"test": task.test})
     tables = {split: read_table(Path(file)) for split, file in files.items()}
-    return Tables(tables.pop("train"), tables, f"file {Path(files['train']).name}", files)
+    return RawSplits(tables.pop("train"), tables, f"file {Path(files['train']).name}", files)
 
 
-def _glue(task: Task, data: DataConfig) -> Tables:
+def _glue(task: Task, data: DataConfig) -> RawSplits:
     """A hub data set: from a local root if one is given and holds it, else the hub or its cache."""
     root = data.source if data.source != "auto" else data.root
     tried = []
@@ -100,12 +100,12 @@ def _glue(task: Task, data: DataConfig) -> Tables:
             f"({type(error).__name__}). {WAYS_OUT.format(variable='FINEGRID_DATA_DIR')}"
         ) from error
     pick = {name: dataset[name].data.table for name in ("train", *task.dev)}
-    return Tables(pick.pop("train"), pick, f"hub {task.path}/{task.subset}")
+    return RawSplits(pick.pop("train"), pick, f"hub {task.path}/{task.subset}")
 
 
-def _folder(folder: Path, task: Task) -> Tables:
+def _folder(folder: Path, task: Task) -> RawSplits:
     tables = {name: _shards(folder, name) for name in ("train", *task.dev)}
-    return Tables(tables.pop("train"), tables, f"local {task.path}/{task.subset}")
+    return RawSplits(tables.pop("train"), tables, f"local {task.path}/{task.subset}")
 
 
 def _shards(folder: Path, name: str) -> pa.Table:
@@ -118,7 +118,7 @@ def _shards(folder: Path, name: str) -> pa.Table:
         raise UserError(f"{folder}: the files of the split {name!r} differ: {error}") from error
 
 
-def _with_labels(task: Task, tables: Tables) -> Task:
+def _with_labels(task: Task, tables: RawSplits) -> Task:
     """Fill in the class names that only the training rows tell."""
     if not task.lacks_labels:
         return task

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from finegrid.config import DataConfig
-from finegrid.data.examples import Rows, read_rows
-from finegrid.data.loading import Tables
+from finegrid.data.examples import Examples, read_rows
+from finegrid.data.loading import RawSplits
 from finegrid.errors import UserError, shown
 from finegrid.tasks.task import Task
 
@@ -24,9 +24,9 @@ log = logging.getLogger(__name__)
 class Splits:
     """What a run trains on, selects on and is scored on (first test set: the headline)."""
 
-    train: Rows
-    validation: Rows
-    test: dict[str, Rows]  # `test`, and for MNLI `test_mismatched`
+    train: Examples
+    validation: Examples
+    test: dict[str, Examples]  # `test`, and for MNLI `test_mismatched`
     overlap: int  # test rows whose text also occurs in the training rows used
     source: str
 
@@ -47,7 +47,7 @@ def stratified_order(
     return np.lexsort((random.random(len(strata)), place))
 
 
-def split(tables: Tables, task: Task, data: DataConfig) -> Splits:
+def split(tables: RawSplits, task: Task, data: DataConfig) -> Splits:
     """Check the tables and make the run's splits, the same for every method.
 
     Raises:
@@ -80,13 +80,13 @@ def _test_name(name: str, dev: Collection[str]) -> str:
     return "test" if name == next(iter(dev)) else f"test_{name.rpartition('_')[2]}"
 
 
-def _carve(rows: Rows, task: Task, data: DataConfig, *, size: int) -> tuple[Rows, Rows]:
+def _carve(rows: Examples, task: Task, data: DataConfig, *, size: int) -> tuple[Examples, Examples]:
     """(the rest, a stratified part of so many rows), both in the rows' own order."""
     order = stratified_order(task.strata(rows.labels), data.split_seed)
     return rows.take(np.sort(order[size:])), rows.take(np.sort(order[:size]))
 
 
-def take_fraction(train: Rows, task: Task, data: DataConfig) -> Rows:
+def take_fraction(train: Examples, task: Task, data: DataConfig) -> Examples:
     """The first `fraction` of the stratified order: smaller fractions lie inside larger ones."""
     order = stratified_order(task.strata(train.labels), data.subset_seed)
     size = max(1, round(data.fraction * len(train)))
@@ -101,7 +101,7 @@ def take_fraction(train: Rows, task: Task, data: DataConfig) -> Rows:
     return used
 
 
-def _warn_untested(rows: Rows, test: Rows, task: Task, tables: Tables) -> None:
+def _warn_untested(rows: Examples, test: Examples, task: Task, tables: RawSplits) -> None:
     """Warn of classes that no test row is of, where the test rows were carved."""
     counts = task.class_counts(rows.labels)
     unseen = sorted(set(counts) - set(task.class_counts(test.labels)))

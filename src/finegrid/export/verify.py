@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from finegrid.data.batching import Encoded
-from finegrid.data.examples import Rows, read_rows
+from finegrid.data.batching import TokenizedDataset
+from finegrid.data.examples import Examples, read_rows
 from finegrid.data.loading import load
 from finegrid.data.tokenization import encode
 from finegrid.errors import UserError, require
@@ -56,10 +56,10 @@ def difference(ours: Tensor, theirs: Tensor) -> float:
     return largest
 
 
-def _batch(run: Restored, rows: Rows, longest: int) -> Inputs:
+def _batch(run: Restored, rows: Examples, longest: int) -> Inputs:
     limits = Limits.of(run.model, run.config.model.name)
     tokens = limits.fit({"rows": encode(rows.texts, run.tokenizer, longest)})["rows"]
-    batch = Encoded(rows, tokens).batch(range(len(rows)))
+    batch = TokenizedDataset(rows, tokens).batch(range(len(rows)))
     return {name: value for name, value in batch.items() if name not in ("labels", "real_tokens")}
 
 

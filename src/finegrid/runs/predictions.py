@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
-from finegrid.data.examples import Rows
+from finegrid.data.examples import Examples
 from finegrid.runs import layout
 from finegrid.storage.files import write_atomic
 from finegrid.tasks.task import Task
@@ -15,7 +15,7 @@ FILE = layout.PREDICTIONS
 
 
 def write_predictions(
-    directory: Path, task: Task, tests: dict[str, Rows], logits: dict[str, Tensor]
+    directory: Path, task: Task, tests: dict[str, Examples], logits: dict[str, Tensor]
 ) -> None:
     """Write one row a test example: split, idx, label, prediction, scores (the logits)."""
     tables = [

@@ -28,7 +28,7 @@ from torch.nn import functional
 
 from finegrid import __version__
 from finegrid.config import Budget, RunConfig
-from finegrid.data.batching import Encoded, sorted_batches
+from finegrid.data.batching import TokenizedDataset, sorted_batches
 from finegrid.methods.base import TuningMethod, overrides
 from finegrid.models.backbone import Backbone
 from finegrid.models.sites import LAYERED
@@ -65,7 +65,7 @@ class CacheFeatures(pl.Callback):
     """
 
     def __init__(
-        self, method: TuningMethod, encoded: Mapping[str, Encoded], config: RunConfig
+        self, method: TuningMethod, encoded: Mapping[str, TokenizedDataset], config: RunConfig
     ) -> None:
         self.method, self.config = method, config
         seen = encoded if config.trial is None else ("train", "validation")  # a trial is not tested
@@ -91,14 +91,14 @@ class CacheFeatures(pl.Callback):
         cached = [name for name, rows in self.encoded.items() if self._cache(layers, name, rows)]
         log.info("%s; their outputs are cached: %s", quiet, ", ".join(cached))
 
-    def _cache(self, layers: "FrozenLayers", name: str, encoded: Encoded) -> bool:
+    def _cache(self, layers: "FrozenLayers", name: str, encoded: TokenizedDataset) -> bool:
         """Give a split's batches their features; False if they are not worth computing."""
         features = layers.features(encoded, compute=self._worth(name, encoded))
         if features is not None:
             encoded.extra_inputs["features"] = features.batch
         return features is not None
 
-    def _worth(self, name: str, encoded: Encoded) -> bool:
+    def _worth(self, name: str, encoded: TokenizedDataset) -> bool:
         """Whether a split's rows meet the model often enough for a pass over all of them."""
         config = self.config
         return name != "train" or repeats(config.budget, encoded, config.data.batch_size)
@@ -142,7 +142,7 @@ def _keep_eval(module: torch.nn.Module) -> None:
     module.__dict__["train"] = lambda mode=True: module
 
 
-def repeats(budget: Budget, rows: Encoded, batch_size: int) -> bool:
+def repeats(budget: Budget, rows: TokenizedDataset, batch_size: int) -> bool:
     """Whether training meets each row at least once, as far as its budget tells."""
     epoch = {
         "epochs": 1,
@@ -163,11 +163,11 @@ class FrozenLayers:
         self.all_layers = depth == backbone.sites.n_layers
         self.dtype = torch.bfloat16 if precision == "bf16-mixed" else torch.float32
 
-    def size(self, encoded: Encoded) -> int:
+    def size(self, encoded: TokenizedDataset) -> int:
         """Bytes of the states that are cached of a split."""
         return int(self._offsets(encoded)[-1]) * self._width * self.dtype.itemsize
 
-    def features(self, encoded: Encoded, *, compute: bool) -> Features | None:
+    def features(self, encoded: TokenizedDataset, *, compute: bool) -> Features | None:
         """The states of a split: from disk, or else computed if they shall be."""
         path = self._place(encoded) if self.all_layers else None
         stored = path and cache.read(path)
@@ -180,7 +180,7 @@ class FrozenLayers:
             cache.keep(path, {"states": _packed(computed.states)})
         return computed
 
-    def _computed(self, encoded: Encoded) -> Features:
+    def _computed(self, encoded: TokenizedDataset) -> Features:
         model, offsets = self.backbone.model.eval(), self._offsets(encoded)
         hidden = torch.empty(int(offsets[-1]), self._width, dtype=self.dtype)
         kind = model.device.type
@@ -199,7 +199,7 @@ class FrozenLayers:
                 heartbeat.beat()
         return Features(hidden, offsets)
 
-    def _offsets(self, encoded: Encoded) -> Array:
+    def _offsets(self, encoded: TokenizedDataset) -> Array:
         """Where each row's states begin; it has one, or as many as tokens."""
         return np.arange(len(encoded) + 1) if self.all_layers else encoded.tokens.offsets
 
@@ -207,7 +207,7 @@ class FrozenLayers:
     def _width(self) -> int:
         return self.backbone.sites.hidden_size
 
-    def _place(self, encoded: Encoded) -> Path:
+    def _place(self, encoded: TokenizedDataset) -> Path:
         """Where on disk a split's states lie: by all that decides them."""
         model: Any = self.backbone.model
         about = {

@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from finegrid.data.batching import Encoded
+from finegrid.data.batching import TokenizedDataset
 from finegrid.errors import Diverged
 from finegrid.models import surgery
 from finegrid.training.budget import DONE, BudgetTimer
@@ -38,7 +38,7 @@ class BestCheckpoint(pl.Callback):
     def __init__(
         self,
         clock: BudgetTimer,
-        validation: Encoded,
+        validation: TokenizedDataset,
         *,
         evaluations: int,
         batch_size: int,

@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 from torch import Tensor
 
 from finegrid.config import MethodConfig, RunConfig
-from finegrid.data.batching import Encoded
+from finegrid.data.batching import TokenizedDataset
 from finegrid.data.loading import load
 from finegrid.data.splits import Splits, split
 from finegrid.data.tokenization import Tokeniser
@@ -40,7 +40,7 @@ class RunComponents:
     config: RunConfig
     task: Task  # with its class names, which may have come from the rows
     splits: Splits
-    encoded: dict[str, Encoded]  # train, validation, test and further test splits
+    encoded: dict[str, TokenizedDataset]  # train, validation, test and further test splits
     module: FineTuner
     method: TuningMethod
     kernels: list[pl.Callback]  # what the kernels do when training starts; none without them
@@ -81,7 +81,7 @@ def load_backbone(
     return base, [optimize(base.model, token_ids=token_ids)] if config.trainer.kernels else []
 
 
-def rows_of(config: RunConfig) -> tuple[Task, Splits, dict[str, Encoded]]:
+def rows_of(config: RunConfig) -> tuple[Task, Splits, dict[str, TokenizedDataset]]:
     """The task with its class names, its splits, and each of them tokenised."""
     task, tables = load(config.task, config.data)
     splits = split(tables, task, config.data)
@@ -93,7 +93,7 @@ def rows_of(config: RunConfig) -> tuple[Task, Splits, dict[str, Encoded]]:
     )
     named = {"train": splits.train, "validation": splits.validation, **splits.test}
     encoded = {
-        name: Encoded(rows, tokenise(rows.texts), collate=task.collate)
+        name: TokenizedDataset(rows, tokenise(rows.texts), collate=task.collate)
         for name, rows in named.items()
     }
     return task, splits, encoded
@@ -132,7 +132,7 @@ def _class(target: str, where: str) -> type[TuningMethod]:
 
 
 def _check_lengths(
-    method: TuningMethod, encoded: Mapping[str, Encoded], base: Backbone, config: RunConfig
+    method: TuningMethod, encoded: Mapping[str, TokenizedDataset], base: Backbone, config: RunConfig
 ) -> None:
     """Refuse texts that the model cannot read, or that leave no room for a method's positions."""
     limits = Limits.of(base.model, config.model.name)
@@ -152,7 +152,7 @@ def _check_lengths(
     )
 
 
-def _warn(train: Encoded, base: Backbone, config: RunConfig) -> None:
+def _warn(train: TokenizedDataset, base: Backbone, config: RunConfig) -> None:
     """Warn of a pooler that was drawn, and of a tokenizer that cannot read the texts."""
     if backbone.drawn_pooler(base.model):
         log.warning(

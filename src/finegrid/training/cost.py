@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from finegrid.config import TrainerConfig
-from finegrid.data.batching import Encoded
+from finegrid.data.batching import TokenizedDataset
 from finegrid.models import surgery
 from finegrid.models.sites import Sites
 from finegrid.training import device
@@ -21,7 +21,7 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 class CostMonitor(pl.Callback):
     """Counts what trains and what a token costs, before the clock starts; watches peak memory."""
 
-    def __init__(self, encoded: Encoded, trainer: TrainerConfig) -> None:
+    def __init__(self, encoded: TokenizedDataset, trainer: TrainerConfig) -> None:
         self.encoded = encoded
         self.parameters: dict[str, int] = {}
         self.flops_per_token = 0.0

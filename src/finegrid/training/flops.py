@@ -6,14 +6,14 @@ from functools import cache
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from finegrid.data.batching import Encoded
+from finegrid.data.batching import TokenizedDataset
 from finegrid.seeds import forked
 from finegrid.training.module import FineTuner
 
 GAUGE = 0.02  # seconds: every cell of a sweep pays them
 
 
-def flops_per_token(module: FineTuner, encoded: Encoded) -> float:
+def flops_per_token(module: FineTuner, encoded: TokenizedDataset) -> float:
     """FLOPs of forward and backward per token of text, counted on the row of median length.
 
     Matrix products only, as executed in fp32: what is frozen below the first trainable parameter

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from finegrid.config import OptimConfig
-from finegrid.data.batching import Encoded, sorted_batches
+from finegrid.data.batching import TokenizedDataset, sorted_batches
 from finegrid.models import surgery
 from finegrid.models.backbone import Backbone, drawn_pooler
 from finegrid.seeds import stream
@@ -33,7 +33,7 @@ class FineTuner(pl.LightningModule):
         optim: OptimConfig,
         *,
         seed: int,
-        train: Encoded | None = None,
+        train: TokenizedDataset | None = None,
     ) -> None:
         super().__init__()
         self.model = backbone.model
@@ -140,7 +140,7 @@ def logits_of(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
 
 
 def predict(
-    model: nn.Module, encoded: Encoded, *, batch_size: int, precision: str = "32"
+    model: nn.Module, encoded: TokenizedDataset, *, batch_size: int, precision: str = "32"
 ) -> Tensor:
     """fp32 logits (N, outputs) on the CPU, in the rows' order, without dropout.
 
