@@ -236,7 +236,10 @@ class Sweep:
 def _ending_cleanly() -> Iterator[None]:
     """End on SIGTERM and SIGHUP as on Ctrl-C, with the jobs stopped and the table printed."""
 
+    received: list[int] = []
+
     def stop(number: int, frame: FrameType | None) -> None:
+        received.append(number)
         raise KeyboardInterrupt(number)
 
     if threading.current_thread() is not threading.main_thread():
@@ -248,6 +251,10 @@ def _ending_cleanly() -> Iterator[None]:
             signal.signal(number, stop)
     try:
         yield
+    except KeyboardInterrupt as interrupt:
+        if received and not interrupt.args:  # it went through ray, which makes another one of it
+            raise KeyboardInterrupt(*received) from interrupt
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
