@@ -25,7 +25,7 @@ from finegrid.errors import one_of
 from finegrid.grid import locks, status
 from finegrid.grid.expand import Cell
 from finegrid.grid.status import Store
-from finegrid.runs import layout
+from finegrid.runs import layout, saved_config
 from finegrid.runs.record import clear
 from finegrid.runs.spec import RunSpec
 from finegrid.storage.files import content, create_once, write_atomic
@@ -76,7 +76,7 @@ def write(
             {
                 "directory": str(store.path(cell)),
                 "overrides": list(cell.overrides),
-                "config": _with_reference(cell.config),
+                "config": saved_config.with_recipe(cell.config),
                 "before": before[cell.key],
             }
             for cell in group
@@ -88,13 +88,6 @@ def write(
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, b"".join(lines))
     return starts
-
-
-def _with_reference(plain: dict[str, Any]) -> dict[str, Any]:
-    """A resolved config, in which a trial still has to refer to the recipe for its rate."""
-    if plain.get("trial") is None:
-        return plain
-    return plain | {"optim": plain["optim"] | {"lr": "${recipe:lr}"}}
 
 
 def read(told: str) -> Job:

@@ -93,10 +93,15 @@ def write(directory: Path, plain: Mapping[str, Any], overrides: Sequence[str]) -
     In a trial's config the learning rate still refers to its recipe.
     """
     (directory / FILE).parent.mkdir(parents=True, exist_ok=True)
-    trial = plain.get("trial") is not None
-    optim = {**plain["optim"], "lr": RECIPE} if trial else plain["optim"]
-    OmegaConf.save(OmegaConf.create({**plain, "optim": optim}), directory / FILE)
+    OmegaConf.save(OmegaConf.create(with_recipe(plain)), directory / FILE)
     OmegaConf.save(OmegaConf.create(list(overrides)), directory / layout.OVERRIDES)
+
+
+def with_recipe(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """A resolved config, in which a trial still has to refer to the recipe for its rate."""
+    if plain.get("trial") is None:
+        return dict(plain)
+    return {**plain, "optim": {**plain["optim"], "lr": RECIPE}}
 
 
 def resolved(plain: dict[str, Any]) -> DictConfig:
