@@ -16,7 +16,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from finegrid.config import RunConfig
+from finegrid.config import RunConfig, to_plain
 from finegrid.recipes import RECIPE_READS
 
 Plain = dict[str, Any]
@@ -143,8 +143,7 @@ def _lines(chosen: Chosen) -> tuple[str, ...]:
 
 
 def _resolve(plain: Plain) -> Plain:
-    resolved: Any = OmegaConf.to_container(OmegaConf.create(plain), resolve=True)
-    return dict(resolved)
+    return to_plain(OmegaConf.create(plain))
 
 
 def _simple(value: Any) -> bool:

@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from finegrid.config import to_plain
 from finegrid.errors import UserError, one_of, require
 from finegrid.grid import pool
 from finegrid.grid.eta import Wanted
@@ -66,7 +66,7 @@ def _slots(config: DictConfig) -> dict[str, int]:
     counts = {"slots of this machine": len(pool.slots("auto", per_gpu=1, on_cpu=None))}
     launcher = config.hydra.launcher
     if "slots_per_gpu" in launcher:
-        plain: Any = OmegaConf.to_container(launcher, resolve=True)
+        plain = to_plain(launcher)
         made = pool.slots(plain["gpus"], per_gpu=plain["slots_per_gpu"], on_cpu=plain["cpu_slots"])
         counts["slots as configured"] = len(made)
     return counts
