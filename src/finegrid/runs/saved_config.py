@@ -16,7 +16,7 @@ from finegrid.config import RunConfig, register_resolvers, to_plain
 from finegrid.errors import UserError, causes, require
 from finegrid.runs import identity, layout
 from finegrid.runs.record import Record
-from finegrid.runs.settings import OLDER, RECORDED
+from finegrid.runs.settings import older
 from finegrid.storage.files import content
 
 FILE = layout.CONFIG
@@ -68,7 +68,7 @@ def of_run(directory: Path, record: Record) -> RunConfig:
 def _recorded(record: Record, name: str) -> Any:
     """A field that holds a setting; in a record older than the setting, what it was by then."""
     value = getattr(record, name)
-    return OLDER.get(RECORDED.get(name, "")) if value is None else value
+    return older(name) if value is None else value
 
 
 def _require_same_run(directory: Path, record: Record, plain: dict[str, Any]) -> None:

@@ -72,7 +72,7 @@ OLDER = {"frozen_dropout": True, "trainer.kernels": True, "trial": None}
 # Places that no hash in a record stands for: the weights' leaves out the tokenizer beside them
 SHOWN = ("model.path", "model.revision")
 # What else an override may name that fields of a record hold: a group's option, or a field's source
-HELD = {"method", "task", "model", "budget", "tuned", "trainer.precision", *RECORDED.values()}
+HELD = {"method", "task", "model", "tuned", "trainer.precision", *RECORDED.values()}
 
 
 def role(key: str) -> Role:
@@ -123,12 +123,25 @@ def _value(plain: Mapping[str, Any], key: str) -> Any:
     return node
 
 
+def older(field: str) -> Any:
+    """What a field stands for in records of versions that did not have its setting."""
+    return OLDER.get(RECORDED.get(field, ""))
+
+
+def split_override(override: str) -> tuple[str, str]:
+    """Key and value of an override such as `+optim.lr=0.001`."""
+    key, _, value = override.lstrip("+~").partition("=")
+    return key, value
+
+
+def is_unrecorded(key: str) -> bool:
+    """Whether an override of this key makes a run another one and no field of a record holds it."""
+    group = key.partition("/")[0].partition(".")[0]
+    if key in HELD or group == "budget":
+        return False
+    return key in SHOWN or role(key.replace("/", ".")) not in (Role.PLACE, Role.SPEED, Role.NOTE)
+
+
 def unrecorded(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
     """(key, value) of the overrides that make a run another one and that no field holds."""
-    for override in overrides:
-        key, _, value = override.lstrip("+~").partition("=")
-        free = (Role.PLACE, Role.SPEED, Role.NOTE)
-        group = key.partition("/")[0].partition(".")[0]
-        held = key in HELD or group == "budget"
-        if not held and (key in SHOWN or role(key.replace("/", ".")) not in free):
-            yield key, value
+    return (pair for pair in map(split_override, overrides) if is_unrecorded(pair[0]))

@@ -11,6 +11,7 @@ from finegrid.errors import UserError, nearest, printable
 from finegrid.report.load import caveats, records, variants
 from finegrid.runs import layout
 from finegrid.runs.record import Record, read
+from finegrid.runs.settings import older
 
 METHOD_ORDER = ("full", "head")  # the baselines come first, the methods after them by name
 TABLE = ["setting", "task", "budget_unit", "budget"]  # one table: methods by fractions
@@ -178,7 +179,7 @@ def _placed(runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     runs = runs.assign(positive=runs.get("positive"), kernels=runs.get("kernels"))  # in none of old
     for column in ("method", "task", "budget_unit", "positive", *FIELDS):
         runs[column] = runs[column].astype(object)
-    runs.loc[runs["kernels"].isna() & runs["frozen_dropout"].notna(), "kernels"] = True
+    runs.loc[runs["kernels"].isna() & runs["frozen_dropout"].notna(), "kernels"] = older("kernels")
     identity = [name for name in FIELDS if name not in ("precision", "version", "fingerprint")]
     rest = ["budget_unit", "budget", *identity[1:]]
     of_grid = ["task", "model", "fraction"]

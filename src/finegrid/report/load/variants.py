@@ -90,8 +90,8 @@ def _parsed(runs: pd.DataFrame) -> pd.Series:
     texts = runs["overrides"].fillna("").astype(object)
     known: dict[str, Overrides] = {}
     for text in texts.unique():
-        pairs = (override.lstrip("+~").partition("=") for override in listed(text))
-        known[text] = tuple(sorted({key: _bare(value) for key, _, value in pairs}.items()))
+        pairs = map(settings.split_override, listed(text))
+        known[text] = tuple(sorted({key: _bare(value) for key, value in pairs}.items()))
     return texts.map(known)
 
 
@@ -110,7 +110,7 @@ def _rate(overrides: Overrides) -> float:
 
 def _shown(overrides: Overrides) -> Overrides:
     """Those that no field of a record holds and that are part of what was run."""
-    return tuple(settings.unrecorded([f"{key}={value}" for key, value in overrides]))
+    return tuple(pair for pair in overrides if settings.is_unrecorded(pair[0]))
 
 
 def _differing(runs: pd.DataFrame, ranking: list[str]) -> dict[int, set[str]]:
