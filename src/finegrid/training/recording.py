@@ -17,9 +17,10 @@ from finegrid.training.cost import CostMonitor
 def begin(spec: RunSpec) -> Record:
     """The record of a run that has just begun: what was asked for, and where it runs."""
     trainer = spec.config.trainer
-    asked: dict[str, Any] = identity.description(spec.plain)
+    asked: dict[str, Any] = identity.facts(spec.plain)
     return Record(
-        **asked | {"cell": spec.key or asked["cell"]},
+        **asked,
+        cell=spec.key or identity.cell(spec.plain),
         config_hash=identity.config_hash(spec.plain),
         overrides=spec.overrides,
         threads=torch.get_num_threads(),
