@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from finegrid import cli
-from finegrid.grid import plan as survey
 from finegrid.grid.eta import Estimate, Evidence, Wanted, engines, past
 from finegrid.grid.expand import Cell
-from finegrid.grid.plan import STATUSES, Plan, tally
+from finegrid.grid.plan import STATUSES, Plan, planned, tally
 from finegrid.runs.text import aligned, duration
 
 ROWS = 60  # a longer table counts the methods and does not name them
@@ -39,7 +38,7 @@ class Line:
 def main() -> None:
     """Compose the cells, look at their directories, print."""
     given = _arguments()
-    plan = survey.planned(given.overrides, conf=cli.CONF)
+    plan = planned(given.overrides, conf=cli.CONF)
     evidence = Evidence(past(plan.root), _elsewhere(plan.root, given.records))
     lines = list(_lines(plan, evidence))
     times = engines([line.estimate.seconds for line in lines if line.estimate], plan.slots)

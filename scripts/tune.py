@@ -16,8 +16,7 @@ from finegrid import cli
 from finegrid.errors import UserError
 from finegrid.report.load import rankings
 from finegrid.storage.files import write_atomic
-from finegrid.tuning import search as tuning
-from finegrid.tuning import write
+from finegrid.tuning import search, write
 
 
 def main() -> None:
@@ -34,12 +33,12 @@ def main() -> None:
     if given.out and given.out.suffix != ".yaml":
         raise UserError(f"--out {given.out} must end in .yaml, as conf/tuned/NAME.yaml does")
     runs = [run for directory in given.directories for run in rankings.read_records(directory)]
-    search = tuning.search(runs, unequal=given.unequal)
-    print(write.markdown(search))
+    trials = search.search(runs, unequal=given.unequal)
+    print(write.markdown(trials))
     if given.out:
         command = shlex.join(["python", "scripts/tune.py", *sys.argv[1:]])
         given.out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(given.out, write.overlay(search, given.out.stem, command).encode())
+        write_atomic(given.out, write.overlay(trials, given.out.stem, command).encode())
         print(f"\n{given.out}: use it with python train.py tuned={given.out.stem}")
 
 

@@ -23,8 +23,7 @@ from finegrid.report.load import rankings
 from finegrid.report.stats.scores import Evidence, evidence
 from finegrid.runs import layout
 from finegrid.storage.files import write_atomic
-from finegrid.studies import contrasts, doering2024, radiya_dixit2020
-from finegrid.studies import page as verdicts
+from finegrid.studies import contrasts, doering2024, page, radiya_dixit2020
 from finegrid.studies.verdict import Finding
 
 DISTANCES = ("cell", "task", "layer", "l2", "l2_random")
@@ -39,7 +38,7 @@ def main() -> None:
         raise UserError(f"--margin {given.margin:g} must lie between 0 and 1, as scores do")
     results = rankings.results(given.results)
     known = evidence(results, seeds_alone=given.seeds_alone)
-    page = verdicts.page(
+    text = page.page(
         (doering2024 if given.paper == "paper1" else radiya_dixit2020).TITLE,
         rankings.Results(results.runs, results.settings, (*results.notes, *known.notes)),
         _findings(given, results, known),
@@ -49,7 +48,7 @@ def main() -> None:
         figures=[os.path.relpath(figure, given.out.parent) for figure in given.figures],
     )
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(given.out, page.encode())
+    write_atomic(given.out, text.encode())
     print(f"wrote {given.out}")
 
 

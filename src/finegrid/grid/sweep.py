@@ -8,7 +8,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Protocol, runtime_checkable
@@ -21,7 +20,7 @@ from finegrid.grid import grouping, job, locks
 from finegrid.grid.expand import Cell
 from finegrid.grid.progress import Progress, closing, last_line, shown
 from finegrid.grid.status import AGAIN, Outcome, Store, settled
-from finegrid.runs import layout
+from finegrid.runs import layout, provenance
 from finegrid.runs.record import Record
 from finegrid.storage.files import write_atomic
 
@@ -211,7 +210,7 @@ class Sweep:
 
     def _bury(self, cell: Cell, cause: str) -> None:
         directory = self.store.path(cell)
-        stamp = datetime.now(UTC).isoformat(timespec="seconds")
+        stamp = provenance.now()
         record = Record(**cell.facts, overrides=list(cell.overrides), started=stamp, finished=stamp)
         record.status, record.error = "failed", cause
         try:

@@ -42,20 +42,22 @@ def count(value: float | None) -> str:
     """A number of things: `770`, `12.3k`, `1.24M`."""
     if value is None or missing(value):
         return DASH
-    for size, prefix in PREFIXES:
-        if value >= size * 0.9995:
-            return f"{digits(value / size)}{prefix}"
-    return digits(value)
+    return "".join(_with_prefix(value))
 
 
 def size(value: float | None) -> str:
     """Bytes in decimal units: `9.5 kB`, `91.2 MB`."""
     if value is None or missing(value):
         return DASH
+    return f"{SPACE}".join(_with_prefix(value)) + "B"
+
+
+def _with_prefix(value: float) -> tuple[str, str]:
+    """A number below a thousand, if it can be, and its unit's prefix."""
     for unit, prefix in PREFIXES:
         if value >= unit * 0.9995:
-            return f"{digits(value / unit)}{SPACE}{prefix}B"
-    return f"{digits(value)}{SPACE}B"
+            return digits(value / unit), prefix
+    return digits(value), ""
 
 
 def duration(seconds: float | None) -> str:

@@ -20,8 +20,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from finegrid.errors import UserError, require
-from finegrid.runs import layout
-from finegrid.runs import saved_config as stored_config
+from finegrid.runs import layout, saved_config
 from finegrid.runs.record import LARGEST, read
 from finegrid.storage.files import content, write_atomic
 from finegrid.tracking.run_info import STEP, RunInfo, summary
@@ -100,7 +99,7 @@ def stored(place: Path) -> RunInfo:
         UserError: if its record or its config cannot be read.
     """
     record = read(place)
-    config: Any = OmegaConf.to_container(stored_config.config(place), resolve=True)
+    config: Any = OmegaConf.to_container(saved_config.config(place), resolve=True)
     shaped = isinstance(config.get("task"), dict) and config["task"].get("metrics")
     require(isinstance(shaped, list), f"{place}: its config names no task.metrics")
     path = layout.parse(place.resolve())

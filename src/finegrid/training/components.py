@@ -71,7 +71,7 @@ def load_backbone(
     build: Callable[..., Backbone] = backbone.build,
     token_ids: Callable[[], Tensor] | None = None,
 ) -> tuple[Backbone, list[pl.Callback]]:
-    """A run's frozen backbone with the head that its task needs, drawn from the run's seed.
+    """A run's frozen backbone, and the callback of the kernels in it if the config asks for them.
 
     The head is the one that the task needs, drawn from the run's seed; `token_ids` is for
     `optimize`.
