@@ -1,6 +1,6 @@
 """List the published numbers of conf/reference/: `python scripts/references.py [--out FILE]`.
 
-docs/references.md is what it prints.
+docs/results/references.md is what it prints.
 """
 
 import finegrid.quiet  # noqa: F401
@@ -18,7 +18,7 @@ from finegrid.storage.files import write_atomic
 
 INTRODUCTION = """# Published numbers
 
-Made by `python scripts/references.py --out docs/references.md` from `conf/reference/`, a file a
+Made by `python scripts/references.py --out docs/results/references.md` from `conf/reference/`, a file a
 paper. Scores are in percent, as printed, ± one standard deviation where the paper has it; `-` is no
 number. Only what was read is here: *not found* means looked for and not available to us.
 
@@ -41,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, help="a file to write, such as docs/references.md")
+    parser.add_argument("--out", type=Path, help="a file to write, such as docs/results/references.md")
     given = parser.parse_args()
     text = page()
     if given.out:

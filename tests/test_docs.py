@@ -1,6 +1,6 @@
 """The documents agree with the code: the picture of the wings, checks, version, file names.
 
-`PYTHONPATH=src python tests/test_docs.py` draws the picture in docs/architecture.md again.
+`PYTHONPATH=src python tests/test_docs.py` draws the picture in docs/explanation/architecture.md again.
 """
 
 import re
@@ -11,7 +11,7 @@ import yaml
 from conftest import ROOT
 from test_house import WINGS
 
-ARCHITECTURE = ROOT / "docs/architecture.md"
+ARCHITECTURE = ROOT / "docs/explanation/architecture.md"
 
 
 def below(wing: str) -> set[str]:
@@ -70,7 +70,7 @@ def test_citation_and_workflow_fit_the_project() -> None:
     assert tried == [f"3.{minor}" for minor in range(int(lowest), int(beyond))]
 
 
-@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "docs/architecture.md", "docs/glossary.md"])
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "docs/explanation/architecture.md", "docs/explanation/glossary.md"])
 def test_named_files_exist(name: str) -> None:
     """Paths in backticks, below the root, src/finegrid or its folder, and links."""
     page = ROOT / name
