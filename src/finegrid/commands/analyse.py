@@ -1,26 +1,25 @@
-"""Measure finished runs in parameter space: `python scripts/analyse.py RUN_OR_SWEEP...`.
+"""Measure finished runs in parameter space; prints Markdown, trains nothing.
+
+    finegrid analyse multirun/paper2 --out analysis
 
 How far each layer moved and in how many directions, what masks removed, and what the updates of
-runs that differ in their seed or task alone have in common. Nothing is trained.
+runs that differ in their seed or task alone have in common.
 """
 
-import finegrid.quiet  # noqa: F401
-
-# isort: split
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from finegrid import cli
+from finegrid.commands import arguments
 from finegrid.errors import UserError
 from finegrid.storage.files import whole
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line, print Markdown and write CSV files."""
-    given = _arguments()
+    given = _arguments(argv)
 
     from finegrid.analysis import interpolation, markdown, measure, overlap
     from finegrid.analysis.weights import Weights, finished
@@ -47,16 +46,14 @@ def main() -> None:
         print(f"\n{markdown.of_lines(scores)}")
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = arguments.parser("analyse", __doc__)
     parser.add_argument("runs", type=Path, nargs="+", help="run or sweep directories")
     parser.add_argument("--out", type=Path, help="CSV files: a folder a run, those of pairs above")
     parser.add_argument(
         "--beside",
         action="store_true",
-        help="distances.csv into each run's own directory too, where scripts/report.py finds it",
+        help="distances.csv into each run's own directory too, where finegrid report finds it",
     )
     parser.add_argument("--embeddings", action="store_true", help="spectra of the embeddings too")
     parser.add_argument(
@@ -71,7 +68,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--points", type=int, default=11, help="of each line, its ends included")
     parser.add_argument("--split", choices=("validation", "test"), default="validation")
     parser.add_argument("--model-path", help="where the runs' backbone lies now")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def _write(folder: Path | None, frames: Mapping[str, Any]) -> None:
@@ -81,7 +78,3 @@ def _write(folder: Path | None, frames: Mapping[str, Any]) -> None:
     for name, frame in frames.items():
         with whole(folder / f"{name}.csv") as draft:
             frame.to_csv(draft, index=False)
-
-
-if __name__ == "__main__":
-    cli.guard(main)

@@ -1,4 +1,6 @@
-"""Give a finished run to another project: `python scripts/export.py RUN_DIR --to merged`.
+"""Give a finished run to another project.
+
+    finegrid export RUN_DIR --to merged
 
 merged    a plain Hugging Face checkpoint; for methods that amount to other weights
 peft      the peft library's files; for lora, ia3, layernorm, prefix and prompt (place=front)
@@ -7,20 +9,15 @@ adapters  the adapters library's files; for houlsby, pfeiffer, parallel and comp
 The files are loaded back and must give the run's logits, or nothing is written.
 """
 
-import finegrid.quiet  # noqa: F401
-
-# isort: split
-import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
-from finegrid import cli
+from finegrid.commands import arguments
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line and export."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments.parser("export", __doc__)
     parser.add_argument("run", type=Path, help="run directory with record.json and the delta")
     parser.add_argument("--to", required=True, choices=("merged", "peft", "adapters"))
     parser.add_argument("--out", type=Path, help="new directory (default: RUN_DIR/export-TARGET)")
@@ -28,12 +25,8 @@ def main() -> None:
     parser.add_argument(
         "--python", help="interpreter that has the adapters library, to check --to adapters with"
     )
-    given = parser.parse_args()
+    given = parser.parse_args(argv)
 
     from finegrid.export import export
 
     print(export(given.run, given.to, given.out, model_path=given.model_path, python=given.python))
-
-
-if __name__ == "__main__":
-    cli.guard(main)

@@ -1,12 +1,11 @@
-"""What a sweep would run, and for how long: `python scripts/plan.py <what train.py -m is told>`.
+"""What a sweep would run, and for how long. Starts nothing and writes nothing.
 
-Prints which cells are done and the time left, told from the records in the sweep's own directory,
-below multirun/ and below every --records. Starts nothing and writes nothing.
+    finegrid plan method=full,bitfit,lora seed=0,1,2
+
+Prints which cells are done and the time left, estimated from the records in the sweep's own
+directory, below multirun/ and below every --records.
 """
 
-import finegrid.quiet  # noqa: F401
-
-# isort: split
 import argparse
 import json
 from collections import Counter
@@ -15,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finegrid import cli
+from finegrid.commands import arguments
 from finegrid.grid.eta import Estimate, Evidence, Wanted, engines, past
 from finegrid.grid.expand import Cell
 from finegrid.grid.plan import STATUSES, Plan, planned, tally
 from finegrid.runs.text import aligned, duration
+from finegrid.storage.paths import CONF
 
 ROWS = 60  # a longer table counts the methods and does not name them
 
@@ -35,10 +35,10 @@ class Line:
     estimate: Estimate | None
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Compose the cells, look at their directories, print."""
-    given = _arguments()
-    plan = planned(given.overrides, conf=cli.CONF)
+    given = _arguments(argv)
+    plan = planned(given.overrides, conf=CONF)
     evidence = Evidence(past(plan.root), _elsewhere(plan.root, given.records))
     lines = list(_lines(plan, evidence))
     times = engines([line.estimate.seconds for line in lines if line.estimate], plan.slots)
@@ -51,10 +51,8 @@ def main() -> None:
         print("\n".join(["", *(f"{line.status:<8} {line.directory}" for line in lines)]))
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = arguments.parser("plan", __doc__)
     parser.add_argument("overrides", nargs="*", help="as for train.py: method=full,bitfit seed=0,1")
     parser.add_argument("-m", "--multirun", action="store_true", help="understood, not needed")
     parser.add_argument("--list", action="store_true", help="print every cell as well")
@@ -62,7 +60,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--records", type=Path, action="append", default=[], help="more directories with records"
     )
-    return parser.parse_intermixed_args()
+    return parser.parse_intermixed_args(argv)
 
 
 def _elsewhere(root: Path, named: Sequence[Path]) -> list[Any]:
@@ -177,7 +175,3 @@ def _plain_cell(line: Line) -> dict[str, Any]:
         "evidence": estimate.kind if estimate else None,
         "overrides": line.cell.overrides,
     }
-
-
-if __name__ == "__main__":
-    cli.guard(main)

@@ -1,17 +1,17 @@
-"""Predict with a finished run: `python scripts/predict.py RUN_DIR --input FILE.csv`."""
+"""Predict with a finished run.
 
-import finegrid.quiet  # noqa: F401
+finegrid predict RUN_DIR --input rows.csv
+"""
 
-# isort: split
-import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
-from finegrid import cli
+from finegrid.commands import arguments
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line and write the predictions."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arguments.parser("predict", __doc__)
     parser.add_argument("run", type=Path, help="run directory with record.json and the delta")
     parser.add_argument(
         "--input", type=Path, required=True, help="csv, tsv, json, jsonl or parquet"
@@ -21,7 +21,7 @@ def main() -> None:
         "--raw", action="store_true", help="no apostrophe before text that begins like a formula"
     )
     parser.add_argument("--model-path", help="where the run's backbone lies now")
-    given = parser.parse_args()
+    given = parser.parse_args(argv)
     name = given.input.name.removesuffix(".gz").rpartition(".")[0] or given.input.name
     output = given.output or given.input.with_name(f"{name}.predictions.csv")
 
@@ -29,7 +29,3 @@ def main() -> None:
 
     rows = predict_file(given.run, given.input, output, model_path=given.model_path, raw=given.raw)
     print(f"{rows} predictions: {output}")
-
-
-if __name__ == "__main__":
-    cli.guard(main)

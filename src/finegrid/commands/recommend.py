@@ -1,34 +1,30 @@
 """Which method for so many labels, minutes and megabytes, by what was measured.
 
-    python scripts/recommend.py --labels 500 --minutes 5 --megabytes 2 --task mrpc
+    finegrid recommend --labels 500 --minutes 5 --megabytes 2 --task mrpc
 
 Only what was measured within the three limits counts, and nothing is extrapolated: the answer may
 be that there is not enough evidence. Without --results the results that come with finegrid are
 read.
 """
 
-import finegrid.quiet  # noqa: F401
-
-# isort: split
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from finegrid import cli
+from finegrid.commands import arguments
 from finegrid.errors import UserError, nearest
 from finegrid.report.load import rankings
 from finegrid.report.recommend import text
 from finegrid.report.recommend.decide import decide
 from finegrid.report.stats import compare
 from finegrid.report.stats.scores import evidence
+from finegrid.storage.paths import published_runs
 
-SHIPPED = Path(__file__).resolve().parents[1] / "docs/results"
 
-
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Read the results, decide, and print the answer."""
-    given = _arguments()
-    results = rankings.results(given.results or _shipped())
+    given = _arguments(argv)
+    results = rankings.results(given.results or published_runs())
     if given.model:
         results = _of_model(results, given.model)
     known = evidence(results)
@@ -46,10 +42,8 @@ def main() -> None:
     print(text.text(decision, notes=[*results.notes, *known.notes]))
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = arguments.parser("recommend", __doc__)
     parser.add_argument("--labels", type=int, required=True, help="training rows that you have")
     parser.add_argument("--minutes", type=float, required=True, help="of training, for one task")
     parser.add_argument("--megabytes", type=float, required=True, help="to store for one task")
@@ -63,16 +57,9 @@ def _arguments() -> argparse.Namespace:
         "--results",
         type=Path,
         nargs="+",
-        help="sweep directories, or the runs.parquet of reports (default: docs/results/*)",
+        help="sweep directories, or the runs.parquet of reports (default: finegrid's)",
     )
-    return parser.parse_args()
-
-
-def _shipped() -> Sequence[Path]:
-    shipped = sorted(SHIPPED.glob("*/runs.parquet"))
-    if not shipped:
-        raise UserError(f"no {SHIPPED}/*/runs.parquet; name your results: --results multirun/...")
-    return shipped
+    return parser.parse_args(argv)
 
 
 def _of_model(results: rankings.Results, model: str) -> rankings.Results:
@@ -81,7 +68,3 @@ def _of_model(results: rankings.Results, model: str) -> rankings.Results:
         raise UserError(f"no runs of model {model}; {nearest(model, models)}")
     runs = results.runs[results.runs["model"] == model].reset_index(drop=True)
     return rankings.Results(runs, results.settings, results.notes)
-
-
-if __name__ == "__main__":
-    cli.guard(main)

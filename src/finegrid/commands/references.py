@@ -1,24 +1,21 @@
-"""List the published numbers of conf/reference/: `python scripts/references.py [--out FILE]`.
+"""List the published numbers of conf/reference/; docs/references.md is what it prints.
 
-docs/references.md is what it prints.
+finegrid references --out docs/references.md
 """
 
-import finegrid.quiet  # noqa: F401
-
-# isort: split
-import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finegrid import cli
+from finegrid.commands import arguments
+from finegrid.commands.catalogue import options
 from finegrid.report.load import published
 from finegrid.runs.text import markdown_table
 from finegrid.storage.files import write_atomic
 
 INTRODUCTION = """# Published numbers
 
-Made by `python scripts/references.py --out docs/references.md` from `conf/reference/`, a file a
+Made by `finegrid references --out docs/references.md` from `conf/reference/`, a file a
 paper. Scores are in percent, as printed, ± one standard deviation where the paper has it; `-` is no
 number. Only what was read is here: *not found* means looked for and not available to us.
 
@@ -36,13 +33,11 @@ what is known of a paper's protocol.
 """
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Print the page, or write it."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments.parser("references", __doc__)
     parser.add_argument("--out", type=Path, help="a file to write, such as docs/references.md")
-    given = parser.parse_args()
+    given = parser.parse_args(argv)
     text = page()
     if given.out:
         write_atomic(given.out, text.encode())
@@ -53,7 +48,7 @@ def main() -> None:
 def page() -> str:
     """Every paper: an index, then its protocol, its scores and what it found."""
     papers = published.papers()
-    runs = cli.options("experiment")
+    runs = options("experiment")
     head = ["name", "paper", "backbone", "split", "scores", "reproduce"]
     index = [_entry(name, paper, f"reproduce/{name}" in runs) for name, paper in papers.items()]
     sections = ["\n".join(_section(name, paper)) for name, paper in papers.items()]
@@ -141,7 +136,3 @@ def _notes(scores: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield ""
     for score in noted:
         yield f"- `{score['method']}`, {score['task']}, {score['metric']}: {score['note']}"
-
-
-if __name__ == "__main__":
-    cli.guard(main)

@@ -1,19 +1,18 @@
-"""Compare the runs of a sweep: `python scripts/report.py DIRECTORY [--out REPORT]`.
+"""Compare the runs of a sweep; without --out the tables go to the terminal.
 
-Without --out the tables go to the terminal. With it a report is written: a page, tables, figures,
-and runs.parquet, which later stands for the directories: it holds their predictions, and no text.
+    finegrid report multirun/grid --out report
+
+With --out a report is written: a page, tables, figures, and runs.parquet, which later stands for
+the directories: it holds their predictions, and no text.
 """
 
-import finegrid.quiet  # noqa: F401
-
-# isort: split
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from finegrid import cli
+from finegrid.commands import arguments
 from finegrid.errors import UserError, nearest
 from finegrid.report import tables, write
 from finegrid.report.comparison import Comparison
@@ -22,9 +21,9 @@ from finegrid.report.load import rankings
 MANY = 1000  # runs from which on a terminal is told how far the reading is
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Read the records below the directories, compare, and print or write."""
-    given = _parser().parse_args()
+    given = _parser().parse_args(argv)
     formats = _names(given.format, write.FORMATS, "--format")
     if given.format and not given.out:
         raise UserError(f"--format {given.format} says what to write; name a directory with --out")
@@ -42,9 +41,7 @@ def main() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments.parser("report", __doc__)
     parser.add_argument(
         "directories", type=Path, nargs="+", help="sweep or run directories, or a runs.parquet"
     )
@@ -80,7 +77,3 @@ def _progress(doing: str) -> Callable[[int], None]:
             print(f"\r{doing}: {done:,} runs", end="\033[K\r", file=sys.stderr, flush=True)
 
     return tell
-
-
-if __name__ == "__main__":
-    cli.guard(main)

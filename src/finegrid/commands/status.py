@@ -1,12 +1,10 @@
-"""What has become of a sweep, while it runs or later: `python scripts/status.py DIR [--watch]`.
+"""What has become of a sweep, while it runs or later; ends with 0 if every cell is ok.
 
-Reads DIR/.sweeps, the records and the claims; writes nothing. Ends with 0 if every cell is ok.
+    finegrid status multirun/grid --watch
+
+Reads DIR/.sweeps, the records and the claims; writes nothing.
 """
 
-import finegrid.quiet  # noqa: F401
-
-# isort: split
-import argparse
 import sys
 import time
 from collections import Counter
@@ -18,7 +16,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from finegrid import cli
+from finegrid.commands import arguments
 from finegrid.errors import UserError, printable
 from finegrid.grid import locks, plan
 from finegrid.grid.eta import Evidence, Past, makespan, past_run
@@ -77,17 +75,15 @@ class Look:
         return makespan(seconds, max(1, len(running)))
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Look once, or until all cells have ended, and end with whether they are all ok."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments.parser("status", __doc__)
     parser.add_argument("directory", type=Path, help="a sweep's directory")
     parser.add_argument(
         "--watch", action="store_true", help="until every cell has ended, or the sweep has"
     )
     parser.add_argument("--all", action="store_true", help=f"name more than {SHOWN} cells a kind")
-    given = parser.parse_args()
+    given = parser.parse_args(argv)
     most = sys.maxsize if given.all else SHOWN
     look = Look(given.directory)
     if given.watch:
@@ -161,7 +157,3 @@ def _why(look: Look, place: str) -> str:
         overrides = read(look.root / place).overrides
     command = rerun_command(overrides, sweep=str(look.root))
     return f"  {found.status} {place}: {last_line(found.error)}\n    {command}"
-
-
-if __name__ == "__main__":
-    cli.guard(main)

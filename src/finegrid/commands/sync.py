@@ -1,26 +1,26 @@
-"""Send finished runs to Weights & Biases: `python scripts/sync_wandb.py DIR... --project P`.
+"""Send finished runs to Weights & Biases.
+
+    finegrid sync multirun/grid --project mine
 
 What was sent is marked in the run's directory and not sent again, unless its record has changed.
 WANDB_MODE=offline writes W&B's files below ./wandb for `wandb sync` instead.
 """
 
-import finegrid.quiet  # noqa: F401
-
-# isort: split
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
-from finegrid import cli
+from finegrid.commands import arguments
 from finegrid.errors import UserError
 from finegrid.tracking import wandb_sync
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Find the runs, leave out those that were sent, send the rest."""
-    given = _arguments()
+    given = _arguments(argv)
     os.environ.setdefault("WANDB_SILENT", "true")
     target = wandb_sync.Target(given.project, given.entity, tuple(given.files))
     places = wandb_sync.finished(given.directories)
@@ -40,10 +40,8 @@ def main() -> None:
         raise UserError(f"{len(left_out)} runs were left out, such as {left_out[0]}")
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = arguments.parser("sync", __doc__)
     parser.add_argument("directories", type=Path, nargs="+", help="sweep or run directories")
     parser.add_argument("--project", required=True, help="W&B project; made if there is none")
     parser.add_argument("--entity", help="W&B user or team; your own if not given")
@@ -54,7 +52,7 @@ def _arguments() -> argparse.Namespace:
         "--files", nargs="+", default=[], help="files of a run to send too, such as record.json"
     )
     parser.add_argument("--dry-run", action="store_true", help="name the runs and send nothing")
-    return parser.parse_intermixed_args()
+    return parser.parse_intermixed_args(argv)
 
 
 def _rate(text: str) -> float:
@@ -62,7 +60,3 @@ def _rate(text: str) -> float:
     if not 0 < rate < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
     return rate
-
-
-if __name__ == "__main__":
-    cli.guard(main)

@@ -1,23 +1,20 @@
-"""Test a paper's claims: `python scripts/verdicts.py paper1 multirun/paper1 --out docs/paper1.md`.
+"""Test a paper's claims on the runs of a sweep, and write the page.
+
+    finegrid verdicts paper1 multirun/paper1 --out docs/paper1.md
 
 paper1 is arXiv 2401.04051 (BitFit, adapters, full fine-tuning), paper2 is arXiv 2004.14129 (how far
-fine-tuning moves the weights, critical layers, masks), for which scripts/analyse.py measures the
+fine-tuning moves the weights, critical layers, masks), for which `finegrid analyse` measures the
 weights: give its folder to --distances and its overlap.csv to --overlap.
 """
 
-import finegrid.quiet  # noqa: F401
-
-# isort: split
 import argparse
 import os
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from finegrid import cli
+from finegrid.commands import arguments
 from finegrid.errors import UserError
 from finegrid.report.load import rankings
 from finegrid.report.stats.scores import Evidence, evidence
@@ -31,9 +28,9 @@ PAIR = ("cell_a", "cell_b", "task_a", "relation")
 OVERLAP = (*PAIR, "layer", "numel", "changed_a", "changed_b", "both", "either")
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Read results and measurements, judge the claims, write the page."""
-    given = _arguments()
+    given = _arguments(argv)
     if not 0 < given.margin < 1:
         raise UserError(f"--margin {given.margin:g} must lie between 0 and 1, as scores do")
     results = rankings.results(given.results)
@@ -43,7 +40,7 @@ def main() -> None:
         rankings.Results(results.runs, results.settings, (*results.notes, *known.notes)),
         _findings(given, results, known),
         margin=given.margin,
-        command=shlex.join(["python", "scripts/verdicts.py", *sys.argv[1:]]),
+        command=arguments.command("verdicts", argv),
         preface=given.preface.read_text(encoding="utf-8") if given.preface else "",
         figures=[os.path.relpath(figure, given.out.parent) for figure in given.figures],
     )
@@ -78,10 +75,8 @@ def _findings(
     return by_setting
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = arguments.parser("verdicts", __doc__)
     parser.add_argument("paper", choices=("paper1", "paper2"))
     parser.add_argument(
         "results", type=Path, nargs="+", help="sweep directories, or the runs.parquet of reports"
@@ -99,7 +94,7 @@ def _arguments() -> argparse.Namespace:
         help="leave the chance in test rows aside: verdicts then speak of these test sets alone",
     )
     parser.add_argument("--out", type=Path, required=True, help="the page, such as docs/paper1.md")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def _rows(places: Sequence[Path], name: str, columns: Sequence[str]) -> pd.DataFrame | None:
@@ -114,7 +109,7 @@ def _rows(places: Sequence[Path], name: str, columns: Sequence[str]) -> pd.DataF
 def _files(place: Path, name: str) -> list[Path]:
     files = sorted(place.rglob(name)) if place.is_dir() else [place]
     if not files:
-        raise UserError(f"no {name} below {place}; scripts/analyse.py --out writes it")
+        raise UserError(f"no {name} below {place}; finegrid analyse --out writes it")
     return files
 
 
@@ -124,9 +119,5 @@ def _read(file: Path, columns: Sequence[str]) -> pd.DataFrame:
     except (OSError, ValueError) as error:
         raise UserError(f"{file} is not a readable CSV file: {error}") from error
     if lacks := [column for column in columns if column not in rows]:
-        raise UserError(f"{file} lacks {', '.join(lacks)}; give a file of scripts/analyse.py")
+        raise UserError(f"{file} lacks {', '.join(lacks)}; give a file of finegrid analyse")
     return rows
-
-
-if __name__ == "__main__":
-    cli.guard(main)

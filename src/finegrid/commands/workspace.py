@@ -1,17 +1,17 @@
-"""A view of a W&B project: `python scripts/wandb_workspace.py --project P [--task mrpc]`.
+"""A view of a W&B project: scores by method and fraction, costs, failures.
 
-Scores by method and fraction, costs, failures, for runs that logger=wandb or scripts/sync_wandb.py
-sent. Needs the extra `workspaces`. Each call saves a new view and prints its address; with
---dry-run it prints the view's specification as JSON and needs no network.
+    finegrid workspace --project mine --task mrpc
+
+For runs that logger=wandb or `finegrid sync` sent. Needs the extra `workspaces`. Each call saves a
+new view and prints its address; with --dry-run it prints the view's specification as JSON and needs
+no network.
 """
 
-import finegrid.quiet  # noqa: F401
-
-# isort: split
 import argparse
+from collections.abc import Sequence
 from typing import Any
 
-from finegrid import cli
+from finegrid.commands import arguments
 from finegrid.errors import UserError
 from finegrid.tracking.run_info import STEP
 
@@ -28,9 +28,9 @@ COLUMNS = [f"summary:{name}" for name in ("test", "validation", "status", *COSTS
 HEADLINES = ("mean", "matthews", "accuracy")  # of which a task has one
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Describe the view; print or save it."""
-    given = _arguments()
+    given = _arguments(argv)
     try:
         import wandb_workspaces.workspaces as ws
     except ImportError as error:
@@ -58,15 +58,13 @@ def main() -> None:
         print(_saved(view).url)
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = arguments.parser("workspace", __doc__)
     parser.add_argument("--project", required=True)
     parser.add_argument("--entity", help="user or team; your own if not given")
     parser.add_argument("--task", help="of this task alone; scores of several do not mix well")
     parser.add_argument("--dry-run", action="store_true", help="print the specification as JSON")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def _section(ws: Any, name: str, panels: list[Any]) -> Any:
@@ -128,7 +126,3 @@ def _saved(view: Any) -> Any:
     except Exception as error:  # W&B's failures have no class in common
         line = (str(error).strip() or repr(error)).splitlines()[0]
         raise UserError(f"W&B did not take the view: {line}") from error
-
-
-if __name__ == "__main__":
-    cli.guard(main)

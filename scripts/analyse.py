@@ -1,0 +1,5 @@
+"""Forwards to `finegrid analyse`; for one release."""
+
+from finegrid.cli import forward
+
+forward("analyse")

@@ -1,0 +1,5 @@
+"""Forwards to `finegrid export`; for one release."""
+
+from finegrid.cli import forward
+
+forward("export")

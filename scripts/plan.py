@@ -1,0 +1,5 @@
+"""Forwards to `finegrid plan`; for one release."""
+
+from finegrid.cli import forward
+
+forward("plan")

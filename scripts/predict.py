@@ -1,0 +1,5 @@
+"""Forwards to `finegrid predict`; for one release."""
+
+from finegrid.cli import forward
+
+forward("predict")

@@ -1,0 +1,5 @@
+"""Forwards to `finegrid status`; for one release."""
+
+from finegrid.cli import forward
+
+forward("status")

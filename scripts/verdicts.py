@@ -1,0 +1,5 @@
+"""Forwards to `finegrid verdicts`; for one release."""
+
+from finegrid.cli import forward
+
+forward("verdicts")
