@@ -70,17 +70,23 @@ def test_citation_and_workflow_fit_the_project() -> None:
     assert tried == [f"3.{minor}" for minor in range(int(lowest), int(beyond))]
 
 
-@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "docs/explanation/architecture.md", "docs/explanation/glossary.md"])
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_links_lead_to_files(page: Path) -> None:
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    made = {ROOT / "docs" / f"{name}.md" for name in hooks.PAGES}
+    links = [page.parent / link for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)]
+    assert [link for link in links if not link.exists() and link.resolve() not in made] == []
+
+
+@pytest.mark.parametrize(
+    "name", ["CONTRIBUTING.md", "docs/explanation/architecture.md", "docs/explanation/glossary.md"]
+)
 def test_named_files_exist(name: str) -> None:
-    """Paths in backticks, below the root, src/finegrid or its folder, and links."""
-    page = ROOT / name
-    text = page.read_text(encoding="utf-8")
-    links = re.findall(r"\]\(([^)#:]+)\)", text)
+    """Paths in backticks, below the root, src/finegrid or its folder."""
+    text = (ROOT / name).read_text(encoding="utf-8")
     paths = re.findall(r"`([\w./]+(?:/|\.py|\.yaml|\.md))`", text)
-    missing = [link for link in links if not (page.parent / link).exists()]
     folders = (ROOT, ROOT / "src/finegrid")
-    missing += [path for path in paths if not any((base / path).exists() for base in folders)]
-    assert not missing
+    assert [path for path in paths if not any((base / path).exists() for base in folders)] == []
 
 
 if __name__ == "__main__":
