@@ -1,6 +1,6 @@
-"""Pages that are made from the code when the site is built: configuration, commands, record, differences.
+"""Pages made from the code when mkdocs builds the site.
 
-`python docs/hooks.py` prints them; mkdocs calls `on_files`.
+mkdocs calls `on_files`.
 """
 
 import ast
@@ -20,20 +20,10 @@ def on_files(files: Any, config: Any) -> Any:
     """Add the pages to those that lie in docs/."""
     from mkdocs.structure.files import File
 
-    for name, text in pages().items():
+    for name, lines in PAGES.items():
+        text = "\n".join(lines()) + "\n"
         files.append(File.generated(config, f"{name}.md", content=text))
     return files
-
-
-def pages() -> dict[str, str]:
-    """Path of a page without its suffix -> Markdown."""
-    made = {
-        "reference/configuration": configuration(),
-        "reference/command": command(),
-        "reference/record": record(),
-        "explanation/differences": differences(),
-    }
-    return {name: "\n".join(lines) + "\n" for name, lines in made.items()}
 
 
 def configuration() -> Iterator[str]:
@@ -62,14 +52,8 @@ def command() -> Iterator[str]:
     yield "# The command\n"
     yield "`python -m finegrid` is the same command, and `python train.py` is `finegrid train`.\n"
     yield f"```text\n{_help()}```\n"
-    for file in sorted((ROOT / "src/finegrid/commands").glob("*.py")):
-        if file.stem in subcommands():
-            yield f"## finegrid {file.stem}\n\n```text\n{_help(file.stem)}```\n"
-
-
-def subcommands() -> list[str]:
-    """The names that `finegrid --help` lists."""
-    return re.findall(r"^  (\w+)  +\S", _help(), re.MULTILINE)
+    for name in re.findall(r"^  (\w+)  +\S", _help(), re.MULTILINE):
+        yield f"## finegrid {name}\n\n```text\n{_help(name)}```\n"
 
 
 def _help(*names: str) -> str:
@@ -79,8 +63,8 @@ def _help(*names: str) -> str:
 
 def record() -> Iterator[str]:
     """The fields of record.json with the comments that explain them."""
-    yield "# The record\n\n`record.json` is one flat, versioned table of what a run was, what came out and"
-    yield "what it cost. A field is null where a run did not get that far.\n"
+    yield "# The record\n\n`record.json` is one flat, versioned table of what a run was, what came"
+    yield "out and what it cost. A field is null where a run did not get that far.\n"
     source = (ROOT / "src/finegrid/runs/record.py").read_text(encoding="utf-8")
     (body,) = re.findall(r"^class Record:\n(.*?)^    def ", source, re.MULTILINE | re.DOTALL)
     for line in body.splitlines():
@@ -94,7 +78,7 @@ def record() -> Iterator[str]:
 def differences() -> Iterator[str]:
     """Where each method differs from its paper, as its file says."""
     yield "# Where the methods differ from their papers\n"
-    yield "Collected from the files in `src/finegrid/methods/`, each of which opens with its formula.\n"
+    yield "Collected from `src/finegrid/methods/`, whose files open with their formulas.\n"
     for file in sorted((ROOT / "src/finegrid/methods").glob("*.py")):
         text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
         title, *paragraphs = text.split("\n\n")
@@ -103,5 +87,9 @@ def differences() -> Iterator[str]:
             yield f"## {file.stem}\n\n{title}\n\n" + "\n\n".join(paragraphs[start:]) + "\n"
 
 
-if __name__ == "__main__":
-    print("\n".join(pages().values()))
+PAGES = {
+    "reference/configuration": configuration,
+    "reference/command": command,
+    "reference/record": record,
+    "explanation/differences": differences,
+}

@@ -36,7 +36,7 @@ what is known of a paper's protocol.
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the page, or write it."""
     parser = arguments.parser("references", __doc__)
-    parser.add_argument("--out", type=Path, help="a file to write, such as docs/results/references.md")
+    parser.add_argument("--out", type=Path, help="a file to write")
     given = parser.parse_args(argv)
     text = page()
     if given.out:

@@ -93,7 +93,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="leave the chance in test rows aside: verdicts then speak of these test sets alone",
     )
-    parser.add_argument("--out", type=Path, required=True, help="the page, such as docs/results/paper1.md")
+    parser.add_argument("--out", type=Path, required=True, help="the page, such as paper1.md")
     return parser.parse_args(argv)
 
 
