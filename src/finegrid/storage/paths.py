@@ -2,13 +2,19 @@
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 BUILTIN = Path(__file__).parents[1] / "data/builtin"  # its code and its model `tiny`
 TOKENIZER_FILES = ("*.json", "*.txt", "*.model", "*.spm", "*.codes")  # settings and vocabulary
 MODEL_FILES = ("*.safetensors", *TOKENIZER_FILES)  # weights and architecture too
+
+
+def rows(root: str, task: Mapping[str, Any]) -> Path:
+    """The folder of a hub task below a local root, named as its subset or, without one, itself."""
+    return Path(root, str(task.get("subset") or task["name"]))
 
 
 def shards(folder: Path, split: str) -> list[Path]:
