@@ -34,18 +34,16 @@ class StepLogger(pl.Callback):
     ) -> None:
         """Collect the loss; log when a point is due."""
         self._losses.append(outputs["loss"].detach())
-        points = (
-            self.clock.steps / self.every if self.every else self.clock.progress / DONE * POINTS
-        )
-        if int(points) > self.done:
-            self.done = int(points)
+        share = self.clock.progress / DONE
+        point = self.clock.steps // self.every if self.every else int(share * POINTS)
+        if point > self.done:
+            self.done = point
             with self.clock.paused():
                 self._log(trainer, pl_module)
 
     def _log(self, trainer: pl.Trainer, module: Any) -> None:
-        loss, norm = torch.stack(
-            [torch.stack(self._losses).mean(), module.gradient_norm()]
-        ).tolist()
+        both = torch.stack(self._losses).mean(), module.gradient_norm()
+        loss, norm = torch.stack(both).tolist()
         self._losses = []
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         for logger in trainer.loggers:
