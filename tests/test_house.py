@@ -49,7 +49,7 @@ WINGS = {
     "analysis": {
         "config", "data", "errors", "inference", "methods", "models", "runs", "seeds", "tasks",
     },
-    "export": {"config", "data", "errors", "inference", "methods", "models", "training"},
+    "export": {"config", "data", "errors", "inference", "methods", "models", "runs", "training"},
     "report": {"errors", "runs", "storage"},
     "tuning": {"errors", "report", "runs"},
     "studies": {"report", "runs"},

@@ -164,8 +164,8 @@ def test_a_file_that_lacks_something_is_one_line(tmp_path: Path) -> None:
 def test_the_page_is_what_the_script_prints() -> None:
     result = call(command="references")
     assert result.returncode == 0, result.stderr
-    page = (ROOT / "docs/references.md").read_text(encoding="utf-8")
-    assert page == result.stdout, "finegrid references --out docs/references.md"
+    page = (ROOT / "docs/results/references.md").read_text(encoding="utf-8")
+    assert page == result.stdout, "finegrid references --out docs/results/references.md"
     assert all(f"\n## {name}\n" in page for name in PAPERS)
     assert page.count("| yes |") == len(REPRODUCED)
 

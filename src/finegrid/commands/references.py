@@ -1,6 +1,6 @@
-"""List the published numbers of conf/reference/; docs/references.md is what it prints.
+"""List the published numbers of conf/reference/; docs/results/references.md is what it prints.
 
-finegrid references --out docs/references.md
+finegrid references --out docs/results/references.md
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from finegrid.storage.files import write_atomic
 
 INTRODUCTION = """# Published numbers
 
-Made by `finegrid references --out docs/references.md` from `conf/reference/`, a file a
+Made by `finegrid references --out docs/results/references.md` from `conf/reference/`, a file a
 paper. Scores are in percent, as printed, ± one standard deviation where the paper has it; `-` is no
 number. Only what was read is here: *not found* means looked for and not available to us.
 
@@ -36,7 +36,7 @@ what is known of a paper's protocol.
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the page, or write it."""
     parser = arguments.parser("references", __doc__)
-    parser.add_argument("--out", type=Path, help="a file to write, such as docs/references.md")
+    parser.add_argument("--out", type=Path, help="a file to write")
     given = parser.parse_args(argv)
     text = page()
     if given.out:

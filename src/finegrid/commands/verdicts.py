@@ -1,6 +1,6 @@
 """Test a paper's claims on the runs of a sweep, and write the page.
 
-    finegrid verdicts paper1 multirun/paper1 --out docs/paper1.md
+    finegrid verdicts paper1 multirun/paper1 --out docs/results/paper1.md
 
 paper1 is arXiv 2401.04051 (BitFit, adapters, full fine-tuning), paper2 is arXiv 2004.14129 (how far
 fine-tuning moves the weights, critical layers, masks), for which `finegrid analyse` measures the
@@ -93,7 +93,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="leave the chance in test rows aside: verdicts then speak of these test sets alone",
     )
-    parser.add_argument("--out", type=Path, required=True, help="the page, such as docs/paper1.md")
+    parser.add_argument("--out", type=Path, required=True, help="the page, such as paper1.md")
     return parser.parse_args(argv)
 
 

@@ -2,9 +2,10 @@
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from finegrid.errors import require
 
@@ -33,6 +34,11 @@ def published_runs() -> list[Path]:
     files = sorted(RESULTS.glob("*/runs.parquet"))
     require(bool(files), f"no {RESULTS}/*/runs.parquet: this finegrid comes without results")
     return files
+
+
+def rows(root: str, task: Mapping[str, Any]) -> Path:
+    """The folder of a hub task below a local root, named as its subset or, without one, itself."""
+    return Path(root, str(task.get("subset") or task["name"]))
 
 
 def shards(folder: Path, split: str) -> list[Path]:
