@@ -25,7 +25,8 @@ def main() -> None:
     from finegrid.analysis import interpolation, markdown, measure, overlap
     from finegrid.analysis.weights import Weights, finished
 
-    records, weights = finished(given.runs), Weights(model_path=given.model_path)
+    records = finished(given.runs)
+    weights = Weights(model_path=given.model_path, allow=given.allow)
     pairs = overlap.pairs(records, every=given.pairs == "all")
     lines = [(a, b) for a, b in pairs if given.interpolate and records[a].task == records[b].task]
     if given.interpolate and not lines:
@@ -71,6 +72,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--points", type=int, default=11, help="of each line, its ends included")
     parser.add_argument("--split", choices=("validation", "test"), default="validation")
     parser.add_argument("--model-path", help="where the runs' backbone lies now")
+    parser.add_argument(
+        "--allow", action="append", default=[], metavar="PACKAGE",
+        help="a package of your own that the run's method comes from",
+    )  # fmt: skip
     return parser.parse_args()
 
 

@@ -26,13 +26,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="new directory (default: RUN_DIR/export-TARGET)")
     parser.add_argument("--model-path", help="where the run's backbone lies now")
     parser.add_argument(
+        "--allow", action="append", default=[], metavar="PACKAGE",
+        help="a package of your own that the run's method comes from",
+    )  # fmt: skip
+    parser.add_argument(
         "--python", help="interpreter that has the adapters library, to check --to adapters with"
     )
     given = parser.parse_args()
 
     from finegrid.export import export
 
-    print(export(given.run, given.to, given.out, model_path=given.model_path, python=given.python))
+    how = {"model_path": given.model_path, "allow": given.allow, "python": given.python}
+    print(export(given.run, given.to, given.out, **how))
 
 
 if __name__ == "__main__":

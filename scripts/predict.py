@@ -21,13 +21,18 @@ def main() -> None:
         "--raw", action="store_true", help="no apostrophe before text that begins like a formula"
     )
     parser.add_argument("--model-path", help="where the run's backbone lies now")
+    parser.add_argument(
+        "--allow", action="append", default=[], metavar="PACKAGE",
+        help="a package of your own that the run's method comes from",
+    )  # fmt: skip
     given = parser.parse_args()
     name = given.input.name.removesuffix(".gz").rpartition(".")[0] or given.input.name
     output = given.output or given.input.with_name(f"{name}.predictions.csv")
 
     from finegrid.inference import predict_file
 
-    rows = predict_file(given.run, given.input, output, model_path=given.model_path, raw=given.raw)
+    how = {"model_path": given.model_path, "allow": given.allow, "raw": given.raw}
+    rows = predict_file(given.run, given.input, output, **how)
     print(f"{rows} predictions: {output}")
 
 

@@ -4,6 +4,7 @@ An export is kept only if it loads back and gives the run's logits.
 """
 
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 from finegrid.errors import UserError, one_of, require
@@ -23,6 +24,7 @@ def export(
     out: Path | None = None,
     *,
     model_path: str | None = None,
+    allow: Collection[str] = (),
     python: str | None = None,
 ) -> str:
     """Export a run directory; returns what to tell the user.
@@ -35,7 +37,7 @@ def export(
     require(python is None or to == "adapters", f"--python goes with --to adapters, not {to}")
     out = out or directory / f"export-{to}"
     require(not out.exists(), f"{out} exists; remove it or choose another --out")
-    run = restore(directory, model_path=model_path)
+    run = restore(directory, model_path=model_path, allow=allow)
     return export_run(run, to, out, python=python)
 
 
