@@ -45,6 +45,7 @@ def test_what_decides_a_result_makes_another_cell(change: tuple[str, ...]) -> No
 @pytest.mark.parametrize(
     "change",
     [("data.eval_batch_size=3",), ("trainer.threads=1",), ("trainer.device=cpu",), ("logger=csv",),
+     ("log_every=7",),
      ("data.fraction=1",), ("optim.clip=1",), ("budget.epochs=5",)],
     ids=" ".join,
 )  # fmt: skip

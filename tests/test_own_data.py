@@ -14,7 +14,6 @@ from conftest import METHODS, composed, run_cell
 from omegaconf import OmegaConf
 from test_groups import cell
 
-from finegrid import cli
 from finegrid.config import register_resolvers
 from finegrid.data import preflight
 from finegrid.errors import UserError
@@ -30,6 +29,7 @@ from finegrid.runs import delta
 from finegrid.runs.layout import cell_of
 from finegrid.runs.record import Record, read
 from finegrid.runs.spec import RunSpec
+from finegrid.storage.paths import CONF
 from finegrid.strategies import fused_trainer
 from finegrid.strategies.fused_trainer import run_together
 from finegrid.strategies.single import run as run_alone
@@ -370,7 +370,7 @@ def test_the_estimate_of_own_data(tmp_path: Path) -> None:
 
 def composed_from() -> Path:
     register_resolvers()
-    return cli.CONF
+    return CONF
 
 
 @pytest.fixture(scope="module")
@@ -389,9 +389,9 @@ def test_a_sweep_over_own_rows(swept: tuple[Path, list[str]]) -> None:
     runs = rankings.read_records(root / "grid")
     assert [(one.status, one.params_head) for one in runs] == [("ok", 387)] * 12
     assert {one.fused for one in runs if one.method != "full"} != {1}
-    plan = call("-m", *told, "--json", script="scripts/plan.py")
+    plan = call("-m", *told, "--json", command="plan")
     assert json.loads(plan.stdout)["todo"] == 0
-    report = call(str(root / "grid"), script="scripts/report.py")
+    report = call(str(root / "grid"), command="report")
     assert "### tickets, tiny: accuracy" in report.stdout
     for one in (root / "grid/tickets/tiny").glob("[fb]*/f1-s0-*"):  # one alone, one of a pass
         used(one, root / "tickets.csv", "three classes")

@@ -311,6 +311,7 @@ class RunConfig:
     select: str
     store: str
     evaluations: int
+    log_every: int | None  # steps between two points in a logger; None: about 50 a run
     frozen_dropout: bool
     trial: int | None  # of a search for the learning rate; such a run is not scored on test
 
@@ -328,8 +329,10 @@ class RunConfig:
         allow = allowed(cfg) if allow is None else allow
         one_of("select", str(cfg.select), ("best", "last"))
         one_of("store", str(cfg.store), ("float32", "bfloat16"))
-        for key, least in (("seed", 0), ("evaluations", 1)):
-            value = cfg[key]
+        log_every = cfg.get("log_every")  # older runs do not name it
+        integers = [("seed", cfg.seed, 0), ("evaluations", cfg.evaluations, 1)]
+        integers += [("log_every", log_every, 1)] if log_every is not None else []
+        for key, value, least in integers:
             good = isinstance(value, int) and not isinstance(value, bool) and value >= least
             require(good, f"{key}={value} must be an integer of at least {least}")
         dropout = cfg.get("frozen_dropout", True)  # older runs do not name it
@@ -351,6 +354,7 @@ class RunConfig:
             select=str(cfg.select),
             store=str(cfg.store),
             evaluations=int(cfg.evaluations),
+            log_every=log_every,
             frozen_dropout=dropout,
             trial=trial,
         )

@@ -113,8 +113,8 @@ def require_allowed(key: str, value: str, allow: Collection[str]) -> None:
     package = value.partition(".")[0]
     require(
         package in allow,
-        f"{key}={value} lies outside finegrid; if you trust the package {package}, add "
-        f"allow=[{package}] (--allow {package} for a run that has ended)",
+        f"{key}={value} must be a class in finegrid or in a package that you trust and name: add "
+        f"allow=[{package}], or --allow {package} where a finished run is read",
     )
 
 

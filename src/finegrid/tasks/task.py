@@ -164,7 +164,7 @@ class Task(ABC):
         """One metric over the full set."""
 
     def written(self, predicted: "Tensor") -> list[Any]:
-        """Predictions as `scripts/predict.py` writes them."""
+        """Predictions as `finegrid predict` writes them."""
         return predicted.tolist()
 
     def score(self, logits: "Tensor", labels: "Tensor") -> dict[str, float]:
