@@ -33,11 +33,10 @@ class Made:
     comparison: Comparison
     html: str
 
-    def answers(self, best: pd.DataFrame | None = None) -> list[headlines.Answer]:
+    def answers(self, best: pd.DataFrame | None = None) -> list[headlines.Headline]:
         """What the page says first."""
         made = self.comparison
-        best = made.best if best is None else best
-        return headlines.answers(made.results, made.cells, best, made.draws)
+        return headlines.headlines(made if best is None else replace(made, best=best))
 
 
 def make(root: Path, *, figures: bool = True) -> Made:
@@ -185,7 +184,7 @@ def test_a_page_without_a_score_or_a_figure(tmp_path: Path) -> None:
         for one in grid(seeds=1)
     ]  # fmt: skip
     html = make(written(tmp_path, failed)).html
-    assert "No finished run has a score" in html
+    assert "No run has a score" in html
     assert "no memory" in html
     assert 'id="figures"' not in html
 

@@ -10,9 +10,11 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
-from finegrid.report import formatting, headlines, tables
+from finegrid.report import formatting, tables
+from finegrid.report.answer import answer, by_setting, verdict
 from finegrid.report.comparison import Comparison
 from finegrid.report.figures.draw import Figure
+from finegrid.report.headlines import headlines
 from finegrid.report.html import payload, runs, table
 from finegrid.report.recommend.decide import UNLEARNED
 
@@ -37,7 +39,6 @@ def page(comparison: Comparison, figures: Sequence[Figure] = (), left_out: str =
         left_out: a sentence on figures that were not drawn, or nothing.
     """
     results, cells = comparison.results, comparison.cells
-    answers = headlines.answers(results, cells, comparison.best, comparison.draws)
     listed = runs.listed(results.runs)
     rows = table.rows(cells, comparison.best)
     data = {
@@ -48,7 +49,9 @@ def page(comparison: Comparison, figures: Sequence[Figure] = (), left_out: str =
     }
     script = _asset("page.js")
     return _template().render(
-        groups=headlines.by_setting(answers, results),
+        groups=by_setting(comparison, headlines(comparison)),
+        verdict=verdict,
+        said=answer(comparison),
         notes=[*results.notes, *filter(None, (left_out, listed.note, _cut(len(rows))))],
         rows=rows[:ROWS],
         columns=table.columns(rows),
