@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from finegrid import cli
-from finegrid.grid.eta import Estimate, Evidence, Wanted, engines, past
+from finegrid.grid.eta import Estimate, Evidence, Wanted, past
 from finegrid.grid.expand import Cell
-from finegrid.grid.plan import STATUSES, Plan, planned, tally
+from finegrid.grid.left import engines
+from finegrid.grid.plan import Plan, planned, tally
+from finegrid.grid.status import STATUSES
 from finegrid.runs.text import aligned, duration
 
 ROWS = 60  # a longer table counts the methods and does not name them
@@ -80,7 +82,7 @@ def _lines(plan: Plan, evidence: Evidence) -> Iterator[Line]:
 
 
 def _head(plan: Plan, lines: Sequence[Line]) -> list[str]:
-    counts = tally(line.status for line in lines)
+    counts = tally((line.status for line in lines), missing="to run")
     todo = sum(line.todo for line in lines)
     return [
         f"{plan.root}: {len(lines)} cells: {counts}",
