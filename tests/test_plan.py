@@ -377,7 +377,7 @@ def test_the_time_left_falls_or_says_why_it_does_not(monkeypatch: pytest.MonkeyP
         f"about 1.2 min{more}fewer jobs at a time)",
         "about 20 s left",
         f"about 1.5 min{more}cells were added)",
-        f"about 3.3 min{more}cells take longer than those that ended)",
+        f"about 3.3 min{more}cells take longer than reckoned)",
     ]
 
 

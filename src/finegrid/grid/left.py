@@ -145,4 +145,4 @@ class Countdown:
             return "more than before: cells were added"
         if slots < self._slots:
             return "more than before: fewer jobs at a time"
-        return "more than before: cells take longer than those that ended"
+        return "more than before: cells take longer than reckoned"
