@@ -70,23 +70,9 @@ def answers(
     scored = keys.with_trainable(cells[cells.ok > 0]).astype({"method": str, "task": str})
     joined = scored.merge(behind, on=CELL, how="left", suffixes=("", "_behind"))
     return [
-        _answer(rows, _metric(results.runs, str(task)), draws)
+        _answer(rows, formatting.metric(results.runs, str(task)), draws)
         for (_, task), rows in joined.groupby(["setting", "task"])
     ]
-
-
-def _metric(runs: pd.DataFrame, task: str) -> str:
-    """The headline metric, with the class that F1 is of; of a mean what it is the mean of."""
-    runs = runs[runs.task == task]
-    names = sorted(set(runs.metric.dropna().astype(str)))
-    parts = names
-    if names == ["mean"]:
-        scored = [str(name) for name in runs if runs[name].count()]
-        parts = [name[5:] for name in scored if name.startswith("test/") and name != "test/mean"]
-    parts = [f"{name}{formatting.of_class(runs)}" if name == "f1" else name for name in parts]
-    if names == ["mean"]:
-        return f"mean of {formatting.listed(parts)}" if parts else "mean"
-    return " / ".join(parts)
 
 
 def _answer(cells: pd.DataFrame, metric: str, draws: Draws) -> Answer:
