@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from finegrid.commands import arguments
-from finegrid.grid.eta import Estimate, Evidence, Wanted, engines, past
+from finegrid.grid.eta import Estimate, Evidence, Wanted, past
 from finegrid.grid.expand import Cell
-from finegrid.grid.plan import STATUSES, Plan, planned, tally
+from finegrid.grid.left import engines
+from finegrid.grid.plan import Plan, planned, tally
+from finegrid.grid.status import STATUSES
 from finegrid.runs.text import aligned, duration
 from finegrid.storage.paths import CONF
 
@@ -84,7 +86,7 @@ def _lines(plan: Plan, evidence: Evidence) -> Iterator[Line]:
 
 
 def _head(plan: Plan, lines: Sequence[Line]) -> list[str]:
-    counts = tally(line.status for line in lines)
+    counts = tally((line.status for line in lines), missing="to run")
     todo = sum(line.todo for line in lines)
     return [
         f"{plan.root}: {len(lines)} cells: {counts}",
