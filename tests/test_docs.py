@@ -70,9 +70,10 @@ def test_citation_and_workflow_fit_the_project() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert (citation["version"], citation["license"]) == (project["version"], project["license"])
     workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
-    tried = workflow["jobs"]["test"]["strategy"]["matrix"]["python"]
+    jobs = (workflow["jobs"][name] for name in ("test", "wheel"))
+    tried = [job["strategy"]["matrix"]["python"] for job in jobs]
     lowest, beyond = re.findall(r"3\.(\d+)", project["requires-python"])
-    assert tried == [f"3.{minor}" for minor in range(int(lowest), int(beyond))]
+    assert tried == [[f"3.{minor}" for minor in range(int(lowest), int(beyond))]] * 2
 
 
 def named(page: Path) -> str:
