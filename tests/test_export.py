@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import METHODS, ROOT, composed, run_cell
+from commands import call
+from conftest import METHODS, composed, run_cell
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -165,7 +165,7 @@ def refusal(run: Restored, target: str) -> str:
     ("method", "target", "words"),
     [
         ("houlsby", "merged", "houlsby (Bottleneck) works on activations.*instead: --to adapters"),
-        ("mam", "merged", "prefix (Prefix).*instead: predict with scripts/predict.py"),
+        ("mam", "merged", "prefix (Prefix).*instead: predict with finegrid predict"),
         ("lora method.gated=true", "merged", "lora (GatedLowRank)"),
         ("lora method.gated=true", "peft", "lora (GatedLowRank)"),
         ("prompt", "peft", "only a run with method.place=front fits"),
@@ -237,9 +237,10 @@ def test_any_width_has_a_reduction_factor(width: int) -> None:
 
 def test_the_script(runs: Runs, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = [sys.executable, "scripts/export.py", runs("bitfit"), "--to", "merged", "--out", out]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    command = [str(runs("bitfit")), "--to", "merged", "--out", str(out)]
+    done = call(*command, command="export")
+    assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{out}\nverified: loaded back with transformers; logits of 16")
-    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    again = call(*command, command="export")
     assert again.returncode == 1
     assert again.stderr.strip() == f"finegrid: {out} exists; remove it or choose another --out"

@@ -17,9 +17,9 @@ import pytest
 from browser import Browser
 from grids import EVIL, METHODS, broken, grid, run, written
 
-from finegrid.report import formatting, tables
+from finegrid.report import formatting, headlines, tables
 from finegrid.report.comparison import Comparison
-from finegrid.report.html import page, payload, summary
+from finegrid.report.html import page, payload
 from finegrid.report.html import runs as details
 from finegrid.report.load import rankings, variants
 from finegrid.report.recommend import decide
@@ -33,11 +33,11 @@ class Made:
     comparison: Comparison
     html: str
 
-    def answers(self, best: pd.DataFrame | None = None) -> list[summary.Answer]:
+    def answers(self, best: pd.DataFrame | None = None) -> list[headlines.Answer]:
         """What the page says first."""
         made = self.comparison
         best = made.best if best is None else best
-        return summary.answers(made.results, made.cells, best, made.draws)
+        return headlines.answers(made.results, made.cells, best, made.draws)
 
 
 def make(root: Path, *, figures: bool = True) -> Made:

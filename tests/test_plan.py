@@ -23,7 +23,6 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from test_report import record
 
-from finegrid import cli
 from finegrid.config import RunConfig, register_resolvers
 from finegrid.grid import locks
 from finegrid.grid.eta import COMPOSE, FORK, IMPORTS, Evidence, Wanted, engines, makespan, past
@@ -32,12 +31,13 @@ from finegrid.grid.progress import Progress
 from finegrid.grid.status import Outcome, Store, outcome
 from finegrid.runs import identity
 from finegrid.runs.record import Record, read
+from finegrid.storage.paths import CONF
 
 SWEEP = ["method=head", "budget=steps", "budget.steps=2", "seed=0,1", "evaluations=1"]
 
 
 @contextmanager
-def composed(*overrides: str, conf: Path = cli.CONF) -> Iterator[tuple[ConfigLoader, DictConfig]]:
+def composed(*overrides: str, conf: Path = CONF) -> Iterator[tuple[ConfigLoader, DictConfig]]:
     """Hydra's loader and the config of a sweep."""
     register_resolvers()
     with initialize_config_dir(str(conf), job_name="train", version_base="1.3"):
@@ -145,14 +145,14 @@ def test_what_parts_do_not_tell_is_composed(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_plan_before_and_after_a_sweep(tmp_path: Path) -> None:
     sweep = [*SWEEP, f"hydra.sweep.dir={tmp_path / 'sweep'}"]
-    before = json.loads(call(*sweep, "--json", script="scripts/plan.py").stdout)
+    before = json.loads(call(*sweep, "--json", command="plan").stdout)
     assert not any(tmp_path.iterdir()), "a plan writes nothing"
     assert (before["total"], before["todo"], before["counts"]["missing"]) == (2, 2, 2)
     assert call("-m", *sweep).returncode == 0
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    after = json.loads(call(*sweep, "-m", "--json", script="scripts/plan.py").stdout)
+    after = json.loads(call(*sweep, "-m", "--json", command="plan").stdout)
     assert (after["total"], after["todo"], after["counts"]["ok"]) == (2, 0, 2)
-    wider = call(*sweep[:3], sweep[-1], "evaluations=1", "seed=0,1,2", script="scripts/plan.py")
+    wider = call(*sweep[:3], sweep[-1], "evaluations=1", "seed=0,1,2", command="plan")
     assert "3 cells: 2 ok, 1 missing" in wider.stdout
     assert "runs alike for 1" in wider.stdout
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == written
@@ -160,15 +160,14 @@ def test_plan_before_and_after_a_sweep(tmp_path: Path) -> None:
     assert {cell["cell"] for cell in before["cells"]} == set(done)
     for cell in before["cells"]:
         assert tmp_path / "sweep" / cell["directory"] == done[cell["cell"]]
-    status = call(str(tmp_path / "sweep"), script="scripts/status.py")
+    status = call(str(tmp_path / "sweep"), command="status")
     assert status.returncode == 0
     assert "2 cells: 2 ok" in status.stdout
 
 
 def test_plan_of_an_experiment_is_light() -> None:
     code = (
-        "import runpy, sys; sys.argv = ['scripts/plan.py', 'experiment=demo', 'seed=0'];"
-        "runpy.run_path('scripts/plan.py', run_name='__main__');"
+        "import sys; from finegrid import cli; cli.main(['plan', 'experiment=demo', 'seed=0']);"
         "print(*sys.modules, file=sys.stderr)"
     )
     result = subprocess.run(
@@ -193,7 +192,7 @@ BAD = {
 
 @pytest.mark.parametrize(("overrides", "message"), BAD.values(), ids=BAD)
 def test_a_mistake_in_a_plan_is_one_line(overrides: list[str], message: str) -> None:
-    result = call(*overrides, script="scripts/plan.py")
+    result = call(*overrides, command="plan")
     assert result.returncode == 1
     assert message in result.stderr
     assert len(errors(result)) == 1
@@ -229,7 +228,7 @@ def sweep(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_status_tells_what_runs_what_failed_and_what_is_missing(sweep: Path) -> None:
-    result = call(str(sweep), script="scripts/status.py")
+    result = call(str(sweep), command="status")
     assert result.returncode == 1, result.stderr
     lines = [line.strip() for line in result.stdout.splitlines()]
     # how long is left depends on how long the cell has been running by now
@@ -245,13 +244,13 @@ def test_status_tells_what_runs_what_failed_and_what_is_missing(sweep: Path) -> 
 
 def test_status_of_a_directory_without_plans_counts_what_lies_there(sweep: Path) -> None:
     (sweep / ".sweeps/1.json").unlink()
-    result = call(str(sweep), script="scripts/status.py")
+    result = call(str(sweep), command="status")
     assert "4 cells: 2 ok, 1 failed, 1 running" in result.stdout
     assert "missing" not in result.stdout
 
 
 def test_status_watches_until_all_have_ended(sweep: Path) -> None:
-    command = [sys.executable, str(ROOT / "scripts/status.py"), str(sweep), "--watch"]
+    command = [sys.executable, "-m", "finegrid", "status", str(sweep), "--watch"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENV) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "2 ok, 1 failed, 1 running, 1 missing\n"
@@ -264,7 +263,7 @@ def test_status_watches_until_all_have_ended(sweep: Path) -> None:
 
 def test_status_of_nothing_is_one_line(tmp_path: Path) -> None:
     for directory, message in ((tmp_path, "no plan, record or claim"), (tmp_path / "x", "no such")):
-        result = call(str(directory), script="scripts/status.py")
+        result = call(str(directory), command="status")
         assert result.returncode == 1
         assert message in result.stderr
         assert len(errors(result)) == 1

@@ -227,12 +227,12 @@ def test_runs_of_several_experiments_in_one_table_are_told() -> None:
 
 def test_tuning_trials_are_left_out(tmp_path: Path) -> None:
     trial = record("lora", 0, None, trial=1, validation=0.9)
-    with pytest.raises(UserError, match=r"tuning trials; scripts/tune\.py reads them"):
+    with pytest.raises(UserError, match=r"tuning trials; finegrid tune reads them"):
         load([saved(tmp_path / "trials", trial)])
     saved(tmp_path / "trials/more", record("full", 0, 0.8))
     found = gather(load([tmp_path / "trials"]))
     assert len(found.runs) == 1
-    assert found.notes == ("1 tuning trial left out; scripts/tune.py reads them.",)
+    assert found.notes == ("1 tuning trial left out; finegrid tune reads them.",)
 
 
 @pytest.mark.parametrize(
@@ -305,7 +305,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def report(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Call the script."""
-    return call(*map(str, arguments), script="scripts/report.py")
+    return call(*map(str, arguments), command="report")
 
 
 def test_a_report_prints_tables(sweep: Path) -> None:
@@ -387,8 +387,7 @@ def test_a_mistake_is_one_line(name: str, sweep: Path, tmp_path: Path) -> None:
 
 def test_a_report_needs_no_torch_and_draws_nothing_it_does_not_show(sweep: Path) -> None:
     code = (
-        f"import runpy, sys; sys.argv = ['scripts/report.py', {str(sweep)!r}];"
-        "runpy.run_path('scripts/report.py', run_name='__main__');"
+        f"import sys; from finegrid import cli; cli.main(['report', {str(sweep)!r}]);"
         "print(*sys.modules, file=sys.stderr)"
     )
     result = subprocess.run(

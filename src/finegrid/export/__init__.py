@@ -97,7 +97,7 @@ def check(run: Restored, to: str) -> None:
     why = _misfit(run, to)
     if why:
         fitting = [f"--to {name}" for name in TARGETS if name != to and not _misfit(run, name)]
-        instead = " or ".join(fitting) or "predict with scripts/predict.py"
+        instead = " or ".join(fitting) or "predict with finegrid predict"
         raise UserError(f"--to {to}, method {run.record.method}: {why}; instead: {instead}")
 
 

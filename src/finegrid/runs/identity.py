@@ -15,6 +15,7 @@ from finegrid.errors import one_of, require
 from finegrid.runs import settings
 from finegrid.runs.record import SCHEMA, cell_hash
 from finegrid.storage import paths
+from finegrid.tasks.task import filled_in
 
 # Of a config these differ between machines, and its hash must not.
 PLACES = ("data.source", "data.root", "model.path", "task.path", "task.train", "task.test")
@@ -43,7 +44,8 @@ def config_hash(plain: Mapping[str, Any]) -> str:
 
 def _settings(plain: Mapping[str, Any]) -> dict[str, Any]:
     kept = settings.deciding(plain)
-    if not _chooses(plain["task"]):
+    kept["task"] = filled_in(kept["task"])
+    if not _chooses(kept["task"]):
         kept["task"].pop("positive", None)
     kept["method"] = MethodConfig.of(plain["method"]).decisive()
     return {**_canonical(kept), "tuning": plain["trial"] is not None}
@@ -82,17 +84,17 @@ def facts(plain: Mapping[str, Any]) -> dict[str, Any]:
 
 def rows(task: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     """Hash of a task's files, or the hub data set's name."""
+    task = filled_in(task)
     if task["path"] == "builtin":
         return _builtin_rows()
     if task["path"] == "files":
         files = [Path(task[split]) for split in ("train", "test") if task.get(split)]
         return paths.digest(file for file in files if file.is_file())
     root = data["root"] if data["source"] == "auto" else data["source"]
-    folder = Path(root or "", task["subset"])
-    if root and folder.is_dir():
+    if root and (folder := paths.rows(root, task)).is_dir():
         splits = ("train", *task.get("dev", ["validation"]))
         return paths.digest(file for split in splits for file in paths.shards(folder, split))
-    return f"hub {task['path']}/{task['subset']}"
+    return f"hub {task['path']}/{task.get('subset', '')}"
 
 
 def weights(model: Mapping[str, Any]) -> str:

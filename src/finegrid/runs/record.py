@@ -277,10 +277,17 @@ def clear(directory: Path) -> None:
             raise UserError(f"{directory / name} cannot be removed: {error.strerror}") from error
 
 
+def program() -> str:
+    """How runs are started: `finegrid train`, or `python train.py` in a checkout."""
+    script = Path(sys.argv[0]).name
+    by_file = script.endswith(".py") and script != "__main__.py"
+    return f"python {shlex.quote(script)}" if by_file else "finegrid train"
+
+
 def command_line(arguments: Sequence[str] | None = None) -> str:
     """The command that this process was started with, or with other arguments, on any machine."""
     own = sys.argv[1:] if arguments is None else arguments
-    return shlex.join(["python", Path(sys.argv[0]).name, *own])
+    return f"{program()} {shlex.join(own)}".rstrip()
 
 
 def cell_hash(identity: Mapping[str, Any]) -> str:

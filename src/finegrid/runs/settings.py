@@ -26,6 +26,7 @@ ROLES = {
     "trainer.precision": Role.RESULT,
     "trainer.kernels": Role.RESULT,  # their dropout draws other numbers
     "logger": Role.SPEED,
+    "log_every": Role.SPEED,
     "hydra": Role.SPEED,
     "retry": Role.SPEED,
     "fail_fast": Role.SPEED,

@@ -63,7 +63,7 @@ def mistakes(runs: pd.DataFrame, methods: Sequence[str]) -> Mistakes | None:
     if size > MOST or min(numbers.min() for numbers in every) < 0:
         return None
     names = _names(runs, size)
-    values = {}
+    values: dict[str, NDArray[Any]] = {}
     for name in methods:
         of_method = [one.values for run, one in by_run.items() if runs.at[run, "method"] == name]
         values |= {name: np.stack(of_method)} if of_method else {}

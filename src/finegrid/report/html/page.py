@@ -11,11 +11,11 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
-from finegrid.report import formatting, tables
+from finegrid.report import formatting, headlines, tables
 from finegrid.report.comparison import Comparison
 from finegrid.report.figures import keys
 from finegrid.report.figures.draw import Figure
-from finegrid.report.html import payload, runs, summary, table
+from finegrid.report.html import payload, runs, table
 from finegrid.report.html.mistakes import Mistakes, mistakes
 from finegrid.report.load.rankings import RANKING
 from finegrid.report.recommend.decide import UNLEARNED
@@ -43,7 +43,7 @@ def page(comparison: Comparison, figures: Sequence[Figure] = (), left_out: str =
         left_out: a sentence on figures that were not drawn, or nothing.
     """
     results, cells = comparison.results, comparison.cells
-    answers = summary.answers(results, cells, comparison.best, comparison.draws)
+    answers = headlines.answers(results, cells, comparison.best, comparison.draws)
     listed = runs.listed(results.runs)
     rows = table.rows(cells, comparison.best)
     data = {
@@ -57,7 +57,7 @@ def page(comparison: Comparison, figures: Sequence[Figure] = (), left_out: str =
         leads=_leads(cells, rows),
         mistakes=_mistakes(comparison),
         first=FIRST,
-        groups=summary.by_setting(answers, results),
+        groups=headlines.by_setting(answers, results),
         notes=[*results.notes, *filter(None, (left_out, listed.note, _cut(len(rows))))],
         rows=rows[:ROWS],
         columns=table.columns(rows),
