@@ -86,9 +86,7 @@ def headlines(comparison: Comparison) -> list[Headline]:
 
 def _headline(cells: pd.DataFrame, metric: str, draws: Draws) -> Headline:
     rankings = dict(list(cells.groupby(RANKING)))
-    fraction = keys.fullest(cells)
-    full = [key for key in rankings if key[4] == fraction]
-    main = max(full, key=lambda key: (len(rankings[key]), key[3]))
+    main = keys.main(cells)
     outcomes = {key: _outcome(rows, draws.get(key)) for key, rows in rankings.items()}
     first = cells.iloc[0]
     return Headline(int(first.setting), str(first.task), metric, outcomes.pop(main), main,
@@ -143,7 +141,7 @@ def _behind(row: pd.Series) -> str:
 
 def near_best(level: pd.DataFrame, apart: pd.DataFrame) -> pd.DataFrame:
     """Of the methods level with the best those above all that are not."""
-    return level[~(level["mean"] <= apart["mean"].max())]
+    return level[~level["mean"].le(apart["mean"].max())]
 
 
 def cheapest(near: pd.DataFrame, cost: str, first: pd.Series) -> Method | None:

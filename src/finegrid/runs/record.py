@@ -57,6 +57,7 @@ class Record:
     metric: str | None = None
     positive: str | None = None  # class that F1 is of; null: the mean over all, or no F1
     positive_class: int | None = None  # its number in the predictions
+    labels: str | None = None  # names of the classes by number, as JSON; null: none, or older
     test: float | None = None
     test_last: float | None = None
     validation: float | None = None
