@@ -8,7 +8,7 @@ from setuptools.command.build_py import build_py
 
 # folder of the package -> folder of the checkout, and what is taken of it; finegrid.storage.paths
 # looks for both
-INSIDE = {"conf": ("conf", "**/*.yaml"), "results": ("docs/results", "*/runs.parquet")}
+INSIDE = {"conf": ("conf", "**/*"), "results": ("docs/results", "*/runs.parquet")}
 
 
 class WithFolders(build_py):
@@ -20,7 +20,7 @@ class WithFolders(build_py):
         for name, (folder, pattern) in ({} if self.editable_mode else INSIDE).items():
             inside = Path(self.build_lib, "finegrid", name)
             shutil.rmtree(inside, ignore_errors=True)  # of an earlier build
-            for file in Path(folder).glob(pattern):
+            for file in filter(Path.is_file, Path(folder).glob(pattern)):
                 copy = inside / file.relative_to(folder)
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, copy)
