@@ -1,6 +1,8 @@
 """Predict with a finished run.
 
-finegrid predict RUN_DIR --input rows.csv
+    finegrid predict RUN_DIR --input rows.csv
+
+The input has the columns that the run was trained on; the output has a row for each of its rows.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,8 @@
 """List the published numbers of conf/reference/; docs/results/references.md is what it prints.
 
-finegrid references --out docs/results/references.md
+    finegrid references --out docs/results/references.md
+
+Scores are as the papers print them, with the protocol as far as it is known.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
