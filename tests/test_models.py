@@ -99,7 +99,7 @@ def record(sites: Sites, *roles: str) -> dict[tuple[str, str], list[tuple[Tensor
 def test_yaml_names_itself_and_describes_itself(path):
     assert MODELS[path.stem]["name"] == path.stem
     assert path.read_text().startswith(f"# {path.stem}: ")
-    assert set(MODELS[path.stem]) >= {"path", "revision", "max_length", "architecture"}
+    assert set(MODELS[path.stem]) >= {"path", "architecture"}
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
