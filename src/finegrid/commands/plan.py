@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finegrid.commands import arguments
+from finegrid.commands import arguments, overrides
 from finegrid.grid.eta import Estimate, Evidence, Wanted, engines, past
 from finegrid.grid.expand import Cell
 from finegrid.grid.plan import STATUSES, Plan, planned, tally
@@ -38,7 +38,10 @@ class Line:
 def main(argv: Sequence[str] | None = None) -> None:
     """Compose the cells, look at their directories, print."""
     given = _arguments(argv)
-    plan = planned(given.overrides, conf=CONF)
+    full = overrides.completed(given.overrides, config_dir=given.config_dir)
+    if given.config_dir:
+        full.append(f"hydra.searchpath=[file://{Path(given.config_dir).absolute()}]")
+    plan = planned(full, conf=CONF)
     evidence = Evidence(past(plan.root), _elsewhere(plan.root, given.records))
     lines = list(_lines(plan, evidence))
     times = engines([line.estimate.seconds for line in lines if line.estimate], plan.slots)
@@ -55,6 +58,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = arguments.parser("plan", __doc__)
     parser.add_argument("overrides", nargs="*", help="as for train.py: method=full,bitfit seed=0,1")
     parser.add_argument("-m", "--multirun", action="store_true", help="understood, not needed")
+    parser.add_argument("-cd", "--config-dir", help="a folder with options of your own")
     parser.add_argument("--list", action="store_true", help="print every cell as well")
     parser.add_argument("--json", action="store_true", help="print all of it for machines")
     parser.add_argument(
