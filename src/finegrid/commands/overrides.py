@@ -45,7 +45,7 @@ def complete(argv: Sequence[str]) -> list[str]:
     return list(argv) if full == given else [*(w for n, w in enumerate(argv) if n not in at), *full]
 
 
-def completed(given: Sequence[str], *, config_dir: str | None = None) -> list[str]:
+def completed(given: Sequence[str], *, config_dir: str | Path | None = None) -> list[str]:
     """Overrides in full; on stderr, those that were short."""
     full = completion.completed(given, config_dir=config_dir)
     short, long = ([w for w in a if w not in b] for a, b in ((given, full), (full, given)))

@@ -28,7 +28,7 @@ GROUPS = ("method", "task", "model", "data", "budget", "trainer", "logger")
 SHOWN = 8  # options in a message
 
 
-def completed(given: Sequence[str], *, config_dir: str | None = None) -> list[str]:
+def completed(given: Sequence[str], *, config_dir: str | Path | None = None) -> list[str]:
     """The overrides in full, in their order; a model of the user's is made known to Hydra.
 
     Args:
@@ -67,10 +67,10 @@ def _top(places: Iterable[Path]) -> set[str]:
 
 
 def _composed(
-    given: Sequence[str], config_dir: str | None
+    given: Sequence[str], config_dir: str | Path | None
 ) -> tuple[list[dict[str, Any]], list[Path]]:
     """The config of the first cell of each grid, and the files of the options it sweeps over."""
-    search = [f"hydra.searchpath=[file://{Path(config_dir).absolute()}]"] if config_dir else []
+    search = [f"hydra.searchpath=['file://{Path(config_dir).absolute()}']"] if config_dir else []
     with initialize_config_dir(str(CONF), job_name="train", version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         config = loader.load_configuration("train", [*given, *search], RunMode.MULTIRUN)
@@ -103,7 +103,7 @@ def _in_full(text: str, configs: Sequence[dict[str, Any]], names: Sequence[str])
 
 
 def _budget(
-    text: str, configs: Sequence[dict[str, Any]], rest: Sequence[str], config_dir: str | None
+    text: str, configs: Sequence[dict[str, Any]], rest: Sequence[str], config_dir: str | Path | None
 ) -> list[str]:
     """The overrides that choose an amount of a unit, and the unit if another is the config's."""
     unit = text.partition("=")[0]
