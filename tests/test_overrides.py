@@ -64,6 +64,9 @@ WRONG = {  # -> what the one line says
     "bitfti": "did you mean method=bitfit",
     "my/tickets.csv": "write task=custom task.train=my/tickets.csv",
     "task.text=[a, b]": "quote all of it for the shell",
+    "--method=bitfit": "--method=bitfit: overrides have no dashes; write method=bitfit",
+    "method = bitfit": "method stands alone; write method=..., without spaces",
+    "-cd /no/such seed=1": "--config-dir=/no/such: no such folder",
     "model=/no/such": "model=/no/such: no such folder; give a folder with config.json",
     "model=../a/b/c": "no such folder",
 }
@@ -84,6 +87,9 @@ EXPLAINED = {  # by what Hydra refuses
     "task.metric=f1": "unknown key task.metric; did you mean 'task.metrics'",
     "task=tickets.csv": "write task=custom task.train=tickets.csv",
     "task.label=Team(A)": "quote the value for Hydra too: 'task.label=\"Team(A)\"'",
+    "method=bitfit,": "(in method=bitfit,)",
+    "method=lora method.rank=many": "method.rank=many must be of type int",
+    "method=lora method.rank=true": "method.rank=True must be of type int",
     "rank=4 method=lora,full": "method=lora,full'; add -m",
 }
 

@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from finegrid.commands.catalogue import options
 from finegrid.config import UNITS
-from finegrid.errors import UserError, causes, nearest, of_system, refusal, shown
+from finegrid.errors import UserError, causes, nearest, of_system, refusal, require, shown
 from finegrid.grid import completion
 from finegrid.storage.paths import CONF
 
@@ -40,8 +40,11 @@ def complete(argv: Sequence[str]) -> list[str]:
     at = [n for n in range(len(argv)) if n not in values and n not in flags]
     for n in at:
         _require_override(argv[n])
-    given = [argv[n] for n in at]
-    full = completed(given, config_dir=_config_dir(argv))
+    for n in flags:
+        _require_flag(argv[n])
+    given, folder = [argv[n] for n in at], _config_dir(argv)
+    require(not folder or Path(folder).is_dir(), f"--config-dir={folder}: no such folder")
+    full = completed(given, config_dir=folder)
     return list(argv) if full == given else [*(w for n, w in enumerate(argv) if n not in at), *full]
 
 
@@ -63,6 +66,13 @@ def _config_dir(argv: Sequence[str]) -> str | None:
     return None
 
 
+def _require_flag(word: str) -> None:
+    """Refuse an override with dashes before it."""
+    key, equals, _ = word.lstrip("-").partition("=")
+    shape = word.lstrip("-") if equals else f"{key}=..."
+    require(key not in completion.top([CONF]), f"{word}: overrides have no dashes; write {shape}")
+
+
 def _require_override(word: str) -> None:
     """Refuse a word without `=`, saying what it may have been meant for."""
     if "=" in word or word.startswith("~"):
@@ -72,6 +82,8 @@ def _require_override(word: str) -> None:
             f"{shown(word)} is a part of an override: quote all of it for the shell, such as "
             "'task.text=[question, answer]'"
         )
+    if word in completion.top([CONF]):
+        raise UserError(f"{word} stands alone; write {word}=..., without spaces around the sign")
     groups = ("method", "task", "model", "budget", "trainer", "logger", "experiment", "tuned")
     meant = [f"{group}={word}" for group in groups if word in options(group)]
     meant += [f"task=custom task.train={word}"] if ROWS.search(word) else []
@@ -103,7 +115,8 @@ def explain(error: Exception) -> str:
     if line.startswith("Ambiguous value"):
         return f"{line}; add -m to run a cell for each value"
     if isinstance(error, OverrideParseException):
-        return f"cannot parse an override: {line}{_quoting(error)}"
+        where = "" if error.override in line else f" (in {error.override})"
+        return f"cannot parse an override: {line}{where}{_quoting(error)}"
     return _unknown_key(error) or line
 
 

@@ -40,7 +40,7 @@ def completed(given: Sequence[str], *, config_dir: str | Path | None = None) -> 
     """
     places = [CONF, *([Path(config_dir)] if config_dir else [])]
     given = [own_models.known(text, places) for text in given]
-    known = _top(places)
+    known = top(places)
     short = [text for text in given if (key := BARE.match(text)) and key[0] not in known]
     if not short:
         return given
@@ -58,7 +58,7 @@ def completed(given: Sequence[str], *, config_dir: str | Path | None = None) -> 
     return [one for text in given for one in full.get(text, [text])]
 
 
-def _top(places: Iterable[Path]) -> set[str]:
+def top(places: Iterable[Path]) -> set[str]:
     """The keys at the top of a config: groups of options, and what the main files hold."""
     groups = {entry.name for place in places if place.is_dir() for entry in place.iterdir()}
     files = (CONF / "train.yaml", CONF / "sweep/default.yaml")
