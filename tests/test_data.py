@@ -420,3 +420,20 @@ def test_real_glue(task: str, rows: int) -> None:
     found = splits_of(f"task={task}")[1]
     assert len(found.train) + len(found.validation) == rows
     assert len(found.validation) == min(1000, round(rows / 10))
+
+
+def test_a_file_of_options_need_not_say_much(tmp_path: Path) -> None:
+    """A hub task without a subset lies in a folder of its name; a model has the usual settings."""
+    for group, name, more in (("task", "polls", "text: text"), ("model", "mine", "")):
+        (tmp_path / group).mkdir()
+        text = f"name: {name}\npath: org/{name}\n{more}"
+        (tmp_path / group / f"{name}.yaml").write_text(text, encoding="utf-8")
+    (tmp_path / "rows/polls").mkdir(parents=True)
+    for name in ("train", "validation"):
+        (tmp_path / f"rows/polls/{name}.csv").write_text("text,label\n" + GOOD, encoding="utf-8")
+    chosen = (f"hydra.searchpath=['file://{tmp_path}']", "task=polls", "model=mine")
+    task, found = splits_of(*chosen, f"data.source={tmp_path}/rows")
+    assert (task.labels, task.metrics, len(found.test["test"])) == (["no", "yes"], ["accuracy"], 60)
+    model = RunConfig.of(composed(*chosen)).model
+    assert (model.revision, model.max_length, model.head_lr) == ("main", 128, 1e-3)
+    assert (model.architecture, model.parameters) == ({}, None)

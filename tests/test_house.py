@@ -58,7 +58,7 @@ WINGS = {
         "analysis", "config", "errors", "export", "grid", "inference", "report", "runs", "storage",
         "studies", "tracking", "tuning",
     },
-    "cli": {"commands", "config", "errors", "storage"},
+    "cli": {"commands", "config", "errors"},
 }
 # fmt: on
 

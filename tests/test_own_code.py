@@ -55,13 +55,13 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def own(package: Path, *more: str) -> tuple[str, ...]:
+def arguments(package: Path, *more: str) -> tuple[str, ...]:
     """A command with the user's method."""
     return ("--config-dir", str(package / "conf"), "method=queries", *SHORT, *more)
 
 
 def test_a_package_that_is_not_named_is_refused(package: Path, tmp_path: Path) -> None:
-    result = call(*own(package, f"hydra.run.dir={tmp_path}/run"))
+    result = call(*arguments(package, f"hydra.run.dir={tmp_path}/run"))
     assert result.returncode == 1
     (line,) = errors(result)
     assert "method._target_=mypackage.queries.Queries must be a class in finegrid or" in line
@@ -80,7 +80,7 @@ def test_a_package_that_is_not_named_is_refused(package: Path, tmp_path: Path) -
     ],
 )
 def test_what_it_may_not_name(allow: str, message: str, package: Path, tmp_path: Path) -> None:
-    result = call(*own(package, *allow.split(" "), f"hydra.run.dir={tmp_path}/run"))
+    result = call(*arguments(package, *allow.split(" "), f"hydra.run.dir={tmp_path}/run"))
     assert result.returncode == 1
     assert message in errors(result)[0]
 
@@ -89,7 +89,7 @@ def test_what_it_may_not_name(allow: str, message: str, package: Path, tmp_path:
 def run(package: Path, tmp_path: Path) -> Path:
     """A finished run with the user's method."""
     directory = tmp_path / "run"
-    result = call(*own(package, "allow=mypackage", f"hydra.run.dir={directory}"))
+    result = call(*arguments(package, "allow=mypackage", f"hydra.run.dir={directory}"))
     assert result.returncode == 0, result.stderr
     return directory
 
@@ -113,8 +113,8 @@ def test_whoever_reads_a_run_names_the_package_anew(run: Path, tmp_path: Path) -
 
 
 def test_a_sweep_passes_it_on(package: Path, tmp_path: Path) -> None:
-    arguments = own(package, "method=queries,head", "allow=[mypackage]")
-    result = call("-m", *arguments, f"hydra.sweep.dir={tmp_path}/grid")
+    given = arguments(package, "method=queries,head", "allow=[mypackage]")
+    result = call("-m", *given, f"hydra.sweep.dir={tmp_path}/grid")
     assert result.returncode == 0, result.stderr
     runs = rankings.read_records(tmp_path / "grid")
     assert sorted((one.method, one.status) for one in runs) == [("head", "ok"), ("queries", "ok")]

@@ -145,7 +145,8 @@ def test_what_parts_do_not_tell_is_composed(tmp_path: Path) -> None:
     (tmp_path / "both/cpu_none.yaml").write_text("# @package _global_\nevaluations: 5\n")
     (tmp_path / "both/gpu_csv.yaml").write_text("# @package _global_\nevaluations: 2\n")
     main = (ROOT / "conf/train.yaml").read_text(encoding="utf-8")
-    main = main.replace("  - _self_\n", "  - _self_\n  - optional both: ${trainer}_${logger}\n")
+    last = "  - sweep: default\n"
+    main = main.replace(last, f"{last}  - optional both: ${{trainer}}_${{logger}}\n")
     (tmp_path / "train.yaml").write_text(main, encoding="utf-8")
     overrides = [f"hydra.searchpath=[file://{ROOT}/conf]", "trainer=cpu,gpu", "logger=none,csv"]
     with composed(*overrides, conf=tmp_path) as (loader, config):

@@ -11,22 +11,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
 
-from hydra.errors import (
-    ConfigCompositionException,
-    HydraException,
-    MissingConfigException,
-    OverrideParseException,
-)
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from finegrid import __version__
-from finegrid.commands.catalogue import options
-from finegrid.config import UNITS, register_resolvers
-from finegrid.errors import UserError, causes, nearest, of_system, refusal, require
-from finegrid.storage.paths import CONF
+from finegrid.commands.overrides import explain
+from finegrid.config import register_resolvers
+from finegrid.errors import nearest, require
 
-PLUGINS = {"submitit_slurm": "slurm", "joblib": "joblib"}  # launcher's config -> our extra
 COMMANDS = {
     "train": "one run: one method on one task",
     "sweep": "a grid of runs, the same as train -m; runs only what has no record yet",
@@ -124,61 +113,3 @@ def _flushed() -> str | int | None:
         closed = isinstance(error, BrokenPipeError)
         return 128 + signal.SIGPIPE if closed else f"finegrid: standard output: {error.strerror}"
     return None
-
-
-def explain(error: Exception) -> str:
-    """One line that says what is wrong, where, and the nearest valid names; empty for a bug."""
-    if isinstance(error, UserError):
-        return str(error)
-    if line := refusal(error):
-        return line
-    if not isinstance(error, HydraException | OmegaConfBaseException):
-        return of_system(error) if isinstance(error, OSError) else ""
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        missing = str(error.missing_cfg_file)
-        group, _, option = missing.rpartition("/")
-        if option in PLUGINS:
-            extra = PLUGINS[option]
-            return f"hydra/launcher={extra} needs a plugin: pip install 'finegrid[{extra}]'"
-        if group and not group.startswith("hydra"):  # a folder in a group is no group of its own
-            group, _, option = missing.partition("/")
-        if group:
-            names = {*options(group), *(error.options or ())}
-            return f"unknown {group}={option}; {nearest(option, names)}"
-    for cause in causes(error):
-        if isinstance(cause, UserError):
-            return str(cause)
-    line = str(error).strip().splitlines()[0]
-    if line.startswith("Ambiguous value"):
-        return f"{line}; add -m to run a cell for each value"
-    if isinstance(error, OverrideParseException):
-        return f"cannot parse an override: {line}"
-    return _unknown_key(error) or line
-
-
-def _unknown_key(error: Exception) -> str:
-    """Explain an override of a key that the config does not have."""
-    if not isinstance(error, ConfigCompositionException | OmegaConfBaseException):
-        return ""
-    text = str(error)
-    keys = [arg.partition("=")[0] for arg in sys.argv[1:] if "=" in arg]
-    bad = next((key for key in keys if f"'{key}'" in text), "")
-    if not bad:
-        return ""
-    unit = bad.removeprefix("budget.")
-    if unit in UNITS:
-        return f"budget.{unit} needs its unit chosen too: budget={unit} {bad}=<amount>"
-    return f"unknown key {bad}; {nearest(bad, _siblings(bad))}"
-
-
-def _siblings(key: str) -> list[str]:
-    """The valid keys at the level of a misspelt one, from the default config files."""
-    top = OmegaConf.load(CONF / "train.yaml")
-    assert isinstance(top, DictConfig)
-    group, dot, _ = key.rpartition(".")
-    if not dot:
-        groups = {path.name for path in CONF.iterdir() if path.is_dir()}
-        return sorted(groups | {str(name) for name in top} - {"defaults", "hydra"})
-    chosen = {"data": "default", "trainer": "auto", "budget": "epochs"}.get(group)
-    node = OmegaConf.load(CONF / group / f"{chosen}.yaml") if chosen else top.get(group, {})
-    return sorted(f"{group}.{name!s}" for name in node)

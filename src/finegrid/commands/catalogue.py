@@ -11,8 +11,12 @@ HELP = """finegrid: which way of fine-tuning is best for this model, task, data 
   finegrid sweep method=full,bitfit,houlsby data.fraction=0.1,0.3,1.0 seed=0,1,2
 
 {groups}
-Any value can be overridden: optim.lr=1e-4 budget.epochs=3 data.batch_size=16 select=last
-A budget in another unit: budget=seconds budget.seconds=60 (units: {units})
+Any value can be overridden: optim.lr=1e-4 data.batch_size=16 select=last; the end of a key will do
+where it is one key's alone: epochs=3 batch_size=16, with method=lora rank=4
+A budget in another unit: seconds=60 (units: {units})
+A model of your own: model=/path/to/folder, or model=org/name of the hub
+Your own rows: task=custom train=tickets.csv text=message label=team
+Methods of your own package: --config-dir FOLDER allow=[mypackage]
 The whole composed config: --cfg job. Hydra's own flags: --hydra-help
 """
 

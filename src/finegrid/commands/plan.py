@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finegrid.commands import arguments
+from finegrid.commands import arguments, overrides
 from finegrid.grid.eta import Estimate, Evidence, Wanted, past
 from finegrid.grid.expand import Cell
 from finegrid.grid.left import engines
@@ -40,7 +40,8 @@ class Line:
 def main(argv: Sequence[str] | None = None) -> None:
     """Compose the cells, look at their directories, print."""
     given = _arguments(argv)
-    plan = planned([*given.overrides, *_searched(given.config_dir)], conf=CONF)
+    full = overrides.completed(given.overrides, config_dir=given.config_dir)
+    plan = planned([*full, *_searched(given.config_dir)], conf=CONF)
     evidence = Evidence(past(plan.root), _elsewhere(plan.root, given.records))
     lines = list(_lines(plan, evidence))
     times = engines([line.estimate.seconds for line in lines if line.estimate], plan.slots)

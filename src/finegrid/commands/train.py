@@ -9,6 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from finegrid.commands import overrides
 from finegrid.commands.catalogue import help_text
 from finegrid.errors import require
 from finegrid.grid import job
@@ -23,8 +24,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     Launchers pickle `run` by its name, so that it stays undecorated.
     """
-    if argv is not None:
-        sys.argv = [sys.argv[0], *argv]  # what Hydra reads, and what a record keeps
+    full = overrides.complete(sys.argv[1:] if argv is None else argv)
+    sys.argv = [sys.argv[0], *full]  # what Hydra reads, and what a record keeps
     OmegaConf.register_new_resolver("help", help_text, replace=True)
     hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(run)()
 

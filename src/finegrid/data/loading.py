@@ -87,7 +87,7 @@ def _glue(task: Task, data: DataConfig) -> RawSplits:
             return _folder(folder, task)
         tried.append(f"the folder {folder}")
         if data.source != "auto":
-            raise UserError(f"task {task.name}: no {tried[0]}; data.source names no data there")
+            raise UserError(f"task {task.name}: {tried[0]}, which data.source names, is not there")
     tried.append(f"the hub and its cache for {task.path}")
     hub.go_offline_if_unreachable()
     try:

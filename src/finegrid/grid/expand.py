@@ -42,7 +42,7 @@ def cells(loader: ConfigLoader, config: DictConfig, arguments: Sequence[str]) ->
         UserError: if a cell's config is invalid; Hydra's own errors if it cannot be composed.
     """
     found: dict[str, Cell] = {}
-    for axes in _grids(loader, config, arguments):
+    for axes in grids(loader, config, arguments):
         configs = Configs(loader, config, axes)
         swept = {axis.key for axis in axes if len(axis.choices) > 1}
         for chosen in itertools.product(*(axis.choices for axis in axes)):
@@ -51,7 +51,7 @@ def cells(loader: ConfigLoader, config: DictConfig, arguments: Sequence[str]) ->
     return list(found.values())
 
 
-def _grids(
+def grids(
     loader: ConfigLoader, config: DictConfig, arguments: Sequence[str]
 ) -> Iterator[list[Axis]]:
     """The axes of each grid that the sweep runs: most sweeps have one.

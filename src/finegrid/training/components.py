@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from inspect import signature
+from typing import Any, get_type_hints
 
 import pytorch_lightning as pl
 from torch import Tensor
@@ -30,6 +31,7 @@ from finegrid.training.limits import Limits
 from finegrid.training.module import FineTuner
 
 log = logging.getLogger(__name__)
+TYPES = {int: (int,), float: (int, float), bool: (bool,), str: (str,)}  # of a method's arguments
 UNKNOWN = 0.25  # a share of unknown tokens that is worth a warning
 
 
@@ -115,7 +117,18 @@ def build_method(config: MethodConfig, where: str = "method") -> TuningMethod:
         signature(make).bind(**arguments)
     except TypeError as error:
         raise UserError(f"{where}: {config.target}: {error}") from error
+    _require_types(make, arguments, where)
     return make(**arguments)
+
+
+def _require_types(make: type[TuningMethod], arguments: Mapping[str, Any], where: str) -> None:
+    """Refuse a text where the method's class asks for a number, and the like."""
+    hints = get_type_hints(make.__init__)
+    for name, value in arguments.items():
+        kind = hints.get(name)
+        if kind in TYPES:
+            good = isinstance(value, TYPES[kind]) and isinstance(value, bool) == (kind is bool)
+            require(good, f"{where}.{name}={value} must be of type {kind.__name__}")
 
 
 def _class(target: str, where: str) -> type[TuningMethod]:
