@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 BUILTIN = Path(__file__).parents[1] / "data/builtin"  # its code and its model `tiny`
+CONF = Path(__file__).resolve().parents[3] / "conf"  # the groups of options
 TOKENIZER_FILES = ("*.json", "*.txt", "*.model", "*.spm", "*.codes")  # settings and vocabulary
 MODEL_FILES = ("*.safetensors", *TOKENIZER_FILES)  # weights and architecture too
 
