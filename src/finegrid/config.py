@@ -5,7 +5,7 @@ knows OmegaConf. Values live in `conf/`; the classes here hold types and limits,
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, fields
 from math import inf
 from typing import Any, ClassVar, TypeVar
@@ -136,8 +136,10 @@ class MethodConfig:
     members: dict[str, "MethodConfig"] | None = None  # of a composition
 
     @classmethod
-    def of(cls, node: Mapping[str, Any], where: str = "method") -> "MethodConfig":
-        """Read a resolved node.
+    def of(
+        cls, node: Mapping[str, Any], where: str = "method", *, allow: Collection[str] = ()
+    ) -> "MethodConfig":
+        """Read a resolved node; `allow` names packages whose classes it may name too.
 
         Raises:
             UserError: if it names no class of a module in finegrid.methods, or holds more than
@@ -145,9 +147,11 @@ class MethodConfig:
         """
         require(isinstance(node, Mapping), f"{where}={node!r:.60} must be a method's settings")
         target = node.get("_target_", "")
+        known = METHOD.fullmatch(str(target)) or str(target).partition(".")[0] in allow
         require(
-            isinstance(target, str) and METHOD.fullmatch(target) is not None,
-            f"{where}._target_={target!r} must be a class in finegrid.methods",
+            isinstance(target, str) and bool(known),
+            f"{where}._target_={target!r} must be a class in finegrid.methods or in a package "
+            "that you allow by name: allow=[...]",
         )
         left_out = (*NOT_ARGUMENTS, "_target_", "members")
         arguments = {key: value for key, value in node.items() if key not in left_out}
@@ -158,7 +162,9 @@ class MethodConfig:
             require(
                 isinstance(members, Mapping), f"{where}.members={members!r:.60} must be methods"
             )
-            members = {k: cls.of(v, f"{where}.members.{k}") for k, v in members.items()}
+            members = {
+                k: cls.of(v, f"{where}.members.{k}", allow=allow) for k, v in members.items()
+            }
         return cls(str(node.get("name", "")), target, arguments, members)
 
     def decisive(self) -> dict[str, Any]:
