@@ -115,9 +115,11 @@ def test_importing_finegrid_imports_nothing_heavy() -> None:
         "import sys, finegrid; print(dir(finegrid)); finegrid.methods.names(); "
         "dir(finegrid.methods); assert not {'torch', 'transformers'} & set(sys.modules)"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    output = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     for name in ("apply", "save", "load_delta", "merge", "methods"):
-        assert f"'{name}'" in told.stdout
+        assert f"'{name}'" in output.stdout
     assert methods.names() == METHODS
 
 
