@@ -176,7 +176,6 @@ def load_delta(path: str | Path, model: M, *, allow: Iterable[str] = ()) -> M:
     path = Path(path)
     about = delta.metadata(path)
     config, seed = naming.of_file(path, about, allow=allow)
-    _require_stock(model)
     try:
         _tune(model, build_method(config), config, seed, expected=about["fingerprint"])
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:  # of what the file says
