@@ -248,6 +248,12 @@ def test_a_merged_model_takes_another_method() -> None:
     assert finegrid.apply("bitfit", model, verbose=False).finegrid.config.name == "bitfit"
 
 
+def test_an_instance_serves_several_models() -> None:
+    method = DiffPruning()
+    train(applied(method, stock()))
+    assert not applied(method, stock()).finegrid.method.checkpointable
+
+
 def test_class_names_travel(tmp_path: Path) -> None:
     model = stock()
     model.config.id2label = {0: "ham", 1: "spam"}

@@ -101,13 +101,13 @@ def apply(
             `losses` or `hooks`. Load the model anew after an error.
     """
     config, made = naming.resolved(method, arguments)
-    left = [hook for hook in made.acts() if not (losses if hook == "choose" else hooks)]
-    if left:
-        todo = "; ".join(HOW[hook] for hook in left)
-        flag = "" if left == ["choose"] else "; then say hooks=True"
+    missing = [hook for hook in made.acts() if not (losses if hook == "choose" else hooks)]
+    if missing:
+        todo = "; ".join(HOW[hook] for hook in missing)
+        flag = "" if missing == ["choose"] else "; then say hooks=True"
         raise UserError(
-            f"{config.name} acts during training ({', '.join(left)}): train it with finegrid.run, "
-            f"or in a loop of yours {todo}{flag}"
+            f"{config.name} acts during training ({', '.join(missing)}): train it with "
+            f"finegrid.run, or in a loop of yours {todo}{flag}"
         )
     _tune(model, made, config, seed)
     if losses is not None:
@@ -125,7 +125,7 @@ def save(model: PreTrainedModel, path: str | Path) -> Path:
 
     Example:
         ```python
-        finegrid.save(model, "spam.safetensors")  # a few hundred kB for LoRA on BERT-base
+        finegrid.save(model, "spam.safetensors")  # 0.6 MB for LoRA of rank 4 on BERT-base
         ```
 
     Returns:
@@ -285,11 +285,8 @@ def _ready(model: Any) -> Applied:
 def _summary(model: Any) -> str:
     """What trains, as one line for people."""
     counts = count_parameters(model, Sites.of(model))
-    below, head, total = (
-        counts["params_delta"] + counts["params_pooler"],
-        counts["params_head"],
-        counts["params_total"],
-    )
+    below = counts["params_delta"] + counts["params_pooler"]
+    head, total = counts["params_head"], counts["params_total"]
     return (
         f"{model.finegrid.config.name} trains {below:,} parameters below the head and {head:,} in "
         f"it: {100 * (below + head) / total:.3g} % of {total:,}"

@@ -1,5 +1,6 @@
 """A tuning method and its settings as plain data: by name, of an instance, of a file's header."""
 
+import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cache
@@ -23,7 +24,7 @@ SETTINGS, SEED = "settings", "seed"  # keys of a file's header
 def resolved(
     method: str | TuningMethod, changes: Mapping[str, Any]
 ) -> tuple[MethodConfig, TuningMethod]:
-    """The settings and an instance of a method given by name, with changes, or as an instance.
+    """The settings and a new instance of a method given by name, with changes, or as an instance.
 
     Raises:
         UserError: for an unknown name or argument, or what is no method.
@@ -40,7 +41,7 @@ def resolved(
         not changes,
         f"{', '.join(changes)}: give a method's arguments to its class, {what}(...), or its name",
     )
-    return _settings(method), method
+    return _settings(method), copy.deepcopy(method)  # a model's training changes its method
 
 
 def header(config: MethodConfig, seed: int) -> dict[str, Any]:
