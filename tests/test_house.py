@@ -30,7 +30,7 @@ WINGS = {
     "data": {"config", "errors", "storage", "tasks"},
     "kernels": set(),
     "models": {"config", "errors", "seeds", "storage"},
-    "methods": {"config", "errors", "models", "seeds"},
+    "methods": {"config", "errors", "models", "seeds", "storage"},
     "runs": {"config", "data", "errors", "models", "storage", "tasks"},
     "tracking": {"errors", "runs", "storage"},
     "training": {
@@ -51,6 +51,9 @@ WINGS = {
         "config", "data", "errors", "inference", "methods", "models", "runs", "seeds", "tasks",
     },
     "export": {"config", "data", "errors", "inference", "methods", "models", "runs", "training"},
+    "api": {
+        "config", "errors", "methods", "models", "runs", "seeds", "storage", "training",
+    },
     "report": {"errors", "runs", "storage"},
     "tuning": {"errors", "report", "runs"},
     "studies": {"report", "runs"},
@@ -104,7 +107,7 @@ def test_primitives_know_torch_alone(module: str) -> None:
 
 
 def test_methods_do_not_import_one_another() -> None:
-    for path in files_of("methods"):
+    for path in set(files_of("methods")) - {SRC / "methods/__init__.py"}:  # which lists them
         ours = {name for name in imports(path) if name.startswith("finegrid.methods.")}
         shared = ("finegrid.methods.base", "finegrid.methods.modules")
         assert all(name.startswith(shared) for name in ours), path
@@ -116,6 +119,7 @@ def test_one_lightning_only() -> None:
 
 
 LIGHT = [
+    "finegrid.methods",
     "finegrid.cli",
     "finegrid.grid.plan",
     "finegrid.grid.sweep",

@@ -1,15 +1,21 @@
 """`TuningMethod`, the base class of all methods: what a method may change and when it is called."""
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from functools import wraps
+from inspect import signature
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from finegrid.models.backbone import Backbone
 from finegrid.models.sites import Sites
 from finegrid.seeds import forked
+from finegrid.storage.paths import CONF
 
+YAML: Any = ...  # default of an argument whose value stands in the method's YAML
+HOOKS = ("choose", "after_backward", "after_step")  # what a method may do besides `apply`
 # (so many training examples, batch size) -> mean loss of each batch, with its graph
 Losses = Callable[[int, int], Iterator[Tensor]]
 
@@ -26,6 +32,14 @@ class TuningMethod(pl.Callback):
     positions = 0  # how many of the backbone's positions the method takes for itself
     lr_scale = 1.0  # times optim.lr, for what trains below the head now
     checkpointable = True  # False in a temporary phase, whose weights are never the result
+    yaml: ClassVar[str] = ""  # of conf/method, with the values for YAML; empty: named as the module
+    arguments: Mapping[str, Any] = {}  # that the instance was made with, the YAML's included
+
+    def __init_subclass__(cls, **named: Any) -> None:
+        """Let an instance take the arguments that a call leaves out from the class's YAML."""
+        super().__init_subclass__(**named)
+        if "__init__" in vars(cls):
+            cls.__init__ = _completed(cls)  # type: ignore[method-assign]
 
     def apply(self, backbone: nn.Module, sites: Sites) -> None:
         """Unfreeze, inject or mask; idempotent."""
@@ -40,6 +54,10 @@ class TuningMethod(pl.Callback):
 
     def after_backward(self, backbone: nn.Module, progress: float) -> None:
         """Change the gradients of a step, e.g. add those of a penalty."""
+
+    def acts(self) -> tuple[str, ...]:
+        """The hooks that this instance relies on, which a training loop must call."""
+        return tuple(hook for hook in HOOKS if overrides(self, hook))
 
     def tune(self, backbone: Backbone, *, seed: int) -> None:
         """Apply the method to a frozen backbone, with the global random state forked."""
@@ -79,3 +97,26 @@ def overrides(method: TuningMethod, hook: str) -> bool:
     if (members := getattr(method, "each", None)) is not None:
         return any(overrides(member, hook) for member in members)
     return getattr(type(method), hook) is not getattr(TuningMethod, hook)
+
+
+def _completed(method: type[TuningMethod]) -> Callable[..., None]:
+    """A class's `__init__` that takes what a call leaves out from the YAML, and remembers all."""
+    init: Callable[..., None] = method.__init__
+    left_to_yaml = [n for n, value in signature(init).parameters.items() if value.default is YAML]
+
+    @wraps(init)
+    def complete(self: TuningMethod, **given: Any) -> None:
+        missing = [name for name in left_to_yaml if name not in given]
+        values = _values_of(method) if missing else {}
+        arguments = {name: values[name] for name in missing} | given
+        init(self, **arguments)
+        self.arguments = arguments
+
+    return complete
+
+
+def _values_of(method: type[TuningMethod]) -> dict[str, Any]:
+    """What the YAML of a class says."""
+    stem = method.yaml or method.__module__.rpartition(".")[2]
+    values: Any = OmegaConf.to_container(OmegaConf.load(CONF / "method" / f"{stem}.yaml"))
+    return dict(values)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from finegrid.methods.base import TuningMethod
+from finegrid.methods.base import YAML, TuningMethod
 from finegrid.models import surgery
 from finegrid.models.sites import Sites
 
@@ -20,7 +20,7 @@ from finegrid.models.sites import Sites
 class BitFit(TuningMethod):
     """Train all biases of the backbone, or those of some roles."""
 
-    def __init__(self, *, roles: Sequence[str] | None) -> None:
+    def __init__(self, *, roles: Sequence[str] | None = YAML) -> None:
         self.roles = roles
 
     def apply(self, backbone: nn.Module, sites: Sites) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from finegrid.errors import UserError
-from finegrid.methods.base import TuningMethod
+from finegrid.methods.base import YAML, TuningMethod
 from finegrid.methods.modules.adapter import activation_of, residual, width_of
 from finegrid.models import surgery
 from finegrid.models.sites import Sites
@@ -77,7 +77,9 @@ class KroneckerAdapter(nn.Module):
 class Compacter(TuningMethod):
     """Inject two Kronecker adapters in every layer."""
 
-    def __init__(self, *, reduction_factor: float, activation: str, phm_dim: int) -> None:
+    def __init__(
+        self, *, reduction_factor: float = YAML, activation: str = YAML, phm_dim: int = YAML
+    ) -> None:
         self.reduction_factor, self.activation = reduction_factor, activation
         self.phm_dim = phm_dim
 

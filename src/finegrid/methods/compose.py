@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from finegrid.errors import require
-from finegrid.methods.base import Losses, TuningMethod
+from finegrid.methods.base import HOOKS, Losses, TuningMethod
 from finegrid.models import surgery
 from finegrid.models.sites import Sites
 
@@ -49,6 +49,10 @@ class Compose(TuningMethod):
                     f"methods {first} and {name} both claim {place}; "
                     "compose methods that do not overlap",
                 )
+
+    def acts(self) -> tuple[str, ...]:
+        """The hooks that any member relies on."""
+        return tuple(hook for hook in HOOKS if any(hook in member.acts() for member in self.each))
 
     def choose(self, backbone: nn.Module, losses: Losses) -> None:
         """Let every member choose."""

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from finegrid.errors import require
-from finegrid.methods.base import TuningMethod
+from finegrid.methods.base import YAML, TuningMethod
 from finegrid.methods.modules.sparse_delta import SparseDifference, count, top
 from finegrid.models import surgery
 from finegrid.models.sites import Sites
@@ -102,7 +102,13 @@ class DiffPruning(TuningMethod):
     """Search which entries of the matrices to train, then train only those."""
 
     def __init__(
-        self, *, density: float, structured: bool, l0: float, search: float, refit_rate: float
+        self,
+        *,
+        density: float = YAML,
+        structured: bool = YAML,
+        l0: float = YAML,
+        search: float = YAML,
+        refit_rate: float = YAML,
     ) -> None:
         count(density, 1)  # refuses a density out of range
         require(l0 >= 0, f"method.l0={l0:g} is negative")

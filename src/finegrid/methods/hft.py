@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from finegrid.errors import require
-from finegrid.methods.base import TuningMethod
+from finegrid.methods.base import YAML, TuningMethod
 from finegrid.models import surgery
 from finegrid.models.sites import Sites
 
@@ -25,7 +25,7 @@ FEED_FORWARD = ("intermediate", "output")
 class HFT(TuningMethod):
     """Train a random half of the matrices, drawn once or anew every round."""
 
-    def __init__(self, *, rounds: int, embeddings: bool) -> None:
+    def __init__(self, *, rounds: int = YAML, embeddings: bool = YAML) -> None:
         require(rounds >= 1, f"method.rounds={rounds} must be at least 1")
         self.rounds, self.embeddings = rounds, embeddings
         self.halves: list[list[nn.Module]] = []
@@ -51,6 +51,10 @@ class HFT(TuningMethod):
         always = [site.module for site in sites["embeddings"]] if self.embeddings else []
         for module in (*always, *(module for half in self.halves for module in half)):
             surgery.unfreeze(module.parameters())
+
+    def acts(self) -> tuple[str, ...]:
+        """A half that is drawn once trains like any other choice."""
+        return super().acts() if self.rounds > 1 else ()
 
     def after_backward(self, backbone: nn.Module, progress: float) -> None:
         """Drop the gradients of matrices that do not train in this round."""

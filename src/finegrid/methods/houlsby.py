@@ -13,7 +13,7 @@ from functools import partial
 
 from torch import nn
 
-from finegrid.methods.base import TuningMethod
+from finegrid.methods.base import YAML, TuningMethod
 from finegrid.methods.modules.adapter import Bottleneck, residual
 from finegrid.models import surgery
 from finegrid.models.sites import Sites
@@ -22,7 +22,13 @@ from finegrid.models.sites import Sites
 class Houlsby(TuningMethod):
     """Inject two bottlenecks a layer."""
 
-    def __init__(self, *, reduction_factor: float, activation: str, train_layernorm: bool) -> None:
+    def __init__(
+        self,
+        *,
+        reduction_factor: float = YAML,
+        activation: str = YAML,
+        train_layernorm: bool = YAML,
+    ) -> None:
         self.bottleneck = partial(
             Bottleneck, reduction_factor=reduction_factor, activation=activation
         )

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finegrid.methods.base import TuningMethod
+from finegrid.methods.base import YAML, TuningMethod
 from finegrid.models import surgery
 from finegrid.models.sites import Sites
 
@@ -58,7 +58,7 @@ def _before(site: nn.Module, inputs: tuple[Any, ...]) -> Tensor:
 class IA3(TuningMethod):
     """Inject a vector of factors at the matrices of some roles."""
 
-    def __init__(self, *, roles: Sequence[str]) -> None:
+    def __init__(self, *, roles: Sequence[str] = YAML) -> None:
         self.roles = roles
 
     def apply(self, backbone: nn.Module, sites: Sites) -> None:

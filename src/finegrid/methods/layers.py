@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from finegrid.methods.base import TuningMethod
+from finegrid.methods.base import YAML, TuningMethod
 from finegrid.models import surgery
 from finegrid.models.sites import Sites
 
@@ -24,7 +24,11 @@ class Layers(TuningMethod):
     """Train the chosen layers and roles, or with `invert` all others."""
 
     def __init__(
-        self, *, layers: Sequence[int] | str | None, roles: Sequence[str] | None, invert: bool
+        self,
+        *,
+        layers: Sequence[int] | str | None = YAML,
+        roles: Sequence[str] | None = YAML,
+        invert: bool = YAML,
     ) -> None:
         self.layers, self.roles, self.invert = layers, roles, invert
 

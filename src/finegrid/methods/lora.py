@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from finegrid.errors import UserError
-from finegrid.methods.base import TuningMethod
+from finegrid.methods.base import YAML, TuningMethod
 from finegrid.methods.modules.adapter import Gate
 from finegrid.models import surgery
 from finegrid.models.sites import Sites
@@ -78,7 +78,13 @@ class LoRA(TuningMethod):
     """Inject a low-rank update at the matrices of some roles."""
 
     def __init__(
-        self, *, roles: Sequence[str], rank: int, alpha: float, dropout: float, gated: bool
+        self,
+        *,
+        roles: Sequence[str] = YAML,
+        rank: int = YAML,
+        alpha: float = YAML,
+        dropout: float = YAML,
+        gated: bool = YAML,
     ) -> None:
         self.roles = roles
         self.rank, self.alpha, self.dropout = rank, alpha, dropout

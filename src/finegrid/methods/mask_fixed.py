@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from finegrid.errors import one_of
-from finegrid.methods.base import TuningMethod
+from finegrid.methods.base import YAML, TuningMethod
 from finegrid.methods.modules.mask import Mask, pruned_count, smallest
 from finegrid.models import surgery
 from finegrid.models.sites import Sites
@@ -21,14 +21,15 @@ class MaskFixed(TuningMethod):
     """Set a share of each chosen matrix to zero."""
 
     starts_pretrained = False
+    yaml = "mask_magnitude"
 
     def __init__(
         self,
         *,
-        rule: str,
-        sparsity: float,
-        roles: Sequence[str] | None,
-        layers: Sequence[int] | str | None,
+        rule: str = YAML,
+        sparsity: float = YAML,
+        roles: Sequence[str] | None = YAML,
+        layers: Sequence[int] | str | None = YAML,
     ) -> None:
         one_of("method.rule", rule, ("random", "magnitude"))
         self.rule, self.sparsity = rule, sparsity

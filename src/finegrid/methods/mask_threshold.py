@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from finegrid.errors import one_of, require
-from finegrid.methods.base import TuningMethod
+from finegrid.methods.base import YAML, TuningMethod
 from finegrid.methods.modules.mask import LearnedMask, pruned_count, smallest
 from finegrid.models import surgery
 from finegrid.models.sites import Sites
@@ -44,10 +44,10 @@ class MaskThreshold(TuningMethod):
     def __init__(
         self,
         *,
-        start: str,
-        sparsity: float,
-        roles: Sequence[str] | None,
-        layers: Sequence[int] | str | None,
+        start: str = YAML,
+        sparsity: float = YAML,
+        roles: Sequence[str] | None = YAML,
+        layers: Sequence[int] | str | None = YAML,
     ) -> None:
         one_of("method.start", start, ("uniform", "magnitude"))
         pruned_count(sparsity, 1)  # refuses a sparsity out of range

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from finegrid.methods.base import TuningMethod
+from finegrid.methods.base import YAML, TuningMethod
 from finegrid.methods.modules.adapter import Bottleneck
 from finegrid.models import surgery
 from finegrid.models.sites import Sites
@@ -58,7 +58,9 @@ def _add(site: nn.Module, inputs: tuple[Any, ...], h: Tensor) -> Tensor:
 class Parallel(TuningMethod):
     """Inject one bottleneck a layer, beside feed-forward."""
 
-    def __init__(self, *, reduction_factor: float, activation: str, scaling: float) -> None:
+    def __init__(
+        self, *, reduction_factor: float = YAML, activation: str = YAML, scaling: float = YAML
+    ) -> None:
         self.reduction_factor, self.activation = reduction_factor, activation
         self.scaling = scaling
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from finegrid.methods.base import TuningMethod
+from finegrid.methods.base import YAML, TuningMethod
 from finegrid.methods.modules.adapter import Bottleneck, GatedBottleneck, residual
 from finegrid.models import surgery
 from finegrid.models.sites import Sites
@@ -38,7 +38,9 @@ def _around_norm(norm: nn.Module, inputs: tuple[Any, ...], normed: Tensor) -> Te
 class Pfeiffer(TuningMethod):
     """Inject one bottleneck a layer."""
 
-    def __init__(self, *, reduction_factor: float, activation: str, gated: bool) -> None:
+    def __init__(
+        self, *, reduction_factor: float = YAML, activation: str = YAML, gated: bool = YAML
+    ) -> None:
         self.bottleneck = partial(
             GatedBottleneck if gated else Bottleneck,
             reduction_factor=reduction_factor,

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from finegrid.errors import UserError
-from finegrid.methods.base import TuningMethod
+from finegrid.methods.base import YAML, TuningMethod
 from finegrid.methods.modules.adapter import Gate
 from finegrid.models import surgery
 from finegrid.models.attention import read_prefixes
@@ -104,7 +104,9 @@ class PrefixTuning(TuningMethod):
 
     starts_pretrained = False
 
-    def __init__(self, *, length: int, reparametrization: int | None, gated: bool) -> None:
+    def __init__(
+        self, *, length: int = YAML, reparametrization: int | None = YAML, gated: bool = YAML
+    ) -> None:
         self.length, self.width, self.gated = length, reparametrization, gated
 
     def apply(self, backbone: nn.Module, sites: Sites) -> None:

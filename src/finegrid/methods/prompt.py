@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from finegrid.errors import UserError, nearest
-from finegrid.methods.base import TuningMethod
+from finegrid.methods.base import YAML, TuningMethod
 from finegrid.models import surgery
 from finegrid.models.sites import Sites
 
@@ -108,7 +108,7 @@ class Prompt(TuningMethod):
 
     starts_pretrained = False
 
-    def __init__(self, *, length: int, place: str, deep: bool) -> None:
+    def __init__(self, *, length: int = YAML, place: str = YAML, deep: bool = YAML) -> None:
         self.length, self.place, self.deep = length, place, deep
         self.positions = length  # that the prompt takes of the backbone's
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from finegrid.errors import one_of, require
-from finegrid.methods.base import Losses, TuningMethod
+from finegrid.methods.base import YAML, Losses, TuningMethod
 from finegrid.methods.modules.sparse_delta import SparseDifference, count, top
 from finegrid.models import surgery
 from finegrid.models.sites import Sites
@@ -39,14 +39,14 @@ class Sparse(TuningMethod):
     def __init__(
         self,
         *,
-        rule: str,
-        density: float,
-        scope: str,
-        roles: Sequence[str] | None,
-        layers: Sequence[int] | str | None,
-        tensors: Sequence[str],
-        samples: int,
-        rank: int,
+        rule: str = YAML,
+        density: float = YAML,
+        scope: str = YAML,
+        roles: Sequence[str] | None = YAML,
+        layers: Sequence[int] | str | None = YAML,
+        tensors: Sequence[str] = YAML,
+        samples: int = YAML,
+        rank: int = YAML,
     ) -> None:
         one_of("method.rule", rule, RULES)
         one_of("method.scope", scope, ("tensor", "global"))
@@ -69,6 +69,10 @@ class Sparse(TuningMethod):
         for (site, tensor, weight), places in zip(chosen, placed, strict=True):
             difference = SparseDifference(weight.shape, places)
             surgery.reparametrize(site, tensor, f"sparse_{tensor}", difference)
+
+    def acts(self) -> tuple[str, ...]:
+        """Only some rules need gradients to choose."""
+        return super().acts() if self.rule in BY_GRADIENT else ()
 
     def choose(self, backbone: nn.Module, losses: Losses) -> None:
         """Choose the entries by the gradients of training rows at the pre-trained weights."""

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from finegrid.errors import one_of, require
-from finegrid.methods.base import TuningMethod
+from finegrid.methods.base import YAML, TuningMethod
 from finegrid.methods.modules.mask import LearnedMask, smallest
 from finegrid.models import surgery
 from finegrid.models.sites import Sites
@@ -58,11 +58,11 @@ class Supermask(TuningMethod):
     def __init__(
         self,
         *,
-        sparsity: float,
-        initial: float,
-        evaluate: str,
-        roles: Sequence[str] | None,
-        layers: Sequence[int] | str | None,
+        sparsity: float = YAML,
+        initial: float = YAML,
+        evaluate: str = YAML,
+        roles: Sequence[str] | None = YAML,
+        layers: Sequence[int] | str | None = YAML,
     ) -> None:
         one_of("method.evaluate", evaluate, ("mode", "draw"))
         require(initial > 0, f"method.initial={initial:g} must be above 0")

@@ -23,9 +23,6 @@ from finegrid.seeds import forked
 from finegrid.storage import hub, paths
 from finegrid.storage.hub import WAYS_OUT
 
-transformers_logging.set_verbosity_error()
-transformers_logging.disable_progress_bar()
-
 HEAD = "AutoModelForSequenceClassification"  # the class that knows a head, if no other is named
 
 
@@ -72,6 +69,7 @@ def tokenizer(model: ModelConfig) -> Any:
     Raises:
         UserError: if there is none to be had, or the model cannot read texts of that length.
     """
+    _quieten()
     with _one_line(model):
         found = AutoTokenizer.from_pretrained(locate(model), **_source(model))
         require(
@@ -96,6 +94,7 @@ def build(model: ModelConfig, *, outputs: int, seed: int, auto_class: str = HEAD
     Raises:
         UserError: if the files are missing, incomplete or of an unknown architecture.
     """
+    _quieten()
     with forked(seed), _one_line(model):
         make = _pretrained if model.pretrained else _random
         network, revision = make(model, outputs, getattr(transformers, auto_class))
@@ -108,6 +107,12 @@ def build(model: ModelConfig, *, outputs: int, seed: int, auto_class: str = HEAD
     own = Sites(network, model.sites, network.base_model_prefix) if model.sites else None
     sites = own or Sites.of(network)
     return Backbone(network, sites, fingerprint(network.base_model), revision)
+
+
+def _quieten() -> None:
+    """Let transformers report errors alone: what is missing of a checkpoint is checked here."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
 
 
 class Fp32Linear(nn.Linear):

@@ -118,11 +118,15 @@ def need_anatomy(architecture: str) -> None:
 
 
 class Sites:
-    """The modules of a model by role; `prefix` is the base model's path in it, e.g. `bert`."""
+    """The modules of a model by role.
+
+    `prefix` is the base model's path in it, e.g. `bert`; empty if the model is a base model.
+    """
 
     def __init__(self, model: nn.Module, anatomy: Mapping[str, str], prefix: str) -> None:
         self._config: Any = getattr(model, "config", None)
-        self._patterns = {role: f"{prefix}.{path}" for role, path in anatomy.items()}
+        below = f"{prefix}." if prefix else ""
+        self._patterns = {role: f"{below}{path}" for role, path in anatomy.items()}
         self.architecture = str(getattr(self._config, "model_type", type(model).__name__))
         matched = {role: _match(model, pattern) for role, pattern in self._patterns.items()}
         numbers = sorted({n for matches in matched.values() for n, _, _ in matches if n})
@@ -131,7 +135,7 @@ class Sites:
             role: [Site(name, module, rank.get(n)) for n, name, module in matches]
             for role, matches in matched.items()
         }
-        self._sites["layernorm"] = self._norms(model, f"{prefix}.")
+        self._sites["layernorm"] = self._norms(model, below)
         self.in_table = positions(model)
         self.n_layers = len(numbers)  # layers with weights of their own: 1 for ALBERT
 
@@ -140,7 +144,8 @@ class Sites:
         """The sites of a transformers model; raises SiteError where `ANATOMY` lacks its type."""
         config: Any = model.config
         need_anatomy(config.model_type)
-        return cls(model, ANATOMY[config.model_type], str(model.base_model_prefix))
+        prefix = "" if model.base_model is model else str(model.base_model_prefix)
+        return cls(model, ANATOMY[config.model_type], prefix)
 
     def __getitem__(self, role: str) -> list[Site]:
         """The sites of a role in layer order, never empty; raises SiteError with the choices."""

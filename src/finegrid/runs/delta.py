@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -76,8 +76,12 @@ def save(
     fingerprint: str,
     labels: Sequence[str],
     dtype: torch.dtype = torch.float32,
+    more: Mapping[str, Any] | None = None,
 ) -> int:
-    """Write exactly what the task needs, whole or not at all; returns the file's bytes."""
+    """Write exactly what the task needs, whole or not at all; returns the file's bytes.
+
+    `more` is plain data for the header, of a file that no run's config lies beside.
+    """
     tensors, masks = {}, {}
     for name, value in sorted(state(model).items()):
         if value.dtype == torch.bool:
@@ -89,7 +93,7 @@ def save(
             bytearray(mask_codec.encode_all(masks)), dtype=torch.uint8
         )
     about = {"format": FORMAT, "method": method, "fingerprint": fingerprint}
-    text = json.dumps(about | {"labels": list(labels)}, sort_keys=True)
+    text = json.dumps({**(more or {}), **about, "labels": list(labels)}, sort_keys=True)
     write_atomic(path, serialise(tensors, metadata={"finegrid": text}))
     return path.stat().st_size
 

@@ -22,7 +22,7 @@ from finegrid.data.splits import Splits, split
 from finegrid.data.tokenization import Tokeniser
 from finegrid.errors import IMPORTABLE, UserError, require
 from finegrid.kernels.optimize import optimize
-from finegrid.methods.base import TuningMethod, overrides
+from finegrid.methods.base import YAML, TuningMethod, overrides
 from finegrid.models import backbone
 from finegrid.models.backbone import Backbone
 from finegrid.seeds import stream
@@ -114,9 +114,12 @@ def build_method(config: MethodConfig, where: str = "method") -> TuningMethod:
             for name, member in config.members.items()
         }
     try:
-        signature(make).bind(**arguments)
+        call = signature(make).bind(**arguments)
     except TypeError as error:
         raise UserError(f"{where}: {config.target}: {error}") from error
+    call.apply_defaults()
+    for name, value in call.arguments.items():  # what decides a run's result stands in its config
+        require(value is not YAML, f"{where}: {config.target}: missing the argument {name!r}")
     _require_types(make, arguments, where)
     return make(**arguments)
 

@@ -50,12 +50,12 @@ def machine_rate(trainer: TrainerConfig) -> float:
 
 def count_parameters(model: PreTrainedModel, sites: Sites) -> dict[str, int]:
     """Counts of what trains: the delta inside the base model, its pooler, the head; and all."""
-    base = f"{model.base_model_prefix}."
+    base = set(map(id, model.base_model.parameters()))
     pooler = tuple(f"{site.name}." for site in sites["pooler"]) if "pooler" in sites else ()
     counts = {"params_delta": 0, "params_pooler": 0, "params_head": 0}
     for name, parameter in surgery.trainable(model).items():
         part = "pooler" if name.startswith(pooler) else "delta"
-        counts[f"params_{part if name.startswith(base) else 'head'}"] += parameter.numel()
+        counts[f"params_{part if id(parameter) in base else 'head'}"] += parameter.numel()
     return counts | {"params_total": sum(p.numel() for p in model.parameters())}
 
 

@@ -1,0 +1,1 @@
+"""The Python API; `finegrid` exports what is public."""
