@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import nan
+from pathlib import Path
 
 import pandas as pd
 
@@ -25,9 +26,10 @@ class Answer:
     rising: str  # that validation still rose when the budget ended; "" where it did not
     command: str  # the next step: one shell command
 
-    def text(self) -> str:
-        """All of it, as a terminal shows it: a line each."""
-        return "\n".join(filter(None, (self.sentence, self.rising, f"next: {self.command}")))
+    def text(self, *, report: Path | None = None) -> str:
+        """All of it, as a terminal shows it: a line each, with the page's path if there is one."""
+        page = f"report: {report}" if report else ""
+        return "\n".join(filter(None, (self.sentence, self.rising, page, f"next: {self.command}")))
 
 
 def answer(comparison: Comparison) -> Answer:

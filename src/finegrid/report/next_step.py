@@ -53,14 +53,22 @@ def next_step(runs: pd.DataFrame, found: Sequence[Headline], *, rising: bool) ->
 
 
 def _repeatable(runs: pd.DataFrame, found: Sequence[Headline]) -> pd.DataFrame:
-    """The runs that one sweep can repeat: of all methods, or else of the one that leads."""
-    compared = runs[TABLE].apply(tuple, axis=1).isin({one.key[: len(TABLE)] for one in found})
-    leading = compared & runs["method"].isin({one.main.best.name for one in found[:1]})
-    for some in (runs[compared], runs[leading]):
-        product = prod(map(len, _values(some).values()))
-        if product <= some["overrides"].nunique():
-            return some
-    return runs[leading].iloc[:1]
+    """The runs that one sweep repeats, with more seeds: of all, of one task, or of its leader."""
+    compared = runs[runs[TABLE].apply(tuple, axis=1).isin({one.key[: len(TABLE)] for one in found})]
+    of_task = compared[compared["task"].eq(found[0].task)]
+    leading = of_task[of_task["method"].eq(found[0].main.best.name)]
+    return next((some for some in (compared, of_task, leading) if _is_grid(some)), leading.iloc[:1])
+
+
+def _is_grid(runs: pd.DataFrame) -> bool:
+    """Whether the product of all values of all overrides, seeds apart, is what was run."""
+    values = _values(runs)
+    values.pop("seed", None)
+    ways = {
+        tuple(sorted(one for one in _overrides(run) if not one.startswith("seed=")))
+        for _, run in runs.iterrows()
+    }
+    return prod(map(len, values.values())) <= len(ways)
 
 
 def _use(runs: pd.DataFrame, of: Headline) -> str:
