@@ -174,7 +174,7 @@ def test_half_a_record_is_none(tmp_path: Path, text: str) -> None:
 
 
 def sweeping(directory: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    common = ["budget=steps", "budget.steps=2", "trainer.threads=1"]
+    common = ["budget=steps", "budget.steps=2", "trainer.threads=1", "report=false"]
     return subprocess.run(
         [sys.executable, "train.py", "-m", *common, f"hydra.sweep.dir={directory}", *overrides],
         cwd=ROOT,
