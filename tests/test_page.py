@@ -191,7 +191,7 @@ def test_a_page_without_a_score_or_a_figure(tmp_path: Path) -> None:
 
 def test_each_number_has_its_command(made: Made) -> None:
     text = Reader(made.html).text
-    assert "python train.py method=lora seed=2" in text
+    assert "finegrid train method=lora seed=2" in text
     assert "python train.py experiment=x" in text
     assert "finegrid 0.4.0, commit 0123456789ab" in text
 
@@ -199,9 +199,9 @@ def test_each_number_has_its_command(made: Made) -> None:
 @pytest.mark.parametrize(
     ("overrides", "command"),
     [
-        ("method=full seed=1", "python train.py method=full seed=1"),
-        ("task.text=[a, b] seed=1", "python train.py 'task.text=[a, b]' seed=1"),
-        ("task.train='my rows.csv'", """python train.py 'task.train='"'"'my rows.csv'"'"''"""),
+        ("method=full seed=1", "finegrid train method=full seed=1"),
+        ("task.text=[a, b] seed=1", "finegrid train 'task.text=[a, b]' seed=1"),
+        ("task.train='my rows.csv'", """finegrid train 'task.train='"'"'my rows.csv'"'"''"""),
     ],
 )  # fmt: skip
 def test_a_command_survives_the_shell(overrides: str, command: str) -> None:
@@ -353,7 +353,7 @@ def test_a_cell_opens_and_closes(shown: Browser) -> None:
     inside = "document.querySelector('dialog .body')"
     assert shown.run(f"{inside}.querySelectorAll('.run').length") == 4
     assert shown.run(f"{inside}.querySelectorAll('.curve path').length") == 4
-    assert "python train.py method=full seed=3" in shown.run(f"{inside}.innerText")
+    assert "finegrid train method=full seed=3" in shown.run(f"{inside}.innerText")
     shown.press("Escape")
     assert not shown.run("document.querySelector('dialog').open")
     shown.run("new Promise((done) => setTimeout(done, 100))")  # the close event comes afterwards

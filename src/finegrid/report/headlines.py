@@ -79,30 +79,14 @@ def headlines(comparison: Comparison) -> list[Headline]:
     scored = keys.with_trainable(cells[cells.ok > 0]).astype({"method": str, "task": str})
     joined = scored.merge(behind, on=CELL, how="left", suffixes=("", "_behind"))
     return [
-        _headline(rows, _metric(comparison.results.runs, str(task)), comparison.draws)
+        _headline(rows, formatting.metric(comparison.results.runs, str(task)), comparison.draws)
         for (_, task), rows in joined.groupby(["setting", "task"])
     ]
 
 
-def _metric(runs: pd.DataFrame, task: str) -> str:
-    """The headline metric, with the class that F1 is of; of a mean what it is the mean of."""
-    runs = runs[runs.task == task]
-    names = sorted(set(runs.metric.dropna().astype(str)))
-    parts = names
-    if names == ["mean"]:
-        scored = [str(name) for name in runs if runs[name].count()]
-        parts = [name[5:] for name in scored if name.startswith("test/") and name != "test/mean"]
-    parts = [f"{name}{formatting.of_class(runs)}" if name == "f1" else name for name in parts]
-    if names == ["mean"]:
-        return f"mean of {formatting.listed(parts)}" if parts else "mean"
-    return " / ".join(parts)
-
-
 def _headline(cells: pd.DataFrame, metric: str, draws: Draws) -> Headline:
     rankings = dict(list(cells.groupby(RANKING)))
-    fraction = keys.fullest(cells)
-    full = [key for key in rankings if key[4] == fraction]
-    main = max(full, key=lambda key: (len(rankings[key]), key[3]))
+    main = keys.main(cells)
     outcomes = {key: _outcome(rows, draws.get(key)) for key, rows in rankings.items()}
     first = cells.iloc[0]
     return Headline(int(first.setting), str(first.task), metric, outcomes.pop(main), main,

@@ -32,8 +32,8 @@ def cells(results: Results, known: Evidence | None = None, *, level: float = 0.9
     Costs are means over the runs that ended well. `low` and `high` bound the mean over all seeds,
     on other test rows too where `interval` says `seeds and rows`, on these where it says `seeds`
     (the number of rows is unknown); nothing for one seed. `learned` is false for a method that
-    predicts a constant or is no better than one, whose score is `constant`. `failures` says how the others ended, `missing`
-    counts the seeds that only others here have.
+    predicts a constant or is no better than one, whose score is `constant`. `failures` says how the
+    others ended, `missing` counts the seeds that only others here have.
     """
     known = known or evidence(results)
     runs = results.runs

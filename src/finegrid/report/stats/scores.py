@@ -71,7 +71,7 @@ def evidence(
     done = 0
     for key, ranking in runs.groupby(RANKING, observed=True):
         metrics = () if seeds_alone else _metrics(ranking)
-        read = dict(_readable(ranking, refused)) if metrics else {}
+        read = dict(readable(ranking, refused)) if metrics else {}
         if one := next(iter(read.values()), None):
             positive = _positive(ranking)
             if of != (one.rows, metrics, positive):
@@ -136,7 +136,7 @@ def _metrics(runs: pd.DataFrame) -> tuple[str, ...]:
     )
 
 
-def _readable(runs: pd.DataFrame, refused: list[str]) -> Iterable[tuple[Any, Predictions]]:
+def readable(runs: pd.DataFrame, refused: list[str]) -> Iterable[tuple[Any, Predictions]]:
     """Run -> predictions, of those on the rows that most of the ranking was scored on."""
     by_run: dict[Any, Predictions] = {}
     for run, row in zip(runs.index, runs.to_dict("records"), strict=True):
