@@ -4,7 +4,7 @@ All that is said of which method leads is made here, from the facts of `headline
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
 from pathlib import Path
@@ -41,7 +41,7 @@ def answer(comparison: Comparison) -> Answer:
     _, overall, first = groups[0]
     mine = runs[runs["setting"].eq(first[0].setting)]
     sentence = overall or " ".join(_alone(one) for one in first)
-    still = still_rising(mine, first)
+    still = still_rising(_at_the_top(mine, first))
     parts = [sentence, _lost(mine), _aside(len(groups) - 1)]
     command = next_step(mine, first, rising=bool(still))
     return Answer(" ".join(filter(None, parts)), still, command)
@@ -62,14 +62,15 @@ def verdict(lead: Lead, metric: str, *, place: str = "") -> str:
         place: where it leads, with a space before it.
     """
     best, constant = lead.best, _constant(metric)
-    nought = "" if lead.constant != lead.constant else f", {formatting.score(lead.constant)}"
+    known = lead.constant == lead.constant
+    nought = f" ({constant} scores {formatting.score(lead.constant)})" if known else ""
+    chance = f"than {constant}{nought}, tested on rows at 5 %"
+    if not lead.learned and lead.methods == 1:
+        return f"{best.name} learned nothing{place}: {metric} {best.score} is no better {chance}."
     if not lead.learned:
-        return (
-            f"No method learned anything{place}: none is better than the best constant prediction "
-            f"({constant}{nought}), tested on rows at 5 %. The highest mean is that of "
-            f"{best.name}, {best.score}."
-        )
-    score = f"{metric} {best.score}" + (f" ({constant}{nought})" if nought else "")
+        highest = f"The highest mean is that of {best.name}, {best.score}."
+        return f"No method learned anything{place}: none is better {chance}. {highest}"
+    score = f"{metric} {best.score}{nought}"
     others = formatting.listed(lead.level, most=8)
     if lead.methods == 1:
         text = f"{best.name} is the only method with a score{place}: {score}."
@@ -102,27 +103,34 @@ def _cheaper(best: Method, smallest: Method | None, quickest: Method | None) -> 
     if smallest:
         parts.append(f"{smallest.name} stores least ({smallest.stored}, not {best.stored})")
     if quickest:
-        name = "it" if quickest == smallest else quickest.name
-        parts.append(f"{name} trains quickest ({quickest.seconds}, not {best.seconds})")
+        who = "" if quickest == smallest else f"{quickest.name} "
+        parts.append(f"{who}trains quickest ({quickest.seconds}, not {best.seconds})")
     return f"Of these {' and '.join(parts)}." if parts else ""
 
 
-def still_rising(runs: pd.DataFrame, found: Sequence[Headline]) -> str:
-    """The sentence on the methods at the top whose validation still rose; "" if none did."""
-    gains: dict[str, list[float]] = {}
+def still_rising(cells: Mapping[str, Sequence[pd.DataFrame]]) -> str:
+    """The sentence on methods whose validation still rose, by the runs of their cells; or ""."""
+    named = []
+    for name, several in cells.items():
+        gains = [gain for gain in map(rising.gain, several) if gain is not None]
+        if gains:
+            named.append(f"{name}{_by(max(gains))}")
+    if not named:
+        return ""
+    return (
+        f"Validation still rose when the budget ended: {formatting.listed(named, most=4)}; "
+        "a larger budget may change the answer."
+    )
+
+
+def _at_the_top(runs: pd.DataFrame, found: Sequence[Headline]) -> dict[str, list[pd.DataFrame]]:
+    """Method -> its runs in each main ranking that it leads or is level in."""
+    cells: dict[str, list[pd.DataFrame]] = {}
     for one in found:
         of_ranking = runs[(runs[RANKING] == one.key).all(axis=1)]
         for name in one.top or (one.main.best.name,):
-            gain = rising.gain(of_ranking[of_ranking["method"].eq(name)])
-            if gain is not None:
-                gains.setdefault(name, []).append(gain)
-    if not gains:
-        return ""
-    names = [f"{name}{_by(max(several, default=nan))}" for name, several in gains.items()]
-    return (
-        f"Validation still rose when the budget ended: {formatting.listed(names, most=4)}; "
-        "a larger budget may change the answer."
-    )
+            cells.setdefault(name, []).append(of_ranking[of_ranking["method"].eq(name)])
+    return cells
 
 
 def _by(gain: float) -> str:

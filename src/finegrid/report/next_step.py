@@ -17,10 +17,8 @@ from finegrid.runs import layout
 MANY = 10  # seeds beyond which more of them seldom tell level methods apart
 RIVALS = ("head", "full")  # what a method that ran alone is compared with
 DEMO = "experiment=demo"
-OWN = (
-    "finegrid sweep task=custom task.train=rows.csv task.text=text task.label=label model=minilm "
-    "method=head,bitfit,lora,full seed=0,1,2"
-)
+METHODS = "method=head,bitfit,lora,full seed=0,1,2"
+OWN = "task=custom task.train=rows.csv task.text=text task.label=label"
 DEFAULT = "multirun/grid"  # where a sweep goes that names no directory
 
 
@@ -36,7 +34,7 @@ def next_step(runs: pd.DataFrame, found: Sequence[Headline], *, rising: bool) ->
     if not mains:
         return f"finegrid status {_quoted(_root(runs))}" if _root(runs) else sweep(runs, {})
     if runs["overrides"].astype(str).str.contains(DEMO, regex=False).any():
-        return OWN
+        return measure(None, "minilm")
     runs = _repeatable(runs, found)
     seeds = min(main.seeds for main in mains)
     if max(main.methods for main in mains) == 1:
@@ -78,6 +76,11 @@ def _use(runs: pd.DataFrame, of: Headline) -> str:
     if best["directory"]:
         return f"finegrid predict {_quoted(best['directory'])} --input rows.csv"
     return train(mine)
+
+
+def measure(task: str | None, model: str) -> str:
+    """The sweep that compares some methods on a task; none: on one's own rows."""
+    return f"finegrid sweep {f'task={task}' if task else OWN} model={model} {METHODS}"
 
 
 def train(runs: pd.DataFrame) -> str:
