@@ -262,7 +262,7 @@ def test_the_script_answers_first_and_shows_its_evidence_when_asked(shipped: Pat
 
 def test_without_limits_all_that_was_measured_counts(shipped: Path) -> None:
     result = call(str(shipped), command="recommend")
-    assert result.stdout.startswith("full is the best on mrpc: f1 0.8")
+    assert result.stdout.startswith("full is the best on mrpc: f1 0.9")
 
 
 def test_what_comes_with_finegrid_is_answered_in_twelve_lines() -> None:

@@ -29,7 +29,8 @@ class Answer:
     def text(self, *, report: Path | None = None) -> str:
         """All of it, as a terminal shows it: a line each, with the page's path if there is one."""
         page = f"report: {report}" if report else ""
-        return "\n".join(filter(None, (self.sentence, self.rising, page, f"next: {self.command}")))
+        lines = filter(None, (self.sentence, self.rising, page, f"next: {self.command}"))
+        return "\n".join(lines).replace(formatting.SPACE, " ")
 
 
 def answer(comparison: Comparison) -> Answer:
@@ -62,15 +63,14 @@ def verdict(lead: Lead, metric: str, *, place: str = "") -> str:
         place: where it leads, with a space before it.
     """
     best, constant = lead.best, _constant(metric)
-    known = lead.constant == lead.constant
-    nought = f" ({constant} scores {formatting.score(lead.constant)})" if known else ""
-    chance = f"than {constant}{nought}, tested on rows at 5 %"
+    nought = "" if lead.constant != lead.constant else formatting.score(lead.constant)
+    chance = f"than {constant}{nought and f' ({nought})'}, tested on rows at 5 %"
     if not lead.learned and lead.methods == 1:
         return f"{best.name} learned nothing{place}: {metric} {best.score} is no better {chance}."
     if not lead.learned:
         highest = f"The highest mean is that of {best.name}, {best.score}."
         return f"No method learned anything{place}: none is better {chance}. {highest}"
-    score = f"{metric} {best.score}{nought}"
+    score = f"{metric} {best.score}" + (f" ({constant} scores {nought})" if nought else "")
     others = formatting.listed(lead.level, most=8)
     if lead.methods == 1:
         text = f"{best.name} is the only method with a score{place}: {score}."

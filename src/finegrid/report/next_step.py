@@ -110,8 +110,14 @@ def _values(runs: pd.DataFrame) -> dict[str, list[str]]:
 
 
 def _overrides(run: Any) -> list[str]:
+    """A run's overrides; of one that has none the options that its fields name."""
     text = run["overrides"]
-    return [one for one in variants.listed(text) if one] if isinstance(text, str) else []
+    given = [one for one in variants.listed(text) if one] if isinstance(text, str) else []
+    if given:
+        return given
+    options = {name: str(run[name]).split(" ")[0] for name in ("method", "task", "model")}
+    options |= {"data.fraction": f"{run['fraction']:g}", "seed": str(int(run["seed"]))}
+    return [f"{key}={value}" for key, value in options.items()]
 
 
 def _seeds(runs: pd.DataFrame, many: int) -> list[str]:
