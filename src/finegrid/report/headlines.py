@@ -84,12 +84,12 @@ def headlines(comparison: Comparison) -> list[Headline]:
     ]
 
 
-def _headline(cells: pd.DataFrame, named: str, draws: Draws) -> Headline:
+def _headline(cells: pd.DataFrame, metric: str, draws: Draws) -> Headline:
     rankings = dict(list(cells.groupby(RANKING)))
     main = keys.main(cells)
     outcomes = {key: _outcome(rows, draws.get(key)) for key, rows in rankings.items()}
     first = cells.iloc[0]
-    return Headline(int(first.setting), str(first.task), named, outcomes.pop(main), main,
+    return Headline(int(first.setting), str(first.task), metric, outcomes.pop(main), main,
                     tuple(outcomes.values()))  # fmt: skip
 
 
@@ -141,8 +141,7 @@ def _behind(row: pd.Series) -> str:
 
 def near_best(level: pd.DataFrame, apart: pd.DataFrame) -> pd.DataFrame:
     """Of the methods level with the best those above all that are not."""
-    near: pd.DataFrame = level[~(level["mean"] <= apart["mean"].max())]
-    return near
+    return level[~level["mean"].le(apart["mean"].max())]
 
 
 def cheapest(near: pd.DataFrame, cost: str, first: pd.Series) -> Method | None:
