@@ -165,6 +165,7 @@ def test_a_rising_leader_asks_for_more_budget(tmp_path: Path) -> None:
     runs = [*seeds_of("full", 0.8, best_step=40), *seeds_of("head", 0.6)]
     said = answered(tmp_path, runs)
     assert said.rising == (
-        "Validation still rose when the budget ended: full; a larger budget may change the answer."
+        "Validation still rose in the last third of the budget: full; a larger budget may change "
+        "the answer."
     )
     assert said.command == "finegrid sweep method=full,head seed=0,1,2,3 budget.epochs=6"

@@ -118,7 +118,7 @@ def still_rising(cells: Mapping[str, Sequence[pd.DataFrame]]) -> str:
     if not named:
         return ""
     return (
-        f"Validation still rose when the budget ended: {formatting.listed(named, most=4)}; "
+        f"Validation still rose in the last third of the budget: {formatting.listed(named, most=4)}; "
         "a larger budget may change the answer."
     )
 
@@ -134,7 +134,7 @@ def _at_the_top(runs: pd.DataFrame, found: Sequence[Headline]) -> dict[str, list
 
 
 def _by(gain: float) -> str:
-    return "" if gain != gain else f" (by {formatting.score(gain, 3)} in its last third)"
+    return "" if gain != gain else f" (by {formatting.score(gain, 3)})"
 
 
 def overall(found: Sequence[Headline]) -> str:
