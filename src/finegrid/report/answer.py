@@ -117,9 +117,10 @@ def still_rising(cells: Mapping[str, Sequence[pd.DataFrame]]) -> str:
             named.append(f"{name}{_by(max(gains))}")
     if not named:
         return ""
+    names = formatting.listed(named, most=4)
     return (
-        f"Validation still rose in the last third of the budget: {formatting.listed(named, most=4)}; "
-        "a larger budget may change the answer."
+        f"Validation still rose in the last third of the budget: {names}; a larger budget may "
+        "change the answer."
     )
 
 
