@@ -55,6 +55,8 @@ def _attempt(end: Callable[[], None], directory: Path) -> None:
     """Whatever stops a report: the runs are done, so that it costs them one line."""
     try:
         end()
+    except BrokenPipeError:  # nobody reads on
+        raise
     except Exception as error:
         why = str(error).strip() or refusal(error) or type(error).__name__
         line = why.splitlines()[-1]
