@@ -17,8 +17,6 @@ setup: .venv/installed
 demo: setup
 	@rm -rf multirun/demo
 	$(BIN)/python train.py experiment=demo
-	@$(BIN)/finegrid report multirun/demo
-	@echo "Each run's files: multirun/demo/<task>/<model>/<method>/<fraction>-<seed>-<hash>/"
 
 check: setup
 	$(BIN)/ruff check .

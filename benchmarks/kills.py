@@ -23,7 +23,8 @@ import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
 MARK = "FINEGRID_KILLS"  # variable that tells a sweep's processes from all others
-CELLS = ("method=head,bitfit", "seed=0,1,2,3", "budget=steps", "budget.steps=100000", "fuse=1")
+CELLS = ("method=head,bitfit", "seed=0,1,2,3", "budget=steps", "budget.steps=100000", "fuse=1",
+         "report=false")  # fmt: skip
 
 
 def main() -> None:

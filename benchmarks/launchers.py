@@ -70,7 +70,8 @@ def measured(engine: str, python: str, directory: Path) -> str:
 def sweep(engine: str, python: str, directory: Path) -> None:
     """One multirun command."""
     axes = [f"{key}={','.join(values)}" for key, values in AXES.items()]
-    options = [f"hydra/launcher={engine}", f"hydra.sweep.dir={directory}", *OPTIONS[engine]]
+    options = [f"hydra/launcher={engine}", f"hydra.sweep.dir={directory}", "report=false"]
+    options += OPTIONS[engine]
     call(python, ["-m", *axes, *COMMON, *options])
 
 

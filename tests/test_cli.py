@@ -12,6 +12,7 @@ import torch
 from commands import ENV, call, errors
 from conftest import METHODS, MODELS, ROOT, TASKS
 
+from finegrid.commands.ending import after_sweep
 from finegrid.runs.record import read
 
 
@@ -129,6 +130,26 @@ class TestSweep:
         assert "4/4 cells" in result.stderr
         assert "2 so far" in result.stderr, "failures are named as they happen"
         assert "leaves a class empty" in result.stderr or "none of class" in result.stderr
+
+    def test_it_ends_with_the_answer_the_page_and_what_is_next(
+        self, sweep: tuple[Path, subprocess.CompletedProcess[str]]
+    ) -> None:
+        directory, result = sweep
+        counts, *_, report, command = result.stdout.strip().splitlines()
+        assert "4 cells in" in counts
+        assert " on builtin_paraphrase (10 % of the data, 1 epoch, 1 seed): " in result.stdout
+        assert report == f"report: {directory}/report/report.html"
+        assert (directory / "report/report.html").is_file()
+        assert command.startswith("next: finegrid sweep method=head,bitfit data.fraction=")
+        assert f"hydra.sweep.dir={directory}" in command
+
+    def test_a_report_that_fails_costs_a_line(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        after_sweep(tmp_path, [])
+        told = capsys.readouterr()
+        assert told.err.startswith(f"no answer: no record.json below {tmp_path}")
+        assert told.out == ""
 
     def test_its_table(self, sweep: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
         result = call(str(sweep[0]), command="report")

@@ -12,12 +12,12 @@ from commands import call
 
 from finegrid.errors import UserError
 from finegrid.report import pareto
+from finegrid.report.comparison import Comparison
 from finegrid.report.load import rankings
 from finegrid.report.recommend import text
-from finegrid.report.recommend.decide import Decision, decide
+from finegrid.report.recommend.decide import Asked, Decision, decide
 from finegrid.report.recommend.options import probability_best
 from finegrid.report.stats import compare
-from finegrid.report.stats.scores import evidence
 from finegrid.runs.record import Record
 
 ROWS = {0.1: 100, 0.3: 300, 1.0: 1000}
@@ -70,10 +70,13 @@ def usual(method: str, task: str, fraction: float, budget: float, seed: int) -> 
 
 def decided(runs: pd.DataFrame, **asked: object) -> Decision:
     """The decision on runs; limits that leave everything in unless told otherwise."""
-    results = rankings.gather(runs)
     limits = {"labels": 1000, "minutes": 10.0, "megabytes": 1000.0} | asked
-    standings = compare.standings(evidence(results))
-    return decide(results, compare.cells(results), compare.draws(results), standings, **limits)
+    return decide(Comparison.of(runs), Asked(**limits))  # type: ignore[arg-type]
+
+
+def sentence(decision: Decision) -> str:
+    """What is said of a decision."""
+    return text.answer(decision).sentence
 
 
 def test_the_best_within_the_limits_is_chosen() -> None:
@@ -106,7 +109,7 @@ def test_kinds_of_budget_are_not_set_against_one_another() -> None:
     found = decided(runs)
     assert (found.unit, set(found.options["method"])) == ("epochs", {"full", "bitfit"})
     assert "Budgets in epochs are compared; those in seconds are not" in found.notes[-1]
-    assert "budgets in epochs" in text.sentence(found)
+    assert "budgets in epochs" in text.brief(found)
     asked = decided(runs, budget="seconds")
     assert set(asked.options["method"]) == {"bitfit", "head"}
     with pytest.raises(UserError, match="no budgets in second; did you mean 'seconds'"):
@@ -148,8 +151,9 @@ def test_the_probabilities_are_shares_of_draws() -> None:
     same = decided(table(lambda m, t, f, b, seed: 0.8 + 0.01 * ((seed + len(m)) % 5)))
     assert same.options["probability"].sum() == pytest.approx(1)
     assert not same.clear
-    assert "No method is clearly the best" in text.sentence(same)
-    assert text.sentence(decided(table(usual, methods=("full", "head")))).startswith("Use full")
+    assert "cannot be told apart from" in sentence(same)
+    two = decided(table(usual, methods=("full", "head")))
+    assert sentence(two).startswith("full is the best on mrpc within")
 
 
 def test_several_tasks_weigh_alike_whatever_their_metrics_size() -> None:
@@ -203,7 +207,7 @@ def test_what_is_not_known_is_not_said(
     found = decided(table(usual, **grid), **asked)  # type: ignore[arg-type]
     assert found.choice is None
     assert reason in str(found.lacking)
-    assert text.text(found).startswith("Not enough evidence within")
+    assert sentence(found).startswith("Not enough evidence within")
 
 
 def test_scores_that_are_not_above_nought_decide_nothing() -> None:
@@ -214,7 +218,7 @@ def test_failed_runs_are_no_seeds_and_are_told() -> None:
     runs = table(usual)
     lost = (runs["method"] == "full") & (runs["seed"] > 2)
     runs.loc[lost, ["status", "test"]] = ["diverged", np.nan]
-    assert "2 of its runs failed" in text.sentence(decided(runs))
+    assert "2 of its runs failed" in sentence(decided(runs))
     runs.loc[runs["method"].eq("full") & (runs["seed"] > 1), ["status", "test"]] = [
         "failed",
         np.nan,
@@ -243,15 +247,46 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_script_answers_first_and_shows_its_evidence(shipped: Path) -> None:
+def test_the_script_answers_first_and_shows_its_evidence_when_asked(shipped: Path) -> None:
     limits = ["--labels", "1000", "--minutes", "5", "--megabytes", "1", "--task", "mrpc"]
-    result = call(*limits, "--results", str(shipped), command="recommend")
+    short = call(str(shipped), *limits, command="recommend")
+    assert short.returncode == 0, short.stderr
+    where = "on mrpc within 1000 labels, 5 min and 1 MB a task"
+    assert short.stdout.startswith(f"bitfit is the best {where}: f1 0.8")
+    assert "next: finegrid train" in short.stdout
+    long = call(*limits, "--why", "--results", str(shipped), command="recommend")
+    assert long.stdout.startswith(short.stdout.partition("By runs of")[0])
+    assert "| bitfit " in long.stdout
+    assert "python train.py experiment=made_up" in long.stdout
+
+
+def test_without_limits_all_that_was_measured_counts(shipped: Path) -> None:
+    result = call(str(shipped), command="recommend")
+    assert result.stdout.startswith("full is the best on mrpc: f1 0.9")
+
+
+def test_what_comes_with_finegrid_is_answered_in_twelve_lines() -> None:
+    result = call(command="recommend")
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("Use bitfit within 1000 labels, 5 min and 1 MB a task on mrpc")
-    assert "| bitfit " in result.stdout
-    assert "python train.py experiment=made_up" in result.stdout
-    again = call(*limits, "--results", str(shipped), command="recommend")
-    assert again.stdout == result.stdout
+    assert len(result.stdout.splitlines()) <= 12
+    assert "finegrid train model=minilm" in result.stdout
+    assert "builtin" not in result.stdout
+
+
+def test_real_data_come_before_toy_data() -> None:
+    toy = table(usual, tasks=("builtin_a", "builtin_b"))
+    both = pd.concat([toy, table(usual)], ignore_index=True)
+    assert decided(both).tasks == ["mrpc"]
+    assert decided(both, task="builtin_a").tasks == ["builtin_a"]
+    assert "Toy data" in text.brief(decided(toy))
+    assert "Toy data" not in text.brief(decided(both))
+
+
+def test_a_directory_of_a_report_is_read_as_its_table(shipped: Path) -> None:
+    tables = [rankings.load([path]) for path in (shipped, shipped.parent)]
+    pd.testing.assert_frame_equal(*tables)
+    result = call(str(shipped.parent), command="report")
+    assert "### mrpc, tiny: f1" in result.stdout
 
 
 def test_lacking_evidence_is_an_answer_and_a_wrong_name_is_not(shipped: Path) -> None:

@@ -25,6 +25,7 @@ GRID = (
     "budget.steps=4",
     "evaluations=1",
     "trainer.threads=1",
+    "report=false",
     "fuse=1",  # results are compared bit by bit
 )
 CELLS = 12

@@ -378,7 +378,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """What everybody does first: own rows, some methods, some seeds; and how it was told."""
     root = tmp_path_factory.mktemp("swept")
     told = [*own_task(own_rows(root / "tickets.csv", 90, 3)), "method=full,bitfit,lora,head"]
-    told += ["seed=0,1,2", f"hydra.sweep.dir='{root}/grid'"]
+    told += ["seed=0,1,2", "report=false", f"hydra.sweep.dir='{root}/grid'"]
     result = call("-m", *told)
     assert result.returncode == 0, result.stderr
     return root, told

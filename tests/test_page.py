@@ -390,11 +390,10 @@ def test_the_panel_decides_as_recommend_does(shown: Browser, made: Made, task: i
     answers = shown.run(TABLE.replace("LIMITS", json.dumps(limits)))
     compared, choices = made.comparison, set()
     for limit, (sentence, *rows) in zip(limits, answers, strict=True):
-        found = decide.decide(
-            compared.results, compared.cells, compared.draws, compared.standings,
-            labels=limit["labels"], minutes=limit["minutes"],
-            megabytes=limit["kilobytes"] / 1000, task=("mrpc", "rte")[task],
-        )  # fmt: skip
+        asked = decide.Asked(
+            limit["labels"], limit["minutes"], limit["kilobytes"] / 1000, ("mrpc", "rte")[task]
+        )
+        found = decide.decide(compared, asked)
         choices.add(found.choice)
         assert (found.choice is None) == sentence.startswith("Not enough evidence"), limit
         told = found.options.query("leads or level or front") if found.choice else found.options

@@ -45,7 +45,14 @@ from finegrid.runs.live import LiveRun
 from finegrid.runs.record import Record, read
 from finegrid.storage.paths import CONF
 
-SWEEP = ["method=head", "budget=steps", "budget.steps=2", "seed=0,1", "evaluations=1"]
+SWEEP = [
+    "method=head",
+    "budget=steps",
+    "budget.steps=2",
+    "seed=0,1",
+    "evaluations=1",
+    "report=false",
+]
 
 
 @contextmanager

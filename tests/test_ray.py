@@ -196,7 +196,14 @@ def test_without_a_share_of_a_gpu_no_gpu_is_seen(run: Run) -> None:
 
 def train(*overrides: str) -> list[str]:
     """A command for cells on a ray started for them."""
-    return [sys.executable, str(ROOT / "train.py"), "-m", "hydra/launcher=ray", *overrides]
+    return [
+        sys.executable,
+        str(ROOT / "train.py"),
+        "-m",
+        "report=false",
+        "hydra/launcher=ray",
+        *overrides,
+    ]
 
 
 @needs_ray

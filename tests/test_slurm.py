@@ -48,7 +48,8 @@ def sweep(directory: Path, *overrides: str) -> Sweep:
     """Sweep with small jobs; what the command said and the records by the job's id."""
     command = [
         sys.executable, str(ROOT / "train.py"), "-m", "task=builtin_paraphrase", "model=tiny",
-        "budget=steps", "evaluations=1", f"hydra.sweep.dir={directory}", "hydra/launcher=slurm",
+        "budget=steps", "evaluations=1", "report=false", f"hydra.sweep.dir={directory}",
+        "hydra/launcher=slurm",
         "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=2", "hydra.launcher.timeout_min=5",
         f"hydra.launcher.gpus_per_node={1 if GPUS else 'null'}", *overrides,
     ]  # fmt: skip

@@ -60,7 +60,11 @@ def _sweep(given: Namespace, options: str, work: Path) -> Cost:
     env = environment(1, work / "cache")
     with tempfile.TemporaryDirectory(dir=work) as directory:
         line = ["train.py", "-m", *(f"{key}={','.join(values)}" for key, values in axes.items())]
-        line += [f"hydra.launcher.cpu_slots={SLOTS}", f"hydra.sweep.dir={directory}"]
+        line += [
+            f"hydra.launcher.cpu_slots={SLOTS}",
+            f"hydra.sweep.dir={directory}",
+            "report=false",
+        ]
         with measured() as cost:
             output([sys.executable, *line, *cell.common(given, options)], env)
         found = [json.loads(path.read_text()) for path in Path(directory).rglob("record.json")]

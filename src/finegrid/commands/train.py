@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from finegrid.commands import overrides
 from finegrid.commands.catalogue import help_text
+from finegrid.commands.ending import after_run
 from finegrid.errors import require
 from finegrid.grid import job
 from finegrid.runs import layout
@@ -41,6 +42,8 @@ def run(cfg: DictConfig) -> None:
     record = job.heavy("strategies.single").run(spec)
     if HydraConfig.get().mode != RunMode.MULTIRUN:
         print(f"{record.summary()}\nrecord: {spec.directory}/{layout.RECORD}")
+        if cfg.report and record.trial is None:
+            after_run(spec.directory)
 
 
 def _one_method() -> None:

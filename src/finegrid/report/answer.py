@@ -4,9 +4,10 @@ All that is said of which method leads is made here, from the facts of `headline
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
+from pathlib import Path
 
 import pandas as pd
 
@@ -25,9 +26,11 @@ class Answer:
     rising: str  # that validation still rose when the budget ended; "" where it did not
     command: str  # the next step: one shell command
 
-    def text(self) -> str:
-        """All of it, as a terminal shows it: a line each."""
-        return "\n".join(filter(None, (self.sentence, self.rising, f"next: {self.command}")))
+    def text(self, *, report: Path | None = None) -> str:
+        """All of it, as a terminal shows it: a line each, with the page's path if there is one."""
+        page = f"report: {report}" if report else ""
+        lines = filter(None, (self.sentence, self.rising, page, f"next: {self.command}"))
+        return "\n".join(lines).replace(formatting.SPACE, " ")
 
 
 def answer(comparison: Comparison) -> Answer:
@@ -39,7 +42,7 @@ def answer(comparison: Comparison) -> Answer:
     _, overall, first = groups[0]
     mine = runs[runs["setting"].eq(first[0].setting)]
     sentence = overall or " ".join(_alone(one) for one in first)
-    still = still_rising(mine, first)
+    still = still_rising(_at_the_top(mine, first))
     parts = [sentence, _lost(mine), _aside(len(groups) - 1)]
     command = next_step(mine, first, rising=bool(still))
     return Answer(" ".join(filter(None, parts)), still, command)
@@ -60,14 +63,14 @@ def verdict(lead: Lead, metric: str, *, place: str = "") -> str:
         place: where it leads, with a space before it.
     """
     best, constant = lead.best, _constant(metric)
-    nought = "" if lead.constant != lead.constant else f", {formatting.score(lead.constant)}"
+    nought = "" if lead.constant != lead.constant else formatting.score(lead.constant)
+    chance = f"than {constant}{nought and f' ({nought})'}, tested on rows at 5 %"
+    if not lead.learned and lead.methods == 1:
+        return f"{best.name} learned nothing{place}: {metric} {best.score} is no better {chance}."
     if not lead.learned:
-        return (
-            f"No method learned anything{place}: none is better than the best constant prediction "
-            f"({constant}{nought}), tested on rows at 5 %. The highest mean is that of "
-            f"{best.name}, {best.score}."
-        )
-    score = f"{metric} {best.score}" + (f" ({constant}{nought})" if nought else "")
+        highest = f"The highest mean is that of {best.name}, {best.score}."
+        return f"No method learned anything{place}: none is better {chance}. {highest}"
+    score = f"{metric} {best.score}" + (f" ({constant} scores {nought})" if nought else "")
     others = formatting.listed(lead.level, most=8)
     if lead.methods == 1:
         text = f"{best.name} is the only method with a score{place}: {score}."
@@ -100,31 +103,39 @@ def _cheaper(best: Method, smallest: Method | None, quickest: Method | None) -> 
     if smallest:
         parts.append(f"{smallest.name} stores least ({smallest.stored}, not {best.stored})")
     if quickest:
-        name = "it" if quickest == smallest else quickest.name
-        parts.append(f"{name} trains quickest ({quickest.seconds}, not {best.seconds})")
+        who = "" if quickest == smallest else f"{quickest.name} "
+        parts.append(f"{who}trains quickest ({quickest.seconds}, not {best.seconds})")
     return f"Of these {' and '.join(parts)}." if parts else ""
 
 
-def still_rising(runs: pd.DataFrame, found: Sequence[Headline]) -> str:
-    """The sentence on the methods at the top whose validation still rose; "" if none did."""
-    gains: dict[str, list[float]] = {}
-    for one in found:
-        of_ranking = runs[(runs[RANKING] == one.key).all(axis=1)]
-        for name in one.top or (one.main.best.name,):
-            gain = rising.gain(of_ranking[of_ranking["method"].eq(name)])
-            if gain is not None:
-                gains.setdefault(name, []).append(gain)
-    if not gains:
+def still_rising(cells: Mapping[str, Sequence[pd.DataFrame]]) -> str:
+    """The sentence on methods whose validation still rose, by the runs of their cells; or ""."""
+    named = []
+    for name, several in cells.items():
+        gains = [gain for gain in map(rising.gain, several) if gain is not None]
+        if gains:
+            named.append(f"{name}{_by(max(gains))}")
+    if not named:
         return ""
-    names = [f"{name}{_by(max(several, default=nan))}" for name, several in gains.items()]
+    names = formatting.listed(named, most=4)
     return (
-        f"Validation still rose when the budget ended: {formatting.listed(names, most=4)}; "
-        "a larger budget may change the answer."
+        f"Validation still rose in the last third of the budget: {names}; a larger budget may "
+        "change the answer."
     )
 
 
+def _at_the_top(runs: pd.DataFrame, found: Sequence[Headline]) -> dict[str, list[pd.DataFrame]]:
+    """Method -> its runs in each main ranking that it leads or is level in."""
+    cells: dict[str, list[pd.DataFrame]] = {}
+    for one in found:
+        of_ranking = runs[(runs[RANKING] == one.key).all(axis=1)]
+        for name in one.top or (one.main.best.name,):
+            cells.setdefault(name, []).append(of_ranking[of_ranking["method"].eq(name)])
+    return cells
+
+
 def _by(gain: float) -> str:
-    return "" if gain != gain else f" (by {formatting.score(gain, 3)} in its last third)"
+    return "" if gain != gain else f" (by {formatting.score(gain, 3)})"
 
 
 def overall(found: Sequence[Headline]) -> str:

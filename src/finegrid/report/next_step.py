@@ -17,10 +17,8 @@ from finegrid.runs import layout
 MANY = 10  # seeds beyond which more of them seldom tell level methods apart
 RIVALS = ("head", "full")  # what a method that ran alone is compared with
 DEMO = "experiment=demo"
-OWN = (
-    "finegrid sweep task=custom task.train=rows.csv task.text=text task.label=label model=minilm "
-    "method=head,bitfit,lora,full seed=0,1,2"
-)
+METHODS = "method=head,bitfit,lora,full seed=0,1,2"
+OWN = "task=custom task.train=rows.csv task.text=text task.label=label"
 DEFAULT = "multirun/grid"  # where a sweep goes that names no directory
 
 
@@ -36,7 +34,7 @@ def next_step(runs: pd.DataFrame, found: Sequence[Headline], *, rising: bool) ->
     if not mains:
         return f"finegrid status {_quoted(_root(runs))}" if _root(runs) else sweep(runs, {})
     if runs["overrides"].astype(str).str.contains(DEMO, regex=False).any():
-        return OWN
+        return measure(None, "minilm")
     runs = _repeatable(runs, found)
     seeds = min(main.seeds for main in mains)
     if max(main.methods for main in mains) == 1:
@@ -53,14 +51,22 @@ def next_step(runs: pd.DataFrame, found: Sequence[Headline], *, rising: bool) ->
 
 
 def _repeatable(runs: pd.DataFrame, found: Sequence[Headline]) -> pd.DataFrame:
-    """The runs that one sweep can repeat: of all methods, or else of the one that leads."""
-    compared = runs[TABLE].apply(tuple, axis=1).isin({one.key[: len(TABLE)] for one in found})
-    leading = compared & runs["method"].isin({one.main.best.name for one in found[:1]})
-    for some in (runs[compared], runs[leading]):
-        product = prod(map(len, _values(some).values()))
-        if product <= some["overrides"].nunique():
-            return some
-    return runs[leading].iloc[:1]
+    """The runs that one sweep repeats, with more seeds: of all, of one task, or of its leader."""
+    compared = runs[runs[TABLE].apply(tuple, axis=1).isin({one.key[: len(TABLE)] for one in found})]
+    of_task = compared[compared["task"].eq(found[0].task)]
+    leading = of_task[of_task["method"].eq(found[0].main.best.name)]
+    return next((some for some in (compared, of_task, leading) if _is_grid(some)), leading.iloc[:1])
+
+
+def _is_grid(runs: pd.DataFrame) -> bool:
+    """Whether the product of all values of all overrides, seeds apart, is what was run."""
+    values = _values(runs)
+    values.pop("seed", None)
+    ways = {
+        tuple(sorted(one for one in _overrides(run) if not one.startswith("seed=")))
+        for _, run in runs.iterrows()
+    }
+    return prod(map(len, values.values())) <= len(ways)
 
 
 def _use(runs: pd.DataFrame, of: Headline) -> str:
@@ -70,6 +76,11 @@ def _use(runs: pd.DataFrame, of: Headline) -> str:
     if best["directory"]:
         return f"finegrid predict {_quoted(best['directory'])} --input rows.csv"
     return train(mine)
+
+
+def measure(task: str | None, model: str) -> str:
+    """The sweep that compares some methods on a task; none: on one's own rows."""
+    return f"finegrid sweep {f'task={task}' if task else OWN} model={model} {METHODS}"
 
 
 def train(runs: pd.DataFrame) -> str:
@@ -99,8 +110,14 @@ def _values(runs: pd.DataFrame) -> dict[str, list[str]]:
 
 
 def _overrides(run: Any) -> list[str]:
+    """A run's overrides; of one that has none the options that its fields name."""
     text = run["overrides"]
-    return [one for one in variants.listed(text) if one] if isinstance(text, str) else []
+    given = [one for one in variants.listed(text) if one] if isinstance(text, str) else []
+    if given:
+        return given
+    options = {name: str(run[name]).split(" ")[0] for name in ("method", "task", "model")}
+    options |= {"data.fraction": f"{run['fraction']:g}", "seed": str(int(run["seed"]))}
+    return [f"{key}={value}" for key, value in options.items()]
 
 
 def _seeds(runs: pd.DataFrame, many: int) -> list[str]:

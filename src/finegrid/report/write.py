@@ -10,10 +10,10 @@ import pandas as pd
 from finegrid.report import paper, tables
 from finegrid.report.comparison import Comparison
 from finegrid.report.load import outcomes, works
+from finegrid.report.load.rankings import PARQUET
 from finegrid.report.stats.ranks import probability_of_improvement
 from finegrid.storage.files import write_atomic
 
-PARQUET = "runs.parquet"
 Files = Iterator[tuple[str, bytes]]  # names below the report's directory, and contents
 
 

@@ -31,6 +31,7 @@ ROLES = {
     "retry": Role.SPEED,
     "fail_fast": Role.SPEED,
     "fuse": Role.SPEED,
+    "report": Role.SPEED,
     "data.eval_batch_size": Role.SPEED,
     "data.source": Role.PLACE,
     "data.root": Role.PLACE,

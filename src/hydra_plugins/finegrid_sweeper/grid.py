@@ -11,7 +11,9 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from finegrid.commands.ending import after_sweep
 from finegrid.data import preflight
+from finegrid.errors import UserError
 from finegrid.grid.expand import cells
 from finegrid.grid.sweep import Sweep
 from finegrid.runs.record import command_line
@@ -58,7 +60,17 @@ class GridSweeper(Sweeper):
         sweep = Sweep(found, root, retry=str(config.retry), **rules)
         preflight.check(cell.config for cell in sweep.unsettled())
         OmegaConf.save(config, root / "multirun.yaml")
-        return sweep.conduct(launcher, command=command_line())
+        try:
+            returns = sweep.conduct(launcher, command=command_line())
+        except UserError:  # some cells have no result; the others have something to say
+            self._conclude(sweep)
+            raise
+        self._conclude(sweep)
+        return returns
+
+    def _conclude(self, sweep: Sweep) -> None:
+        if self.config is not None and self.config.report:
+            after_sweep(sweep.store.root, [cell.facts for cell in sweep.cells])
 
     def _fuse(self) -> Any:
         """How many runs may share a pass: where each job has a limit of its own, none by itself."""

@@ -18,6 +18,7 @@ TABLE = ["setting", "task", "budget_unit", "budget"]  # one table: methods by fr
 RANKING = [*TABLE, "fraction"]  # methods compared with one another, paired by seed
 CELL = [*RANKING, "method"]
 SAME = ["train_hash", "validation_hash", "test_hash", "metric"]  # within a ranking
+PARQUET = "runs.parquet"  # of a report: its runs as one table
 BY_SEED = "by seed"  # the fingerprint of random weights, which every seed draws anew
 UNKNOWN = "unknown"
 MIXED = "mixed"
@@ -63,7 +64,7 @@ def read_records(directory: Path) -> list[Record]:
 
 
 def load(paths: Iterable[Path], *, tell: Callable[[int], None] = lambda done: None) -> pd.DataFrame:
-    """A row a run of all below some directories, or of a `runs.parquet` that a report wrote.
+    """A row a run of all below some directories, or of a report's `runs.parquet` or directory.
 
     Columns: the scalar fields of a record, `directory`, `overrides`, `version` and
     `<split>/<metric>`. A record that is not readable is a row of status `unreadable`. Tuning
@@ -75,8 +76,8 @@ def load(paths: Iterable[Path], *, tell: Callable[[int], None] = lambda done: No
     rows: list[dict[str, Any]] = []
     stored, trials = [], 0
     for path in paths:
-        if path.suffix == ".parquet":
-            stored.append(_stored(path))
+        if (table := _table(path)) is not None:
+            stored.append(_stored(table))
             continue
         for row in map(records.row, _below(path)):
             if row["trial"] is None:
@@ -144,6 +145,17 @@ def ordered(methods: Collection[str]) -> list[str]:
 def _rank(method: str) -> tuple[int, str]:
     name = method.partition(" ")[0]
     return METHOD_ORDER.index(name) if name in METHOD_ORDER else len(METHOD_ORDER), method
+
+
+def _table(path: Path) -> Path | None:
+    """The table at a path, or in a directory without runs, such as a report; None: there is none.
+
+    A file beside runs stands for them, so it is not read with them.
+    """
+    if path.suffix == ".parquet":
+        return path
+    inside = path / PARQUET
+    return inside if inside.is_file() and not any(layout.run_directories(path)) else None
 
 
 def _below(directory: Path) -> list[str]:

@@ -1,6 +1,6 @@
 """Which method for so many labels, minutes and megabytes: a choice, or why there is none.
 
-Nothing is extrapolated: only what was measured within the three limits counts. A method measured
+Nothing is extrapolated: only what was measured within the limits counts. A method measured
 several times within them stands with its most labels, then its most seconds; never with its best
 score, which would favour whoever was measured more often. Cells of one kind of budget are compared:
 a run of six seconds does not stand against one of six thousand examples.
@@ -14,12 +14,13 @@ import pandas as pd
 
 from finegrid.errors import nearest, require
 from finegrid.report import formatting
-from finegrid.report.load.rankings import CELL, Results, Setting
-from finegrid.report.recommend.options import Draws, options
-from finegrid.report.stats.compare import Standings
+from finegrid.report.comparison import Comparison
+from finegrid.report.load.rankings import CELL, Setting
+from finegrid.report.recommend.options import options
 
 SEEDS = 3  # finished runs that a method needs on a task
 METHODS = 2  # fewer are no choice
+TOY = "builtin_"  # what the names of made-up tasks begin with
 FAR = 2.0  # times the most labels measured: beyond is another question
 UNLEARNED = (
     "no method that fits learned anything: none is better than the best constant prediction "
@@ -31,11 +32,18 @@ UNLEARNED = (
 class Asked:
     """The limits, and the task if one is meant."""
 
-    labels: int
-    minutes: float
-    megabytes: float
+    labels: int | None = None  # none: all that was measured
+    minutes: float | None = None
+    megabytes: float | None = None
     task: str | None = None
     budget: str | None = None  # its unit
+
+    @property
+    def limits(self) -> str:
+        """The limits in words; empty where there is none."""
+        named = ((self.labels, "labels"), (self.minutes, "min"), (self.megabytes, "MB"))
+        parts = [f"{value:g} {unit}" for value, unit in named if value is not None]
+        return f" within {formatting.listed(parts)} a task" if parts else ""
 
 
 @dataclass(frozen=True)
@@ -67,27 +75,19 @@ class Decision:
         return sorted(self.cells["task"].unique())
 
 
-def decide(
-    results: Results,
-    cells: pd.DataFrame,
-    draws: Draws,
-    standings: Standings,
-    *,
-    labels: int,
-    minutes: float,
-    megabytes: float,
-    task: str | None = None,
-    budget: str | None = None,
-) -> Decision:
+def decide(comparison: Comparison, asked: Asked) -> Decision:
     """Decide in every setting and kind of budget, and return the decision that stands on most.
+
+    Toy tasks count only if one is asked for or nothing else was measured.
 
     Raises:
         UserError: if nothing was run on the task, with the budget, or a limit is not positive.
     """
-    asked = Asked(labels, minutes, megabytes, task, budget)
     decisions = [
-        _decide(results, rows, (draws, standings), asked)
-        for _, rows in _asked_of(cells, asked).groupby(["setting", "budget_unit"], observed=True)
+        _decide(comparison, rows, asked)
+        for _, rows in _asked_of(comparison.cells, asked).groupby(
+            ["setting", "budget_unit"], observed=True
+        )
     ]
     require(bool(decisions), "no finished grid to decide from; run a sweep, or name its directory")
     best = max(decisions, key=_weight)
@@ -96,7 +96,8 @@ def decide(
 
 def _asked_of(cells: pd.DataFrame, asked: Asked) -> pd.DataFrame:
     """The cells of the task and kind of budget that are asked for."""
-    above = min(asked.labels, asked.minutes, asked.megabytes) > 0
+    limits = (asked.labels, asked.minutes, asked.megabytes)
+    above = all(limit is None or limit > 0 for limit in limits)
     require(above, "labels, minutes and megabytes must be above 0")
     for column, name, what in (
         ("task", asked.task, "no runs of task"),
@@ -106,7 +107,8 @@ def _asked_of(cells: pd.DataFrame, asked: Asked) -> pd.DataFrame:
             names = sorted(set(map(str, cells[column])))
             require(name in names, f"{what} {name}; {nearest(name, names)}")
             cells = cells[cells[column] == name]
-    return cells
+    real = ~cells["task"].astype(str).str.startswith(TOY)
+    return cells[real] if asked.task is None and real.any() else cells
 
 
 def _beside(best: Decision, decisions: list[Decision]) -> Iterator[str]:
@@ -131,12 +133,11 @@ def _weight(decision: Decision) -> tuple[bool, bool, int, int]:
     )
 
 
-def _decide(
-    results: Results, cells: pd.DataFrame, measured: tuple[Draws, Standings], asked: Asked
-) -> Decision:
+def _decide(comparison: Comparison, cells: pd.DataFrame, asked: Asked) -> Decision:
     """The decision in one setting and kind of budget."""
     stages = _stages(cells, asked)
     compared, lacking = stages.compared, _lacking(stages, asked)
+    results, measured = comparison.results, (comparison.draws, comparison.standings)
     return Decision(
         asked=asked,
         setting=results.settings[int(cells["setting"].iloc[0])],
@@ -164,12 +165,17 @@ def _stages(cells: pd.DataFrame, asked: Asked) -> Stages:
     enough = measured(cells)
     rows = enough.groupby("task", observed=True)["train_rows"]
     least, most = rows.transform("min"), rows.transform("max")
-    near = enough[(least <= asked.labels) & (asked.labels <= FAR * most)]
-    fitting = near[
-        (near["train_rows"] <= asked.labels)
-        & (near["seconds"] <= 60 * asked.minutes)
-        & (near["delta_bytes"] <= 1e6 * asked.megabytes)
-    ]
+    near = enough
+    if asked.labels is not None:
+        near = enough[(least <= asked.labels) & (asked.labels <= FAR * most)]
+    fitting = near
+    for column, limit, unit in (
+        ("train_rows", asked.labels, 1.0),
+        ("seconds", asked.minutes, 60.0),
+        ("delta_bytes", asked.megabytes, 1e6),
+    ):
+        if limit is not None:
+            fitting = fitting[fitting[column] <= unit * limit]
     largest = fitting.groupby(["task", "method"], observed=True).tail(1)
     learned = largest[largest["learned"]]
     return Stages(cells, enough, near, fitting, learned, _table(learned))
@@ -222,10 +228,12 @@ def _lacking(stages: Stages, asked: Asked) -> str | None:
             f"most ({spans}), and nothing here extrapolates"
         )
     if stages.fitting.empty:
-        few = stages.near[stages.near["train_rows"] <= asked.labels]
+        few = stages.near
+        if asked.labels is not None:
+            few = few[few["train_rows"] <= asked.labels]
         minutes, megabytes = few["seconds"].min() / 60, few["delta_bytes"].min() / 1e6
         return (
-            f"nothing measured fits: at up to {asked.labels} labels the quickest takes "
+            f"nothing measured fits: with these labels the quickest takes "
             f"{minutes:.2g} min, the smallest {megabytes:.2g} MB"
         )
     if stages.learned.empty:
@@ -264,7 +272,7 @@ def _notes(stages: Stages, asked: Asked) -> Iterator[str]:
     }
     yield from (f"{what}: {names}." for what, names in aside.items() if names)
     longest = stages.compared["seconds"].max()
-    if 60 * asked.minutes > FAR * longest:
+    if asked.minutes is not None and 60 * asked.minutes > FAR * longest:
         yield f"No run took longer than {longest:.3g} s; what more time buys is not known."
 
 

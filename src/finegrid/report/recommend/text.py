@@ -1,18 +1,39 @@
-"""A decision as Markdown: one sentence first, then the tables, then the runs behind it."""
+"""A decision in words: the answer first and, for who asks why, the tables and runs behind it."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from math import nan
 from typing import Any
 
 import pandas as pd
 
-from finegrid.report import formatting
-from finegrid.report.recommend.decide import Decision
+from finegrid.report import formatting, next_step
+from finegrid.report.answer import Answer, still_rising, verdict
+from finegrid.report.headlines import Lead, cheapest, method, near_best
+from finegrid.report.load.rankings import CELL
+from finegrid.report.recommend.decide import TOY, UNLEARNED, Decision
 from finegrid.runs.text import markdown_table
 
 
-def text(decision: Decision, *, notes: Sequence[str] = ()) -> str:
-    """The whole answer, as Markdown; `notes` are those on the results."""
-    parts = [sentence(decision)]
+def answer(decision: Decision) -> Answer:
+    """The verdict of a decision, and the command that trains what it names."""
+    if decision.lacking:
+        command = next_step.measure(decision.asked.task, decision.setting.model)
+        return Answer(_lacking(decision, decision.lacking), "", command)
+    runs = decision.runs[decision.runs["method"].eq(str(decision.choice))]
+    cells = [rows for _, rows in runs.groupby(CELL, observed=True)]
+    first = decision.options.iloc[0]
+    failed = f"; {first['failed']:g} of its runs failed" if first["failed"] else ""
+    sentence = (
+        f"{verdict(_lead(decision), _metric(decision), place=_place(decision))} Measured with "
+        f"{first['labels']:.0f} labels, {formatting.duration(first['seconds'])} of training and "
+        f"{formatting.size(first['bytes'])}{failed}."
+    )
+    return Answer(sentence, still_rising({str(decision.choice): cells}), next_step.train(runs))
+
+
+def why(decision: Decision, *, notes: Sequence[str] = ()) -> str:
+    """The evidence, as Markdown; `notes` are those on the results."""
+    parts = [_where(decision)]
     if decision.choice:
         parts += [_options(decision), _how(decision), _measured(decision)]
     parts += ["\n".join(f"- {note}" for note in [*decision.notes, *notes])]
@@ -21,33 +42,61 @@ def text(decision: Decision, *, notes: Sequence[str] = ()) -> str:
     return "\n\n".join(filter(None, parts))
 
 
-def sentence(decision: Decision) -> str:
-    """The answer in one sentence."""
-    if decision.lacking:
-        return f"Not enough evidence within {_limits(decision)}: {decision.lacking}."
-    first = decision.options.iloc[0]
-    failed = f"; {first['failed']:g} of its runs failed" if first["failed"] else ""
-    cost = (
-        f"measured with {first['labels']:.0f} labels, {formatting.duration(first['seconds'])} of "
-        f"training and {formatting.size(first['bytes'])}{failed}"
-    )
-    if decision.clear:
-        return f"Use {decision.choice} within {_limits(decision)} ({cost})."
-    level = decision.options.loc[decision.options["level"], "method"]
+def brief(decision: Decision) -> str:
+    """What the answer stands on, in a line."""
+    if not decision.choice:
+        return _where(decision)
+    methods = formatting.number(len(decision.options), "method")
+    runs = formatting.number(len(decision.runs), "run")
+    return f"{_where(decision)} {runs} of {methods}; --why shows the evidence."
+
+
+def _lacking(decision: Decision, why_not: str) -> str:
+    if why_not == UNLEARNED:
+        return f"{UNLEARNED[0].upper()}{UNLEARNED[1:]}{_place(decision)}."
+    return f"Not enough evidence{_place(decision)}: {why_not}."
+
+
+def _place(decision: Decision) -> str:
+    """The tasks and the limits of a verdict."""
+    tasks = decision.tasks or [decision.asked.task or ""]
+    where = f" on {formatting.listed(tasks, most=6)}" if any(tasks) else ""
+    return f"{where}{decision.asked.limits}"
+
+
+def _where(decision: Decision) -> str:
+    setting = decision.setting
+    toy = " Toy data: no real task was measured." if _is_toy(decision) else ""
     return (
-        f"No method is clearly the best within {_limits(decision)}: {decision.choice} leads "
-        f"({cost}), not told apart from {formatting.listed(list(map(str, level)), most=8)}."
+        f"By runs of {setting.model}, protocol {setting.protocol}, budgets in {decision.unit}.{toy}"
     )
 
 
-def _limits(decision: Decision) -> str:
-    asked = decision.asked
-    where = f" on {asked.task}" if asked.task else ""
-    return (
-        f"{asked.labels} labels, {asked.minutes:g} min and {asked.megabytes:g} MB a task{where} "
-        f"({decision.setting.model}, protocol {decision.setting.protocol}, budgets in "
-        f"{decision.unit})"
+def _is_toy(decision: Decision) -> bool:
+    return bool(decision.tasks) and all(task.startswith(TOY) for task in decision.tasks)
+
+
+def _lead(decision: Decision) -> Lead:
+    """The options as what a verdict is made from."""
+    names = {"score": "mean", "seconds": "train_seconds", "bytes": "delta_bytes"}
+    table = decision.options.rename(columns=names).assign(trainable=nan)
+    first, level = table.iloc[0], table[table["level"] | table["leads"]]
+    near = near_best(level, table[~table["level"] & ~table["leads"]])
+    one = len(decision.tasks) == 1
+    return Lead(
+        best=method(first),
+        methods=len(table),
+        constant=float(decision.cells["constant"].iloc[0]) if one else nan,
+        level=tuple(map(str, level["method"].iloc[1:])),
+        smallest=cheapest(near, "delta_bytes", first),
+        quickest=cheapest(near, "train_seconds", first),
     )
+
+
+def _metric(decision: Decision) -> str:
+    if len(decision.tasks) == 1:
+        return formatting.metric(decision.runs, decision.tasks[0])
+    return "mean share of the tasks' best scores"
 
 
 def _options(decision: Decision) -> str:
