@@ -81,15 +81,22 @@ def left(
 
 
 def _job(cells: Begun, evidence: Evidence) -> float | None:
-    """Seconds that a process still needs: cells that train do so together, others follow."""
-    training = [run.live.left for _, run in cells if run.live]
-    others = [evidence.estimate(asked) if asked else None for asked, run in cells if not run.live]
+    """Seconds that a process still needs: cells that train do so together, the others follow.
+
+    What it has done since it was last heard of is not known, but for the time that it took.
+    """
+    known = [(run.live, evidence.estimate(asked) if asked else None) for asked, run in cells]
+    others = [estimate for at, estimate in known if not at]
     if None in others:
         return None
     rest = sum(one.seconds for one in others if one)
-    since = max((run.holder.since for _, run in cells), default=0.0)
-    spent = time.time() - since if since and not training else 0.0
-    return max(0.0, max(training, default=0.0) + rest - max(0.0, spent))
+    training = [at for at, _ in known if at]
+    if not training:
+        since = max(run.holder.since for _, run in cells)
+        return max(0.0, rest - max(0.0, time.time() - since)) if since else rest
+    scoring = sum(estimate.after for at, estimate in known if at and estimate)
+    heard = min(at.age for at in training)
+    return max(0.0, max(at.left for at in training) + scoring + rest - heard)
 
 
 def engines(seconds: Sequence[float], slots: Mapping[str, int]) -> dict[str, float]:

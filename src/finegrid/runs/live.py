@@ -39,8 +39,8 @@ class LiveRun:
 
     @property
     def left(self) -> float:
-        """Seconds of training to go, validations included, at the speed so far."""
-        return max(0.0, self.elapsed * (1 - self.share) / self.share - self.age)
+        """Seconds of training to go when this was written, at the speed until then."""
+        return self.elapsed * max(0.0, 1 - self.share) / self.share
 
     def text(self) -> str:
         """One phrase for people."""
