@@ -331,7 +331,14 @@ ASKED = Wanted("builtin_paraphrase", "tiny", "head", 1.0, "epochs", 1.0)
 
 def standing(**changes: Any) -> LiveRun:
     """A run that has done a quarter of its 40 steps in 10 seconds."""
-    told: dict[str, Any] = {"step": 10, "share": 0.25, "elapsed": 10.0, "seconds": 8.0, "loss": 0.5}
+    told: dict[str, Any] = {
+        "step": 10,
+        "share": 0.25,
+        "setup": 2.0,
+        "elapsed": 10.0,
+        "seconds": 8.0,
+        "loss": 0.5,
+    }
     told |= {"examples": 250, "tokens": 5000, "rows": 1000, "unit": "epochs", "amount": 1.0}
     return LiveRun(**(told | {"metric": "f1", "score": 0.75} | changes))
 
@@ -351,7 +358,7 @@ def test_the_time_left_counts_the_steps_of_cells_that_run() -> None:
     assert left(job(1, standing(age=99.0)), [], [], slots=1) == 0, "it hangs"
     shared = job(1, standing(), standing(share=0.5), None)
     assert left(shared, [], [ended], slots=1) == 30 + 2 + 35, "side by side, then others"
-    assert left(one, [ASKED], [], slots=1) == 30 + 32 + FORK, "what runs tells of what waits"
+    assert left(one, [ASKED], [], slots=1) == 30 + 42 + FORK, "what runs tells of what waits"
     assert left(one, [ASKED, ASKED], [ended], slots=2) == 31 + 35 + FORK
     assert left([*one, *job(2, standing(share=0.5))], [ASKED], [ended], slots=2) == 11 + 35 + FORK
     assert left(job(1, None), [ASKED], [], slots=1) is None, "nothing tells"

@@ -75,11 +75,16 @@ class Past:
         )
 
     @classmethod
-    def of_live(cls, asked: Wanted, live: LiveRun) -> "Past":
-        """Take it from a run that trains."""
+    def of_live(cls, asked: Wanted, live: LiveRun, *, together: int, setup: float) -> "Past":
+        """Take it from a run that trains, one of so many that were set up and train together."""
         work = {"steps": live.step, "examples": live.examples, "tokens": live.tokens}
-        rows = live.rows / asked.fraction
-        return cls(asked, rows, work | {"seconds": live.seconds}, live.seconds)
+        return cls(
+            asked,
+            rows=live.rows / asked.fraction,
+            work=work | {"seconds": live.seconds},
+            training=live.elapsed / together,  # validations included
+            rest=setup / together,
+        )
 
 
 @dataclass(frozen=True)
