@@ -251,7 +251,7 @@ def test_status_tells_what_runs_what_failed_and_what_is_missing(sweep: Path) -> 
     assert running.startswith(f"cpu1 on {socket.gethostname()} since ")
     assert running.endswith(": builtin_paraphrase/tiny/head/f1-s3-3")
     at = lines.index("failed builtin_paraphrase/tiny/head/f1-s2-2: ValueError: no luck")
-    assert lines[at + 1] == f"python train.py -m method=head seed=2 hydra.sweep.dir={sweep}"
+    assert lines[at + 1] == f"finegrid sweep method=head seed=2 hydra.sweep.dir={sweep}"
     assert lines[-2:] == ["missing", "builtin_paraphrase/tiny/head/f1-s4-4"]
 
 

@@ -47,7 +47,7 @@ class Plan:
 
 
 def planned(overrides: Sequence[str], *, conf: Path) -> Plan:
-    """The sweep that `train.py -m` would start with these overrides, composed as Hydra does there.
+    """The sweep that `finegrid sweep` would start with these overrides, composed as there.
 
     Raises:
         UserError: if a cell's config is invalid; Hydra's own errors if it cannot be composed.

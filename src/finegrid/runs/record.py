@@ -57,6 +57,7 @@ class Record:
     metric: str | None = None
     positive: str | None = None  # class that F1 is of; null: the mean over all, or no F1
     positive_class: int | None = None  # its number in the predictions
+    labels: str | None = None  # names of the classes by number, as JSON; null: none, or older
     test: float | None = None
     test_last: float | None = None
     validation: float | None = None
@@ -278,7 +279,7 @@ def clear(directory: Path) -> None:
 
 
 def program() -> str:
-    """How runs are started: `finegrid train`, or `python train.py` in a checkout."""
+    """What started this process: `finegrid train`, or a script such as `python train.py`."""
     script = Path(sys.argv[0]).name
     by_file = script.endswith(".py") and script != "__main__.py"
     return f"python {shlex.quote(script)}" if by_file else "finegrid train"
