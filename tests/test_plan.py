@@ -146,7 +146,8 @@ def test_what_parts_do_not_tell_is_composed(tmp_path: Path) -> None:
     (tmp_path / "both/cpu_none.yaml").write_text("# @package _global_\nevaluations: 5\n")
     (tmp_path / "both/gpu_csv.yaml").write_text("# @package _global_\nevaluations: 2\n")
     main = (ROOT / "conf/train.yaml").read_text(encoding="utf-8")
-    main = main.replace("  - _self_\n", "  - _self_\n  - optional both: ${trainer}_${logger}\n")
+    last = "  - experiment: null\n"
+    main = main.replace(last, f"  - optional both: ${{trainer}}_${{logger}}\n{last}")
     (tmp_path / "train.yaml").write_text(main, encoding="utf-8")
     overrides = [f"hydra.searchpath=[file://{ROOT}/conf]", "trainer=cpu,gpu", "logger=none,csv"]
     with composed(*overrides, conf=tmp_path) as (loader, config):
@@ -486,6 +487,8 @@ def test_where_it_comes_to_much_what_trains_is_counted(
 
 def test_a_disk_that_has_less_is_a_warning() -> None:
     assert "warning" not in Disk(10**6, bound=False, free=10**6).text()
+    some = Disk(10**6, bound=False, free=10**9, unknown=3).text()
+    assert "about 1 MB and the deltas of 3 cells, of unknown size to write" in some
     line, warning = Disk(91_000_000, bound=False, free=10**6).text().splitlines()
     assert line == "disk: about 91 MB to write, 1 MB free"
     assert warning.startswith("warning: that is more than the disk has; store=bfloat16")

@@ -197,7 +197,7 @@ def test_a_real_sweep_tells_what_failed_and_how_to_go_on(tmp_path: Path, launche
     assert first.returncode == 1
     assert "4 cells" in first.stdout
     assert "2 diverged" in first.stdout
-    assert "python train.py -m" in first.stdout
+    assert "finegrid sweep" in first.stdout
     assert first.stderr.strip().endswith("run the same command again to fill the holes")
     assert "Traceback" not in first.stderr
     found = records(tmp_path)

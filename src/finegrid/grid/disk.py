@@ -31,11 +31,13 @@ class Disk:
     bytes: int
     bound: bool  # they write no more; what some of them do was not counted
     free: int
+    unknown: int = 0  # cells of models whose size nothing tells
 
     def text(self) -> str:
         """A line for people; a second one where the disk has less."""
         about = "at most" if self.bound else "about"
-        line = f"disk: {about} {size(self.bytes)} to write, {size(self.free)} free"
+        more = f" and the deltas of {self.unknown} cells, of unknown size" if self.unknown else ""
+        line = f"disk: {about} {size(self.bytes)}{more} to write, {size(self.free)} free"
         return line if self.bytes <= self.free else f"{line}\n{WARNING}"
 
 
@@ -49,10 +51,11 @@ def of_cells(cells: Sequence[Cell], evidence: Evidence, root: Path) -> Disk:
     unknown = [cell for cell, bytes_ in zip(cells, known, strict=True) if bytes_ is None]
     sizes = [_largest(cell) for cell in unknown]
     bound = bool(sizes)
-    if sum(sizes) > SMALL:
+    if sum(sizes) > SMALL or not all(sizes):
         sizes, bound = _counted(unknown), False
     told = sum(bytes_ or 0.0 for bytes_ in known)
-    return Disk(int(told + sum(sizes)) + BESIDE * len(cells), bound, _free(root))
+    total = int(told + sum(sizes)) + BESIDE * len(cells)
+    return Disk(total, bound=bound, free=_free(root), unknown=sizes.count(0.0))
 
 
 def _known(cell: Cell, evidence: Evidence) -> float | None:
@@ -77,7 +80,7 @@ def _count(cell: Cell) -> float:
     config = RunConfig.of(OmegaConf.create(cell.config))
     try:
         return float(heavy("training.components").stored_bytes(config, BYTES[config.store]))
-    except UserError:  # an architecture that only its weights tell of
+    except UserError:  # an architecture that only files elsewhere tell of
         return _largest(cell)
 
 
