@@ -45,7 +45,7 @@ def test_what_decides_a_result_makes_another_cell(change: tuple[str, ...]) -> No
 @pytest.mark.parametrize(
     "change",
     [("data.eval_batch_size=3",), ("trainer.threads=1",), ("trainer.device=cpu",), ("logger=csv",),
-     ("log_every=7",),
+     ("log_every=7",), ("store=none",),
      ("data.fraction=1",), ("optim.clip=1",), ("budget.epochs=5",)],
     ids=" ".join,
 )  # fmt: skip
@@ -108,7 +108,9 @@ def test_a_setting_that_the_table_does_not_name_decides_the_result() -> None:
     assert cell("+optim.beta=0.9") != cell()
     assert cell("+another=1") != cell()
     assert dict(
-        settings.unrecorded(["+optim.beta=0.9", "seed=1", "data.root=x", "logger=csv"])
+        settings.unrecorded(
+            ["+optim.beta=0.9", "seed=1", "data.root=x", "logger=csv", "store=none"]
+        )
     ) == {"optim.beta": "0.9"}
 
 

@@ -24,7 +24,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from test_report import record
 
 from finegrid.config import RunConfig, register_resolvers
-from finegrid.grid import locks
+from finegrid.grid import disk, locks
+from finegrid.grid.disk import Disk
 from finegrid.grid.eta import Evidence, Past, Wanted, past
 from finegrid.grid.expand import Cell, cells
 from finegrid.grid.left import (
@@ -152,8 +153,8 @@ def test_what_parts_do_not_tell_is_composed(tmp_path: Path) -> None:
     (tmp_path / "both/cpu_none.yaml").write_text("# @package _global_\nevaluations: 5\n")
     (tmp_path / "both/gpu_csv.yaml").write_text("# @package _global_\nevaluations: 2\n")
     main = (ROOT / "conf/train.yaml").read_text(encoding="utf-8")
-    last = "  - sweep: default\n"
-    main = main.replace(last, f"{last}  - optional both: ${{trainer}}_${{logger}}\n")
+    last = "  - experiment: null\n"
+    main = main.replace(last, f"  - optional both: ${{trainer}}_${{logger}}\n{last}")
     (tmp_path / "train.yaml").write_text(main, encoding="utf-8")
     overrides = [f"hydra.searchpath=[file://{ROOT}/conf]", "trainer=cpu,gpu", "logger=none,csv"]
     with composed(*overrides, conf=tmp_path) as (loader, config):
@@ -338,7 +339,14 @@ ASKED = Wanted("builtin_paraphrase", "tiny", "head", 1.0, "epochs", 1.0)
 
 def standing(**changes: Any) -> LiveRun:
     """A run that has done a quarter of its 40 steps in 10 seconds."""
-    told: dict[str, Any] = {"step": 10, "share": 0.25, "elapsed": 10.0, "seconds": 8.0, "loss": 0.5}
+    told: dict[str, Any] = {
+        "step": 10,
+        "share": 0.25,
+        "setup": 2.0,
+        "elapsed": 10.0,
+        "seconds": 8.0,
+        "loss": 0.5,
+    }
     told |= {"examples": 250, "tokens": 5000, "rows": 1000, "unit": "epochs", "amount": 1.0}
     return LiveRun(**(told | {"metric": "f1", "score": 0.75} | changes))
 
@@ -350,17 +358,17 @@ def job(number: int, *lives: LiveRun | None, since: float = 0.0) -> list[tuple[W
 
 
 def test_the_time_left_counts_the_steps_of_cells_that_run() -> None:
-    ended = Past(ASKED, 1000, {"examples": 1000, "steps": 40}, training=32.0, rest=3.0)
+    ended = Past(ASKED, 1000, {"examples": 1000, "steps": 40}, training=32.0, rest=3.0, after=1.0)
     one = job(1, standing())
     assert left(one, [], [], slots=1) == 30
-    assert left(one, [], [ended], slots=1) == 30
+    assert left(one, [], [ended], slots=1) == 30 + 1
     assert left(job(1, standing(age=20.0)), [], [], slots=1) == 10
     assert left(job(1, standing(age=99.0)), [], [], slots=1) == 0, "it hangs"
     shared = job(1, standing(), standing(share=0.5), None)
-    assert left(shared, [], [ended], slots=1) == 30 + 35, "a job's cells side by side, then others"
-    assert left(one, [ASKED], [], slots=1) == 30 + 32 + FORK, "what runs tells of what waits"
-    assert left(one, [ASKED, ASKED], [ended], slots=2) == 30 + 35 + FORK
-    assert left([*one, *job(2, standing(share=0.5))], [ASKED], [ended], slots=2) == 10 + 35 + FORK
+    assert left(shared, [], [ended], slots=1) == 30 + 2 + 35, "side by side, then others"
+    assert left(one, [ASKED], [], slots=1) == 30 + 42 + FORK, "what runs tells of what waits"
+    assert left(one, [ASKED, ASKED], [ended], slots=2) == 31 + 35 + FORK
+    assert left([*one, *job(2, standing(share=0.5))], [ASKED], [ended], slots=2) == 11 + 35 + FORK
     assert left(job(1, None), [ASKED], [], slots=1) is None, "nothing tells"
 
 
@@ -444,6 +452,53 @@ def test_the_sweeps_own_records_come_first(tmp_path: Path) -> None:
     assert [run.training for run in other] == [400.0]
     assert seconds(Evidence(own, other), kind="runs alike") == 7
     assert seconds(Evidence([], other), kind="runs alike") == 403
+
+
+def planned_cells(*overrides: str) -> list[Cell]:
+    with composed(*overrides) as (loader, config):
+        return cells(loader, config, list(config.hydra.overrides.task))
+
+
+def test_bytes_are_those_of_past_runs_or_else_the_most_that_they_can_be(tmp_path: Path) -> None:
+    made = planned_cells("method=head,full", "model=tiny", "seed=0,1")
+    ended(tmp_path / "a", delta_bytes=1000)
+    ended(tmp_path / "b", delta_bytes=3000)
+    found = disk.of_cells(made, Evidence(past(tmp_path)), tmp_path / "not/yet")
+    whole = 4 * made[-1].config["model"]["parameters"]
+    assert found.bytes == 2 * 2000 + 2 * whole + 4 * disk.BESIDE
+    assert found.bound
+    assert found.text().startswith("disk: at most ")
+    only = disk.of_cells(made[:2], Evidence(past(tmp_path)), tmp_path)
+    assert not only.bound
+    none = planned_cells("method=full", "model=tiny", "store=none")
+    assert disk.of_cells(none, Evidence(), tmp_path).bytes == disk.BESIDE
+
+
+def test_where_it_comes_to_much_what_trains_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "SMALL", 0)
+    evidence, methods = Evidence(), "method=full,bitfit,mask_random,sparse"
+    found = {
+        cell.facts["method"]: disk.of_cells([cell], evidence, tmp_path).bytes - disk.BESIDE
+        for cell in planned_cells(methods, "model=bert-base", "task=mrpc")
+    }
+    head, matrices = 768 * 2 + 2, 12 * (4 * 768 * 768 + 2 * 768 * 3072)
+    assert found["full"] == 4 * (109_482_240 + head)
+    assert found["bitfit"] == 4 * (102_912 + head)
+    assert found["mask_random"] == matrices // 8 + 4 * head
+    assert found["sparse"] == pytest.approx((0.005 * 4 + 1 / 8) * matrices, rel=0.01)
+    (half,) = planned_cells("method=full", "model=bert-base", "task=mrpc", "store=bfloat16")
+    assert disk.of_cells([half], evidence, tmp_path).bytes - disk.BESIDE == found["full"] // 2
+
+
+def test_a_disk_that_has_less_is_a_warning() -> None:
+    assert "warning" not in Disk(10**6, bound=False, free=10**6).text()
+    some = Disk(10**6, bound=False, free=10**9, unknown=3).text()
+    assert "about 1 MB and the deltas of 3 cells, of unknown size to write" in some
+    line, warning = Disk(91_000_000, bound=False, free=10**6).text().splitlines()
+    assert line == "disk: about 91 MB to write, 1 MB free"
+    assert warning.startswith("warning: that is more than the disk has; store=bfloat16")
 
 
 def test_engines() -> None:

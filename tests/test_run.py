@@ -200,6 +200,18 @@ class TestPrediction:
         assert record.delta_bytes == (tmp_path / delta.FILE).stat().st_size
         assert record.delta_bound_bytes <= record.delta_bytes
 
+    def test_a_run_that_keeps_no_delta_differs_in_nothing_else(
+        self, cell: tuple[Path, Record], tmp_path: Path
+    ) -> None:
+        record = run_cell(tmp_path, *read(cell[0]).overrides, "store=none")
+        assert not record.stored
+        assert cell[1].stored
+        assert not (tmp_path / delta.FILE).exists()
+        for name in ("cell", "metrics", "delta_bytes", "delta_bound_bytes"):
+            assert getattr(record, name) == getattr(cell[1], name), name
+        with pytest.raises(UserError, match=r"kept no delta \(store=none\).* store=float32"):
+            restore(tmp_path)
+
     def test_another_backbone_is_refused(self, cell: tuple[Path, Record], tmp_path: Path) -> None:
         with altered_model(tmp_path) as weights:
             weights[min(weights)] += 1

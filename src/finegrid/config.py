@@ -221,6 +221,7 @@ def _reserved(node: Any) -> Iterator[str]:
             yield from _reserved(value)
 
 
+STORES = ("float32", "bfloat16", "none")  # none: scored as in float32, and no delta file
 UNITS = ("epochs", "steps", "examples", "tokens", "seconds")
 
 
@@ -328,7 +329,7 @@ class RunConfig:
         require_names(cfg)
         allow = allowed(cfg) if allow is None else allow
         one_of("select", str(cfg.select), ("best", "last"))
-        one_of("store", str(cfg.store), ("float32", "bfloat16"))
+        one_of("store", str(cfg.store), STORES)
         log_every = cfg.get("log_every")  # older runs do not name it
         integers = [("seed", cfg.seed, 0), ("evaluations", cfg.evaluations, 1)]
         integers += [("log_every", log_every, 1)] if log_every is not None else []

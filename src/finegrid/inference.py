@@ -178,6 +178,11 @@ def _opened(directory: Path, allow: Collection[str]) -> tuple[Record, RunConfig,
     """A finished run's record, its config, and its task with the run's class names."""
     record = read(directory)
     require(record.status == "ok", f"{directory}: the run's status is {record.status}, not ok")
+    require(
+        record.stored,
+        f"{directory}: the run kept no delta (store=none), so its model cannot be loaded; run it "
+        "again with store=float32 retry=all",
+    )
     config = saved_config.of_run(directory, record, allow=allow)
     labels = delta.metadata(directory / delta.FILE)["labels"]
     if record.delta_digest is not None:

@@ -2,8 +2,8 @@
 
     finegrid plan method=full,bitfit,lora seed=0,1,2
 
-Prints which cells are done and the time left, estimated from the records in the sweep's own
-directory, below multirun/ and below every --records.
+Prints which cells are done, the time left and the bytes to write, estimated from the records in
+the sweep's own directory, below multirun/ and below every --records.
 """
 
 import argparse
@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from finegrid.commands import arguments, overrides
+from finegrid.grid import disk
+from finegrid.grid.disk import Disk
 from finegrid.grid.eta import Estimate, Evidence, Wanted, past
 from finegrid.grid.expand import Cell
 from finegrid.grid.left import engines
@@ -45,11 +47,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     evidence = Evidence(past(plan.root), _elsewhere(plan.root, given.records))
     lines = list(_lines(plan, evidence))
     times = engines([line.estimate.seconds for line in lines if line.estimate], plan.slots)
+    space = disk.of_cells([line.cell for line in lines if line.todo], evidence, plan.root)
     if given.json:
-        print(json.dumps(_plain(plan, lines, times), indent=1))
+        print(json.dumps(_plain(plan, lines, times, space), indent=1))
         return
     left = _left(plan, lines, times, evidence)
     print("\n".join([*_head(plan, lines), "", *_table(lines), "", *left]))
+    if space.bytes:
+        print(space.text())
     if given.list:
         print("\n".join(["", *(f"{line.status:<8} {line.directory}" for line in lines)]))
 
@@ -155,7 +160,9 @@ def _named(engine: str, plan: Plan) -> str:
     return f"{engine}: {plan.slots[engine]}" if engine in plan.slots else engine
 
 
-def _plain(plan: Plan, lines: Sequence[Line], times: dict[str, float]) -> dict[str, Any]:
+def _plain(
+    plan: Plan, lines: Sequence[Line], times: dict[str, float], space: Disk
+) -> dict[str, Any]:
     """All of it for machines."""
     todo = [line for line in lines if line.todo]
     counts = Counter(line.status for line in lines)
@@ -169,6 +176,7 @@ def _plain(plan: Plan, lines: Sequence[Line], times: dict[str, float]) -> dict[s
         "seconds": times,
         "slots": plan.slots,
         "evidence": dict(kinds),
+        "disk": {"bytes": space.bytes, "at_most": space.bound, "free": space.free},
         "cells": [_plain_cell(line) for line in lines],
     }
 

@@ -50,6 +50,7 @@ class Past:
     work: dict[str, float]  # unit -> amount
     training: float  # seconds
     rest: float = 0.0  # seconds of set-up and scoring
+    after: float = 0.0  # those of them that follow the training
     device: str = ""
     stored: int | None = None  # bytes of its delta
 
@@ -68,16 +69,22 @@ class Past:
             work=work | ({"tokens": tokens} if tokens else {}),
             training=training,
             rest=(get("setup_seconds") or 0) + (get("eval_seconds") or 0),
+            after=(get("eval_seconds") or 0) / 2,  # about; validations, on the way, are in it too
             device=get("device") or "an unknown device",
             stored=get("delta_bytes"),
         )
 
     @classmethod
-    def of_live(cls, asked: Wanted, live: LiveRun) -> "Past":
-        """Take it from a run that trains."""
+    def of_live(cls, asked: Wanted, live: LiveRun, *, together: int, setup: float) -> "Past":
+        """Take it from a run that trains, one of so many that were set up and train together."""
         work = {"steps": live.step, "examples": live.examples, "tokens": live.tokens}
-        rows = live.rows / asked.fraction
-        return cls(asked, rows, work | {"seconds": live.seconds}, live.seconds)
+        return cls(
+            asked,
+            rows=live.rows / asked.fraction,
+            work=work | {"seconds": live.seconds},
+            training=live.elapsed / together,  # validations included
+            rest=setup / together,
+        )
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,7 @@ class Estimate:
 
     seconds: float
     kind: str
+    after: float = 0.0  # seconds that follow the training
 
 
 class Evidence:
@@ -125,7 +133,8 @@ class Evidence:
                 rows = self._rows.get(wanted.task) or [run.rows for run in runs]
                 unit, amount = "examples", amount * median(rows) * wanted.fraction
             if rates := [run.training / run.work[unit] for run in runs if unit in run.work]:
-                yield Estimate(median(rates) * amount + median(run.rest for run in runs), kind)
+                rest, after = (median(getattr(r, x) for r in runs) for x in ("rest", "after"))
+                yield Estimate(median(rates) * amount + rest, kind, after)
         if wanted.unit == "seconds":
             yield Estimate(wanted.amount, BUDGET)
 

@@ -18,9 +18,10 @@ IMPORTS = 9.0  # torch, Lightning and transformers, once a process
 COMPOSE = 0.1  # a cell's config, in a process that runs several
 FORK = 0.5  # a cell's process on a slot, its config included
 
-TELLING = 1.0  # seconds of training from which on a run that trains tells of others
+TELLING = 1.0  # seconds from which on a run that trains tells of others
 HELD = 0.2  # a growth by this share is waited out, not shown
-REASON = 30.0  # seconds in which the reason of a longer time left is shown
+LITTLE = 10.0  # seconds of growth that are waited out too
+REASON = 20.0  # seconds in which the reason of a longer time left is shown
 
 
 @dataclass(frozen=True)
@@ -63,14 +64,12 @@ def left(
     Cells that train count with the steps that they still have to do, and tell of those that wait.
     A cell that no evidence fits takes as long as the median of the others.
     """
-    training = [(asked, run.live) for asked, run in begun if asked and run.live]
-    now = [Past.of_live(asked, at) for asked, at in training if at.seconds >= TELLING]
-    evidence = Evidence(past, now)
-    known = [evidence.estimate(asked) if asked else None for asked in waiting]
-    told = [estimate.seconds for estimate in known if estimate]
     by_job: dict[tuple[str, int], list[tuple[Wanted | None, Running]]] = {}
     for one in begun:
         by_job.setdefault(one[1].job, []).append(one)
+    evidence = Evidence(past, [run for cells in by_job.values() for run in _so_far(cells)])
+    known = [evidence.estimate(asked) if asked else None for asked in waiting]
+    told = [estimate.seconds for estimate in known if estimate]
     busy = [_job(cells, evidence) for cells in by_job.values()]
     certain = [seconds for seconds in busy if seconds is not None]
     if (waiting and not told) or (busy and not certain):
@@ -80,16 +79,34 @@ def left(
     return makespan(each, max(slots, 1), busy=ends)
 
 
+def _so_far(cells: Begun) -> list[Past]:
+    """What the cells of a process that train tell of the time that such cells take."""
+    training = [(asked, run.live) for asked, run in cells if run.live]
+    setup, many = max((at.setup for _, at in training), default=0.0), len(training)
+    return [
+        Past.of_live(asked, at, together=many, setup=setup)
+        for asked, at in training
+        if asked and at.elapsed >= TELLING
+    ]
+
+
 def _job(cells: Begun, evidence: Evidence) -> float | None:
-    """Seconds that a process still needs: cells that train do so together, others follow."""
-    training = [run.live.left for _, run in cells if run.live]
-    others = [evidence.estimate(asked) if asked else None for asked, run in cells if not run.live]
+    """Seconds that a process still needs: cells that train do so together, the others follow.
+
+    What it has done since it was last heard of is not known, but for the time that it took.
+    """
+    known = [(run.live, evidence.estimate(asked) if asked else None) for asked, run in cells]
+    others = [estimate for at, estimate in known if not at]
     if None in others:
         return None
     rest = sum(one.seconds for one in others if one)
-    since = max((run.holder.since for _, run in cells), default=0.0)
-    spent = time.time() - since if since and not training else 0.0
-    return max(0.0, max(training, default=0.0) + rest - max(0.0, spent))
+    training = [at for at, _ in known if at]
+    if not training:
+        since = min(run.holder.since for _, run in cells)
+        return max(0.0, rest - max(0.0, time.time() - since)) if since else rest
+    scoring = sum(estimate.after for at, estimate in known if at and estimate)
+    heard = min(at.age for at in training)
+    return max(0.0, max(at.left for at in training) + scoring + rest - heard)
 
 
 def engines(seconds: Sequence[float], slots: Mapping[str, int]) -> dict[str, float]:
@@ -132,7 +149,7 @@ class Countdown:
         now = time.monotonic()
         if self._end is not None:
             before = max(0.0, self._end - now)
-            if seconds > before + max(HELD * before, 1.0):
+            if seconds > before + max(HELD * before, LITTLE):
                 self._reason, self._since = self._why(cells, slots), now
             else:
                 seconds = min(seconds, before)

@@ -115,6 +115,20 @@ def _quieten() -> None:
     transformers_logging.disable_progress_bar()
 
 
+def outline(model: ModelConfig, *, outputs: int, auto_class: str = HEAD) -> Backbone:
+    """The same as `build`, of shapes alone: on the meta device, without a look at the hub.
+
+    Raises:
+        UserError: if neither the model's YAML nor a folder of its files tells the architecture.
+    """
+    with _one_line(model), torch.device("meta"):
+        auto = getattr(transformers, auto_class)
+        network, _ = _random(replace(model, pretrained=False), outputs, auto)
+    surgery.freeze(network.base_model)
+    own = Sites(network, model.sites, network.base_model_prefix) if model.sites else None
+    return Backbone(network, own or Sites.of(network), "", "")
+
+
 class Fp32Linear(nn.Linear):
     """A linear layer that autocast leaves in fp32."""
 

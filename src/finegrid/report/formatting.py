@@ -7,10 +7,8 @@ import pandas as pd
 
 from finegrid.report.load.rankings import Setting
 from finegrid.runs import text
-from finegrid.runs.text import digits
 
 MINUS, DASH, SPACE = "\u2212", "\u2013", "\u00a0"  # a space that no line ends at
-PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def missing(value: object) -> bool:
@@ -59,22 +57,14 @@ def count(value: float | None) -> str:
     """A number of things: `770`, `12.3k`, `1.24M`."""
     if value is None or missing(value):
         return DASH
-    return "".join(_with_prefix(value))
+    return "".join(text.prefixed(value))
 
 
 def size(value: float | None) -> str:
     """Bytes in decimal units: `9.5 kB`, `91.2 MB`."""
     if value is None or missing(value):
         return DASH
-    return f"{SPACE}".join(_with_prefix(value)) + "B"
-
-
-def _with_prefix(value: float) -> tuple[str, str]:
-    """A number below a thousand, if it can be, and its unit's prefix."""
-    for unit, prefix in PREFIXES:
-        if value >= unit * 0.9995:
-            return digits(value / unit), prefix
-    return digits(value), ""
+    return f"{SPACE}".join(text.prefixed(value)) + "B"
 
 
 def duration(seconds: float | None) -> str:
@@ -88,7 +78,7 @@ def percent(share: float | None) -> str:
     """`30 %`, `0.12 %`; an exact nought stays one."""
     if share is None or missing(share):
         return DASH
-    return f"{digits(100 * share)}{SPACE}%"
+    return f"{text.digits(100 * share)}{SPACE}%"
 
 
 def chance(share: float) -> str:

@@ -69,7 +69,7 @@ def round_to(model: nn.Module, dtype: torch.dtype) -> None:
 
 
 def save(
-    path: Path,
+    path: Path | None,
     model: nn.Module,
     *,
     method: str,
@@ -81,6 +81,7 @@ def save(
     """Write exactly what the task needs, whole or not at all; returns the file's bytes.
 
     `more` is plain data for the header, of a file that no run's config lies beside.
+    Without a path nothing is written, and the bytes are those that the file would have.
     """
     tensors, masks = {}, {}
     for name, value in sorted(state(model).items()):
@@ -94,8 +95,10 @@ def save(
         )
     about = {"format": FORMAT, "method": method, "fingerprint": fingerprint}
     text = json.dumps({**(more or {}), **about, "labels": list(labels)}, sort_keys=True)
-    write_atomic(path, serialise(tensors, metadata={"finegrid": text}))
-    return path.stat().st_size
+    content: bytes = serialise(tensors, metadata={"finegrid": text})
+    if path is not None:
+        write_atomic(path, content)
+    return len(content)
 
 
 def digest(path: Path) -> str:

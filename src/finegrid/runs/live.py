@@ -20,7 +20,8 @@ class LiveRun:
 
     step: int
     share: float  # of the budget
-    elapsed: float  # seconds since the first step
+    setup: float  # seconds before the first step
+    elapsed: float  # seconds since then
     seconds: float  # of training alone; where runs share passes, this run's part
     examples: int
     tokens: int
@@ -39,8 +40,8 @@ class LiveRun:
 
     @property
     def left(self) -> float:
-        """Seconds of training to go, validations included, at the speed so far."""
-        return max(0.0, self.elapsed * (1 - self.share) / self.share - self.age)
+        """Seconds of training to go when this was written, at the speed until then."""
+        return self.elapsed * max(0.0, 1 - self.share) / self.share
 
     def text(self) -> str:
         """One phrase for people."""
@@ -67,7 +68,7 @@ def read(directory: Path, *, at: float | None = None) -> LiveRun | None:
         age = max(0.0, (time.time() if at is None else at) - path.stat().st_mtime)
         live = LiveRun(**{item.name: values[item.name] for item in fields(LiveRun)} | {"age": age})
         numbers = [live.step, live.share, live.elapsed, live.seconds, live.examples, live.tokens]
-        numbers += [live.rows, live.amount, live.loss or 0.0, live.score or 0.0]
+        numbers += [live.setup, live.rows, live.amount, live.loss or 0.0, live.score or 0.0]
         good = all(map(math.isfinite, numbers)) and live.share > 0 and live.elapsed >= 0
         return live if good and f"{live.unit}{live.metric}".isprintable() else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

@@ -71,7 +71,8 @@ class Record:
     params_delta: int | None = None
     params_head: int | None = None
     params_pooler: int | None = None
-    delta_bytes: int | None = None  # of the file
+    delta_bytes: int | None = None  # of the file, or what it would take
+    stored: bool = True  # false: with store=none the run kept no delta
     delta_digest: str | None = None  # sha256 of it
     delta_bound_bytes: float | None = None  # its numbers as they are plus the entropy of its masks
     delta_bits_per_trainable: float | None = None

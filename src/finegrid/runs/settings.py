@@ -77,6 +77,8 @@ SHOWN = ("model.path", "model.revision")
 # What else an override may name that fields of a record hold: a group's option, or a field's source
 HELD = {"method", "task", "model", "tuned", "trainer.precision", *RECORDED.values()}
 
+KEEPS_NOTHING = ("store", "none")  # the one value of its setting that leaves the result as it is
+
 
 def role(key: str) -> Role:
     """What a setting does, by its key in the config, such as `data.root`."""
@@ -137,14 +139,14 @@ def split_override(override: str) -> tuple[str, str]:
     return key, value
 
 
-def is_unrecorded(key: str) -> bool:
-    """Whether an override of this key makes a run another one and no field of a record holds it."""
+def is_unrecorded(key: str, value: str) -> bool:
+    """Whether an override makes a run another one and no field of a record holds it."""
     group = key.partition("/")[0].partition(".")[0]
-    if key in HELD or group == "budget":
+    if key in HELD or group == "budget" or (key, value) == KEEPS_NOTHING:
         return False
     return key in SHOWN or role(key.replace("/", ".")) not in (Role.PLACE, Role.SPEED, Role.NOTE)
 
 
 def unrecorded(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
     """(key, value) of the overrides that make a run another one and that no field holds."""
-    return (pair for pair in map(split_override, overrides) if is_unrecorded(pair[0]))
+    return (pair for pair in map(split_override, overrides) if is_unrecorded(*pair))

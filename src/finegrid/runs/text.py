@@ -15,6 +15,22 @@ def digits(value: float, many: int = 3) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def prefixed(value: float) -> tuple[str, str]:
+    """A number below a thousand, if it can be, and its unit's prefix."""
+    for unit, prefix in PREFIXES:
+        if value >= unit * 0.9995:
+            return digits(value / unit), prefix
+    return digits(value), ""
+
+
+def size(value: float) -> str:
+    """Bytes in decimal units: `9.5 kB`, `91.2 MB`."""
+    return " ".join(prefixed(value)) + "B"
+
+
 def duration(seconds: float) -> str:
     """Seconds, minutes or hours with two digits: `59 s`, `1.5 min`, `12 h`."""
     for unit, name in ((3600.0, "h"), (60.0, "min")):

@@ -13,6 +13,7 @@ from inspect import signature
 from typing import Any, get_type_hints
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor
 
 from finegrid.config import MethodConfig, RunConfig
@@ -25,6 +26,7 @@ from finegrid.kernels.optimize import optimize
 from finegrid.methods.base import YAML, TuningMethod, overrides
 from finegrid.models import backbone
 from finegrid.models.backbone import Backbone
+from finegrid.runs import delta
 from finegrid.seeds import stream
 from finegrid.tasks.task import Task
 from finegrid.training.limits import Limits
@@ -81,6 +83,19 @@ def load_backbone(
     seed = stream(config.seed, "init")
     base = build(config.model, outputs=task.outputs, seed=seed, auto_class=task.AUTO_CLASS)
     return base, [optimize(base.model, token_ids=token_ids)] if config.trainer.kernels else []
+
+
+def stored_bytes(config: RunConfig, number: int) -> float:
+    """About the bytes of a run's delta, by the shapes of what trains; `number`: of one number.
+
+    A mask counts with a bit an entry, which it takes at most.
+    """
+    task = config.task
+    base = backbone.outline(config.model, outputs=task.outputs or 2, auto_class=task.AUTO_CLASS)
+    with torch.device("meta"):
+        build_method(config.method).apply(base.model.base_model, base.sites)
+    tensors = delta.state(base.model).values()
+    return sum(t.numel() * (1 / 8 if t.dtype == torch.bool else number) for t in tensors)
 
 
 def rows_of(config: RunConfig) -> tuple[Task, Splits, dict[str, TokenizedDataset]]:

@@ -52,11 +52,14 @@ class ProgressFile(pl.Callback):
     """Writes where a run stands into its directory, at most once a second.
 
     Between two versions a step costs a look at the clock; the loss is read, and a device waited
-    for, only when it is written.
+    for, only when it is written. `began` is when set-up began, by `time.perf_counter`.
     """
 
-    def __init__(self, clock: BudgetTimer, selection: BestCheckpoint, directory: Path) -> None:
+    def __init__(
+        self, clock: BudgetTimer, selection: BestCheckpoint, directory: Path, *, began: float
+    ) -> None:
         self.clock, self.selection, self.directory = clock, selection, directory
+        self.began = began
         self._due = 0.0
 
     def on_train_batch_end(
@@ -78,6 +81,7 @@ class ProgressFile(pl.Callback):
         return LiveRun(
             step=clock.steps,
             share=clock.progress,
+            setup=clock.started - self.began,
             elapsed=time.perf_counter() - clock.started,
             seconds=clock.seconds,
             examples=clock.examples,

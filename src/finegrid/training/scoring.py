@@ -13,7 +13,7 @@ from finegrid.training.checkpoint import BestCheckpoint
 from finegrid.training.components import RunComponents
 from finegrid.training.module import predict
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "none": torch.float32}
 Scores = dict[str, dict[str, float]]  # split -> metric -> value
 
 
@@ -48,16 +48,18 @@ def score(
 def _save_delta(
     components: RunComponents, record: Record, directory: Path, dtype: torch.dtype
 ) -> None:
+    """Write the delta, unless the config wants none; its size is counted in any case."""
     model, path = components.module.model, directory / delta.FILE
+    record.stored = components.config.store != "none"
     record.delta_bytes = delta.save(
-        path,
+        path if record.stored else None,
         model,
         method=record.method,
         fingerprint=str(record.fingerprint),
         labels=components.task.labels,
         dtype=dtype,
     )
-    record.delta_digest = delta.digest(path)
+    record.delta_digest = delta.digest(path) if record.stored else None
     trained = (record.params_delta or 0) + (record.params_pooler or 0) + (record.params_head or 0)
     record.delta_bits_per_trainable = 8 * record.delta_bytes / trained
     record.delta_bound_bytes = delta.bound(delta.state(model), dtype)

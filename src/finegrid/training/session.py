@@ -93,7 +93,8 @@ class RunSession:
             curve=self.directory / layout.CURVE,
         )
         meter = CostMonitor(components.encoded["train"], config.trainer)
-        reports: list[pl.Callback] = [ProgressFile(clock, selection, self.directory)]
+        file = ProgressFile(clock, selection, self.directory, began=self.started)
+        reports: list[pl.Callback] = [file]
         if self.logger is not None:
             reports.append(StepLogger(clock, config.log_every))
         return RunCallbacks(clock, meter, selection, reports)

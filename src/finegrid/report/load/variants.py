@@ -110,7 +110,7 @@ def _rate(overrides: Overrides) -> float:
 
 def _shown(overrides: Overrides) -> Overrides:
     """Those that no field of a record holds and that are part of what was run."""
-    return tuple(pair for pair in overrides if settings.is_unrecorded(pair[0]))
+    return tuple(pair for pair in overrides if settings.is_unrecorded(*pair))
 
 
 def _differing(runs: pd.DataFrame, ranking: list[str]) -> dict[int, set[str]]:
