@@ -86,6 +86,10 @@ def test_data_flows_one_way(wing: str, allowed: set[str]) -> None:
         assert ours - {"__version__", wing} <= allowed, path
 
 
+def test_the_root_of_the_package_is_easy_to_survey() -> None:
+    assert len(list(SRC.glob("*.py"))) <= 8
+
+
 def test_every_module_stands_in_a_wing() -> None:
     there = {path.stem for path in SRC.glob("*.py")} - {"__init__", "__main__"}
     assert there | {path.parent.name for path in SRC.glob("*/__init__.py")} == set(WINGS)

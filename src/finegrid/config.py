@@ -5,7 +5,7 @@ knows OmegaConf. Values live in `conf/`; the classes here hold types and limits,
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, fields
 from math import inf
 from pathlib import Path
@@ -14,7 +14,16 @@ from typing import Any, ClassVar, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from finegrid.errors import UserError, causes, is_name, nearest, one_of, require, slug
+from finegrid.errors import (
+    UserError,
+    causes,
+    is_name,
+    nearest,
+    one_of,
+    require,
+    require_allowed,
+    slug,
+)
 from finegrid.recipes import recipe
 from finegrid.tasks.task import Task, filled_in, of_kind
 
@@ -22,6 +31,7 @@ T = TypeVar("T")
 NOT_ARGUMENTS = ("name", "recipe", "fuses")  # of a method's YAML, for people, optimizer and sweep
 PLAIN_NAMES = ("train", "data", "rows")  # of files, which tell nothing of a task
 METHOD = re.compile(r"finegrid\.methods\.[a-z]\w*\.[A-Za-z]\w*")  # a class in a module, no deeper
+OUTSIDE = re.compile(r"(?!finegrid\.)[a-zA-Z_]\w*(\.[a-zA-Z_]\w*)+")  # of a package of the user's
 
 
 def register_resolvers() -> None:
@@ -151,19 +161,25 @@ class MethodConfig:
     members: dict[str, "MethodConfig"] | None = None  # of a composition
 
     @classmethod
-    def of(cls, node: Mapping[str, Any], where: str = "method") -> "MethodConfig":
-        """Read a resolved node.
+    def of(
+        cls, node: Mapping[str, Any], where: str = "method", *, allow: Collection[str] = ()
+    ) -> "MethodConfig":
+        """Read a resolved node; `allow` names packages of the user's that have classes too.
 
         Raises:
-            UserError: if it names no class of a module in finegrid.methods, or holds more than
-                plain values: `_partial_` and the like, or another object to be made of a class.
+            UserError: if it names no class of a module in finegrid.methods or such a package, or
+                holds more than plain values: `_partial_` and the like, or another object to be
+                made of a class.
         """
         require(isinstance(node, Mapping), f"{where}={node!r:.60} must be a method's settings")
         target = node.get("_target_", "")
-        require(
-            isinstance(target, str) and METHOD.fullmatch(target) is not None,
-            f"{where}._target_={target!r} must be a class in finegrid.methods",
-        )
+        if isinstance(target, str) and OUTSIDE.fullmatch(target):
+            require_allowed(f"{where}._target_", target, allow)
+        else:
+            require(
+                isinstance(target, str) and METHOD.fullmatch(target) is not None,
+                f"{where}._target_={target!r} must be a class in finegrid.methods",
+            )
         left_out = (*NOT_ARGUMENTS, "_target_", "members")
         arguments = {key: value for key, value in node.items() if key not in left_out}
         other = next(_reserved(arguments), "")
@@ -173,8 +189,16 @@ class MethodConfig:
             require(
                 isinstance(members, Mapping), f"{where}.members={members!r:.60} must be methods"
             )
-            members = {k: cls.of(v, f"{where}.members.{k}") for k, v in members.items()}
+            members = {
+                k: cls.of(v, f"{where}.members.{k}", allow=allow) for k, v in members.items()
+            }
         return cls(str(node.get("name", "")), target, arguments, members)
+
+    def targets(self) -> Iterator[str]:
+        """The classes of the method and of what it is composed of."""
+        yield self.target
+        for member in (self.members or {}).values():
+            yield from member.targets()
 
     def decisive(self) -> dict[str, Any]:
         """What of the method decides a run's result, as it is hashed."""
@@ -253,9 +277,19 @@ def to_plain(node: DictConfig) -> dict[str, Any]:
     return dict(plain)
 
 
-def bind_task(node: Mapping[Any, Any]) -> Task:
+def bind_task(node: Mapping[Any, Any], *, allow: Collection[str] = ()) -> Task:
     """Turn a task's node into the class of its kind."""
-    return bind(of_kind(str(node.get("kind", Task.kind))), filled_in(_plain(node)), "task")
+    kind = of_kind(str(node.get("kind", Task.kind)), allow=allow)
+    return bind(kind, filled_in(_plain(node), allow=allow), "task")
+
+
+def allowed(cfg: Mapping[Any, Any]) -> tuple[str, ...]:
+    """The packages of the user's that a config names, from which classes may come."""
+    given = cfg.get("allow") or ()
+    names = (given,) if isinstance(given, str) else tuple(map(str, given))
+    wrong = next((name for name in names if not name.isidentifier() or name == "finegrid"), "")
+    require(not wrong, f"allow={list(names)}: {wrong} is no name of another package")
+    return names
 
 
 def _first_line(error: Exception) -> str:
@@ -282,13 +316,17 @@ class RunConfig:
     trial: int | None  # of a search for the learning rate; such a run is not scored on test
 
     @classmethod
-    def of(cls, cfg: DictConfig) -> "RunConfig":
+    def of(cls, cfg: DictConfig, *, allow: Collection[str] | None = None) -> "RunConfig":
         """Validate a composed config.
+
+        `allow` names the packages of the user's from which classes may come. None: the config
+        itself says so, which must then be the user's, and not a finished run's.
 
         Raises:
             UserError: at the first key that is unknown, of the wrong type or out of range.
         """
         require_names(cfg)
+        allow = allowed(cfg) if allow is None else allow
         one_of("select", str(cfg.select), ("best", "last"))
         one_of("store", str(cfg.store), ("float32", "bfloat16"))
         log_every = cfg.get("log_every")  # older runs do not name it
@@ -305,8 +343,8 @@ class RunConfig:
             f"trial={trial} chooses the learning rate; leave out either it or optim.lr",
         )
         return cls(
-            task=bind_task(cfg.task),
-            method=MethodConfig.of(to_plain(cfg.method)),
+            task=bind_task(cfg.task, allow=allow),
+            method=MethodConfig.of(to_plain(cfg.method), allow=allow),
             data=bind(DataConfig, cfg.data, "data"),
             optim=bind(OptimConfig, cfg.optim, "optim"),
             model=bind(ModelConfig, cfg.model, "model"),

@@ -24,7 +24,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from finegrid.analysis import interpolation, markdown, measure, overlap
     from finegrid.analysis.weights import Weights, finished
 
-    records, weights = finished(given.runs), Weights(model_path=given.model_path)
+    records = finished(given.runs)
+    weights = Weights(model_path=given.model_path, allow=given.allow)
     pairs = overlap.pairs(records, every=given.pairs == "all")
     lines = [(a, b) for a, b in pairs if given.interpolate and records[a].task == records[b].task]
     if given.interpolate and not lines:
@@ -67,7 +68,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--points", type=int, default=11, help="of each line, its ends included")
     parser.add_argument("--split", choices=("validation", "test"), default="validation")
-    parser.add_argument("--model-path", help="where the runs' backbone lies now")
+    arguments.add_restoring(parser)
     return parser.parse_args(argv)
 
 

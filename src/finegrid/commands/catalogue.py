@@ -3,13 +3,12 @@
 from pathlib import Path
 
 from finegrid.config import UNITS
-from finegrid.runs.record import program
 from finegrid.storage.paths import CONF
 
 HELP = """finegrid: which way of fine-tuning is best for this model, task, data and time?
 
-  {program} method=bitfit task=mrpc model=minilm data.fraction=0.3 seed=1
-  {program} -m method=full,bitfit,houlsby data.fraction=0.1,0.3,1.0 seed=0,1,2
+  finegrid train method=bitfit task=mrpc model=minilm data.fraction=0.3 seed=1
+  finegrid sweep method=full,bitfit,houlsby data.fraction=0.1,0.3,1.0 seed=0,1,2
 
 {groups}
 Any value can be overridden: optim.lr=1e-4 budget.epochs=3 data.batch_size=16 select=last
@@ -32,9 +31,7 @@ def help_text() -> str:
     """The text of `--help`: every group, every option with its one line."""
     groups = ["method", "task", "model", "budget", "trainer", "logger", "experiment"]
     groups += ["tuned"] if options("tuned") else []
-    return HELP.format(
-        program=program(), groups="\n".join(map(_describe, groups)), units=", ".join(UNITS)
-    )
+    return HELP.format(groups="\n".join(map(_describe, groups)), units=", ".join(UNITS))
 
 
 def _describe(group: str) -> str:

@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("run", type=Path, help="run directory with record.json and the delta")
     parser.add_argument("--to", required=True, choices=("merged", "peft", "adapters"))
     parser.add_argument("--out", type=Path, help="new directory (default: RUN_DIR/export-TARGET)")
-    parser.add_argument("--model-path", help="where the run's backbone lies now")
+    arguments.add_restoring(parser)
     parser.add_argument(
         "--python", help="interpreter that has the adapters library, to check --to adapters with"
     )
@@ -29,4 +29,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from finegrid.export import export
 
-    print(export(given.run, given.to, given.out, model_path=given.model_path, python=given.python))
+    how = {"model_path": given.model_path, "allow": given.allow, "python": given.python}
+    print(export(given.run, given.to, given.out, **how))

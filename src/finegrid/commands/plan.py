@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from finegrid.commands import arguments
-from finegrid.grid.eta import Estimate, Evidence, Wanted, engines, past
+from finegrid.grid.eta import Estimate, Evidence, Wanted, past
 from finegrid.grid.expand import Cell
-from finegrid.grid.plan import STATUSES, Plan, planned, tally
+from finegrid.grid.left import engines
+from finegrid.grid.plan import Plan, planned, tally
+from finegrid.grid.status import STATUSES
 from finegrid.runs.text import aligned, duration
 from finegrid.storage.paths import CONF
 
@@ -38,7 +40,7 @@ class Line:
 def main(argv: Sequence[str] | None = None) -> None:
     """Compose the cells, look at their directories, print."""
     given = _arguments(argv)
-    plan = planned(given.overrides, conf=CONF)
+    plan = planned([*given.overrides, *_searched(given.config_dir)], conf=CONF)
     evidence = Evidence(past(plan.root), _elsewhere(plan.root, given.records))
     lines = list(_lines(plan, evidence))
     times = engines([line.estimate.seconds for line in lines if line.estimate], plan.slots)
@@ -53,14 +55,20 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = arguments.parser("plan", __doc__)
-    parser.add_argument("overrides", nargs="*", help="as for train.py: method=full,bitfit seed=0,1")
+    parser.add_argument("overrides", nargs="*", help="as for finegrid sweep: method=full seed=0,1")
     parser.add_argument("-m", "--multirun", action="store_true", help="understood, not needed")
     parser.add_argument("--list", action="store_true", help="print every cell as well")
     parser.add_argument("--json", action="store_true", help="print all of it for machines")
     parser.add_argument(
         "--records", type=Path, action="append", default=[], help="more directories with records"
     )
+    parser.add_argument("--config-dir", "-cd", type=Path, help="more options, as for train")
     return parser.parse_intermixed_args(argv)
+
+
+def _searched(folder: Path | None) -> list[str]:
+    """What Hydra makes of --config-dir, as an override."""
+    return [f"hydra.searchpath=['file://{folder.resolve()}']"] if folder else []
 
 
 def _elsewhere(root: Path, named: Sequence[Path]) -> list[Any]:
@@ -78,7 +86,7 @@ def _lines(plan: Plan, evidence: Evidence) -> Iterator[Line]:
 
 
 def _head(plan: Plan, lines: Sequence[Line]) -> list[str]:
-    counts = tally(line.status for line in lines)
+    counts = tally((line.status for line in lines), missing="to run")
     todo = sum(line.todo for line in lines)
     return [
         f"{plan.root}: {len(lines)} cells: {counts}",

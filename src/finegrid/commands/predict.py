@@ -20,12 +20,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--raw", action="store_true", help="no apostrophe before text that begins like a formula"
     )
-    parser.add_argument("--model-path", help="where the run's backbone lies now")
+    arguments.add_restoring(parser)
     given = parser.parse_args(argv)
     name = given.input.name.removesuffix(".gz").rpartition(".")[0] or given.input.name
     output = given.output or given.input.with_name(f"{name}.predictions.csv")
 
     from finegrid.inference import predict_file
 
-    rows = predict_file(given.run, given.input, output, model_path=given.model_path, raw=given.raw)
+    how = {"model_path": given.model_path, "allow": given.allow, "raw": given.raw}
+    rows = predict_file(given.run, given.input, output, **how)
     print(f"{rows} predictions: {output}")

@@ -18,12 +18,13 @@ from rich.text import Text
 
 from finegrid.commands import arguments
 from finegrid.errors import UserError, printable
-from finegrid.grid import locks, plan
-from finegrid.grid.eta import Evidence, Past, makespan, past_run
+from finegrid.grid import plan
+from finegrid.grid.eta import Wanted
+from finegrid.grid.left import Countdown, Running, jobs, left
 from finegrid.grid.progress import last_line
-from finegrid.grid.status import ENDED, Outcome, outcome
+from finegrid.grid.status import ENDED, Outcome
 from finegrid.runs.record import read
-from finegrid.runs.text import duration, rerun_command
+from finegrid.runs.text import rerun_command
 
 EVERY = 2.0  # seconds between looks
 QUIET = 120.0  # seconds in which nothing runs after which a sweep is taken to have ended
@@ -35,44 +36,45 @@ class Look:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._past: dict[str, Past] = {}
         self.found: dict[str, Outcome] = {}
+        self.running: dict[str, Running] = {}
+        self._countdown, self._slots = Countdown(), 0
         self.refresh()
 
     def refresh(self) -> None:
         """Bring it up to date."""
-        at, before = time.time(), self.found
+        now, before = time.time(), self.found
         self.found = {place: before.get(place, Outcome("")) for place in plan.places(self.root)}
-        for place, found in self.found.items():
-            if found.status != "ok":
-                self.found[place] = outcome(self.root / place, at=at)
-                if self.found[place].status == "ok" and (run := past_run(self.root / place)):
-                    self._past[place] = run
+        unsettled = [place for place, found in self.found.items() if found.status != "ok"]
+        self.found |= dict(plan.outcomes(self.root, unsettled, at=now))
+        runs = ((place, Running.of(self.root / place, at=now)) for place in self.of("running"))
+        self.running = {place: run for place, run in runs if run}
+        self._slots = max(self._slots, jobs(self._begun({})))
 
     def of(self, *statuses: str) -> list[str]:
         """The cells with one of these statuses."""
         return [place for place, found in self.found.items() if found.status in statuses]
 
-    def running(self) -> Mapping[str, locks.Holder]:
-        """Who runs which cell."""
-        holders = ((place, locks.holder(self.root / place)) for place in self.of("running"))
-        return {place: holder for place, holder in holders if holder}
+    def left(self) -> str:
+        """The time that the cells take which have not ended, if there is anything to tell it."""
+        past = [found.past for found in self.found.values() if found.past]
+        asked = [(run.asked.unit, run.asked.amount) for run in past]
+        asked += [(run.live.unit, run.live.amount) for run in self.running.values() if run.live]
+        waiting = self.of("queued", "missing", "unreadable")
+        if not asked or not (waiting or self.running):
+            return ""
+        ((unit, amount), _), *_ = Counter(asked).most_common(1)
+        wanted = {place: plan.wanted(place, unit=unit, amount=amount) for place in self.found}
+        begun = self._begun(wanted)
+        seconds = left(begun, [wanted[place] for place in waiting], past, slots=self._slots)
+        if seconds is None:
+            return ""
+        many = jobs(begun)
+        text = self._countdown.text(seconds, cells=len(self.found), slots=many)
+        return f"; {text}" + (f", {many} at a time" if many else " if started")
 
-    def left(self) -> float | None:
-        """Seconds that the cells take which have not ended, with as many at a time as run now."""
-        runs = list(self._past.values())
-        if not runs:
-            return None
-        asked = Counter((run.asked.unit, run.asked.amount) for run in runs)
-        ((unit, amount), _), evidence, now = asked.most_common(1)[0], Evidence(runs), time.time()
-        running, seconds = self.running(), []
-        for place in self.of("running", "missing", "unreadable"):
-            wanted = plan.wanted(place, unit=unit, amount=amount)
-            estimate = evidence.estimate(wanted) if wanted else None
-            since = running[place].since or now if place in running else now
-            if estimate:
-                seconds.append(max(0.0, estimate.seconds - (now - since)))
-        return makespan(seconds, max(1, len(running)))
+    def _begun(self, wanted: Mapping[str, Wanted | None]) -> list[tuple[Wanted | None, Running]]:
+        return [(wanted.get(place), run) for place, run in self.running.items()]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -105,9 +107,9 @@ def _watch(look: Look, most: int) -> None:
             elif (line := plan.tally(found.status for found in look.found.values())) != told:
                 print(line, flush=True)
                 told = line
-            if look.of("running"):
+            if look.of("running", "queued"):
                 busy = time.monotonic()
-            if not look.of("running", "missing") or time.monotonic() - busy > QUIET:
+            if not look.of("running", "queued", "missing") or time.monotonic() - busy > QUIET:
                 break
             time.sleep(EVERY)
             look.refresh()
@@ -115,27 +117,19 @@ def _watch(look: Look, most: int) -> None:
 
 def _text(look: Look, most: int) -> Iterator[str]:
     counts = plan.tally(found.status for found in look.found.values())
-    yield f"{look.root}: {len(look.found)} cells: {counts}{_left(look)}"
-    running, failed, missing = look.running(), look.of(*ENDED[1:]), look.of("missing")
-    unreadable = [
-        f"  {name}: {printable(look.found[name].error)}" for name in look.of("unreadable")
-    ]
-    if running:
-        yield from ["", "running", *_some([_at(*item) for item in running.items()], most)]
-    if failed:
-        yield from ["", "failed or diverged", *_some([_why(look, name) for name in failed], most)]
-    if unreadable:
-        yield from ["", "unreadable, to be run again", *_some(unreadable, most)]
-    if missing:
-        yield from ["", "missing", *_some([f"  {name}" for name in missing], most)]
-
-
-def _left(look: Look) -> str:
-    seconds = look.left() if look.of("running", "missing") else None
-    if seconds is None:
-        return ""
-    many = len(look.of("running"))
-    return f"; about {duration(seconds)} left" + (f", {many} at a time" if many else " if started")
+    yield f"{look.root}: {len(look.found)} cells: {counts}{look.left()}"
+    blocks = {
+        "running": [_at(*item) for item in look.running.items()],
+        "failed or diverged": [_why(look, name) for name in look.of(*ENDED[1:])],
+        "unreadable, to be run again": [
+            f"  {name}: {printable(look.found[name].error)}" for name in look.of("unreadable")
+        ],
+        "queued": [f"  {name}" for name in look.of("queued")],
+        "missing": [f"  {name}" for name in look.of("missing")],
+    }
+    for title, lines in blocks.items():
+        if lines:
+            yield from ["", title, *_some(lines, most)]
 
 
 def _some(items: Sequence[str], most: int) -> list[str]:
@@ -143,11 +137,10 @@ def _some(items: Sequence[str], most: int) -> list[str]:
     return [*items[:most], *([f"  and {rest} more (--all names them)"] if rest > 0 else [])]
 
 
-def _at(place: str, holder: locks.Holder) -> str:
-    host = holder.host.partition(" ")[0]
-    slot = holder.slot or f"process {holder.pid}"
-    since = time.strftime(" since %H:%M:%S", time.localtime(holder.since)) if holder.since else ""
-    return f"  {slot} on {host}{since}: {place}"
+def _at(place: str, run: Running) -> str:
+    host, when = run.holder.host.partition(" ")[0], run.holder.since
+    since = time.strftime(" since %H:%M:%S", time.localtime(when)) if when else ""
+    return f"  {run.slot} on {host}{since}: {place}" + (f": {run.live.text()}" if run.live else "")
 
 
 def _why(look: Look, place: str) -> str:

@@ -3,7 +3,7 @@
     finegrid tune multirun/tune --out conf/tuned/mine.yaml
 
 For each method the rate with the best mean validation score is picked; a file in conf/tuned/ is
-then used with `finegrid train tuned=mine`.
+then used with `finegrid train --config-dir conf tuned=mine`.
 """
 
 from collections.abc import Sequence
@@ -34,4 +34,5 @@ def main(argv: Sequence[str] | None = None) -> None:
         command = arguments.command("tune", argv)
         given.out.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(given.out, write.overlay(trials, given.out.stem, command).encode())
-        print(f"\n{given.out}: use it with python train.py tuned={given.out.stem}")
+        use = f"--config-dir {given.out.parent.parent} tuned={given.out.stem}"
+        print(f"\n{given.out}: use it with finegrid train {use}")

@@ -4,7 +4,7 @@ An export is kept only if it loads back and gives the run's logits.
 """
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from finegrid.errors import UserError, one_of, require
@@ -25,6 +25,7 @@ def export(
     out: Path | None = None,
     *,
     model_path: str | None = None,
+    allow: Collection[str] = (),
     python: str | None = None,
 ) -> str:
     """Export a run directory; returns what to tell the user.
@@ -37,7 +38,7 @@ def export(
     require(python is None or to == "adapters", f"--python goes with --to adapters, not {to}")
     out = out or directory / f"export-{to}"
     require(not out.exists(), f"{out} exists; remove it or choose another --out")
-    run = restore(directory, model_path=model_path)
+    run = restore(directory, model_path=model_path, allow=allow)
     scores = card.siblings(directory, run.record)
     return export_run(run, to, out, python=python, scores=scores)
 

@@ -278,7 +278,7 @@ def clear(directory: Path) -> None:
 
 
 def program() -> str:
-    """How runs are started: `finegrid train`, or `python train.py` in a checkout."""
+    """What started this process: `finegrid train`, or a script such as `python train.py`."""
     script = Path(sys.argv[0]).name
     by_file = script.endswith(".py") and script != "__main__.py"
     return f"python {shlex.quote(script)}" if by_file else "finegrid train"

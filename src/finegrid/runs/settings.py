@@ -40,6 +40,7 @@ ROLES = {
     "task.train": Role.PLACE,
     "task.test": Role.PLACE,
     "code": Role.PLACE,
+    "allow": Role.PLACE,
     "model.head_lr": Role.SOURCE,
     "method.recipe": Role.SOURCE,
     "tune": Role.SOURCE,

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,17 @@ def _those(folder: Path, patterns: Iterable[str]) -> list[Path]:
 def code(folder: Path) -> list[Path]:
     """The Python files of a folder, which decide what is made there."""
     return sorted(folder.glob("*.py"))
+
+
+def module(name: str) -> Path | None:
+    """The file of a module, found without importing it; None if there is none."""
+    top, *inner = name.split(".")
+    spec = find_spec(top)
+    if spec is None or spec.origin is None:
+        return None
+    place = Path(spec.origin).parent.joinpath(*inner)
+    files = (place.with_suffix(".py"), place / "__init__.py") if inner else (Path(spec.origin),)
+    return next((file for file in files if file.is_file()), None)
 
 
 def digest(files: Iterable[Path]) -> str:

@@ -9,14 +9,22 @@ Importing a kind does not import torch, since the command line and the report ch
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from finegrid import tasks
-from finegrid.errors import nearest, one_of, require, shown
+from finegrid.errors import (
+    IMPORTABLE,
+    UserError,
+    nearest,
+    one_of,
+    require,
+    require_allowed,
+    shown,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -191,27 +199,36 @@ def kinds() -> tuple[str, ...]:
     return tuple(sorted(names - {"task"}))
 
 
-def of_kind(name: str) -> type[Task]:
+def of_kind(name: str, *, allow: Collection[str] = ()) -> type[Task]:
     """The class of a kind, from the file that is called like it.
+
+    A dotted name is a module of a package of the user's, which `allow` must name.
 
     Raises:
         UserError: with the nearest names, if there is no such kind.
     """
-    one_of("task.kind", name, kinds())
-    path = f"{tasks.__name__}.{name}"
-    module = import_module(path)
-    return next(
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Task) and value.__module__ == path
-    )
+    if "." in name:
+        require_allowed("task.kind", name, allow)
+        path = name
+    else:
+        one_of("task.kind", name, kinds())
+        path = f"{tasks.__name__}.{name}"
+    try:
+        module = import_module(path)
+    except ModuleNotFoundError as error:
+        raise UserError(f"task.kind={name}: {error}; {IMPORTABLE}") from error
+    classes = (value for value in vars(module).values() if isinstance(value, type))
+    ours = (kind for kind in classes if issubclass(kind, Task) and kind.__module__ == path)
+    if (kind := next(ours, None)) is None:
+        raise UserError(f"task.kind={name}: the module has no subclass of finegrid's Task")
+    return kind
 
 
-def filled_in(node: Mapping[str, Any]) -> dict[str, Any]:
+def filled_in(node: Mapping[str, Any], *, allow: Collection[str] = ()) -> dict[str, Any]:
     """A task's settings with what may be left out: a list of one name, and the kind's metrics."""
     lists = {key: [node[key]] for key in LISTS if isinstance(node.get(key), str)}
     filled = {**node, **lists}
     if filled.get("metrics") is None:
-        kind = of_kind(str(node.get("kind", Task.kind)))
+        kind = of_kind(str(node.get("kind", Task.kind)), allow=allow)
         filled["metrics"] = list(kind.USUAL or kind.METRICS)
     return filled

@@ -30,6 +30,7 @@ from finegrid.training.budget import BudgetTimer
 from finegrid.training.checkpoint import BestCheckpoint
 from finegrid.training.components import RunComponents, prepare
 from finegrid.training.cost import CostMonitor, peak_memory
+from finegrid.training.progress import ProgressFile
 from finegrid.training.step_logger import StepLogger
 
 log = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ class RunSession:
             curve=self.directory / layout.CURVE,
         )
         meter = CostMonitor(components.encoded["train"], config.trainer)
-        reports: list[pl.Callback] = []
+        reports: list[pl.Callback] = [ProgressFile(clock, selection, self.directory)]
         if self.logger is not None:
             reports.append(StepLogger(clock, config.log_every))
         return RunCallbacks(clock, meter, selection, reports)
@@ -122,6 +123,7 @@ class RunSession:
     def end(self, error: BaseException | None) -> None:
         """Write the record, unless the run was interrupted, and close the logger."""
         record = self.record
+        (self.directory / layout.LIVE).unlink(missing_ok=True)
         if error is None:
             record.status = "ok"
         elif isinstance(error, Exception):

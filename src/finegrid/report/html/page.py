@@ -11,10 +11,12 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
-from finegrid.report import formatting, headlines, tables
+from finegrid.report import formatting, tables
+from finegrid.report.answer import answer, by_setting, verdict
 from finegrid.report.comparison import Comparison
 from finegrid.report.figures import keys
 from finegrid.report.figures.draw import Figure
+from finegrid.report.headlines import headlines
 from finegrid.report.html import payload, runs, table
 from finegrid.report.html.mistakes import Mistakes, mistakes
 from finegrid.report.load.rankings import RANKING
@@ -43,7 +45,6 @@ def page(comparison: Comparison, figures: Sequence[Figure] = (), left_out: str =
         left_out: a sentence on figures that were not drawn, or nothing.
     """
     results, cells = comparison.results, comparison.cells
-    answers = headlines.answers(results, cells, comparison.best, comparison.draws)
     listed = runs.listed(results.runs)
     rows = table.rows(cells, comparison.best)
     data = {
@@ -54,10 +55,12 @@ def page(comparison: Comparison, figures: Sequence[Figure] = (), left_out: str =
     }
     script = _asset("page.js")
     return _template().render(
+        groups=by_setting(comparison, headlines(comparison)),
+        verdict=verdict,
+        said=answer(comparison),
         leads=_leads(cells, rows),
         mistakes=_mistakes(comparison),
         first=FIRST,
-        groups=headlines.by_setting(answers, results),
         notes=[*results.notes, *filter(None, (left_out, listed.note, _cut(len(rows))))],
         rows=rows[:ROWS],
         columns=table.columns(rows),

@@ -7,6 +7,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from math import nan
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ class Known:
     scores: Scores
     correct: dict[int, NDArray[np.uint8]]  # seed -> N bits, packed
     learned: bool = True  # false: predicts a constant, or is not better than one
+    constant: float = nan  # the score of the best constant prediction, where known
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,8 @@ def _cell(
         for seed, run in known.items()
         if read[run].values.dtype.kind in "iu"
     }
-    return Known(scores, correct, learned(runs, scores, constant))
+    known_score = nan if constant is None else constant.score
+    return Known(scores, correct, learned(runs, scores, constant), known_score)
 
 
 def _limits(rankings: dict[Key, dict[str, Known]]) -> Iterator[str]:
