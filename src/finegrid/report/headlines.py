@@ -141,7 +141,7 @@ def _behind(row: pd.Series) -> str:
 
 def near_best(level: pd.DataFrame, apart: pd.DataFrame) -> pd.DataFrame:
     """Of the methods level with the best those above all that are not."""
-    return level[~(level["mean"] <= apart["mean"].max())]
+    return level[~level["mean"].le(apart["mean"].max())]
 
 
 def cheapest(near: pd.DataFrame, cost: str, first: pd.Series) -> Method | None:
