@@ -6,6 +6,7 @@ in the comment at its head.
 
 import re
 from collections.abc import Iterable
+from functools import cache
 from itertools import takewhile
 from pathlib import Path
 
@@ -16,6 +17,7 @@ WORKS = CONF / "reference/works.bib"
 FINEGRID = "finegrid"
 
 
+@cache
 def entries(path: Path = WORKS) -> dict[str, str]:
     """Key -> entry, as text."""
     texts = re.split(r"^(?=@)", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
