@@ -71,13 +71,14 @@ def tables(
 
 def _groups(cells: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """What the columns are, and the cells of each table: at most one a column and method."""
-    shares = cells.groupby(["setting", "task"], observed=True)["fraction"].transform("nunique")
+    at_budget = ["setting", "task", "budget_unit", "budget"]
+    shares = cells.groupby(at_budget, observed=True)["fraction"].transform("nunique")
     for _, table in cells.groupby(["setting", "fraction"]):
         one_budget = table.groupby("task")[["budget_unit", "budget"]].nunique().eq(1).all(axis=None)
         for _, rows in [(0, table)] if one_budget else table.groupby(["budget_unit", "budget"]):
             if rows["task"].nunique() > 1 or shares[rows.index].iloc[0] == 1:
                 yield "task", rows
-    for _, rows in cells.groupby(["setting", "task", "budget_unit", "budget"]):
+    for _, rows in cells.groupby(at_budget):
         if rows["fraction"].nunique() > 1:
             yield "fraction", rows
 
@@ -88,6 +89,7 @@ def _table(results: Results, cells: pd.DataFrame, by: str, number: int, level: f
     keys = sorted(cells[by].unique())
     tasks = sorted(map(str, cells["task"].unique()))
     metrics = [formatting.metric(results.runs, task, short=True) for task in tasks]
+    metrics *= 1 if by == "task" else len(keys)
     heads = [formatting.percent(key) if by == "fraction" else str(key) for key in keys]
     at = {(row.method, getattr(row, by)): row for row in cells.itertuples()}
     costs = cells.groupby("method", observed=True)[list(COSTS)].mean().to_dict("index")
@@ -102,7 +104,7 @@ def _table(results: Results, cells: pd.DataFrame, by: str, number: int, level: f
     return PaperTable(
         re.sub(r"[^\w.-]+", "_", name), title,
         _caption(title, formatting.setting(setting), usual, level),
-        tuple(zip(heads, metrics if by == "task" else metrics * len(keys), strict=True)), tuple(rows),
+        tuple(zip(heads, metrics, strict=True)), tuple(rows),
     )  # fmt: skip
 
 
