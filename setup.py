@@ -7,8 +7,8 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 # folder of the package -> folder of the checkout, and what is taken of it; finegrid.storage.paths
-# looks for both
-INSIDE = {"conf": ("conf", "**/*.yaml"), "results": ("docs/results", "*/runs.parquet")}
+# looks for both; conf/ has YAML and BibTeX
+INSIDE = {"conf": ("conf", "**/*.[by]*"), "results": ("docs/results", "*/runs.parquet")}
 
 
 class WithFolders(build_py):
