@@ -450,9 +450,27 @@ def test_all_can_be_reached_with_the_keyboard(shown: Browser) -> None:
     assert any(text.startswith("Score") for _, text, *_ in reached)
 
 
+def test_a_figure_is_on_the_first_screen_and_all_costs_are_in_sight(shown: Browser) -> None:
+    shown.size(1280, 800)
+    figure = "document.querySelector('.answer figure').getBoundingClientRect()"
+    assert shown.run(f"{figure}.bottom") < 800
+    assert shown.run(f"{figure}.left") > 600, "beside the answer"
+    assert (
+        shown.run("document.querySelectorAll('.answer')[0].querySelectorAll('.whisker').length")
+        == 5
+    )
+    last = "document.querySelector('#cells thead th:last-child').getBoundingClientRect().right"
+    assert shown.run(last) <= 1280
+    assert (
+        shown.run("(box => box.scrollWidth - box.clientWidth)(document.querySelector('.tall'))")
+        <= 0
+    )
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_a_phone(shown: Browser, scheme: str) -> None:
-    shown.size(360, 740)
+@pytest.mark.parametrize("width", [360, 390])
+def test_it_fits_a_phone(shown: Browser, scheme: str, width: int) -> None:
+    shown.size(width, 740)
     shown.media(prefers_color_scheme=scheme)
     assert shown.run(OVERFLOW) <= 0
     shown.run("document.querySelectorAll('details').forEach((one) => { one.open = true; })")

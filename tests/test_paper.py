@@ -76,6 +76,8 @@ def test_one_task_and_tasks_with_budgets_of_their_own(tmp_path: Path) -> None:
     alone = compared(tmp_path / "b", grid(tasks=["mrpc"], seeds=2))
     (table,) = tables(alone)
     assert [name for name, _ in table.columns] == ["30\u00a0%", "100\u00a0%"]
+    unequal = [replace(one, budget=9.0) if one.fraction < 1 else one for one in grid(tasks=["rte"])]
+    assert len(tables(compared(tmp_path / "c", unequal))) == 2, "a budget for each fraction"
 
 
 def assert_balanced(text: str) -> None:

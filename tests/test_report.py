@@ -354,8 +354,7 @@ def test_everything_at_once(sweep: Path, tmp_path: Path) -> None:
     told = f"wrote {tmp_path / 'report.html'} and {len(files) - 1} other files"
     assert result.stdout.strip() == told
     kinds = {path.suffix for path in files}
-    assert kinds == {".md", ".html", ".csv", ".tex", ".bib", ".svg", ".png", ".pdf",
-                     ".parquet"}  # fmt: skip
+    assert kinds == {".md", ".html", ".csv", ".tex", ".bib", ".svg", ".png", ".parquet"}
 
 
 BAD = {

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if given.out is None:
         print(tables.markdown(made.results, made.cells, made.best, level=given.level))
         return
-    written = list(write.write(made, given.out, formats or list(write.FORMATS)))
+    written = list(write.write(made, given.out, formats or write.USUAL))
     first = max(written, key=lambda path: path.name == "report.html", default=None)
     print(f"wrote {first} and {len(written) - 1} other files" if first else "nothing to write")
 
@@ -47,7 +47,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=Path, help="directory of the report")
     parser.add_argument(
-        "--format", default="", help=f"of {','.join(write.FORMATS)}; all unless told otherwise"
+        "--format",
+        default="",
+        help=f"of {','.join(write.FORMATS)}; all but pdf unless told otherwise",
     )
     parser.add_argument(
         "--mix",

@@ -34,7 +34,8 @@ def metric(runs: pd.DataFrame, task: str, *, short: bool = False) -> str:
 
     In short a mean reads `f1 / accuracy`.
     """
-    runs = runs[runs["task"] == task]
+    columns = [name for name in runs if str(name).startswith(("metric", "positive", "test/"))]
+    runs = runs.loc[runs["task"] == task, columns]  # of many columns
     names = parts = sorted(set(runs["metric"].dropna().astype(str)))
     if names == ["mean"]:
         scored = [

@@ -71,14 +71,14 @@ def tables(
 
 def _groups(cells: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """What the columns are, and the cells of each table: at most one a column and method."""
-    of_tasks: list[str] = ["setting", "fraction"]
-    for _, table in cells.groupby(of_tasks):
+    at_budget = ["setting", "task", "budget_unit", "budget"]
+    shares = cells.groupby(at_budget, observed=True)["fraction"].transform("nunique")
+    for _, table in cells.groupby(["setting", "fraction"]):
         one_budget = table.groupby("task")[["budget_unit", "budget"]].nunique().eq(1).all(axis=None)
         for _, rows in [(0, table)] if one_budget else table.groupby(["budget_unit", "budget"]):
-            other = cells["setting"].eq(rows["setting"].iloc[0]) & cells["task"].isin(rows["task"])
-            if rows["task"].nunique() > 1 or cells[other]["fraction"].nunique() == 1:
+            if rows["task"].nunique() > 1 or shares[rows.index].iloc[0] == 1:
                 yield "task", rows
-    for _, rows in cells.groupby(["setting", "task", "budget_unit", "budget"]):
+    for _, rows in cells.groupby(at_budget):
         if rows["fraction"].nunique() > 1:
             yield "fraction", rows
 
@@ -88,14 +88,14 @@ def _table(results: Results, cells: pd.DataFrame, by: str, number: int, level: f
     setting = results.settings[int(first["setting"])]
     keys = sorted(cells[by].unique())
     tasks = sorted(map(str, cells["task"].unique()))
-    of_column = tasks if by == "task" else tasks * len(keys)
-    runs = results.runs[results.runs["setting"] == first["setting"]]
-    metrics = [formatting.metric(runs, task, short=True) for task in of_column]
+    metrics = [formatting.metric(results.runs, task, short=True) for task in tasks]
+    metrics *= 1 if by == "task" else len(keys)
     heads = [formatting.percent(key) if by == "fraction" else str(key) for key in keys]
     at = {(row.method, getattr(row, by)): row for row in cells.itertuples()}
+    costs = cells.groupby("method", observed=True)[list(COSTS)].mean().to_dict("index")
     rows = [
         (method, tuple(_score(at.get((method, key)), usual) for key in keys),
-         _costs(cells[cells["method"] == method]))
+         tuple(form(costs[method][name]) for name, (_, form) in COSTS.items()))
         for method in ordered(set(cells["method"]))
     ]  # fmt: skip
     share = "" if by == "fraction" else f", {formatting.percent(first['fraction'])} of the data"
@@ -141,11 +141,6 @@ def _score(cell: Any, usual: int) -> Score:
     level = "†" if cell.tie is True and not best else ""
     seeds = f" ({cell.ok})" if cell.ok != usual else ""
     return Score(f"{mean}{spread}{level}{seeds}", best)
-
-
-def _costs(cells: pd.DataFrame) -> tuple[str, ...]:
-    means = cells[list(COSTS)].mean()
-    return tuple(form(means[name]) for name, (_, form) in COSTS.items())
 
 
 def markdown(table: PaperTable) -> str:

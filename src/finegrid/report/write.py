@@ -93,3 +93,4 @@ FORMATS: dict[str, Callable[[Comparison], Files]] = {
     "pdf": _pdf,
     "parquet": _parquet,
 }
+USUAL = [name for name in FORMATS if name != "pdf"]  # whose fonts take half a second a figure

@@ -25,7 +25,6 @@ class Confusion:
     """One method's mean over seeds."""
 
     method: str
-    seeds: int
     f1: tuple[str, ...]  # by class
     counts: tuple[tuple[tuple[str, int], ...], ...]  # gold by predicted: rows, percent of the gold
 
@@ -98,12 +97,10 @@ def _confusion(method: str, labels: NDArray[Any], values: NDArray[Any], size: in
     hits = np.diagonal(counts, axis1=1, axis2=2)
     f1 = (2 * hits / np.maximum(1, counts.sum(1) + counts.sum(2))).mean(0)
     mean = counts.mean(0)
-    shares = 100 * mean / np.maximum(1, mean.sum(1, keepdims=True))
-    return Confusion(
-        method, len(values), tuple(formatting.score(score, 3) for score in f1),
-        tuple(tuple((f"{many:,.4g}", round(share)) for many, share in zip(*line, strict=True))
-              for line in zip(mean, shares, strict=True)),
-    )  # fmt: skip
+    shares = np.rint(100 * mean / np.maximum(1, mean.sum(1, keepdims=True))).astype(int)
+    texts = [[f"{many:,.1f}".removesuffix(".0") for many in line] for line in mean]
+    lines = (tuple(zip(*both, strict=True)) for both in zip(texts, shares.tolist(), strict=True))
+    return Confusion(method, tuple(formatting.score(score, 3) for score in f1), tuple(lines))
 
 
 def _disagreements(

@@ -6,16 +6,18 @@ in the comment at its head.
 
 import re
 from collections.abc import Iterable
+from functools import cache
 from itertools import takewhile
 from pathlib import Path
 
-from finegrid.report.load.published import DIRECTORY
 from finegrid.report.load.rankings import Results
+from finegrid.storage.paths import CONF
 
-WORKS = DIRECTORY / "works.bib"
+WORKS = CONF / "reference/works.bib"
 FINEGRID = "finegrid"
 
 
+@cache
 def entries(path: Path = WORKS) -> dict[str, str]:
     """Key -> entry, as text."""
     texts = re.split(r"^(?=@)", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
@@ -44,7 +46,7 @@ def bibtex(results: Results) -> str:
     known, wanted, missing = entries(), {FINEGRID}, []
     for group in ("method", "task", "model"):
         for name in sorted({str(one).partition(" ")[0] for one in results.runs[group].unique()}):
-            keys = cited(DIRECTORY.parent / group / f"{Path(name).name}.yaml")
+            keys = cited(CONF / group / f"{Path(name).name}.yaml")
             wanted |= {*keys}
             missing += [] if keys else [f"{group} {name}"]
     parts = [entry for key, entry in known.items() if key in wanted]
