@@ -2,9 +2,7 @@
 
 import json
 import re
-import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import METHODS, ROOT, composed, run_cell
+from commands import call
+from conftest import METHODS, Runs, composed
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -27,22 +26,6 @@ FRONT = "prompt method.place=front"
 PEFT = ("lora", "ia3", "layernorm", "prefix", "prefix method.reparametrization=8", FRONT)
 ADAPTERS = ("houlsby", "pfeiffer", "parallel", "compacter")
 MERGED = ("full", "bitfit", "sparse", "supermask", "lora", "ia3", "dsee")
-Runs = Callable[[str], Path]
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """Finished runs of two steps, each trained once."""
-    root = tmp_path_factory.mktemp("runs")
-
-    def finished(method: str) -> Path:
-        directory = root / method.replace(" ", "-")
-        if not directory.exists():
-            overrides = ("experiment=smoke", "model=tiny", "task=builtin_paraphrase")
-            run_cell(directory, *overrides, *f"method={method}".split(), "trainer.threads=1")
-        return directory
-
-    return finished
 
 
 def fresh(method: str, *overrides: str) -> Restored:
@@ -67,7 +50,7 @@ def verified(text: str) -> str:
 
 @pytest.mark.parametrize("method", MERGED)
 def test_merged_is_a_plain_checkpoint(method: str, runs: Runs, tmp_path: Path) -> None:
-    text = export(runs(method), "merged", tmp_path / "out")
+    text = export(runs(f"method={method}"), "merged", tmp_path / "out")
     assert verified(text) == "loaded back with transformers"
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     assert model.config.id2label == {0: "not_equivalent", 1: "equivalent"}
@@ -77,7 +60,7 @@ def test_merged_is_a_plain_checkpoint(method: str, runs: Runs, tmp_path: Path) -
 @pytest.mark.parametrize("method", PEFT)
 def test_peft_loads_its_files(method: str, runs: Runs, tmp_path: Path) -> None:
     peft = pytest.importorskip("peft")
-    text = export(runs(method), "peft", tmp_path / "out")
+    text = export(runs(f"method={method}"), "peft", tmp_path / "out")
     assert verified(text) == f"loaded back with peft {peft.__version__}"
     config = json.loads((tmp_path / "out/adapter_config.json").read_text())
     assert config["base_model_name_or_path"].endswith("finegrid/data/builtin/tiny")
@@ -86,7 +69,7 @@ def test_peft_loads_its_files(method: str, runs: Runs, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", ADAPTERS)
 def test_adapters_files_hold_the_run(method: str, runs: Runs, tmp_path: Path) -> None:
-    export(runs(method), "adapters", tmp_path / "out")
+    export(runs(f"method={method}"), "adapters", tmp_path / "out")
     files = sorted(path.name for path in (tmp_path / "out").iterdir())
     names = ["adapter.safetensors", "adapter_config.json", "head_config.json"]
     assert files == [*names, "model_head.safetensors"]
@@ -193,9 +176,9 @@ def test_any_width_has_a_reduction_factor(width: int) -> None:
 
 def test_the_script(runs: Runs, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = [sys.executable, "scripts/export.py", runs("bitfit"), "--to", "merged", "--out", out]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    command = [str(runs("method=bitfit")), "--to", "merged", "--out", str(out)]
+    done = call(*command, script="scripts/export.py")
     assert done.stdout.startswith(f"{out}\nverified: loaded back with transformers; logits of 16")
-    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    again = call(*command, script="scripts/export.py")
     assert again.returncode == 1
     assert again.stderr.strip() == f"finegrid: {out} exists; remove it or choose another --out"
