@@ -1,6 +1,6 @@
 """Commands as users meet them: run in this process where that is enough, else in one of their own.
 
-A process spends seconds on imports, so `call` starts one only for a sweep (its launcher forks), for
+A process spends seconds on imports, so `call` starts one only for a sweep whose launcher forks, for
 what is said of imports, and for W&B (it reads its environment once). tests/test_cli.py and
 tests/test_faults.py hold what processes alone show: exit codes, signals, a quiet end.
 """
@@ -28,8 +28,8 @@ def call(
     *args: str, script: str = "train.py", imports: bool = False, process: bool = False
 ) -> Result:
     """Run a script of the project; `imports` names on stderr what it imports."""
-    sweep = script == "train.py" and "-m" in args
-    if not (sweep or imports or process or "wandb" in script):
+    forks = script == "train.py" and "-m" in args and "hydra/launcher=basic" not in args
+    if not (forks or imports or process or "wandb" in script):
         return _here(script, args)
     return subprocess.run(
         [sys.executable, *(["-X", "importtime"] if imports else []), str(ROOT / script), *args],
