@@ -7,7 +7,7 @@ BIN := .venv/bin
 # A file's tests share what they train, so they stay together; the longest files begin.
 WORKERS := --numprocesses auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo check quick test ci clean
+.PHONY: setup demo check quick test docs ci clean
 
 setup: .venv/installed
 
@@ -17,7 +17,7 @@ setup: .venv/installed
 demo: setup
 	@rm -rf multirun/demo
 	$(BIN)/python train.py experiment=demo
-	@$(BIN)/python scripts/report.py multirun/demo
+	@$(BIN)/finegrid report multirun/demo
 	@echo "Each run's files: multirun/demo/<task>/<model>/<method>/<fraction>-<seed>-<hash>/"
 
 check: setup
@@ -28,10 +28,15 @@ check: setup
 quick: setup
 	$(BIN)/python -m pytest -m quick $(WORKERS)
 
+docs: setup
+	@$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "site/index.html"
+
 test: setup
 	$(BIN)/python -m pytest $(WORKERS)
 
 ci: check test
 
 clean:
-	rm -rf .venv multirun/demo
+	rm -rf .venv multirun/demo site

@@ -5,8 +5,9 @@ python benchmarks/peers.py cell --task cola --fraction 0.02 --method bitfit
 python benchmarks/peers.py grid --task mrpc --peer-sample 1
 
 `step`: rows a CPU-second of training and of evaluation. `cell`: a run from command to score, in a
-fresh process. `grid`: 18 cells on two cores. Each prints Markdown; `--into docs/performance.md`
-puts it in that page instead. Peers are transformers' Trainer, peft and, with `--adapters-python`,
+fresh process. `grid`: 18 cells on two cores. Each prints Markdown; `--into` a page such as
+docs/explanation/performance.md
+puts it there instead. Peers are transformers' Trainer, peft and, with `--adapters-python`,
 adapters.
 """
 

@@ -2,8 +2,8 @@
 
 python benchmarks/plan_cells.py
 
-The directories are made up, in a temporary folder. `plan` is scripts/plan.py, `status` is
-scripts/status.py, and `resume` is what train.py -m does before its first job: each in a process of
+The directories are made up, in a temporary folder. `plan` is finegrid plan, `status` is
+finegrid status, and `resume` is what train.py -m does before its first job: each in a process of
 its own, imports included.
 """
 
@@ -16,24 +16,24 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from finegrid import cli
 from finegrid.config import register_resolvers
 from finegrid.grid.expand import Cell
 from finegrid.grid.plan import planned
 from finegrid.runs.layout import PLANS
 from finegrid.runs.record import Record
+from finegrid.storage.paths import CONF
 
 ROOT = Path(__file__).parents[1]
 GRID = ["method=glob(*)", "task=glob(*,exclude=custom)", "model=tiny", "data.fraction=0.1,0.3,1"]
 RESUME = """
 import sys
 from pathlib import Path
-from finegrid import cli
+from finegrid.storage.paths import CONF
 from finegrid.config import register_resolvers
 from finegrid.grid.plan import planned
 from finegrid.grid.sweep import Sweep
 register_resolvers()
-plan = planned(sys.argv[1:], conf=cli.CONF)
+plan = planned(sys.argv[1:], conf=CONF)
 print(len(Sweep(plan.cells, plan.root, retry=plan.retry, fail_fast=None).unsettled()), "to run")
 """
 
@@ -43,7 +43,7 @@ def main() -> None:
     register_resolvers()
     with tempfile.TemporaryDirectory() as folder:
         overrides = [*GRID, "seed=range(9)", f"hydra.sweep.dir={folder}"]
-        plan = planned(overrides, conf=cli.CONF)
+        plan = planned(overrides, conf=CONF)
         for number, cell in enumerate(plan.cells):
             if number % 2:
                 _write(cell, plan.root / cell.directory)
@@ -52,9 +52,9 @@ def main() -> None:
         (plan.root / PLANS / "made_up.json").write_text(json.dumps(listed), encoding="utf-8")
         print(f"{len(plan.cells)} cells, {len(plan.cells) // 2} done\n")
         print("| command | wall s | CPU s | peak MiB |\n|---|---:|---:|---:|")
-        _row("plan", ["scripts/plan.py", *overrides])
+        _row("plan", ["-m", "finegrid", "plan", *overrides])
         _row("resume", ["-c", RESUME, *overrides])
-        _row("status", ["scripts/status.py", folder])
+        _row("status", ["-m", "finegrid", "status", folder])
 
 
 def _write(cell: Cell, directory: Path) -> None:

@@ -5,7 +5,7 @@ python benchmarks/report_scale.py --runs 100000 --formats md,csv,parquet
 
 The runs are made up, in a temporary folder: 20 methods on three kinds of task, 5 fractions and 5
 seeds, on as many tasks as it takes; with --rows also predictions of so many test rows. Each command
-is scripts/report.py in a process of its own, imports included.
+is finegrid report in a process of its own, imports included.
 """
 
 import argparse
@@ -143,7 +143,7 @@ SCORES = {
 def _row(name: str, arguments: Sequence[str]) -> None:
     """Run the script; print its times and the most memory that it had."""
     began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = [sys.executable, str(ROOT / "scripts/report.py"), *arguments]
+    command = [sys.executable, "-m", "finegrid", "report", *arguments]
     subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
     wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

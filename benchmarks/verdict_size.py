@@ -1,7 +1,7 @@
 """How often the verdicts lie, and what they find: simulated rankings, shipped statistics.
 
-    python benchmarks/verdict_size.py            # the tables of docs/statistics.md: 20 minutes
-    python benchmarks/verdict_size.py --quick    # a minute: fewer shapes and draws
+    python benchmarks/verdict_size.py          # the tables of statistics.md: 20 minutes
+    python benchmarks/verdict_size.py --quick  # a minute: fewer shapes and draws
 
 A ranking is M methods, S seeds, and N test rows. A score is the method's mean, the seed's luck
 (normal, Student's t with 3 degrees of freedom, or `collapse`: one run in ten falls by three

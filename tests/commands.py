@@ -11,12 +11,15 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import partial
 from typing import IO
 
 import pytest
 from conftest import ROOT, clean_process
+
+from finegrid import cli
 
 ENV = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
 for name in ("FINEGRID_DATA_DIR", "FINEGRID_MODEL_DIR", "HYDRA_FULL_ERROR"):
@@ -25,14 +28,20 @@ Result = subprocess.CompletedProcess[str]
 
 
 def call(
-    *args: str, script: str = "train.py", imports: bool = False, process: bool = False
+    *args: str,
+    command: str = "",
+    script: str = "train.py",
+    imports: bool = False,
+    process: bool = False,
 ) -> Result:
-    """Run a script of the project; `imports` names on stderr what it imports."""
-    forks = script == "train.py" and "-m" in args and "hydra/launcher=basic" not in args
-    if not (forks or imports or process or "wandb" in script):
-        return _here(script, args)
+    """Run a subcommand of finegrid, or a script; `imports` names on stderr what it imports."""
+    sweep = command == "sweep" or ("-m" in args and command in ("", "train"))
+    forks = sweep and "hydra/launcher=basic" not in args
+    if not (forks or imports or process or command in ("sync", "workspace")):
+        return _here(script, command, args)
+    start = ["-m", "finegrid", command] if command else [str(ROOT / script)]
     return subprocess.run(
-        [sys.executable, *(["-X", "importtime"] if imports else []), str(ROOT / script), *args],
+        [sys.executable, *(["-X", "importtime"] if imports else []), *start, *args],
         capture_output=True, text=True, env=ENV, cwd=ROOT, check=False,
     )  # fmt: skip
 
@@ -43,21 +52,23 @@ def errors(result: Result) -> list[str]:
     return [line for line in lines if not line.startswith("Error executing job")]
 
 
-def _here(script: str, args: tuple[str, ...]) -> Result:
+def _here(script: str, command: str, args: tuple[str, ...]) -> Result:
+    argv = ["finegrid", command, *args] if command else [script, *args]
+    run = cli.main if command else partial(runpy.run_path, str(ROOT / script), run_name="__main__")
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        with _as_alone([script, *args]), redirect_stdout(out), redirect_stderr(err):
-            code = _code(script, err)
+        with _as_alone(argv), redirect_stdout(out), redirect_stderr(err):
+            code = _code(run, err)
         texts = []
         for stream in (out, err):
             stream.seek(0)
             texts.append(stream.read())
-    return subprocess.CompletedProcess([script, *args], code, *texts)
+    return subprocess.CompletedProcess(argv, code, *texts)
 
 
-def _code(script: str, err: IO[str]) -> int:
-    """The exit code of a script, and on stderr what Python prints when it ends."""
+def _code(run: Callable[[], object], err: IO[str]) -> int:
+    """The exit code of a command, and on stderr what Python prints when it ends."""
     try:
-        runpy.run_path(str(ROOT / script), run_name="__main__")
+        run()
     except SystemExit as end:
         if isinstance(end.code, str):
             print(end.code, file=err)
@@ -75,7 +86,7 @@ def _as_alone(argv: list[str]) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch, clean_process():
         patch.chdir(ROOT)
         patch.setattr(sys, "argv", argv)
-        patch.setattr(sys, "excepthook", sys.excepthook)  # finegrid.quiet sets its own
+        patch.setattr(sys, "excepthook", sys.excepthook)  # finegrid.commands.quiet sets its own
         for name in os.environ.keys() - ENV.keys():
             patch.delenv(name)
         for name, value in ENV.items():

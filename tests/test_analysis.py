@@ -1,8 +1,6 @@
 """Measurements in parameter space: closed forms, and runs whose answers are known."""
 
 import math
-import runpy
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +13,7 @@ from conftest import ROOT, Runs, composed
 from test_models import build_small
 from torch import Tensor
 
+from finegrid import cli
 from finegrid.analysis import distances, importance, interpolation, measure, overlap, spectra
 from finegrid.analysis.weights import Solution, Weights, finished, place
 from finegrid.config import RunConfig, bind_task
@@ -358,9 +357,8 @@ def test_the_script(
     """Its files are read by the report: their columns are a contract."""
 
     def call(*arguments: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["analyse.py", *arguments])
         monkeypatch.setenv("HYDRA_FULL_ERROR", "0")  # which the last call left at 1
-        runpy.run_path(str(ROOT / "scripts/analyse.py"), run_name="__main__")
+        cli.main(["analyse", *arguments])
         return capsys.readouterr().out
 
     named = [runs("method=full"), runs("method=full seed=1"), runs("method=lora")]

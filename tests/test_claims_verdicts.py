@@ -380,7 +380,7 @@ def test_the_page_is_written_the_same_each_time(grid: Path) -> None:
     arguments += ["--preface", str(grid / "preface.md")]
     texts = []
     for _ in range(2):
-        result = call(*arguments, "--out", str(out), script="scripts/verdicts.py")
+        result = call(*arguments, "--out", str(out), command="verdicts")
         assert result.returncode == 0, result.stderr
         texts.append(out.read_text(encoding="utf-8"))
     assert texts[0] == texts[1]
@@ -401,7 +401,7 @@ def test_the_second_papers_page_takes_measurements(tmp_path: Path) -> None:
     measured = [f"--{name}={tmp_path / 'measured'}" for name in ("distances", "overlap")]
     out = tmp_path / "page.md"
     result = call("paper2", str(tmp_path / "runs.parquet"), *measured, f"--out={out}",
-                  script="scripts/verdicts.py")  # fmt: skip
+                  command="verdicts")  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert "Of 7 claims: 7 confirmed." in out.read_text(encoding="utf-8")
 
@@ -419,7 +419,7 @@ def test_bad_input_is_one_line(grid: Path, arguments: list[str], message: str) -
     (grid / "other.csv").write_text("a,b\n1,2\n")
     given = [argument.format(grid) for argument in arguments]
     result = call("paper2", str(grid / "runs.parquet"), *given, f"--out={grid / 'x.md'}",
-                  script="scripts/verdicts.py")  # fmt: skip
+                  command="verdicts")  # fmt: skip
     assert result.returncode == 1
     assert f"finegrid: {message}" in result.stderr or message in result.stderr
     assert "Traceback" not in result.stderr
@@ -428,7 +428,7 @@ def test_bad_input_is_one_line(grid: Path, arguments: list[str], message: str) -
 def test_seeds_alone_speak_of_these_test_sets(grid: Path) -> None:
     out = grid / "alone.md"
     result = call("paper1", str(grid / "runs.parquet"), "--seeds-alone", f"--out={out}",
-                  script="scripts/verdicts.py")  # fmt: skip
+                  command="verdicts")  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert "it speaks of this test set" in out.read_text(encoding="utf-8")
 

@@ -131,7 +131,7 @@ class TestSweep:
         assert "leaves a class empty" in result.stderr or "none of class" in result.stderr
 
     def test_its_table(self, sweep: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
-        result = call(str(sweep[0]), script="scripts/report.py")
+        result = call(str(sweep[0]), command="report")
         assert result.returncode == 0
         assert "builtin_paraphrase, tiny: mean" in result.stdout
         assert "none (0, 1 failed)" in result.stdout
@@ -145,7 +145,7 @@ class TestSweep:
         run = next(path.parent for path in sweep[0].rglob("delta.safetensors"))
         rows = tmp_path / "rows.csv"
         rows.write_text("sentence1,sentence2\nthe dog sleeps .,a dog sleeps .\n", encoding="utf-8")
-        result = call(str(run), "--input", str(rows), script="scripts/predict.py")
+        result = call(str(run), "--input", str(rows), command="predict")
         assert result.returncode == 0, result.stderr
         out = (tmp_path / "rows.predictions.csv").read_text(encoding="utf-8")
         assert out.splitlines()[0].split(",")[2] == '"prediction"'
@@ -153,7 +153,7 @@ class TestSweep:
 
 
 def test_report_of_nothing_is_one_line(tmp_path: Path) -> None:
-    result = call(str(tmp_path), script="scripts/report.py", process=True)
+    result = call(str(tmp_path), command="report", process=True)
     assert result.returncode == 1
     assert "no record.json below" in result.stderr
     assert "Traceback" not in result.stderr
@@ -162,7 +162,7 @@ def test_report_of_nothing_is_one_line(tmp_path: Path) -> None:
 def test_predict_from_no_run_is_one_line(tmp_path: Path) -> None:
     rows = tmp_path / "rows.csv"
     rows.write_text("sentence1,sentence2\na,b\n", encoding="utf-8")
-    result = call(str(tmp_path), "--input", str(rows), script="scripts/predict.py")
+    result = call(str(tmp_path), "--input", str(rows), command="predict")
     assert result.returncode == 1
     assert len(errors(result)) == 1
     assert "holds no record.json" in result.stderr

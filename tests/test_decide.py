@@ -245,19 +245,19 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_script_answers_first_and_shows_its_evidence(shipped: Path) -> None:
     limits = ["--labels", "1000", "--minutes", "5", "--megabytes", "1", "--task", "mrpc"]
-    result = call(*limits, "--results", str(shipped), script="scripts/recommend.py")
+    result = call(*limits, "--results", str(shipped), command="recommend")
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("Use bitfit within 1000 labels, 5 min and 1 MB a task on mrpc")
     assert "| bitfit " in result.stdout
     assert "python train.py experiment=made_up" in result.stdout
-    again = call(*limits, "--results", str(shipped), script="scripts/recommend.py")
+    again = call(*limits, "--results", str(shipped), command="recommend")
     assert again.stdout == result.stdout
 
 
 def test_lacking_evidence_is_an_answer_and_a_wrong_name_is_not(shipped: Path) -> None:
     limits = ["--minutes", "5", "--megabytes", "1", "--results", str(shipped)]
-    few = call("--labels", "5", *limits, script="scripts/recommend.py")
+    few = call("--labels", "5", *limits, command="recommend")
     assert (few.returncode, few.stdout[:19]) == (0, "Not enough evidence")
-    wrong = call("--labels", "500", "--model", "tny", *limits, script="scripts/recommend.py")
+    wrong = call("--labels", "500", "--model", "tny", *limits, command="recommend")
     assert wrong.returncode == 1
     assert "finegrid: no runs of model tny; did you mean 'tiny'?" in wrong.stderr

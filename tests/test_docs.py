@@ -1,17 +1,22 @@
 """The documents agree with the code: the picture of the wings, checks, version, file names.
 
-`PYTHONPATH=src python tests/test_docs.py` draws the picture in docs/architecture.md again.
+`PYTHONPATH=src python tests/test_docs.py` draws the picture in architecture.md again.
 """
 
+import importlib.util
 import re
 import tomllib
+from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from conftest import ROOT
 from test_house import WINGS
 
-ARCHITECTURE = ROOT / "docs/architecture.md"
+ARCHITECTURE = ROOT / "docs/explanation/architecture.md"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def below(wing: str) -> set[str]:
@@ -70,17 +75,38 @@ def test_citation_and_workflow_fit_the_project() -> None:
     assert tried == [f"3.{minor}" for minor in range(int(lowest), int(beyond))]
 
 
-@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "docs/architecture.md", "docs/glossary.md"])
+def named(page: Path) -> str:
+    """A page as a test's name."""
+    return page.relative_to(ROOT).as_posix()
+
+
+def hooks() -> Any:
+    """The module that mkdocs calls."""
+    spec = importlib.util.spec_from_file_location("hooks", ROOT / "docs/hooks.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_links_lead_to_files(page: Path) -> None:
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    made = {ROOT / "docs" / f"{name}.md" for name in hooks().PAGES}
+    links = [page.parent / link for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)]
+    assert [link for link in links if not link.exists() and link.resolve() not in made] == []
+
+
+@pytest.mark.parametrize(
+    "name", ["CONTRIBUTING.md", "docs/explanation/architecture.md", "docs/explanation/glossary.md"]
+)
 def test_named_files_exist(name: str) -> None:
-    """Paths in backticks, below the root, src/finegrid or its folder, and links."""
-    page = ROOT / name
-    text = page.read_text(encoding="utf-8")
-    links = re.findall(r"\]\(([^)#:]+)\)", text)
+    """Paths in backticks, below the root, src/finegrid or its folder."""
+    text = (ROOT / name).read_text(encoding="utf-8")
     paths = re.findall(r"`([\w./]+(?:/|\.py|\.yaml|\.md))`", text)
-    missing = [link for link in links if not (page.parent / link).exists()]
     folders = (ROOT, ROOT / "src/finegrid")
-    missing += [path for path in paths if not any((base / path).exists() for base in folders)]
-    assert not missing
+    assert [path for path in paths if not any((base / path).exists() for base in folders)] == []
 
 
 if __name__ == "__main__":

@@ -1,25 +1,27 @@
 """Exports give back the run's numbers in the other project's hands, or are refused in one line."""
 
 import json
+import os
 import re
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
+import yaml
 from commands import call
 from conftest import METHODS, Runs, composed
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from finegrid import __version__
 from finegrid.config import RunConfig, bind_task
 from finegrid.errors import UserError
-from finegrid.export import TARGETS, adapters, check, export, export_run, layout
+from finegrid.export import TARGETS, adapters, card, check, export, export_run, layout
 from finegrid.inference import Restored
 from finegrid.models import backbone, surgery
+from finegrid.runs.record import Record, read
 from finegrid.training.components import build_method
 
 FRONT = "prompt method.place=front"
@@ -39,7 +41,10 @@ def fresh(method: str, *overrides: str) -> Restored:
     with torch.no_grad():
         for parameter in surgery.trainable(base.model).values():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    record: Any = SimpleNamespace(method=cfg.method.name, model_revision="")
+    record = Record(
+        cfg.method.name, task.name, "tiny", 1.0, "epochs", 1.0, 0, "holdout", [], metric="f1",
+        test=0.5, metrics={"test": {"f1": 0.5}}, command="python train.py",
+    )  # fmt: skip
     return Restored(config, record, task, base.model.eval(), backbone.tokenizer(config.model))
 
 
@@ -71,7 +76,7 @@ def test_peft_loads_its_files(method: str, runs: Runs, tmp_path: Path) -> None:
 def test_adapters_files_hold_the_run(method: str, runs: Runs, tmp_path: Path) -> None:
     export(runs(f"method={method}"), "adapters", tmp_path / "out")
     files = sorted(path.name for path in (tmp_path / "out").iterdir())
-    names = ["adapter.safetensors", "adapter_config.json", "head_config.json"]
+    names = ["README.md", "adapter.safetensors", "adapter_config.json", "head_config.json"]
     assert files == [*names, "model_head.safetensors"]
     assert list(load_file(tmp_path / "out/model_head.safetensors")) == [
         "classifier.bias",
@@ -91,6 +96,45 @@ def test_every_method_exports_or_says_why_not(method: str, tmp_path: Path) -> No
             export_run(run, target, tmp_path / target)
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_an_export_has_a_model_card_and_can_be_read_by_others(target: str, tmp_path: Path) -> None:
+    method = {"merged": "bitfit", "peft": "lora", "adapters": "houlsby"}[target]
+    run, out, before = fresh(method), tmp_path / "out", os.umask(0o022)
+    try:
+        export_run(run, target, out, scores={0: 0.5, 3: 0.6})
+    finally:
+        os.umask(before)
+    assert out.stat().st_mode & 0o777 == 0o755
+    assert {path.stat().st_mode & 0o777 for path in out.iterdir()} == {0o644}
+    _, head, text = (out / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    about = yaml.safe_load(head)
+    assert about["base_model"] == "builtin"
+    assert about["library_name"] == {"merged": "transformers"}.get(target, target)
+    assert about["tags"] == ["finegrid", method]
+    (result,) = about["model-index"][0]["results"]
+    assert result["dataset"]["name"] == "builtin_paraphrase"
+    assert result["metrics"] == [{"name": "f1", "type": "f1", "value": 0.5}]
+    assert "# license: name one" in head
+    assert "over seeds 0, 3 0.5500 ± 0.0707" in text
+    assert f"by finegrid {__version__}" in text
+    assert "Command: `python train.py`" in text
+    assert "not_equivalent, equivalent" in text
+
+
+def test_a_card_knows_the_other_seeds_of_its_sweep(tmp_path: Path) -> None:
+    for number, (seed, score, more) in enumerate(
+        [(0, 0.5, []), (1, 0.6, []), (2, 0.9, ["budget.epochs=9"]), (3, None, [])]
+    ):
+        (tmp_path / str(number)).mkdir()
+        overrides = ["method=lora", *more, f"seed={seed}"]
+        replace(fresh("lora").record, seed=seed, test=score, overrides=overrides).write(
+            tmp_path / str(number)
+        )
+    (tmp_path / "4").mkdir()
+    (tmp_path / "4/record.json").write_text("{")
+    assert card.siblings(tmp_path / "0", read(tmp_path / "0")) == {0: 0.5, 1: 0.6}
+
+
 def refusal(run: Restored, target: str) -> str:
     """Why a run does not fit a target; empty if it does."""
     try:
@@ -104,7 +148,7 @@ def refusal(run: Restored, target: str) -> str:
     ("method", "target", "words"),
     [
         ("houlsby", "merged", "houlsby (Bottleneck) works on activations.*instead: --to adapters"),
-        ("mam", "merged", "prefix (Prefix).*instead: predict with scripts/predict.py"),
+        ("mam", "merged", "prefix (Prefix).*instead: predict with finegrid predict"),
         ("lora method.gated=true", "merged", "lora (GatedLowRank)"),
         ("lora method.gated=true", "peft", "lora (GatedLowRank)"),
         ("prompt", "peft", "only a run with method.place=front fits"),
@@ -177,8 +221,9 @@ def test_any_width_has_a_reduction_factor(width: int) -> None:
 def test_the_script(runs: Runs, tmp_path: Path) -> None:
     out = tmp_path / "out"
     command = [str(runs("method=bitfit")), "--to", "merged", "--out", str(out)]
-    done = call(*command, script="scripts/export.py")
+    done = call(*command, command="export")
+    assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{out}\nverified: loaded back with transformers; logits of 16")
-    again = call(*command, script="scripts/export.py")
+    again = call(*command, command="export")
     assert again.returncode == 1
     assert again.stderr.strip() == f"finegrid: {out} exists; remove it or choose another --out"

@@ -27,7 +27,7 @@ from finegrid.errors import UserError, is_name, slug
 from finegrid.export import export
 from finegrid.grid import eta, plan, status
 from finegrid.inference import Restored, require_finite, restore
-from finegrid.report import tables
+from finegrid.report import paper, tables
 from finegrid.report.figures import curves
 from finegrid.report.load import rankings, variants
 from finegrid.report.stats import compare
@@ -473,9 +473,9 @@ def test_a_report_shows_texts_as_texts(tmp_path: Path) -> None:
     assert text.count(r"\*\*b\*\*") >= 3
     rows = [line for line in text.splitlines() if line.startswith("| lora")]
     assert {line.replace(r"\|", "").count("|") for line in rows} == {3, 10}
-    (latex,) = tables.latex(found, cells, best).values()
-    assert r"\textbackslash{}\_g\_\&" in latex
-    assert "\n" not in tables._escaped("a\nb")
+    (table,) = paper.tables(found, cells, best)
+    assert r"\textbackslash{}\_g\_\&" in paper.latex(table)
+    assert "\n" not in paper.escaped("a\nb")
 
 
 FORMULAS = {"=1+1": "'=1+1", "+1": "'+1", "-1": "'-1", "@SUM(A1)": "'@SUM(A1)", "\t=x": "' =x",

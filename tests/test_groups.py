@@ -15,7 +15,6 @@ from finegrid.errors import UserError
 from finegrid.grid import job
 from finegrid.grid.expand import Cell
 from finegrid.grid.grouping import grouped, size_of
-from finegrid.grid.progress import _names
 from finegrid.grid.status import Store
 from finegrid.grid.sweep import Sweep
 from finegrid.runs import identity
@@ -151,8 +150,3 @@ def test_cells_that_went_down_together_are_run_apart(tmp_path: Path, lost: bool)
     sweep.run(fake)  # type: ignore[arg-type]
     assert fake.jobs == ([4, 1, 1, 1, 1] if lost else [4])
     assert [sweep.outcome(one).status for one in cells] == ["ok"] * 4
-
-
-def test_the_view_tells_how_many_cells_a_slot_is_at() -> None:
-    assert _names(["a"]) == "a"
-    assert _names(["a", "b", "c"]) == "a and 2 more"

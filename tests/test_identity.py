@@ -45,6 +45,7 @@ def test_what_decides_a_result_makes_another_cell(change: tuple[str, ...]) -> No
 @pytest.mark.parametrize(
     "change",
     [("data.eval_batch_size=3",), ("trainer.threads=1",), ("trainer.device=cpu",), ("logger=csv",),
+     ("log_every=7",),
      ("data.fraction=1",), ("optim.clip=1",), ("budget.epochs=5",)],
     ids=" ".join,
 )  # fmt: skip
@@ -70,7 +71,7 @@ def test_a_file_counts_by_what_it_holds_and_not_by_its_place(split: str, tmp_pat
             content = text if file == split else "text,label\na,x\nb,y\n"
             (tmp_path / name / f"{file}.csv").write_text(content, encoding="utf-8")
         files = (f"task.{file}={tmp_path / name / file}.csv" for file in ("train", "test"))
-        return cell("task=custom", *files)
+        return cell("task=custom", "task.name=tickets", *files)
 
     first = written("one", "text,label\na,x\nb,y\n")
     assert written("two", "text,label\na,x\nb,y\n") == first

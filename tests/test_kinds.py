@@ -107,7 +107,7 @@ def test_a_third_kind_shares_passes_and_is_reported(ordinal: Path, tmp_path: Pat
     assert found.runs["fused"].tolist() == [2, 2]
     cells = compare.cells(found)
     text = tables.markdown(found, cells, compare.against_best(found))
-    assert "### custom, tiny: mae" in text
+    assert f"### {tmp_path.name}, tiny: mae" in text
     assert cells["mean"].notna().all()
 
 

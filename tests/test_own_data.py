@@ -14,7 +14,6 @@ from conftest import FUSING, composed, run_cell
 from omegaconf import OmegaConf
 from test_groups import cell
 
-from finegrid import cli
 from finegrid.config import register_resolvers
 from finegrid.data import preflight
 from finegrid.errors import UserError
@@ -30,6 +29,7 @@ from finegrid.runs import delta
 from finegrid.runs.layout import cell_of
 from finegrid.runs.record import Record, read
 from finegrid.runs.spec import RunSpec
+from finegrid.storage.paths import CONF
 from finegrid.strategies import fused_trainer
 from finegrid.strategies.fused_trainer import run_together
 from finegrid.strategies.single import run as run_alone
@@ -37,7 +37,7 @@ from finegrid.training.cost import CostMonitor
 from finegrid.tuning import search as tuning
 
 SHORT = ("model=tiny", "trainer=cpu", "budget=steps", "budget.steps=2", "evaluations=1")
-GRADED = ("task.kind=regression", "task.metrics=[pearson,spearman]")
+GRADED = ("task.kind=regression",)
 KINDS = {  # -> rows, classes (none: graded labels), what the task is told
     "two classes": (60, 2, ()),
     "three classes": (90, 3, ()),
@@ -254,12 +254,57 @@ def test_other_rows_or_labels_never_share_a_pass(
 
 
 def test_equal_files_make_one_cell_wherever_they_lie(tmp_path: Path) -> None:
-    one = own_rows(tmp_path / "rows.csv", 60, 2)
+    one = own_rows(tmp_path / "tickets.csv", 60, 2)
     (tmp_path / "copy").mkdir()
     other = Path(shutil.copy(one, tmp_path / "copy"))
     assert cell(*own_task(one)).key == cell(*own_task(other)).key
     own_rows(other, 61, 2)
     assert cell(*own_task(one)).key != cell(*own_task(other)).key
+
+
+NAMES = {  # files and overrides -> the task's name
+    "its file's": ("Support Tickets.csv.gz", (), "Support_Tickets"),
+    "without an ending": ("tickets", (), "tickets"),
+    "its folder's": ("bugs/Train.jsonl", (), "bugs"),
+    "of a file that is there": ("train.csv", (), "here"),
+    "what it is told": ("tickets.csv", ("task.name=mine",), "mine"),
+}
+
+
+@pytest.mark.parametrize(("file", "more", "name"), NAMES.values(), ids=NAMES)
+def test_a_task_is_named_after_its_file(
+    file: str, more: tuple[str, ...], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert composed("task=custom", f"task.train={file}", *more).task.name == name
+
+
+def test_two_files_of_a_folder_are_two_tasks(tmp_path: Path) -> None:
+    one = own_rows(tmp_path / "tickets.csv", 60, 2)
+    other = Path(shutil.copy(one, tmp_path / "more.csv"))
+    cells = [cell(*own_task(path)) for path in (one, other)]
+    assert [found.facts["task"] for found in cells] == ["tickets", "more"]
+    assert [found.name.split("/")[0] for found in cells] == ["tickets", "more"]
+    assert cells[0].key != cells[1].key
+
+
+ALIKE = {  # two ways to say one thing
+    "a column by itself": ("task.text=message", "task.text=[message]"),
+    "a metric by itself": ("task.metrics=f1", "task.metrics=[f1]"),
+    "the usual metric of classes": ("task.metrics=null", "task.metrics=[accuracy]"),
+    "the usual metrics of numbers": (
+        "task.kind=regression",
+        "task.kind=regression task.metrics=[pearson,spearman]",
+    ),
+}
+
+
+@pytest.mark.parametrize(("short", "long"), ALIKE.values(), ids=ALIKE)
+def test_a_short_way_is_the_same_cell(short: str, long: str, tmp_path: Path) -> None:
+    path = own_rows(tmp_path / "tickets.csv", 60, 2)
+    keys = {cell(*own_task(path), *way.split(" ")).key for way in (short, long)}
+    assert len(keys) == 1
 
 
 SEEN = {  # what a sweep is told of its task -> what it says before any job starts
@@ -272,8 +317,8 @@ SEEN = {  # what a sweep is told of its task -> what it says before any job star
     "no such column": (("task.text=[massage]",), "no column 'massage'; it has message"),
     "no such label": (("task.label=tim",), "no column 'tim'"),
     "other labels in the test file": (("task.test=other.csv",), "label group 0 must be"),
-    "texts as numbers": (("task.kind=regression", *GRADED[1:]), "must be a number"),
-    "metrics of another kind": (("task.kind=regression",), "do not fit task.kind=regression"),
+    "texts as numbers": (GRADED, "must be a number"),
+    "metrics of another kind": ((*GRADED, "task.metrics=f1"), "do not fit task.kind=regression"),
 }
 
 
@@ -296,10 +341,10 @@ def test_a_sweep_looks_at_its_rows_first(
 def test_a_report_keeps_other_rows_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name, classes in (("a.csv", 2), ("b.csv", 3)):
-        told = own_task(own_rows(Path(name), 60, classes))
+        told = own_task(own_rows(Path(name), 60, classes), "task.name=custom")
         fused(tmp_path / "runs" / name, [(*told, f"method={m}") for m in ("bitfit", "lora")])
     (tmp_path / "elsewhere").mkdir()
-    same = own_task(Path(shutil.copy("a.csv", "elsewhere")), "seed=1")
+    same = own_task(Path(shutil.copy("a.csv", "elsewhere")), "task.name=custom", "seed=1")
     fused(tmp_path / "same", [(*same, f"method={m}") for m in ("bitfit", "lora")])
     found = rankings.results([tmp_path / "runs"])
     assert set(zip(found.runs["task"], found.runs["method"], strict=True)) == {
@@ -324,7 +369,7 @@ def test_the_estimate_of_own_data(tmp_path: Path) -> None:
 
 def composed_from() -> Path:
     register_resolvers()
-    return cli.CONF
+    return CONF
 
 
 @pytest.fixture(scope="module")
@@ -343,11 +388,11 @@ def test_a_sweep_over_own_rows(swept: tuple[Path, list[str]]) -> None:
     runs = rankings.read_records(root / "grid")
     assert [(one.status, one.params_head) for one in runs] == [("ok", 387)] * 12
     assert {one.fused for one in runs if one.method != "full"} != {1}
-    plan = call("-m", *told, "--json", script="scripts/plan.py")
+    plan = call("-m", *told, "--json", command="plan")
     assert json.loads(plan.stdout)["todo"] == 0
-    report = call(str(root / "grid"), script="scripts/report.py")
-    assert "### custom, tiny: accuracy" in report.stdout
-    for one in (root / "grid/custom/tiny").glob("[fb]*/f1-s0-*"):  # one alone, one of a pass
+    report = call(str(root / "grid"), command="report")
+    assert "### tickets, tiny: accuracy" in report.stdout
+    for one in (root / "grid/tickets/tiny").glob("[fb]*/f1-s0-*"):  # one alone, one of a pass
         used(one, root / "tickets.csv", "three classes")
 
 

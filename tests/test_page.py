@@ -18,9 +18,9 @@ import pytest
 from browser import Browser
 from grids import EVIL, METHODS, broken, grid, run, written
 
-from finegrid.report import formatting, tables
+from finegrid.report import formatting, headlines, tables
 from finegrid.report.comparison import Comparison
-from finegrid.report.html import page, payload, summary
+from finegrid.report.html import page, payload
 from finegrid.report.html import runs as details
 from finegrid.report.load import rankings, variants
 from finegrid.report.recommend import decide
@@ -34,11 +34,10 @@ class Made:
     comparison: Comparison
     html: str
 
-    def answers(self, best: pd.DataFrame | None = None) -> list[summary.Answer]:
+    def answers(self, best: pd.DataFrame | None = None) -> list[headlines.Headline]:
         """What the page says first."""
         made = self.comparison
-        best = made.best if best is None else best
-        return summary.answers(made.results, made.cells, best, made.draws)
+        return headlines.headlines(made if best is None else replace(made, best=best))
 
 
 def make(root: Path, *, figures: bool = True) -> Made:
@@ -186,14 +185,14 @@ def test_a_page_without_a_score_or_a_figure(tmp_path: Path) -> None:
         for one in grid(seeds=1)
     ]  # fmt: skip
     html = make(written(tmp_path, failed)).html
-    assert "No finished run has a score" in html
+    assert "No run has a score" in html
     assert "no memory" in html
     assert 'id="figures"' not in html
 
 
 def test_each_number_has_its_command(made: Made) -> None:
     text = Reader(made.html).text
-    assert "python train.py method=lora seed=2" in text
+    assert "finegrid train method=lora seed=2" in text
     assert "python train.py experiment=x" in text
     assert "finegrid 0.4.0, commit 0123456789ab" in text
 
@@ -201,9 +200,9 @@ def test_each_number_has_its_command(made: Made) -> None:
 @pytest.mark.parametrize(
     ("overrides", "command"),
     [
-        ("method=full seed=1", "python train.py method=full seed=1"),
-        ("task.text=[a, b] seed=1", "python train.py 'task.text=[a, b]' seed=1"),
-        ("task.train='my rows.csv'", """python train.py 'task.train='"'"'my rows.csv'"'"''"""),
+        ("method=full seed=1", "finegrid train method=full seed=1"),
+        ("task.text=[a, b] seed=1", "finegrid train 'task.text=[a, b]' seed=1"),
+        ("task.train='my rows.csv'", """finegrid train 'task.train='"'"'my rows.csv'"'"''"""),
     ],
 )  # fmt: skip
 def test_a_command_survives_the_shell(overrides: str, command: str) -> None:
@@ -355,7 +354,7 @@ def test_a_cell_opens_and_closes(shown: Browser) -> None:
     inside = "document.querySelector('dialog .body')"
     assert shown.run(f"{inside}.querySelectorAll('.run').length") == 4
     assert shown.run(f"{inside}.querySelectorAll('.curve path').length") == 4
-    assert "python train.py method=full seed=3" in shown.run(f"{inside}.innerText")
+    assert "finegrid train method=full seed=3" in shown.run(f"{inside}.innerText")
     shown.press("Escape")
     assert not shown.run("document.querySelector('dialog').open")
     shown.run("new Promise((done) => setTimeout(done, 100))")  # the close event comes afterwards

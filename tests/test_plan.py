@@ -23,21 +23,33 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from test_report import record
 
-from finegrid import cli
 from finegrid.config import RunConfig, register_resolvers
 from finegrid.grid import locks
-from finegrid.grid.eta import COMPOSE, FORK, IMPORTS, Evidence, Wanted, engines, makespan, past
+from finegrid.grid.eta import Evidence, Past, Wanted, past
 from finegrid.grid.expand import Cell, cells
+from finegrid.grid.left import (
+    COMPOSE,
+    FORK,
+    IMPORTS,
+    Countdown,
+    Running,
+    engines,
+    left,
+    makespan,
+)
+from finegrid.grid.plan import outcomes
 from finegrid.grid.progress import Progress
 from finegrid.grid.status import Outcome, Store, outcome
-from finegrid.runs import identity
+from finegrid.runs import identity, layout, live
+from finegrid.runs.live import LiveRun
 from finegrid.runs.record import Record, read
+from finegrid.storage.paths import CONF
 
 SWEEP = ["method=head", "budget=steps", "budget.steps=2", "seed=0,1", "evaluations=1"]
 
 
 @contextmanager
-def composed(*overrides: str, conf: Path = cli.CONF) -> Iterator[tuple[ConfigLoader, DictConfig]]:
+def composed(*overrides: str, conf: Path = CONF) -> Iterator[tuple[ConfigLoader, DictConfig]]:
     """Hydra's loader and the config of a sweep."""
     register_resolvers()
     with initialize_config_dir(str(conf), job_name="train", version_base="1.3"):
@@ -145,30 +157,29 @@ def test_what_parts_do_not_tell_is_composed(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_plan_before_and_after_a_sweep(tmp_path: Path) -> None:
     sweep = [*SWEEP, f"hydra.sweep.dir={tmp_path / 'sweep'}"]
-    before = json.loads(call(*sweep, "--json", script="scripts/plan.py").stdout)
+    before = json.loads(call(*sweep, "--json", command="plan").stdout)
     assert not any(tmp_path.iterdir()), "a plan writes nothing"
     assert (before["total"], before["todo"], before["counts"]["missing"]) == (2, 2, 2)
     assert call("-m", *sweep, "hydra/launcher=basic").returncode == 0
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    after = json.loads(call(*sweep, "-m", "--json", script="scripts/plan.py").stdout)
+    after = json.loads(call(*sweep, "-m", "--json", command="plan").stdout)
     assert (after["total"], after["todo"], after["counts"]["ok"]) == (2, 0, 2)
-    wider = call(*sweep[:3], sweep[-1], "evaluations=1", "seed=0,1,2", script="scripts/plan.py")
-    assert "3 cells: 2 ok, 1 missing" in wider.stdout
+    wider = call(*sweep[:3], sweep[-1], "evaluations=1", "seed=0,1,2", command="plan")
+    assert "3 cells: 2 ok, 1 to run" in wider.stdout
     assert "runs alike for 1" in wider.stdout
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == written
     done = {read(path.parent).cell: path.parent for path in tmp_path.rglob("record.json")}
     assert {cell["cell"] for cell in before["cells"]} == set(done)
     for cell in before["cells"]:
         assert tmp_path / "sweep" / cell["directory"] == done[cell["cell"]]
-    status = call(str(tmp_path / "sweep"), script="scripts/status.py")
+    status = call(str(tmp_path / "sweep"), command="status")
     assert status.returncode == 0
     assert "2 cells: 2 ok" in status.stdout
 
 
 def test_plan_of_an_experiment_is_light() -> None:
     code = (
-        "import runpy, sys; sys.argv = ['scripts/plan.py', 'experiment=demo', 'seed=0'];"
-        "runpy.run_path('scripts/plan.py', run_name='__main__');"
+        "import sys; from finegrid import cli; cli.main(['plan', 'experiment=demo', 'seed=0']);"
         "print(*sys.modules, file=sys.stderr)"
     )
     result = subprocess.run(
@@ -193,7 +204,7 @@ BAD = {
 
 @pytest.mark.parametrize(("overrides", "message"), BAD.values(), ids=BAD)
 def test_a_mistake_in_a_plan_is_one_line(overrides: list[str], message: str) -> None:
-    result = call(*overrides, script="scripts/plan.py")
+    result = call(*overrides, command="plan")
     assert result.returncode == 1
     assert message in result.stderr
     assert len(errors(result)) == 1
@@ -229,7 +240,7 @@ def sweep(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_status_tells_what_runs_what_failed_and_what_is_missing(sweep: Path) -> None:
-    result = call(str(sweep), script="scripts/status.py")
+    result = call(str(sweep), command="status")
     assert result.returncode == 1, result.stderr
     lines = [line.strip() for line in result.stdout.splitlines()]
     # how long is left depends on how long the cell has been running by now
@@ -239,19 +250,19 @@ def test_status_tells_what_runs_what_failed_and_what_is_missing(sweep: Path) -> 
     assert running.startswith(f"cpu1 on {socket.gethostname()} since ")
     assert running.endswith(": builtin_paraphrase/tiny/head/f1-s3-3")
     at = lines.index("failed builtin_paraphrase/tiny/head/f1-s2-2: ValueError: no luck")
-    assert lines[at + 1] == f"python train.py -m method=head seed=2 hydra.sweep.dir={sweep}"
+    assert lines[at + 1] == f"finegrid sweep method=head seed=2 hydra.sweep.dir={sweep}"
     assert lines[-2:] == ["missing", "builtin_paraphrase/tiny/head/f1-s4-4"]
 
 
 def test_status_of_a_directory_without_plans_counts_what_lies_there(sweep: Path) -> None:
     (sweep / ".sweeps/1.json").unlink()
-    result = call(str(sweep), script="scripts/status.py")
+    result = call(str(sweep), command="status")
     assert "4 cells: 2 ok, 1 failed, 1 running" in result.stdout
     assert "missing" not in result.stdout
 
 
 def test_status_watches_until_all_have_ended(sweep: Path) -> None:
-    command = [sys.executable, str(ROOT / "scripts/status.py"), str(sweep), "--watch"]
+    command = [sys.executable, "-m", "finegrid", "status", str(sweep), "--watch"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENV) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "2 ok, 1 failed, 1 running, 1 missing\n"
@@ -264,7 +275,7 @@ def test_status_watches_until_all_have_ended(sweep: Path) -> None:
 
 def test_status_of_nothing_is_one_line(tmp_path: Path) -> None:
     for directory, message in ((tmp_path, "no plan, record or claim"), (tmp_path / "x", "no such")):
-        result = call(str(directory), script="scripts/status.py")
+        result = call(str(directory), command="status")
         assert result.returncode == 1
         assert message in result.stderr
         assert len(errors(result)) == 1
@@ -314,23 +325,108 @@ def test_rows_of_a_fraction_tell_those_of_the_whole(tmp_path: Path) -> None:
     assert seconds(Evidence(past(tmp_path)), kind="runs alike") == pytest.approx(8 + 3)
 
 
-def test_the_time_left_does_not_grow_while_a_cell_hangs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+ASKED = Wanted("builtin_paraphrase", "tiny", "head", 1.0, "epochs", 1.0)
+
+
+def standing(**changes: Any) -> LiveRun:
+    """A run that has done a quarter of its 40 steps in 10 seconds."""
+    told: dict[str, Any] = {"step": 10, "share": 0.25, "elapsed": 10.0, "seconds": 8.0, "loss": 0.5}
+    told |= {"examples": 250, "tokens": 5000, "rows": 1000, "unit": "epochs", "amount": 1.0}
+    return LiveRun(**(told | {"metric": "f1", "score": 0.75} | changes))
+
+
+def job(number: int, *lives: LiveRun | None, since: float = 0.0) -> list[tuple[Wanted, Running]]:
+    """The cells of one process."""
+    holder = locks.Holder(1, "here", number, slot=f"cpu{number}", since=since)
+    return [(ASKED, Running(holder, live)) for live in lives]
+
+
+def test_the_time_left_counts_the_steps_of_cells_that_run() -> None:
+    ended = Past(ASKED, 1000, {"examples": 1000, "steps": 40}, training=32.0, rest=3.0)
+    one = job(1, standing())
+    assert left(one, [], [], slots=1) == 30
+    assert left(one, [], [ended], slots=1) == 30
+    assert left(job(1, standing(age=20.0)), [], [], slots=1) == 10
+    assert left(job(1, standing(age=99.0)), [], [], slots=1) == 0, "it hangs"
+    shared = job(1, standing(), standing(share=0.5), None)
+    assert left(shared, [], [ended], slots=1) == 30 + 35, "a job's cells side by side, then others"
+    assert left(one, [ASKED], [], slots=1) == 30 + 32 + FORK, "what runs tells of what waits"
+    assert left(one, [ASKED, ASKED], [ended], slots=2) == 30 + 35 + FORK
+    assert left([*one, *job(2, standing(share=0.5))], [ASKED], [ended], slots=2) == 10 + 35 + FORK
+    assert left(job(1, None), [ASKED], [], slots=1) is None, "nothing tells"
+
+
+def test_the_time_left_falls_or_says_why_it_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("finegrid.grid.progress.time.monotonic", lambda: now[0])
-    made = [Cell(str(k), (), f"t/m/a/f1-s{k}", {}, {}) for k in range(3)]
-    over: set[str] = set()
-    ends = lambda cell: Outcome("ok") if cell.key in over else None  # noqa: E731
-    progress = Progress(made, Store(tmp_path), ends, began=0.0)
-    progress.look()
-    now[0], over = 10.0, {"0"}
-    progress.look()
+    monkeypatch.setattr("finegrid.grid.left.time.monotonic", lambda: now[0])
+    countdown = Countdown()
     lines = []
-    for now[0] in (10.0, 15.0, 25.0, 500.0):
-        progress.look()
-        lines.append(progress.line().rpartition("about ")[2])
-    assert lines == ["20 s left", "15 s left", "5 s left", "0 s left"]
+    for at, estimate, many, slots in (
+        (0, 100, 5, 2), (10, 95, 5, 2), (20, 60, 5, 2), (30, 80, 5, 1), (40, 70, 5, 1),
+        (90, 21, 5, 1), (95, 90, 6, 1), (100, 200, 6, 1),
+    ):  # fmt: skip
+        now[0] = at
+        lines.append(countdown.text(estimate, cells=many, slots=slots))
+    more = " left (more than before: "
+    assert lines == [
+        "about 1.7 min left",
+        "about 1.5 min left",
+        "about 1 min left",
+        f"about 1.3 min{more}fewer jobs at a time)",
+        f"about 1.2 min{more}fewer jobs at a time)",
+        "about 20 s left",
+        f"about 1.5 min{more}cells were added)",
+        f"about 3.3 min{more}cells take longer than reckoned)",
+    ]
+
+
+def test_the_view_of_a_sweep_counts_what_is_queued_and_tells_of_what_runs(tmp_path: Path) -> None:
+    facts = {"task": "t", "model": "tiny", "method": "a", "fraction": 1.0}
+    facts |= {"budget_unit": "epochs", "budget": 1.0}
+    made = [Cell(str(k), (), f"t/tiny/a/f1-s{k}", facts, {}) for k in range(4)]
+    ends = lambda cell: Outcome("ok") if cell.key == "0" else None  # noqa: E731
+    progress = Progress(made, Store(tmp_path), ends)
+    held = [locks.acquire(tmp_path / one.directory, sweep="1", slot="cpu0") for one in made[1:3]]
+    live.write(tmp_path / made[2].directory, standing())
+    progress.look()
+    assert progress.line().startswith("1/4 cells, 1 ok, 2 running, 1 queued")
+    (line,) = progress.slot_lines()
+    at = "step 10 / 40, loss 0.5000, validation f1 0.7500"
+    assert line == f"cpu0     t/tiny/a/f1-s2 and 1 more: {at}"
+    assert all(held)
+
+
+BAD_LIVE = {
+    "half": lambda text: text[:30],
+    "no number": lambda text: text.replace("0.25", '"x"'),
+    "infinite": lambda text: text.replace("10.0", "Infinity"),
+    "no share": lambda text: text.replace("0.25", "0"),
+    "lacks": lambda text: text.replace("share", "shore"),
+    "control": lambda text: text.replace('"f1"', '"f\\u001b1"'),
+}
+
+
+@pytest.mark.parametrize("spoil", BAD_LIVE.values(), ids=BAD_LIVE)
+def test_what_a_broken_file_says_of_a_run_is_not_shown(spoil: Any, tmp_path: Path) -> None:
+    live.write(tmp_path, standing())
+    path = tmp_path / layout.LIVE
+    assert live.read(tmp_path, at=path.stat().st_mtime + 5) == standing(age=5.0)
+    path.write_text(spoil(path.read_text(encoding="utf-8")), encoding="utf-8")
+    assert live.read(tmp_path) is None
+
+
+def test_a_cell_is_queued_while_its_sweep_runs(sweep: Path) -> None:
+    place = "builtin_paraphrase/tiny/head/f1-s4-4"
+    claim = locks.acquire(sweep / ".sweeps/1", sweep="1", slot="")
+    assert claim is not None
+    assert dict(outcomes(sweep, [place]))[place].status == "queued"
+    live.write(sweep / "builtin_paraphrase/tiny/head/f1-s3-3", standing())
+    told = call(str(sweep), command="status").stdout
+    assert "5 cells: 2 ok, 1 failed, 1 running, 1 queued; about 3" in told
+    assert "f1-s3-3: step 10 / 40, loss 0.5000, validation f1 0.7500\n" in told
+    assert f"\nqueued\n  {place}\n" in told
+    claim.release()
+    assert dict(outcomes(sweep, [place]))[place].status == "missing"
 
 
 def test_the_sweeps_own_records_come_first(tmp_path: Path) -> None:

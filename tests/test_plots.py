@@ -81,8 +81,9 @@ def test_text_is_text_and_names_every_method(drawn: dict[str, Figure]) -> None:
 def test_the_same_twice(made: RawSplits, drawn: dict[str, Figure]) -> None:
     again, _ = draw.draw(*made)
     assert [figure.svg for figure in again] == [figure.svg for figure in drawn.values()]
-    assert again[1].png(dpi=60) == again[1].png(dpi=60)
-    assert again[1].png(dpi=60).startswith(b"\x89PNG")
+    for kind, start in (("png", b"\x89PNG"), ("pdf", b"%PDF")):
+        assert again[1].saved(kind, dpi=60) == again[1].saved(kind, dpi=60)
+        assert again[1].saved(kind, dpi=60).startswith(start)
 
 
 def test_a_figures_data_are_the_cells(made: RawSplits, drawn: dict[str, Figure]) -> None:

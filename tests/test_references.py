@@ -11,15 +11,16 @@ from commands import call
 from conftest import METHODS, MODELS, ROOT, TASKS, composed
 from omegaconf import OmegaConf
 
-from finegrid import cli
+from finegrid.commands.catalogue import options
 from finegrid.config import RunConfig, register_resolvers
 from finegrid.errors import UserError
 from finegrid.grid import plan as survey
 from finegrid.report.load import published
+from finegrid.storage.paths import CONF
 
 PAPERS = published.papers()
 REPRODUCED = [
-    name.partition("/")[2] for name in cli.options("experiment") if name.startswith("reproduce/")
+    name.partition("/")[2] for name in options("experiment") if name.startswith("reproduce/")
 ]
 OURS = {name: OmegaConf.load(ROOT / f"conf/task/{name}.yaml").metrics for name in TASKS}
 METRICS = {"accuracy", "f1", "matthews", "pearson", "spearman", "average", "unclear"}
@@ -161,10 +162,10 @@ def test_a_file_that_lacks_something_is_one_line(tmp_path: Path) -> None:
 
 
 def test_the_page_is_what_the_script_prints() -> None:
-    result = call(script="scripts/references.py")
+    result = call(command="references")
     assert result.returncode == 0, result.stderr
-    page = (ROOT / "docs/references.md").read_text(encoding="utf-8")
-    assert page == result.stdout, "python scripts/references.py --out docs/references.md"
+    page = (ROOT / "docs/results/references.md").read_text(encoding="utf-8")
+    assert page == result.stdout, "finegrid references --out docs/results/references.md"
     assert all(f"\n## {name}\n" in page for name in PAPERS)
     assert page.count("| yes |") == len(REPRODUCED)
 
@@ -220,7 +221,7 @@ def test_a_fraction_stands_for_so_many_examples(task: str) -> None:
 
 def test_a_reproduction_can_be_planned_without_its_data() -> None:
     register_resolvers()
-    plan = survey.planned(["experiment=reproduce/lora2021", "seed=0"], conf=cli.CONF)
+    plan = survey.planned(["experiment=reproduce/lora2021", "seed=0"], conf=CONF)
     assert str(plan.root) == "multirun/reproduce/lora2021"
     rates = {cell.facts["task"]: cell.facts["lr"] for cell in plan.cells}
     assert rates == {"cola": 4e-4, "sst2": 5e-4, "mrpc": 4e-4, "stsb": 4e-4, "rte": 5e-4}

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import runpy
 import signal
 import subprocess
 import sys
@@ -114,23 +113,19 @@ def test_a_bug_keeps_its_traceback() -> None:
         cli.guard(raises(ZeroDivisionError()))
 
 
-def test_every_command_is_guarded_from_its_first_import_on() -> None:
-    for script in (ROOT / "train.py", *(ROOT / "scripts").glob("*.py")):
-        text = script.read_text(encoding="utf-8")
-        if script.stem not in (
-            "make_golden",
-            "make_golden_runs",
-            "pretrain_tiny",
-        ):  # for developers
-            assert "cli.guard(main)" in text, script
-            assert text.index("import finegrid.quiet") < text.index("from finegrid import"), script
+def test_the_early_guard_comes_before_every_slow_import() -> None:
+    modules = (ROOT / "src/finegrid/cli.py").read_text(encoding="utf-8").split("import ")[1:]
+    assert modules[0].startswith("finegrid.commands.quiet")
+    for name in ("train.py", "src/finegrid/__main__.py"):
+        first = next(line for line in (ROOT / name).read_text().splitlines() if "import" in line)
+        assert first.startswith(("from finegrid import cli", "from finegrid.cli import")), name
 
 
 STOPPED = """
-import finegrid.quiet, os, signal
+import finegrid.commands.quiet, os, signal
 os.kill(os.getpid(), signal.SIGINT)
 """
-REFUSED = "import finegrid.quiet; raise OSError(24, 'Too many open files', '/lib/a.py')"
+REFUSED = "import finegrid.commands.quiet; raise OSError(24, 'Too many open files', '/lib/a.py')"
 
 
 @pytest.mark.parametrize(
@@ -273,12 +268,11 @@ def test_a_disk_that_takes_no_more_is_one_line(
     capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     given = OUTPUTS[name].format(run=run, disk=disk).split()
-    monkeypatch.setattr(sys, "argv", [f"scripts/{name}.py", *given])
     if name == "references":  # a page of 20 KB would fit
         with suppress(OSError), (disk / "rest").open("wb", buffering=0) as file:
             file.write(bytes(60 * 1024))
     with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(ROOT / f"scripts/{name}.py"), run_name="__main__")
+        cli.main([name, *given])
     line = str(ended.value.code)
     assert line.startswith("finegrid: ")
     assert "\n" not in line
@@ -294,8 +288,7 @@ def test_status_and_plan_write_nothing(
     root = run.parents[3]
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     for given in (["status", str(root)], ["plan", f"hydra.sweep.dir={root}"]):
-        monkeypatch.setattr(sys, "argv", [f"scripts/{given[0]}.py", *given[1:]])
-        runpy.run_path(str(ROOT / f"scripts/{given[0]}.py"), run_name="__main__")
+        cli.main(given)
     assert "1 cells: 1 ok" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
 

@@ -16,7 +16,7 @@ from commands import call, errors
 from conftest import ROOT
 
 from finegrid.errors import UserError
-from finegrid.report import tables
+from finegrid.report import paper, tables
 from finegrid.report.load import rankings
 from finegrid.report.load.rankings import Results, gather, load
 from finegrid.report.stats import compare
@@ -227,12 +227,12 @@ def test_runs_of_several_experiments_in_one_table_are_told() -> None:
 
 def test_tuning_trials_are_left_out(tmp_path: Path) -> None:
     trial = record("lora", 0, None, trial=1, validation=0.9)
-    with pytest.raises(UserError, match=r"tuning trials; scripts/tune\.py reads them"):
+    with pytest.raises(UserError, match=r"tuning trials; finegrid tune reads them"):
         load([saved(tmp_path / "trials", trial)])
     saved(tmp_path / "trials/more", record("full", 0, 0.8))
     found = gather(load([tmp_path / "trials"]))
     assert len(found.runs) == 1
-    assert found.notes == ("1 tuning trial left out; scripts/tune.py reads them.",)
+    assert found.notes == ("1 tuning trial left out; finegrid tune reads them.",)
 
 
 @pytest.mark.parametrize(
@@ -274,9 +274,11 @@ def test_ties_are_marked_and_the_others_are_not() -> None:
     assert "**0.8" in lines["lora"]
     assert "**" not in lines["head"]
     found = results(*runs)
-    (table,) = tables.latex(found, compare.cells(found), compare.against_best(found)).values()
-    assert re.search(r"lora & \\textbf\{0\.\d+\} \$\\pm\$", table)
-    assert re.search(r"head & 0\.\d+ \$\\pm\$", table)
+    cells, best = compare.cells(found), compare.against_best(found)
+    (table,) = map(paper.latex, paper.tables(found, cells, best))
+    assert re.search(r"full & \\textbf\{90\.\d \$\\pm\$ \d\.\d\} &", table)
+    assert re.search(r"lora & \d\d\.\d \$\\pm\$ \d\.\d\$\^\\dagger\$ &", table)
+    assert re.search(r"head & \d\d\.\d \$\\pm\$ \d\.\d &", table)
 
 
 @pytest.fixture(scope="module")
@@ -303,7 +305,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def report(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Call the script."""
-    return call(*map(str, arguments), script="scripts/report.py")
+    return call(*map(str, arguments), command="report")
 
 
 def test_a_report_prints_tables(sweep: Path) -> None:
@@ -323,9 +325,10 @@ def test_a_report_is_written_whole_and_can_be_written_again(sweep: Path, tmp_pat
     assert result.returncode == 0, result.stderr
     written = {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*.*")}
     assert {"report.md", "runs.parquet", "csv/cells.csv", "csv/against_best.csv", "csv/across.csv",
-            "csv/settings.csv", "latex/01-mrpc-tiny-3epochs.tex"} <= set(written)  # fmt: skip
+            "csv/settings.csv", "paper.md", "latex/01-mrpc-tiny.tex",
+            "latex/references.bib"} <= set(written)  # fmt: skip
     assert not [name for name in written if name.startswith(("report.html", "figures"))]
-    assert rb"lora\_x &" in written["latex/01-mrpc-tiny-3epochs.tex"]
+    assert rb"lora\_x &" in written["latex/01-mrpc-tiny.tex"]
     assert report(sweep, "--out", out, "--format", "md,csv,latex,parquet").returncode == 0
     again = {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*.*")}
     assert written == again
@@ -351,14 +354,15 @@ def test_everything_at_once(sweep: Path, tmp_path: Path) -> None:
     told = f"wrote {tmp_path / 'report.html'} and {len(files) - 1} other files"
     assert result.stdout.strip() == told
     kinds = {path.suffix for path in files}
-    assert kinds == {".md", ".html", ".csv", ".tex", ".svg", ".png", ".parquet"}
+    assert kinds == {".md", ".html", ".csv", ".tex", ".bib", ".svg", ".png", ".pdf",
+                     ".parquet"}  # fmt: skip
 
 
 BAD = {
     "nothing": (["{empty}"], r"no record\.json below .*; run a sweep first"),
     "nowhere": (["{empty}/x"], r"no such directory: .*/x"),
-    "format": (["{sweep}", "--out", "{empty}", "--format", "pdf"],
-               r"unknown --format pdf; .*\(available: csv, html, latex, md, parquet, png\)"),
+    "format": (["{sweep}", "--out", "{empty}", "--format", "doc"],
+               r"unknown --format doc; .*\(available: csv, html, latex, md, parquet, pdf, png\)"),
     "format alone": (["{sweep}", "--format", "md"], r"name a directory with --out"),
     "mix": (["{sweep}", "--mix", "versoin"], r"unknown --mix versoin; did you mean 'version'"),
     "level": (["{sweep}", "--level", "95"], r"--level 95 must lie between 0\.5 and 1"),
@@ -383,8 +387,7 @@ def test_a_mistake_is_one_line(name: str, sweep: Path, tmp_path: Path) -> None:
 
 def test_a_report_needs_no_torch_and_draws_nothing_it_does_not_show(sweep: Path) -> None:
     code = (
-        f"import runpy, sys; sys.argv = ['scripts/report.py', {str(sweep)!r}];"
-        "runpy.run_path('scripts/report.py', run_name='__main__');"
+        f"import sys; from finegrid import cli; cli.main(['report', {str(sweep)!r}]);"
         "print(*sys.modules, file=sys.stderr)"
     )
     result = subprocess.run(

@@ -139,8 +139,8 @@ def test_the_curve_has_the_mean_loss_since_its_last_line(
         ["4", "8.000", "0.75000", "0.25000"],
     ]
     assert bench.logged == [
-        ({"train/loss": 3.0, "validation/f1": 0.5}, 2),
-        ({"train/loss": 0.75, "validation/f1": 0.25}, 4),
+        ({"validation/f1": 0.5}, 2),
+        ({"validation/f1": 0.25}, 4),
     ]
 
 

@@ -85,13 +85,15 @@ class TestOffline:
 
     def test_the_curve(self, offline: tuple[Path, list[Any]]) -> None:
         directory, records = offline
-        rows = [items(r.history.item) for r in records if r.WhichOneof("record_type") == "history"]
+        told = [items(r.history.item) for r in records if r.WhichOneof("record_type") == "history"]
+        rows = [row for row in told if "validation/mean" in row]
         curve = list(csv.DictReader((directory / "curve.csv").open(encoding="utf-8")))
         assert len(rows) == len(curve) == 2
         for row, line in zip(rows, curve, strict=True):
             assert row["trainer/global_step"] == int(line["step"])
             assert row["validation/mean"] == pytest.approx(float(line["validation"]), abs=1e-5)
-            assert row["train/loss"] == pytest.approx(float(line["loss"]), abs=1e-5)
+        steps = {row["trainer/global_step"] for row in told if "train/loss" in row}
+        assert len(steps) == min(50, read(directory).steps or 0)
 
     def test_the_final_scores_and_costs(self, offline: tuple[Path, list[Any]]) -> None:
         directory, records = offline

@@ -69,7 +69,7 @@ def test_a_trial_is_scored_on_validation_alone(scored: Path) -> None:
 
 
 def test_a_trial_is_no_row_of_a_report(scored: Path) -> None:
-    with pytest.raises(UserError, match=r"tuning trials; scripts/tune\.py reads them"):
+    with pytest.raises(UserError, match=r"tuning trials; finegrid tune reads them"):
         rankings.load([scored])
 
 
@@ -193,14 +193,14 @@ def searched(tmp_path: Path) -> Path:
 def test_from_records_to_a_run_with_the_tuned_rate(searched: Path) -> None:
     """The script's file is an option of the group `tuned`, and what it lacks is an error."""
     out = searched / "conf/tuned/mine.yaml"
-    result = call(str(searched / "sweep"), "--out", str(out), script="scripts/tune.py")
+    result = call(str(searched / "sweep"), "--out", str(out), command="tune")
     assert result.returncode == 0, result.stderr
     assert "| n = 1 " in result.stdout
     text = out.read_text(encoding="utf-8")
     assert yaml.safe_load(text) == {
         "name": "mine", "model": "tiny", "lr": {"bitfit": 0.03, "lora": 0.001},
     }  # fmt: skip
-    assert f"by: python scripts/tune.py {searched / 'sweep'}" in text
+    assert f"by: finegrid tune {searched / 'sweep'}" in text
     assert "of: python train.py experiment=tune" in text
     where = f"hydra.searchpath=[file://{searched / 'conf'}]"
     rates = {
@@ -244,10 +244,10 @@ def test_bad_input_is_one_line(tmp_path: Path, overrides: list[str], message: st
 def test_help_lists_overlays_once_there_are_some(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from finegrid import cli
+    from finegrid.commands import catalogue
 
-    assert ("tuned=\n" in cli.help_text()) == bool(cli.options("tuned"))
+    assert ("tuned=\n" in catalogue.help_text()) == bool(catalogue.options("tuned"))
     (tmp_path / "tuned").mkdir()
     (tmp_path / "tuned/mine.yaml").write_text("# mine: rates for tiny\n", encoding="utf-8")
-    monkeypatch.setattr(cli, "CONF", tmp_path)
-    assert "tuned=\n  mine  rates for tiny" in cli.help_text()
+    monkeypatch.setattr(catalogue, "CONF", tmp_path)
+    assert "tuned=\n  mine  rates for tiny" in catalogue.help_text()

@@ -1,95 +1,80 @@
-"""The command line: help, one-line errors, exit codes. Imports nothing heavy."""
+"""The `finegrid` command: its subcommands, one-line errors, exit codes. Imports nothing heavy."""
 
+import finegrid.commands.quiet  # noqa: F401
+
+# isort: split
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib import import_module
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import (
     ConfigCompositionException,
     HydraException,
     MissingConfigException,
     OverrideParseException,
 )
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from finegrid import __version__
+from finegrid.commands.catalogue import options
 from finegrid.config import UNITS, register_resolvers
 from finegrid.errors import UserError, causes, nearest, of_system, refusal, require
-from finegrid.grid import job
-from finegrid.runs import layout
-from finegrid.runs.record import clear
-from finegrid.runs.spec import RunSpec
+from finegrid.storage.paths import CONF
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 PLUGINS = {"submitit_slurm": "slurm", "joblib": "joblib"}  # launcher's config -> our extra
-HELP = """finegrid: which way of fine-tuning is best for this model, task, data and time?
+COMMANDS = {
+    "train": "one run: one method on one task",
+    "sweep": "a grid of runs, the same as train -m; runs only what has no record yet",
+    "plan": "what a sweep would run, and for how long",
+    "status": "how far a sweep is, and what has failed",
+    "report": "compare the runs of a sweep: tables, or a page with figures",
+    "recommend": "which method for so many labels, minutes and megabytes",
+    "predict": "label the rows of a file with a finished run",
+    "export": "a finished run as files for transformers, peft or adapters",
+    "analyse": "how far and where to the weights have moved",
+    "tune": "each method's learning rate, from the trials of experiment=tune",
+    "verdicts": "test the claims of a paper on the runs of a sweep",
+    "references": "list the published scores",
+    "sync": "send finished runs to Weights & Biases",
+    "workspace": "a view of a Weights & Biases project",
+}
+HELP = """finegrid {version}: which way of fine-tuning is best for this model, task, data and time?
 
-  python train.py method=bitfit task=mrpc model=minilm data.fraction=0.3 seed=1
-  python train.py -m method=full,bitfit,houlsby data.fraction=0.1,0.3,1.0 seed=0,1,2
+  finegrid train method=bitfit task=builtin_paraphrase
+  finegrid sweep method=full,bitfit,lora seed=0,1,2
 
-{groups}
-Any value can be overridden: optim.lr=1e-4 budget.epochs=3 data.batch_size=16 select=last
-A budget in another unit: budget=seconds budget.seconds=60 (units: {units})
-The whole composed config: --cfg job. Hydra's own flags: --hydra-help
+{commands}
+
+finegrid COMMAND --help says more. --version prints the version.
 """
 
 
-def options(group: str) -> dict[str, str]:
-    """Option -> its one-line description (the file's first comment), for a config group.
-
-    Options in a folder of the group are named with it: `reproduce/lora2021`.
-    """
-    files = sorted((CONF / group).rglob("*.yaml"))
-    names = (file.relative_to(CONF / group).with_suffix("").as_posix() for file in files)
-    return {name: _headline(file) for name, file in zip(names, files, strict=True)}
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a subcommand with its arguments, by default this process's."""
+    guard(partial(_dispatch, *(sys.argv[1:] if argv is None else argv)))
 
 
-def help_text() -> str:
-    """The text of `--help`: every group, every option with its one line."""
-    groups = ["method", "task", "model", "budget", "trainer", "logger", "experiment"]
-    groups += ["tuned"] if options("tuned") else []
-    return HELP.format(groups="\n".join(map(_describe, groups)), units=", ".join(UNITS))
+def forward(name: str) -> None:
+    """Run a subcommand for the script that was its name until 0.8; the next release drops it."""
+    print(f"{sys.argv[0]} is now `finegrid {name}`; it goes in the next release", file=sys.stderr)
+    main([name, *sys.argv[1:]])
 
 
-def _describe(group: str) -> str:
-    found = options(group)
-    width = max(map(len, found), default=0)
-    lines = [f"  {name:<{width}}  {text}" for name, text in found.items()]
-    return "\n".join([f"{group}=", *lines, ""])
-
-
-def _headline(file: Path) -> str:
-    lines = file.read_text(encoding="utf-8").splitlines()
-    comments = (line.removeprefix("#").strip() for line in lines)
-    first = next((line for line in comments if not line.startswith("@package")), "")
-    return first.removeprefix(f"{file.stem}:").strip()
-
-
-def run(cfg: DictConfig) -> None:
-    """Check the config, then import the heavy parts and run the cell."""
-    _one_method()
-    if told := os.environ.get(job.VARIABLE):
-        job.run(job.read(told))
-        return
-    spec = RunSpec.of_hydra(cfg)
-    clear(spec.directory)  # an earlier run's, before the slow imports
-    record = job.heavy("strategies.single").run(spec)
-    if HydraConfig.get().mode != RunMode.MULTIRUN:
-        print(f"{record.summary()}\nrecord: {spec.directory}/{layout.RECORD}")
-
-
-def _one_method() -> None:
-    """Refuse `method=[bitfit,lora]`: Hydra merges the files into one method, in truth the last."""
-    require(
-        "method" in HydraConfig.get().runtime.choices,
-        "method=[...] names several methods; compose them in a file of their own, as "
-        "conf/method/bitfit_lora.yaml does for bitfit and lora",
-    )
+def _dispatch(name: str = "--help", *rest: str) -> None:
+    if name in ("-h", "--help"):
+        lines = "\n".join(f"  {command:<11} {text}" for command, text in COMMANDS.items())
+        print(HELP.format(version=__version__, commands=lines), end="")
+    elif name == "--version":
+        print(f"finegrid {__version__}")
+    else:
+        hint = f"did you mean finegrid train {name}?" if "=" in name else nearest(name, COMMANDS)
+        require(name in COMMANDS, f"unknown command {name}; {hint}")
+        import_module(f"finegrid.commands.{name}").main(rest)
 
 
 def guard(main: Callable[[], None]) -> None:
@@ -100,7 +85,6 @@ def guard(main: Callable[[], None]) -> None:
     reader that has closed the pipe (`| head`) 141.
     """
     register_resolvers()
-    OmegaConf.register_new_resolver("help", help_text, replace=True)
     verbose = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through to the handlers below
     logging.raiseExceptions = False  # a log that cannot be written is told of once, not every line

@@ -5,33 +5,58 @@ knows OmegaConf. Values live in `conf/`; the classes here hold types and limits,
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, fields
 from math import inf
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from finegrid.errors import UserError, causes, is_name, nearest, one_of, require, slug
+from finegrid.errors import (
+    UserError,
+    causes,
+    is_name,
+    nearest,
+    one_of,
+    require,
+    require_allowed,
+    slug,
+)
 from finegrid.recipes import recipe
-from finegrid.tasks.task import Task, of_kind
+from finegrid.tasks.task import Task, filled_in, of_kind
 
 T = TypeVar("T")
 NOT_ARGUMENTS = ("name", "recipe", "fuses")  # of a method's YAML, for people, optimizer and sweep
+PLAIN_NAMES = ("train", "data", "rows")  # of files, which tell nothing of a task
 METHOD = re.compile(r"finegrid\.methods\.[a-z]\w*\.[A-Za-z]\w*")  # a class in a module, no deeper
+OUTSIDE = re.compile(r"(?!finegrid\.)[a-zA-Z_]\w*(\.[a-zA-Z_]\w*)+")  # of a package of the user's
 
 
 def register_resolvers() -> None:
     """Register the resolvers that the YAML files use; safe to call again."""
     OmegaConf.register_new_resolver("recipe", recipe, replace=True)
     OmegaConf.register_new_resolver("slug", lambda text: slug(str(text)), replace=True)
+    OmegaConf.register_new_resolver("named_after", named_after, replace=True)
+
+
+def named_after(file: str | None) -> str:
+    """Resolver `${named_after:FILE}`: the name of a task over a user's file.
+
+    That is the file's without its endings or, where it tells nothing, the name of its folder.
+    """
+    if file is None:
+        return "custom"
+    path = Path(file).absolute()
+    name = path.name.removesuffix(".gz").rpartition(".")[0] or path.name
+    return slug(path.parent.name if name.lower() in PLAIN_NAMES and path.parent.name else name)
 
 
 def require_names(cfg: Mapping[Any, Any]) -> None:
     """Raise `UserError` unless the task, the model and the method can name directories."""
     for group in ("task", "model", "method"):
-        name = cfg[group]["name"]
+        name = cfg[group].get("name")
         require(
             is_name(name),
             f"{group}.name={name} must be of letters, digits, '.', '_' and '-', and begin with a "
@@ -101,11 +126,11 @@ class ModelConfig:
     path: str  # hub id, a local directory, or `builtin`
     revision: str
     max_length: int  # in tokens; longer texts are cut
-    head_lr: float  # of a fresh head on this model
+    head_lr: float | None  # of a fresh head on this model; null: the method's own rate
     pretrained: bool  # false: the same architecture from random weights
     config: dict[str, Any]  # overrides of the architecture, such as num_hidden_layers
-    architecture: dict[str, Any]  # model_type and the values that differ from its defaults
-    parameters: int  # of the base model, without the head
+    architecture: dict[str, Any]  # model_type and what differs from its defaults; empty: the files'
+    parameters: int | None  # of the base model, without the head, as published
     sites: dict[str, str]  # role -> pattern, for an architecture that is not known yet
 
     def __post_init__(self) -> None:
@@ -136,19 +161,25 @@ class MethodConfig:
     members: dict[str, "MethodConfig"] | None = None  # of a composition
 
     @classmethod
-    def of(cls, node: Mapping[str, Any], where: str = "method") -> "MethodConfig":
-        """Read a resolved node.
+    def of(
+        cls, node: Mapping[str, Any], where: str = "method", *, allow: Collection[str] = ()
+    ) -> "MethodConfig":
+        """Read a resolved node; `allow` names packages of the user's that have classes too.
 
         Raises:
-            UserError: if it names no class of a module in finegrid.methods, or holds more than
-                plain values: `_partial_` and the like, or another object to be made of a class.
+            UserError: if it names no class of a module in finegrid.methods or such a package, or
+                holds more than plain values: `_partial_` and the like, or another object to be
+                made of a class.
         """
         require(isinstance(node, Mapping), f"{where}={node!r:.60} must be a method's settings")
         target = node.get("_target_", "")
-        require(
-            isinstance(target, str) and METHOD.fullmatch(target) is not None,
-            f"{where}._target_={target!r} must be a class in finegrid.methods",
-        )
+        if isinstance(target, str) and OUTSIDE.fullmatch(target):
+            require_allowed(f"{where}._target_", target, allow)
+        else:
+            require(
+                isinstance(target, str) and METHOD.fullmatch(target) is not None,
+                f"{where}._target_={target!r} must be a class in finegrid.methods",
+            )
         left_out = (*NOT_ARGUMENTS, "_target_", "members")
         arguments = {key: value for key, value in node.items() if key not in left_out}
         other = next(_reserved(arguments), "")
@@ -158,8 +189,16 @@ class MethodConfig:
             require(
                 isinstance(members, Mapping), f"{where}.members={members!r:.60} must be methods"
             )
-            members = {k: cls.of(v, f"{where}.members.{k}") for k, v in members.items()}
+            members = {
+                k: cls.of(v, f"{where}.members.{k}", allow=allow) for k, v in members.items()
+            }
         return cls(str(node.get("name", "")), target, arguments, members)
+
+    def targets(self) -> Iterator[str]:
+        """The classes of the method and of what it is composed of."""
+        yield self.target
+        for member in (self.members or {}).values():
+            yield from member.targets()
 
     def decisive(self) -> dict[str, Any]:
         """What of the method decides a run's result, as it is hashed."""
@@ -216,9 +255,7 @@ def bind(cls: type[T], node: Mapping[Any, Any], where: str) -> T:
     for key in node:
         require(str(key) in names, f"unknown key {where}.{key!s}; {nearest(str(key), names)}")
     try:
-        # interpolations need the root
-        plain = to_plain(node) if isinstance(node, DictConfig) else dict(node)
-        typed = OmegaConf.merge(OmegaConf.structured(cls), plain)
+        typed = OmegaConf.merge(OmegaConf.structured(cls), _plain(node))
         return OmegaConf.to_object(typed)  # type: ignore[return-value]
     except MissingMandatoryValue as error:
         raise UserError(f"{where}: {error.msg}; give it on the command line") from error
@@ -229,15 +266,30 @@ def bind(cls: type[T], node: Mapping[Any, Any], where: str) -> T:
         raise UserError(f"{where}.{error.key or ''}: {_first_line(error)}") from error
 
 
+def _plain(node: Mapping[Any, Any]) -> dict[str, Any]:
+    """A node as a plain table; its references are followed, which need the config around it."""
+    return to_plain(node) if isinstance(node, DictConfig) else dict(node)
+
+
 def to_plain(node: DictConfig) -> dict[str, Any]:
     """A config as plain tables and lists, its interpolations followed."""
     plain: Any = OmegaConf.to_container(node, resolve=True)
     return dict(plain)
 
 
-def bind_task(node: Mapping[Any, Any]) -> Task:
+def bind_task(node: Mapping[Any, Any], *, allow: Collection[str] = ()) -> Task:
     """Turn a task's node into the class of its kind."""
-    return bind(of_kind(str(node.get("kind", Task.kind))), node, "task")
+    kind = of_kind(str(node.get("kind", Task.kind)), allow=allow)
+    return bind(kind, filled_in(_plain(node), allow=allow), "task")
+
+
+def allowed(cfg: Mapping[Any, Any]) -> tuple[str, ...]:
+    """The packages of the user's that a config names, from which classes may come."""
+    given = cfg.get("allow") or ()
+    names = (given,) if isinstance(given, str) else tuple(map(str, given))
+    wrong = next((name for name in names if not name.isidentifier() or name == "finegrid"), "")
+    require(not wrong, f"allow={list(names)}: {wrong} is no name of another package")
+    return names
 
 
 def _first_line(error: Exception) -> str:
@@ -259,21 +311,28 @@ class RunConfig:
     select: str
     store: str
     evaluations: int
+    log_every: int | None  # steps between two points in a logger; None: about 50 a run
     frozen_dropout: bool
     trial: int | None  # of a search for the learning rate; such a run is not scored on test
 
     @classmethod
-    def of(cls, cfg: DictConfig) -> "RunConfig":
+    def of(cls, cfg: DictConfig, *, allow: Collection[str] | None = None) -> "RunConfig":
         """Validate a composed config.
+
+        `allow` names the packages of the user's from which classes may come. None: the config
+        itself says so, which must then be the user's, and not a finished run's.
 
         Raises:
             UserError: at the first key that is unknown, of the wrong type or out of range.
         """
         require_names(cfg)
+        allow = allowed(cfg) if allow is None else allow
         one_of("select", str(cfg.select), ("best", "last"))
         one_of("store", str(cfg.store), ("float32", "bfloat16"))
-        for key, least in (("seed", 0), ("evaluations", 1)):
-            value = cfg[key]
+        log_every = cfg.get("log_every")  # older runs do not name it
+        integers = [("seed", cfg.seed, 0), ("evaluations", cfg.evaluations, 1)]
+        integers += [("log_every", log_every, 1)] if log_every is not None else []
+        for key, value, least in integers:
             good = isinstance(value, int) and not isinstance(value, bool) and value >= least
             require(good, f"{key}={value} must be an integer of at least {least}")
         dropout = cfg.get("frozen_dropout", True)  # older runs do not name it
@@ -284,8 +343,8 @@ class RunConfig:
             f"trial={trial} chooses the learning rate; leave out either it or optim.lr",
         )
         return cls(
-            task=bind_task(cfg.task),
-            method=MethodConfig.of(to_plain(cfg.method)),
+            task=bind_task(cfg.task, allow=allow),
+            method=MethodConfig.of(to_plain(cfg.method), allow=allow),
             data=bind(DataConfig, cfg.data, "data"),
             optim=bind(OptimConfig, cfg.optim, "optim"),
             model=bind(ModelConfig, cfg.model, "model"),
@@ -295,6 +354,7 @@ class RunConfig:
             select=str(cfg.select),
             store=str(cfg.store),
             evaluations=int(cfg.evaluations),
+            log_every=log_every,
             frozen_dropout=dropout,
             trial=trial,
         )

@@ -3,7 +3,7 @@
 import errno
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from difflib import get_close_matches
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
@@ -18,6 +18,8 @@ HINTS = {
     errno.EMFILE: " (ulimit -n raises the limit)",
     errno.ENOENT: " (is the working directory gone?)",
 }
+
+IMPORTABLE = "install the package (pip install -e FOLDER), or put its folder on PYTHONPATH"
 
 
 class UserError(Exception):
@@ -104,6 +106,16 @@ def require(condition: bool, message: str) -> None:
     """Raise `UserError(message)` unless the condition holds."""
     if not condition:
         raise UserError(message)
+
+
+def require_allowed(key: str, value: str, allow: Collection[str]) -> None:
+    """Raise `UserError` unless the package that `value`, a dotted name, begins with is allowed."""
+    package = value.partition(".")[0]
+    require(
+        package in allow,
+        f"{key}={value} must be a class in finegrid or in a package that you trust and name: add "
+        f"allow=[{package}], or --allow {package} where a finished run is read",
+    )
 
 
 def one_of(key: str, value: str, names: tuple[str, ...]) -> None:

@@ -4,7 +4,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -65,17 +65,19 @@ def restore(
     directory: Path,
     *,
     model_path: str | None = None,
+    allow: Collection[str] = (),
     build: Callable[..., Backbone] = backbone.build,
 ) -> Restored:
     """Load a finished run; `model_path` says where its backbone lies now.
 
+    `allow` names packages besides finegrid from which its method and its kind of task may come.
     `build` makes the frozen backbone as `backbone.build` does; others may share its memory.
 
     Raises:
         UserError: if the run is unfinished or unreadable, or its delta does not belong to the
             backbone or the method.
     """
-    record, config, task = _opened(directory)
+    record, config, task = _opened(directory, allow)
     if model_path is not None:
         config = replace(config, model=replace(config.model, path=model_path))
     method = build_method(config.method)
@@ -92,7 +94,13 @@ def restore(
 
 
 def predict_file(
-    directory: Path, source: Path, target: Path, *, model_path: str | None = None, raw: bool = False
+    directory: Path,
+    source: Path,
+    target: Path,
+    *,
+    model_path: str | None = None,
+    allow: Collection[str] = (),
+    raw: bool = False,
 ) -> int:
     """Write a file's rows with a prediction and scores beside them, as CSV; returns their number.
 
@@ -103,7 +111,7 @@ def predict_file(
     Raises:
         UserError: for an unusable run, input or output, before the model is loaded.
     """
-    *_, task = _opened(directory)
+    *_, task = _opened(directory, allow)
     _require_writable(target, source)
     table = read_table(source)
     require(len(table) > 0, f"{source}: no rows")
@@ -112,7 +120,7 @@ def predict_file(
         require(name not in table.column_names, f"{source} already has a column {name!r}")
     names = table.column_names
     table = pa.table({x: _writable(table.column(x), str(source), x) for x in names})
-    logits = restore(directory, model_path=model_path).logits(columns)
+    logits = restore(directory, model_path=model_path, allow=allow).logits(columns)
     for name, values in _added(task, logits).items():
         table = table.append_column(name, pa.array(values))
     with whole(target) as draft:
@@ -166,11 +174,11 @@ def _without_formulas(table: pa.Table) -> pa.Table:
     return pa.table(columns, names=names)
 
 
-def _opened(directory: Path) -> tuple[Record, RunConfig, Task]:
+def _opened(directory: Path, allow: Collection[str]) -> tuple[Record, RunConfig, Task]:
     """A finished run's record, its config, and its task with the run's class names."""
     record = read(directory)
     require(record.status == "ok", f"{directory}: the run's status is {record.status}, not ok")
-    config = saved_config.of_run(directory, record)
+    config = saved_config.of_run(directory, record, allow=allow)
     labels = delta.metadata(directory / delta.FILE)["labels"]
     if record.delta_digest is not None:
         delta.verify(directory / delta.FILE, record.delta_digest)

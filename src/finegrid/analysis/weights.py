@@ -5,7 +5,7 @@ Only the encoder is measured: the head has no pre-trained counterpart.
 
 import copy
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -82,8 +82,8 @@ class Weights:
     Small restored runs are cached: in a comparison of pairs each comes often.
     """
 
-    def __init__(self, *, model_path: str | None = None) -> None:
-        self._model_path = model_path
+    def __init__(self, *, model_path: str | None = None, allow: Collection[str] = ()) -> None:
+        self._model_path, self._allow = model_path, allow
         self._loaded: dict[str, Backbone] = {}
         self._cached: dict[Path, Solution] = {}
         self._room = CACHED
@@ -96,7 +96,7 @@ class Weights:
         """
         if directory in self._cached:
             return self._cached[directory]
-        run = restore(directory, model_path=self._model_path, build=self._copy)
+        run = restore(directory, model_path=self._model_path, allow=self._allow, build=self._copy)
         solution = self.of(run)
         self._room -= sum(value.nbytes for value in run.model.parameters())
         if self._room >= 0:

@@ -82,7 +82,7 @@ def _glue(task: Task, data: DataConfig) -> RawSplits:
     root = data.source if data.source != "auto" else data.root
     tried = []
     if root:
-        folder = Path(root) / task.subset
+        folder = paths.rows(root, vars(task))
         if folder.is_dir():
             return _folder(folder, task)
         tried.append(f"the folder {folder}")
@@ -93,7 +93,7 @@ def _glue(task: Task, data: DataConfig) -> RawSplits:
     try:
         from datasets import load_dataset
 
-        dataset = load_dataset(task.path, task.subset)
+        dataset = load_dataset(task.path, task.subset or None)
     except Exception as error:  # whatever the hub client raises, the way out is the same
         raise UserError(
             f"task {task.name} not found; tried {' and '.join(tried)} "

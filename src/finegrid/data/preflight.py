@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from finegrid.config import DataConfig, bind, bind_task
+from finegrid.config import DataConfig, allowed, bind, bind_task
 from finegrid.tasks.task import Task
 
 
@@ -16,7 +16,7 @@ def check(configs: Iterable[Mapping[str, Any]]) -> None:
     """
     tasks = {_key(plain): plain for plain in configs}
     for plain in tasks.values():
-        task = bind_task(plain["task"])
+        task = bind_task(plain["task"], allow=allowed(plain))
         if task.path == "files":
             every_row = {**plain["data"], "fraction": 1.0}  # a small fraction may fail by itself
             _read(task, bind(DataConfig, every_row, "data"))

@@ -4,9 +4,11 @@ An export is kept only if it loads back and gives the run's logits.
 """
 
 import tempfile
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from finegrid.errors import UserError, one_of, require
+from finegrid.export import card
 from finegrid.export.adapters import Adapters
 from finegrid.export.layout import README, Layout, Unfit
 from finegrid.export.merged import Merged
@@ -23,6 +25,7 @@ def export(
     out: Path | None = None,
     *,
     model_path: str | None = None,
+    allow: Collection[str] = (),
     python: str | None = None,
 ) -> str:
     """Export a run directory; returns what to tell the user.
@@ -35,12 +38,23 @@ def export(
     require(python is None or to == "adapters", f"--python goes with --to adapters, not {to}")
     out = out or directory / f"export-{to}"
     require(not out.exists(), f"{out} exists; remove it or choose another --out")
-    run = restore(directory, model_path=model_path)
-    return export_run(run, to, out, python=python)
+    run = restore(directory, model_path=model_path, allow=allow)
+    scores = card.siblings(directory, run.record)
+    return export_run(run, to, out, python=python, scores=scores)
 
 
-def export_run(run: Restored, to: str, out: Path, *, python: str | None = None) -> str:
-    """Write, load back, compare and only then put the files at `out`; uses the run's model up."""
+def export_run(
+    run: Restored,
+    to: str,
+    out: Path,
+    *,
+    python: str | None = None,
+    scores: Mapping[int, float] | None = None,
+) -> str:
+    """Write, load back, compare and only then put the files at `out`; uses the run's model up.
+
+    `scores` are the test scores of the run's seeds, for the model card.
+    """
     layouts = _layouts(python)
     check(run, to)
     inputs, texts = probe(run)
@@ -50,9 +64,12 @@ def export_run(run: Restored, to: str, out: Path, *, python: str | None = None) 
         folder = Path(temporary, "export")
         folder.mkdir()
         layouts[to].write(run, folder)
+        usage = layouts[to].usage(run, folder)
+        card.write(run, folder, usage, library=layouts[to].library, scores=scores or {})
         logits, how = layouts[to].load_back(run, folder, inputs)
         largest = difference(wanted, logits)
         _readdress(folder, out)
+        _share(folder)
         folder.rename(out)
     return f"{out}\nverified: {how}; logits of {texts} differ by at most {largest:.1e}"
 
@@ -60,10 +77,16 @@ def export_run(run: Restored, to: str, out: Path, *, python: str | None = None) 
 def _readdress(folder: Path, out: Path) -> None:
     """Let the README's lines, which were run, name the place where the files will lie."""
     readme = folder / README
-    if readme.exists():
-        text = readme.read_text(encoding="utf-8")
-        moved = text.replace(repr(str(folder.resolve())), repr(str(out.resolve())))
-        readme.write_text(moved, encoding="utf-8")
+    text = readme.read_text(encoding="utf-8")
+    moved = text.replace(repr(str(folder.resolve())), repr(str(out.resolve())))
+    readme.write_text(moved, encoding="utf-8")
+
+
+def _share(folder: Path) -> None:
+    """Let all read whom the umask lets, as the folder shows; safetensors writes for its owner."""
+    mode = folder.stat().st_mode & 0o666
+    for path in folder.iterdir():
+        path.chmod(mode)
 
 
 def check(run: Restored, to: str) -> None:
@@ -75,7 +98,7 @@ def check(run: Restored, to: str) -> None:
     why = _misfit(run, to)
     if why:
         fitting = [f"--to {name}" for name in TARGETS if name != to and not _misfit(run, name)]
-        instead = " or ".join(fitting) or "predict with scripts/predict.py"
+        instead = " or ".join(fitting) or "predict with finegrid predict"
         raise UserError(f"--to {to}, method {run.record.method}: {why}; instead: {instead}")
 
 

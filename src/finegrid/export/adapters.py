@@ -55,11 +55,27 @@ COMMON = {
 }
 PHM = {"phm_rank": 1, "factorized_phm_W": True, "shared_W_phm": False, "learn_phm": True}
 PHM |= {"shared_phm_rule": True, "factorized_phm_rule": False, "phm_bias": True}
+USAGE = """```python
+import adapters  # pip install adapters
+import torch
+from transformers import {auto_class}, AutoTokenizer
+
+folder = {folder!r}  # wherever these files lie now
+model = {auto_class}.from_pretrained({base!r}, {loading})
+adapters.init(model)
+model.load_adapter(folder, set_active=True, use_safetensors=True)
+tokenizer = AutoTokenizer.from_pretrained({base!r})
+with torch.inference_mode():
+    logits = model.eval()(**{example}).logits
+```
+"""
 PARTS = {"s": "W_left", "t": "W_right", "bias": "b"}  # of a product of Kronecker factors
 
 
 class Adapters:
     """For houlsby, pfeiffer, parallel and compacter; `python` has the library, if it is given."""
+
+    library = "adapters"
 
     def __init__(self, python: str | None = None) -> None:
         here = sys.executable if importlib.util.find_spec("adapters") else None
@@ -87,6 +103,17 @@ class Adapters:
         head = {"name": None, "config": None, "label2id": numbers, "num_labels": len(numbers)}
         layout.write_json(folder / "head_config.json", about | head)
         layout.write_tensors(folder / "model_head.safetensors", layout.head(run.model))
+
+    def usage(self, run: Restored, folder: Path) -> str:
+        """Python that loads the plain encoder and these files with the adapters library."""
+        return USAGE.format(
+            base=layout.base_path(run),
+            auto_class=run.task.AUTO_CLASS,
+            folder=str(folder.resolve()),
+            # transformers 4, which that library pins, has the older name
+            loading=layout.loading(run).replace("dtype=", "torch_dtype="),
+            example=layout.example(run),
+        )
 
     def load_back(self, run: Restored, folder: Path, inputs: Inputs) -> tuple[Tensor, str]:
         """Logits from the library if there is one, else from a copy of our own model."""

@@ -27,11 +27,16 @@ class Unfit(UserError):
 class Layout(Protocol):
     """Another project's files for one run."""
 
+    library: str  # that loads them, as the hub calls it
+
     def check(self, run: Restored) -> None:
         """Raise `Unfit` for a run without a place in this layout."""
 
     def write(self, run: Restored, folder: Path) -> None:
         """Write the files into an empty folder; the run's model may be used up by it."""
+
+    def usage(self, run: Restored, folder: Path) -> str:
+        """How a user loads the files, as Markdown with Python in it."""
 
     def load_back(self, run: Restored, folder: Path, inputs: Inputs) -> tuple[Tensor, str]:
         """Logits of what a user gets from the files, and in words how they were loaded."""

@@ -7,20 +7,13 @@ import torch
 import transformers
 from torch import Tensor
 
-from finegrid import __version__
 from finegrid.export import layout
 from finegrid.export.layout import Inputs, Unfit, label_names, need
 from finegrid.export.verify import logits_from
 from finegrid.inference import Restored
 from finegrid.models import surgery
 
-README = """---
-library_name: transformers
----
-
-{method} on {task}, trained with finegrid {version}. Outputs: {labels}.
-
-```python
+USAGE = """```python
 import torch
 from transformers import {auto_class}, AutoTokenizer
 
@@ -36,6 +29,8 @@ with torch.inference_mode():
 class Merged:
     """For every method that amounts to other weights."""
 
+    library = "transformers"
+
     def check(self, run: Restored) -> None:
         """Refuse what works on activations, which no weight can replace."""
         for path, child in surgery.unmergeable(run.model):
@@ -43,7 +38,7 @@ class Merged:
             raise Unfit(f"{what} works on activations and cannot be merged into weights")
 
     def write(self, run: Restored, folder: Path) -> None:
-        """Merge the run's own model and save it with class names, tokenizer and a README."""
+        """Merge the run's own model and save it with class names and tokenizer."""
         model: Any = run.model
         surgery.merge(model)
         names = label_names(run)
@@ -52,16 +47,14 @@ class Merged:
         model.config.problem_type = run.task.PROBLEM_TYPE
         model.save_pretrained(folder)
         layout.save_tokenizer(run, folder)
-        text = README.format(
+
+    def usage(self, run: Restored, folder: Path) -> str:
+        """Python that loads the files with transformers alone."""
+        return USAGE.format(
             auto_class=run.task.AUTO_CLASS,
-            method=run.record.method,
-            task=run.task.name,
-            version=__version__,
-            labels=", ".join(names.values()),
             folder=str(folder.resolve()),
             example=layout.example(run),
         )
-        (folder / layout.README).write_text(text, encoding="utf-8")
 
     def load_back(self, run: Restored, folder: Path, inputs: Inputs) -> tuple[Tensor, str]:
         """Logits of what the README's lines load, after a look at what they leave out."""

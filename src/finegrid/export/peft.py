@@ -1,4 +1,4 @@
-"""Export to the peft library: adapter_config.json, adapter_model.safetensors and a README.
+"""Export to the peft library: adapter_config.json, adapter_model.safetensors and a model card.
 
 peft counts a prefix as positions, so a text begins at position `length`; ours begins at 0. The
 export of a prefix therefore brings the encoder's position table along, moved by `length` rows, and
@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finegrid import __version__
 from finegrid.errors import UserError
 from finegrid.export import layout
 from finegrid.export.layout import Inputs, Unfit, need
@@ -26,14 +25,7 @@ from finegrid.methods.prefix import Prefix, ReparametrizedPrefix
 from finegrid.methods.prompt import PromptSlots, PromptVectors
 
 VERSION = "0.21.2"  # the one that this was tried with
-README = """---
-base_model: {base}
-library_name: peft
----
-
-{method} on {task}, trained with finegrid {version}. Outputs: {labels}.
-
-```python
+USAGE = """```python
 import torch
 from peft import PeftModel
 from transformers import {auto_class}, AutoTokenizer
@@ -66,13 +58,15 @@ class Translation:
 class Peft:
     """For lora, ia3, layernorm, prefix and prompt."""
 
+    library = "peft"
+
     def check(self, run: Restored) -> None:
         """Refuse what peft has no type for."""
         layout.need_plain_base(run)
         _translate(run.model)
 
     def write(self, run: Restored, folder: Path) -> None:
-        """Write config, tensors, the tokenizer and a README.
+        """Write config, tensors and the tokenizer.
 
         Raises:
             UserError: if the peft library is missing.
@@ -92,20 +86,18 @@ class Peft:
             f"{translation.prefix}{name}": x for name, x in saved.items()
         }
         layout.write_tensors(folder / "adapter_model.safetensors", tensors)
-        text = README.format(
+        layout.save_tokenizer(run, folder)
+
+    def usage(self, run: Restored, folder: Path) -> str:
+        """Python that loads the plain encoder and these files with peft."""
+        return USAGE.format(
             base=layout.base_path(run),
             auto_class=run.task.AUTO_CLASS,
-            method=run.record.method,
-            task=run.task.name,
-            version=__version__,
-            labels=", ".join(layout.label_names(run).values()),
             folder=str(folder.resolve()),
             loading=layout.loading(run),
             example=layout.example(run),
-            note=translation.note,
+            note=_translate(run.model).note,
         )
-        (folder / layout.README).write_text(text, encoding="utf-8")
-        layout.save_tokenizer(run, folder)
 
     def load_back(self, run: Restored, folder: Path, inputs: Inputs) -> tuple[Tensor, str]:
         """Logits of what the README's lines make of the plain encoder and the files."""

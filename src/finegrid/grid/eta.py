@@ -1,27 +1,22 @@
-"""How long cells will take: the median seconds per example of past runs, times the examples left.
+"""How long a cell takes: the median seconds per example of past runs, times its examples.
 
 Past runs of the same model and method count, else those of the model. Set-up and scoring are taken
 as they were. A budget in steps or tokens is counted in those; one in seconds is what it is.
 """
 
-import heapq
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from finegrid.errors import UserError
 from finegrid.runs import layout
-from finegrid.runs.record import read
+from finegrid.runs.live import LiveRun
+from finegrid.runs.record import read_fields
 
 KINDS = {"runs alike": ("model", "method"), "another method": ("model",)}  # the best first
 BUDGET = "the budget alone"
-# Measured on 2 cores (CPU seconds): what a record does not count.
-IMPORTS = 9.0  # torch, Lightning and transformers, once a process
-COMPOSE = 0.1  # a cell's config, in a process that runs several
-FORK = 0.5  # a cell's process on a slot, its config included
 
 
 @dataclass(frozen=True)
@@ -41,17 +36,48 @@ class Wanted:
         same = {name: facts[name] for name in ("task", "model", "method", "fraction")}
         return cls(**same, unit=facts["budget_unit"], amount=facts["budget"])
 
+    def key(self, kind: str) -> tuple[str, ...]:
+        """What runs have in common that are evidence of a kind."""
+        return tuple(getattr(self, name) for name in KINDS[kind])
+
 
 @dataclass(frozen=True)
 class Past:
-    """The time that a run took, and how much it trained for it."""
+    """The time that a run took, or has taken so far, and how much it trained for it."""
 
     asked: Wanted
     rows: float  # of training, were the fraction 1
     work: dict[str, float]  # unit -> amount
     training: float  # seconds
-    rest: float  # seconds of set-up and scoring
-    device: str
+    rest: float = 0.0  # seconds of set-up and scoring
+    device: str = ""
+    stored: int | None = None  # bytes of its delta
+
+    @classmethod
+    def of_record(cls, values: Mapping[str, Any]) -> "Past | None":
+        """Take it from a record's fields, if the run ended well and they tell."""
+        get = values.get
+        steps, rows, epochs, training = map(get, ("steps", "train_rows", "epochs", "train_seconds"))
+        if values["status"] != "ok" or not (steps and rows and epochs and training):
+            return None
+        work = {"steps": steps, "examples": epochs * rows, "seconds": training}
+        tokens = training * (get("tokens_per_second") or 0)
+        return cls(
+            asked=Wanted.of(values),
+            rows=rows / values["fraction"],
+            work=work | ({"tokens": tokens} if tokens else {}),
+            training=training,
+            rest=(get("setup_seconds") or 0) + (get("eval_seconds") or 0),
+            device=get("device") or "an unknown device",
+            stored=get("delta_bytes"),
+        )
+
+    @classmethod
+    def of_live(cls, asked: Wanted, live: LiveRun) -> "Past":
+        """Take it from a run that trains."""
+        work = {"steps": live.step, "examples": live.examples, "tokens": live.tokens}
+        rows = live.rows / asked.fraction
+        return cls(asked, rows, work | {"seconds": live.seconds}, live.seconds)
 
 
 @dataclass(frozen=True)
@@ -66,93 +92,58 @@ class Evidence:
     """Past runs by what they have in common; those of the first source count before the others."""
 
     def __init__(self, *sources: Sequence[Past]) -> None:
-        self._groups: dict[str, list[dict[tuple[str, ...], list[Past]]]] = defaultdict(list)
-        for kind, fields in KINDS.items():
-            for source in sources:
-                groups = defaultdict(list)
-                for run in source:
-                    groups[_key(run.asked, fields)].append(run)
-                self._groups[kind].append(groups)
-        self._rows: dict[str, list[float]] = defaultdict(list)  # task -> of each run
-        for run in (run for source in sources for run in source):
-            self._rows[run.asked.task].append(run.rows)
-        self._known: dict[Wanted, Estimate | None] = {}
         self.devices = Counter(run.device for source in sources for run in source)
+        self._groups: dict[str, list[dict[tuple[str, ...], list[Past]]]] = {
+            kind: [_grouped(source, kind) for source in sources] for kind in KINDS
+        }
+        self._rows: dict[str, list[float]] = {}  # task -> of each run
+        for run in (run for source in sources for run in source):
+            self._rows.setdefault(run.asked.task, []).append(run.rows)
+        self._known: dict[Wanted, Estimate | None] = {}
 
     def estimate(self, wanted: Wanted) -> Estimate | None:
         """What the best kind of evidence says, or None if there is none at all."""
         if wanted not in self._known:
-            self._known[wanted] = self._estimate(wanted)
+            self._known[wanted] = next(self._estimates(wanted), None)
         return self._known[wanted]
 
-    def _estimate(self, wanted: Wanted) -> Estimate | None:
+    def stored(self, wanted: Wanted) -> float | None:
+        """Bytes of the delta: the median of runs alike."""
+        runs = (run for _, group in self._alike(wanted) if _ == "runs alike" for run in group)
+        sizes = [run.stored for run in runs if run.stored is not None]
+        return median(sizes) if sizes else None
+
+    def _alike(self, wanted: Wanted) -> Iterator[tuple[str, list[Past]]]:
         for kind, sources in self._groups.items():
             for groups in sources:
-                runs = groups.get(_key(wanted, KINDS[kind]), [])
-                if (training := self._training(wanted, runs)) is not None:
-                    return Estimate(training + median(run.rest for run in runs), kind)
-        return Estimate(wanted.amount, BUDGET) if wanted.unit == "seconds" else None
+                yield kind, groups.get(wanted.key(kind), [])
 
-    def _training(self, wanted: Wanted, runs: Sequence[Past]) -> float | None:
-        """Seconds of training, if the runs tell them."""
-        unit, amount = wanted.unit, wanted.amount
-        if unit == "epochs" and runs:
-            rows = self._rows.get(wanted.task) or [run.rows for run in runs]
-            unit, amount = "examples", amount * median(rows) * wanted.fraction
-        rates = [run.training / run.work[unit] for run in runs if unit in run.work]
-        return median(rates) * amount if rates else None
+    def _estimates(self, wanted: Wanted) -> Iterator[Estimate]:
+        for kind, runs in self._alike(wanted):
+            unit, amount = wanted.unit, wanted.amount
+            if unit == "epochs" and runs:
+                rows = self._rows.get(wanted.task) or [run.rows for run in runs]
+                unit, amount = "examples", amount * median(rows) * wanted.fraction
+            if rates := [run.training / run.work[unit] for run in runs if unit in run.work]:
+                yield Estimate(median(rates) * amount + median(run.rest for run in runs), kind)
+        if wanted.unit == "seconds":
+            yield Estimate(wanted.amount, BUDGET)
 
 
-def _key(wanted: Wanted, fields: Iterable[str]) -> tuple[str, ...]:
-    return tuple(getattr(wanted, name) for name in fields)
+def _grouped(runs: Sequence[Past], kind: str) -> dict[tuple[str, ...], list[Past]]:
+    groups: dict[tuple[str, ...], list[Past]] = {}
+    for run in runs:
+        groups.setdefault(run.asked.key(kind), []).append(run)
+    return groups
 
 
 def past(root: Path, *, but: Collection[Path] = ()) -> list[Past]:
     """The time that each run below a directory took if it ended well, some directories left out."""
-    found = map(past_run, layout.run_directories(root, leave_out=but))
-    return [run for run in found if run is not None]
+    return [run for path in layout.run_directories(root, leave_out=but) if (run := _past(path))]
 
 
-def past_run(directory: Path) -> Past | None:
-    """The time that a run took, if it ended well and its record tells."""
+def _past(directory: Path) -> Past | None:
     try:
-        record = read(directory)
-    except UserError:
+        return Past.of_record(read_fields(directory))
+    except (OSError, ValueError):  # a record that is unreadable tells no time
         return None
-    rows, epochs, steps = record.train_rows, record.epochs, record.steps
-    training = record.train_seconds
-    if record.status != "ok" or not (rows and epochs and steps and training):
-        return None
-    work = {"steps": steps, "examples": epochs * rows, "seconds": training}
-    tokens = training * (record.tokens_per_second or 0)
-    return Past(
-        asked=Wanted.of(vars(record)),
-        rows=rows / record.fraction,
-        work=work | ({"tokens": tokens} if tokens else {}),
-        training=training,
-        rest=(record.setup_seconds or 0) + (record.eval_seconds or 0),
-        device=record.device or "an unknown device",
-    )
-
-
-def engines(seconds: Sequence[float], slots: Mapping[str, int]) -> dict[str, float]:
-    """Seconds until cells that take so long have ended, by engine; with each number of slots."""
-    many, total = len(seconds), sum(seconds)
-    if not many:
-        return {}
-    on_slots = {
-        name: IMPORTS + makespan((one + FORK for one in seconds), count)
-        for name, count in slots.items()
-    }
-    return on_slots | {
-        "basic, one cell at a time": IMPORTS + total + many * COMPOSE,
-        "a fresh process for each cell": total + many * IMPORTS,
-    }
-
-
-def makespan(seconds: Iterable[float], slots: int) -> float:
-    """When the last cell has ended if each goes, in order, to the first slot that is free."""
-    ends = [0.0] * slots
-    for one in seconds:
-        heapq.heapreplace(ends, ends[0] + one)
-    return max(ends)

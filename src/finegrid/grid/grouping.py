@@ -9,8 +9,7 @@ from finegrid.grid.expand import Cell
 from finegrid.runs import settings
 
 MOST = 8  # cells of a job: they would all be lost with it
-# W&B has one run a process
-LOGGERS = (None, "finegrid.tracking.loggers.csv_logger", "finegrid.tracking.csv_logger")
+ONE_A_PROCESS = "wandb_logger"  # W&B has one run a process
 # What each run of a pass has for itself
 APART = (
     "seed",
@@ -58,7 +57,7 @@ def _kind(cell: Cell) -> str:
         and plain["frozen_dropout"]  # without it the layers that cells would share need not run
         and plain["trainer"].get("kernels", True)  # which divide a pass among the cells
         and plain["budget"].get("seconds") is None  # a run's seconds would be its neighbours' too
-        and (plain.get("logger") or {}).get("_target_") in LOGGERS
+        and not str((plain.get("logger") or {}).get("_target_")).endswith(ONE_A_PROCESS)
     )
     if not shares:
         return cell.key

@@ -4,7 +4,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hydra import initialize_config_dir
@@ -14,15 +14,14 @@ from omegaconf import DictConfig
 
 from finegrid.config import to_plain
 from finegrid.errors import UserError, one_of, require
-from finegrid.grid import pool
+from finegrid.grid import locks, pool
 from finegrid.grid.eta import Wanted
 from finegrid.grid.expand import Cell, cells
-from finegrid.grid.status import AGAIN, ENDED, Outcome, Store, outcome, settled
+from finegrid.grid.status import AGAIN, STATUSES, Outcome, Store, outcome, settled
 from finegrid.runs import layout
 from finegrid.storage.files import content
 
 LARGEST = 1 << 28  # bytes of a plan, which has a line a cell
-STATUSES = (*ENDED, "unreadable", "running", "missing")
 
 
 @dataclass(frozen=True)
@@ -37,9 +36,9 @@ class Plan:
     def found(self) -> Iterator[tuple[Cell, str, Outcome]]:
         """Each cell, its directory below the root, and what is known of it."""
         store, at = Store(self.root), time.time()
-        for cell in self.cells:
-            place = store.place(cell)
-            yield cell, place, outcome(self.root / place, at=at)
+        found = outcomes(self.root, [store.place(cell) for cell in self.cells], at=at)
+        for cell, (place, known) in zip(self.cells, found, strict=True):
+            yield cell, place, known
 
     def todo(self, found: Outcome) -> bool:
         """Whether the sweep would run a cell of which this is known."""
@@ -48,7 +47,7 @@ class Plan:
 
 
 def planned(overrides: Sequence[str], *, conf: Path) -> Plan:
-    """The sweep that `train.py -m` would start with these overrides, composed as Hydra does there.
+    """The sweep that `finegrid sweep` would start with these overrides, composed as there.
 
     Raises:
         UserError: if a cell's config is invalid; Hydra's own errors if it cannot be composed.
@@ -79,12 +78,31 @@ def places(root: Path) -> list[str]:
         UserError: if there is no trace of a sweep.
     """
     require(root.is_dir(), f"no such directory: {root}")
-    plans = sorted((root / layout.PLANS).glob("*.json"), key=lambda path: path.stat().st_mtime)
-    listed = dict.fromkeys(place for plan in plans for place in _cells_of(plan))
+    listed = dict.fromkeys(place for plan in _plans(root) for place in _cells_of(plan))
     begun = layout.run_directories(root, begun=True)
     found = list(listed) or [str(path.relative_to(root)) for path in begun]
     require(bool(found), f"no plan, record or claim below {root}; run a sweep first")
     return found
+
+
+def outcomes(
+    root: Path, places: Iterable[str], *, at: float | None = None
+) -> Iterator[tuple[str, Outcome]]:
+    """What is known of cells, by their directories below a sweep's; `at` is now.
+
+    One that has no record yet and is listed by a sweep that runs is queued.
+    """
+    alive = [plan for plan in _plans(root) if locks.alive(plan.with_suffix(""), at=at)]
+    waiting = {place for plan in alive for place in _cells_of(plan)}
+    for place in places:
+        found = outcome(root / place, at=at)
+        queued = found.status == "missing" and place in waiting
+        yield place, replace(found, status="queued") if queued else found
+
+
+def _plans(root: Path) -> list[Path]:
+    """The plans of a directory's sweeps, the oldest first."""
+    return sorted((root / layout.PLANS).glob("*.json"), key=lambda path: path.stat().st_mtime)
 
 
 def _cells_of(plan: Path) -> list[str]:
@@ -105,7 +123,7 @@ def wanted(place: str, *, unit: str, amount: float) -> Wanted | None:
     return Wanted(path.task, path.model, path.method, path.fraction, unit, amount)
 
 
-def tally(statuses: Iterable[str]) -> str:
-    """How many there are of each status."""
-    counts = Counter(statuses)
-    return ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
+def tally(statuses: Iterable[str], *, missing: str = "missing") -> str:
+    """How many there are of each status; `missing` is the word for what no sweep has run."""
+    counts, words = Counter(statuses), {"missing": missing}
+    return ", ".join(f"{counts[one]} {words.get(one, one)}" for one in STATUSES if counts[one])

@@ -15,10 +15,12 @@ from rich.table import Table
 from rich.text import Text
 
 from finegrid.errors import printable
-from finegrid.grid import locks
+from finegrid.grid.eta import Past, Wanted
 from finegrid.grid.expand import Cell
-from finegrid.grid.status import ENDED, Outcome, Store
-from finegrid.runs.text import duration, rerun_command
+from finegrid.grid.left import Countdown, Running, jobs, left
+from finegrid.grid.status import STATUSES, Outcome, Store
+from finegrid.runs.live import LiveRun
+from finegrid.runs.text import rerun_command
 
 LINE_EVERY = 10.0  # seconds between two lines where there is no terminal
 FAILURES = ("failed", "diverged")
@@ -33,27 +35,28 @@ class Progress:
     store: Store
     settled: Callable[[Cell], Outcome | None]  # how a cell ended, or None
     ends: dict[str, str] = field(default_factory=dict)  # key -> status
-    running: dict[str, list[str]] = field(default_factory=dict)  # slot -> cells
+    running: dict[str, Running] = field(default_factory=dict)  # key -> who runs it
+    past: list[Past] = field(default_factory=list)  # of cells that ended
     news: list[str] = field(default_factory=list)  # failures not told yet
     looked: bool = False
-    fresh: int = 0  # cells that ended while we looked
-    began: float = field(default_factory=time.monotonic)
-    latest: float = 0.0  # when a cell was last seen to end
+    slots: int = 0  # jobs that were seen at one time, at most
+    countdown: Countdown = field(default_factory=Countdown)
 
     def look(self) -> None:
         """Read what has changed since the last look."""
-        running: dict[str, list[str]] = {}
+        running: dict[str, Running] = {}
         for cell in self.cells:
             if cell.key in self.ends:
                 continue
             if (found := self.settled(cell)) is not None:
                 self.ends[cell.key] = found.status
+                self.past += [found.past] if found.past else []
                 if self.looked:
-                    self.fresh, self.latest = self.fresh + 1, time.monotonic()
                     self._tell(cell, found)
-            elif holder := self._holder(cell):
-                running.setdefault(holder.slot or f"process {holder.pid}", []).append(cell.name)
+            elif run := Running.of(self.store.path(cell)):
+                running[cell.key] = run
         self.running, self.looked = running, True
+        self.slots = max(self.slots, jobs(self._begun()))
 
     def _tell(self, cell: Cell, found: Outcome) -> None:
         if found.status not in FAILURES:
@@ -67,26 +70,44 @@ class Progress:
         while self.news:
             yield self.news.pop(0)
 
-    def _holder(self, cell: Cell) -> locks.Holder | None:
-        directory = self.store.path(cell)
-        return locks.holder(directory) if locks.alive(directory) else None
-
     def line(self) -> str:
         """Counts and the time left, for one line."""
         counts = Counter(self.ends.values())
-        ended = [f"{counts[status]} {status}" for status in ENDED if counts[status]]
-        parts = [f"{len(self.ends)}/{len(self.cells)} cells", *ended]
-        count = sum(map(len, self.running.values()))
-        parts += [f"{count} running"] if count else []
-        return ", ".join([*parts, *self._left()])
+        running, queued = len(self.running), len(self._queued())
+        counts |= {"running": running, "queued": queued}
+        each = [f"{counts[status]} {status}" for status in STATUSES if counts[status]]
+        return ", ".join([f"{len(self.ends)}/{len(self.cells)} cells", *each, *self._left()])
+
+    def slot_lines(self) -> list[str]:
+        """What each slot is at: its cell, how many share its passes, how far they have come."""
+        slots: dict[str, list[tuple[str, LiveRun | None]]] = {}
+        for cell in self.cells:
+            if run := self.running.get(cell.key):
+                slots.setdefault(run.slot, []).append((cell.name, run.live))
+        return [f"{slot:<8} {_at(cells)}" for slot, cells in sorted(slots.items())]
+
+    def _queued(self) -> list[Cell]:
+        return [c for c in self.cells if c.key not in self.ends and c.key not in self.running]
+
+    def _begun(self) -> list[tuple[Wanted | None, Running]]:
+        facts = {cell.key: cell.facts for cell in self.cells if cell.key in self.running}
+        return [(Wanted.of(facts[key]), run) for key, run in self.running.items()]
 
     def _left(self) -> list[str]:
-        """The time left: as long a cell as those took that ended; it falls between two ends."""
-        missing = len(self.cells) - len(self.ends)
-        if not self.fresh or not missing:
+        """The time left, if there is anything to tell it from."""
+        waiting: list[Wanted | None] = [Wanted.of(cell.facts) for cell in self._queued()]
+        begun = self._begun()
+        seconds = left(begun, waiting, self.past, slots=self.slots) if begun else None
+        if seconds is None:
             return []
-        left = (self.latest - self.began) / self.fresh * missing
-        return [f"about {duration(max(0.0, left - (time.monotonic() - self.latest)))} left"]
+        return [self.countdown.text(seconds, cells=len(self.cells), slots=jobs(begun))]
+
+
+def _at(cells: Sequence[tuple[str, LiveRun | None]]) -> str:
+    """The first of a slot's cells, preferably one that trains, and how many share its job."""
+    name, live = next((one for one in cells if one[1]), cells[0])
+    more = f" and {len(cells) - 1} more" if len(cells) > 1 else ""
+    return f"{name}{more}" + (f": {live.text()}" if live else "")
 
 
 @contextmanager
@@ -129,15 +150,7 @@ def _block(progress: Progress) -> Group:
     bar = Table.grid(padding=(0, 1))
     total, done = len(progress.cells), len(progress.ends)
     bar.add_row(ProgressBar(total=total, completed=done, width=30), progress.line())
-    slots = [
-        Text(f"  {slot:<8} {_names(cells)}") for slot, cells in sorted(progress.running.items())
-    ]
-    return Group(bar, *slots)
-
-
-def _names(cells: Sequence[str]) -> str:
-    """The first of a slot's cells, and how many share its passes."""
-    return cells[0] + (f" and {len(cells) - 1} more" if len(cells) > 1 else "")
+    return Group(bar, *(Text(f"  {line}") for line in progress.slot_lines()))
 
 
 def _plain(progress: Progress, console: Console, over: threading.Event) -> None:

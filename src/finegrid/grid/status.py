@@ -1,4 +1,4 @@
-"""The state of each cell of a sweep, read from its directory: ok, failed, running, missing.
+"""The state of each cell of a sweep, read from its directory: ok, failed, running, queued, missing.
 
 The records are the truth. The index is made from the directories' names whenever it is needed.
 """
@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finegrid.grid import locks
+from finegrid.grid.eta import Past
 from finegrid.grid.expand import Cell
 from finegrid.runs import layout
 from finegrid.runs.record import read_fields
 
 ENDED = ("ok", "failed", "diverged")
+STATUSES = (*ENDED, "unreadable", "running", "queued", "missing")  # queued: in a sweep that runs
 AGAIN: dict[str, tuple[str, ...]] = {  # retry -> the ends that do not count as an end
     "failed": ("failed", "diverged"),
     "none": (),
@@ -22,15 +24,15 @@ AGAIN: dict[str, tuple[str, ...]] = {  # retry -> the ends that do not count as 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a cell's directory says: `ok`, `failed`, `diverged`, `running`, `missing`, `unreadable`.
+    """What a cell's directory says: one of STATUSES.
 
-    What is missing or unreadable is still to be run.
+    What is missing, queued or unreadable is still to be run.
     """
 
     status: str
     error: str = ""
     version: str = ""  # tells the record from one written over it, whatever the clock says
-    seconds: float = 0.0  # the cell's whole time, if it is known
+    past: Past | None = None  # the time that it took, if it ended well
 
 
 class Store:
@@ -54,7 +56,7 @@ class Store:
 
 
 def outcome(directory: Path, *, at: float | None = None) -> Outcome:
-    """What a run directory says; half a record counts as none. `at` is that of `claims.alive`."""
+    """What a run directory says; half a record counts as none. `at` is that of `locks.alive`."""
     why = ""
     try:
         values, facts = read_fields(directory), directory.joinpath(layout.RECORD).stat()
@@ -65,9 +67,8 @@ def outcome(directory: Path, *, at: float | None = None) -> Outcome:
     if (status := values.get("status")) not in ENDED:
         gone = "unreadable" if why else "missing"
         return Outcome("running" if locks.alive(directory, at=at) else gone, why)
-    parts = (values.get(f"{part}_seconds") for part in ("setup", "train", "eval"))
     version = f"{facts.st_mtime_ns:x}-{facts.st_ino:x}-{zlib.crc32(repr(values).encode()):x}"
-    return Outcome(status, values.get("error") or "", version, sum(filter(None, parts)))
+    return Outcome(status, values.get("error") or "", version, Past.of_record(values))
 
 
 def settled(found: Outcome, *, retry: str, before: str) -> bool:

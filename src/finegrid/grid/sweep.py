@@ -71,9 +71,11 @@ class Sweep:
         path = self.store.root / layout.PLANS / f"{self.id}.json"
         path.parent.mkdir(exist_ok=True)
         write_atomic(path, json.dumps(plan).encode())
+        alive = locks.acquire(path.with_suffix(""), sweep=self.id, slot="")
+        assert alive is not None  # nobody else has this sweep's id
         progress = Progress(self.cells, self.store, self._ended)
         try:
-            with _ending_cleanly(), shown(progress):
+            with _ending_cleanly(), alive, shown(progress):
                 returns = self.run(launcher)
         finally:
             outcomes = [self.outcome(cell) for cell in self.cells]

@@ -195,7 +195,7 @@ def _random(model: ModelConfig, outputs: int, auto: Any) -> tuple[PreTrainedMode
 
 def _architecture(model: ModelConfig, outputs: int) -> Any:
     """What config.json says, or for random weights the model's YAML, with `model.config` in it."""
-    if model.pretrained or Path(locate(model)).is_dir():
+    if model.pretrained or not model.architecture or Path(locate(model)).is_dir():
         config = AutoConfig.from_pretrained(locate(model), **_source(model))
     else:
         config = AutoConfig.for_model(**model.architecture)

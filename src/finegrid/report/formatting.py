@@ -31,6 +31,23 @@ def of_class(runs: pd.DataFrame) -> str:
     return f" of {' / '.join(names)}" if names else ""
 
 
+def metric(runs: pd.DataFrame, task: str, *, short: bool = False) -> str:
+    """A task's headline, with the class that F1 is of: `mean of f1 and accuracy`.
+
+    In short a mean reads `f1 / accuracy`.
+    """
+    runs = runs[runs["task"] == task]
+    names = parts = sorted(set(runs["metric"].dropna().astype(str)))
+    if names == ["mean"]:
+        scored = [
+            str(name) for name in runs if str(name).startswith("test/") and runs[name].count()
+        ]
+        parts = [name[5:] for name in scored if name != "test/mean"] or names
+    parts = [f"{name}{of_class(runs)}" if name == "f1" else name for name in parts]
+    of_several = names == ["mean"] != parts and not short
+    return f"mean of {listed(parts)}" if of_several else " / ".join(parts)
+
+
 def span(low: float | None, high: float | None, digits: int = 4) -> str:
     """An interval, such as `0.8512 to 0.8611`; nothing where there is none."""
     if low is None or high is None or missing(low) or missing(high):

@@ -1,4 +1,4 @@
-"""Cells as tables of Markdown and LaTeX: scores by fraction, distances to the best, and costs."""
+"""Tables of Markdown (scores by fraction, distances to the best, costs), and frames as CSV."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -8,17 +8,11 @@ import pandas as pd
 
 from finegrid.errors import printable
 from finegrid.report import formatting
-from finegrid.report.load.rankings import CELL, TABLE, Results, Setting, ordered
+from finegrid.report.load.rankings import CELL, TABLE, Results, ordered
 from finegrid.runs.text import markdown_table
 from finegrid.storage.files import FORMULA
 
 MARKS = re.compile(r"[\\`*|$~]|(?<!\w)_|_(?!\w)|(?<=\])[(\[]")  # that mean something to Markdown
-LATEX = {
-    **{mark: rf"\{mark}" for mark in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-}
 BOLD = "Bold: the best of a column and all that cannot be told from it ({level:g} %, adjusted)."
 NOTHING = (
     "none is better than the best constant prediction (the majority class of the test labels, or "
@@ -49,17 +43,6 @@ def markdown(
     sections = [_section(results, table, level) for table in _tables(cells, best)]
     notes = [f"- {plain(note)}" for note in results.notes]
     return "\n".join([*sections, *(["### Notes", "", *notes, ""] if notes else [])])
-
-
-def latex(results: Results, cells: pd.DataFrame, best: pd.DataFrame) -> dict[str, str]:
-    """File name -> a tabular (of the package booktabs) of each table's scores."""
-    files = {}
-    for number, table in enumerate(_tables(cells, best), start=1):
-        setting, first = results.settings[table["setting"].iloc[0]], table.iloc[0]
-        budget = f"{first['budget']:g}{first['budget_unit']}"
-        name = f"{number:02d}-{first['task']}-{setting.model}-{budget}"
-        files[re.sub(r"[^\w.-]+", "_", name)] = _tabular(table, setting)
-    return files
 
 
 def csv(data: pd.DataFrame) -> str:
@@ -169,14 +152,12 @@ def _marked(cell: Any) -> str:
     return f"**{score(cell)}**" if cell.tie and cell.ok else score(cell)
 
 
-def _grid(
-    cells: pd.DataFrame, show: Callable[[Any], str], written: Callable[[str], str] = plain
-) -> tuple[list[str], list[list[str]]]:
+def _grid(cells: pd.DataFrame, show: Callable[[Any], str]) -> tuple[list[str], list[list[str]]]:
     """Methods by fractions: head and rows."""
     fractions = sorted(cells["fraction"].unique())
     shown = {(cell.method, cell.fraction): show(cell) for cell in cells.itertuples()}
     rows = [
-        [written(method), *(shown[method, fraction] for fraction in fractions)]
+        [plain(method), *(shown[method, fraction] for fraction in fractions)]
         for method in ordered(set(cells["method"]))
     ]
     return ["method", *(f"{fraction:g}" for fraction in fractions)], rows
@@ -197,38 +178,3 @@ def _costs(cells: pd.DataFrame) -> str:
 
 def _cost(value: float, form: str) -> str:
     return format(value, form) if value == value else ""
-
-
-def _tabular(cells: pd.DataFrame, setting: Setting) -> str:
-    first = cells.iloc[0]
-    head, rows = _grid(cells, _latex_score, _escaped)
-    lines = [" & ".join(row) + r" \\" for row in rows]
-    return "\n".join(
-        [
-            printable(
-                f"% {first['task']}: {first['metric']}; {formatting.setting(setting)}, "
-                f"{formatting.budget(first['budget_unit'], first['budget'])}"
-            ),
-            "% mean and standard deviation over seeds; bold: the best and what is not told from it",
-            rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
-            r"\toprule",
-            " & ".join(head) + r" \\",
-            r"\midrule",
-            *lines,
-            r"\bottomrule",
-            r"\end{tabular}",
-            "",
-        ]
-    )
-
-
-def _latex_score(cell: Any) -> str:
-    if not cell.ok:
-        return "--"
-    mean = f"{cell.mean:.4f}"
-    spread = rf" $\pm$ {cell.sd:.4f}" if cell.ok > 1 else ""
-    return (rf"\textbf{{{mean}}}" if cell.tie else mean) + spread
-
-
-def _escaped(text: str) -> str:
-    return "".join(LATEX.get(mark, mark) for mark in printable(text))

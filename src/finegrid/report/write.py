@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from finegrid.report import tables
+from finegrid.report import paper, tables
 from finegrid.report.comparison import Comparison
-from finegrid.report.load import outcomes
+from finegrid.report.load import outcomes, works
 from finegrid.report.stats.ranks import probability_of_improvement
 from finegrid.storage.files import write_atomic
 
@@ -29,8 +29,9 @@ def write(comparison: Comparison, directory: Path, formats: Collection[str]) -> 
 
 def _markdown(comparison: Comparison) -> Files:
     made = comparison.results, comparison.cells, comparison.best
-    text = tables.markdown(*made, level=comparison.level)
-    yield "report.md", text.encode()
+    yield "report.md", tables.markdown(*made, level=comparison.level).encode()
+    of_paper = paper.tables(*made, level=comparison.level)
+    yield "paper.md", "\n".join(map(paper.markdown, of_paper)).encode()
 
 
 def _html(comparison: Comparison) -> Files:
@@ -54,14 +55,20 @@ def _csv(comparison: Comparison) -> Files:
 
 def _latex(comparison: Comparison) -> Files:
     made = comparison.results, comparison.cells, comparison.best
-    for name, text in tables.latex(*made).items():
-        yield f"latex/{name}.tex", text.encode()
+    for table in paper.tables(*made, level=comparison.level):
+        yield f"latex/{table.name}.tex", paper.latex(table).encode()
+    yield "latex/references.bib", works.bibtex(comparison.results).encode()
 
 
 def _png(comparison: Comparison) -> Files:
     for figure in comparison.drawn[0]:
         yield f"figures/{figure.name}.svg", figure.svg.encode()
-        yield f"figures/{figure.name}.png", figure.png()
+        yield f"figures/{figure.name}.png", figure.saved("png")
+
+
+def _pdf(comparison: Comparison) -> Files:
+    for figure in comparison.drawn[0]:
+        yield f"figures/{figure.name}.pdf", figure.saved("pdf")
 
 
 def _parquet(comparison: Comparison) -> Files:
@@ -83,5 +90,6 @@ FORMATS: dict[str, Callable[[Comparison], Files]] = {
     "csv": _csv,
     "latex": _latex,
     "png": _png,
+    "pdf": _pdf,
     "parquet": _parquet,
 }

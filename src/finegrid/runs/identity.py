@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from finegrid import __version__
-from finegrid.config import MethodConfig, require_names
+from finegrid.config import MethodConfig, allowed, require_names
 from finegrid.errors import one_of, require
 from finegrid.runs import settings
 from finegrid.runs.record import SCHEMA, cell_hash
 from finegrid.storage import paths
+from finegrid.tasks.task import filled_in
 
 # Of a config these differ between machines, and its hash must not.
 PLACES = ("data.source", "data.root", "model.path", "task.path", "task.train", "task.test")
@@ -30,6 +31,7 @@ def cell(plain: Mapping[str, Any]) -> str:
         _settings(plain)
         | {"rows": rows(plain["task"], plain["data"]), "weights": weights(plain["model"])}
         | {"schema": SCHEMA, "code": _code(plain["code"])}
+        | _code_outside(plain)
     )
 
 
@@ -43,9 +45,11 @@ def config_hash(plain: Mapping[str, Any]) -> str:
 
 def _settings(plain: Mapping[str, Any]) -> dict[str, Any]:
     kept = settings.deciding(plain)
-    if not _chooses(plain["task"]):
+    allow = allowed(plain)
+    kept["task"] = filled_in(kept["task"], allow=allow)
+    if not _chooses(kept["task"]):
         kept["task"].pop("positive", None)
-    kept["method"] = MethodConfig.of(plain["method"]).decisive()
+    kept["method"] = MethodConfig.of(plain["method"], allow=allow).decisive()
     return {**_canonical(kept), "tuning": plain["trial"] is not None}
 
 
@@ -88,11 +92,11 @@ def rows(task: Mapping[str, Any], data: Mapping[str, Any]) -> str:
         files = [Path(task[split]) for split in ("train", "test") if task.get(split)]
         return paths.digest(file for file in files if file.is_file())
     root = data["root"] if data["source"] == "auto" else data["source"]
-    folder = Path(root or "", task["subset"])
-    if root and folder.is_dir():
-        splits = ("train", *task.get("dev", ["validation"]))
+    if root and (folder := paths.rows(root, task)).is_dir():
+        dev = task.get("dev", "validation")
+        splits = ("train", *([dev] if isinstance(dev, str) else dev))
         return paths.digest(file for split in splits for file in paths.shards(folder, split))
-    return f"hub {task['path']}/{task['subset']}"
+    return f"hub {task['path']}/{task.get('subset', '')}"
 
 
 def weights(model: Mapping[str, Any]) -> str:
@@ -106,6 +110,15 @@ def weights(model: Mapping[str, Any]) -> str:
 @cache
 def _builtin_rows() -> str:
     return paths.digest(paths.code(paths.BUILTIN))
+
+
+def _code_outside(plain: Mapping[str, Any]) -> dict[str, str]:
+    """Hash of the modules of the user's packages that the method and the task come from."""
+    allow = allowed(plain)
+    targets = MethodConfig.of(plain["method"], allow=allow).targets()
+    modules = {target.rpartition(".")[0] for target in targets} | {str(plain["task"].get("kind"))}
+    files = [paths.module(name) for name in sorted(modules) if name.partition(".")[0] in allow]
+    return {"outside": paths.digest(file for file in files if file)} if files else {}
 
 
 @cache

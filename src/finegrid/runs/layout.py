@@ -18,14 +18,16 @@ RECORD = "record.json"
 DELTA = "delta.safetensors"
 PREDICTIONS = "predictions.parquet"
 CURVE = "curve.csv"
-DISTANCES = "distances.csv"  # of scripts/analyse.py --beside
+LIVE = "live.json"  # while it trains: step, loss, last score; see runs/live
+DISTANCES = "distances.csv"  # of finegrid analyse --beside
 CONFIG = ".hydra/config.yaml"
 OVERRIDES = ".hydra/overrides.yaml"
 LOG = "run.log"
 OUTPUT = "output.log"  # what a job of a sweep prints
 LOCK = ".claim-"  # and a number: a lock file, see grid/locks
 SYNCED = ".wandb-synced"
-RESULTS = (RECORD, DELTA, PREDICTIONS, CURVE)  # the record first: without it the rest is nothing
+# Without the record, which comes first, the rest is nothing
+RESULTS = (RECORD, DELTA, PREDICTIONS, CURVE, LIVE)
 # Directories of a sweep
 PLANS = ".sweeps"  # each sweep's command and cells
 JOBS = ".groups"  # what each job is to run

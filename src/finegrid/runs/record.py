@@ -57,6 +57,7 @@ class Record:
     metric: str | None = None
     positive: str | None = None  # class that F1 is of; null: the mean over all, or no F1
     positive_class: int | None = None  # its number in the predictions
+    labels: str | None = None  # names of the classes by number, as JSON; null: none, or older
     test: float | None = None
     test_last: float | None = None
     validation: float | None = None
@@ -276,10 +277,17 @@ def clear(directory: Path) -> None:
             raise UserError(f"{directory / name} cannot be removed: {error.strerror}") from error
 
 
+def program() -> str:
+    """What started this process: `finegrid train`, or a script such as `python train.py`."""
+    script = Path(sys.argv[0]).name
+    by_file = script.endswith(".py") and script != "__main__.py"
+    return f"python {shlex.quote(script)}" if by_file else "finegrid train"
+
+
 def command_line(arguments: Sequence[str] | None = None) -> str:
     """The command that this process was started with, or with other arguments, on any machine."""
     own = sys.argv[1:] if arguments is None else arguments
-    return shlex.join(["python", Path(sys.argv[0]).name, *own])
+    return f"{program()} {shlex.join(own)}".rstrip()
 
 
 def cell_hash(identity: Mapping[str, Any]) -> str:

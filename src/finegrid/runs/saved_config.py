@@ -4,7 +4,7 @@ Hydra writes the config as it was composed, so that references stand in it. Thos
 the config are followed; what would look at the environment, a file or anything else is refused.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ LARGEST = 1 << 18  # bytes; a composed config has a few thousand
 DEEPEST = 32
 MOST = 100  # references
 LONGEST = 1 << 16  # characters of what one of them may stand for
-LOOKS = ("recipe", "oc.select")  # resolvers that look at the config alone
+LOOKS = ("recipe", "oc.select", "named_after")  # resolvers that look at the config alone
 MACHINE = "${oc.env:FINEGRID_DATA_DIR,null}"  # data.root by default: where that machine had data
 RECIPE = "${recipe:lr}"  # of optim.lr in a trial
 OPEN = "???"  # what a reference stands for as long as it is not resolved
@@ -49,15 +49,17 @@ def config(directory: Path) -> DictConfig:
         raise UserError(f"{path} is not a readable config: {why.splitlines()[0]}") from error
 
 
-def of_run(directory: Path, record: Record) -> RunConfig:
+def of_run(directory: Path, record: Record, *, allow: Collection[str] = ()) -> RunConfig:
     """The settings of a run directory, typed, which must be those of the record there.
+
+    `allow` names packages from which classes may come, whatever the config there says.
 
     Raises:
         UserError: if the config is missing, invalid or of another run.
     """
     cfg = config(directory)
     try:
-        settings = RunConfig.of(cfg)
+        settings = RunConfig.of(cfg, allow=allow)
         _require_same_run(directory, record, to_plain(cfg))
     except (OmegaConfBaseException, LookupError, TypeError, ValueError, AttributeError) as error:
         why = (str(error).strip() or repr(error)).splitlines()[0]

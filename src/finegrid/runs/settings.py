@@ -26,6 +26,7 @@ ROLES = {
     "trainer.precision": Role.RESULT,
     "trainer.kernels": Role.RESULT,  # their dropout draws other numbers
     "logger": Role.SPEED,
+    "log_every": Role.SPEED,
     "hydra": Role.SPEED,
     "retry": Role.SPEED,
     "fail_fast": Role.SPEED,
@@ -39,6 +40,7 @@ ROLES = {
     "task.train": Role.PLACE,
     "task.test": Role.PLACE,
     "code": Role.PLACE,
+    "allow": Role.PLACE,
     "model.head_lr": Role.SOURCE,
     "method.recipe": Role.SOURCE,
     "tune": Role.SOURCE,

@@ -25,8 +25,8 @@ def duration(seconds: float) -> str:
 
 def rerun_command(overrides: Iterable[str], *, sweep: str = "") -> str:
     """The shell command that runs a cell again, within a sweep's directory if one is named."""
-    within = ["-m", *overrides, f"hydra.sweep.dir={sweep}"] if sweep else overrides
-    return shlex.join(["python", "train.py", *within])
+    within = [f"hydra.sweep.dir={sweep}"] if sweep else []
+    return shlex.join(["finegrid", "sweep" if sweep else "train", *overrides, *within])
 
 
 def aligned(rows: Sequence[Sequence[str]], *, left: int | None = None) -> list[list[str]]:

@@ -1,14 +1,45 @@
-"""Paths of a task's and a model's files, and hashes of their contents; nothing is loaded."""
+"""Paths of what comes with finegrid, of a task's and a model's files; hashes of their contents."""
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-BUILTIN = Path(__file__).parents[1] / "data/builtin"  # its code and its model `tiny`
+from finegrid.errors import require
+
+PACKAGE = Path(__file__).resolve().parents[1]
+BUILTIN = PACKAGE / "data/builtin"  # its code and its model `tiny`
 TOKENIZER_FILES = ("*.json", "*.txt", "*.model", "*.spm", "*.codes")  # settings and vocabulary
 MODEL_FILES = ("*.safetensors", *TOKENIZER_FILES)  # weights and architecture too
+
+
+def _shipped(name: str, *, checkout: str) -> Path:
+    """A folder that comes with finegrid: inside the package of a wheel, or in a checkout."""
+    installed = PACKAGE / name
+    return installed if installed.is_dir() else PACKAGE.parents[1] / checkout
+
+
+CONF = _shipped("conf", checkout="conf")  # the groups of options
+RESULTS = _shipped("results", checkout="docs/results")  # a folder for each published comparison
+
+
+def published_runs() -> list[Path]:
+    """The runs.parquet of each published comparison.
+
+    Raises:
+        UserError: if there is none.
+    """
+    files = sorted(RESULTS.glob("*/runs.parquet"))
+    require(bool(files), f"no {RESULTS}/*/runs.parquet: this finegrid comes without results")
+    return files
+
+
+def rows(root: str, task: Mapping[str, Any]) -> Path:
+    """The folder of a hub task below a local root, named as its subset or, without one, itself."""
+    return Path(root, str(task.get("subset") or task["name"]))
 
 
 def shards(folder: Path, split: str) -> list[Path]:
@@ -49,6 +80,17 @@ def _those(folder: Path, patterns: Iterable[str]) -> list[Path]:
 def code(folder: Path) -> list[Path]:
     """The Python files of a folder, which decide what is made there."""
     return sorted(folder.glob("*.py"))
+
+
+def module(name: str) -> Path | None:
+    """The file of a module, found without importing it; None if there is none."""
+    top, *inner = name.split(".")
+    spec = find_spec(top)
+    if spec is None or spec.origin is None:
+        return None
+    place = Path(spec.origin).parent.joinpath(*inner)
+    files = (place.with_suffix(".py"), place / "__init__.py") if inner else (Path(spec.origin),)
+    return next((file for file in files if file.is_file()), None)
 
 
 def digest(files: Iterable[Path]) -> str:

@@ -5,6 +5,7 @@
 
 import pytorch_lightning as pl
 
+from finegrid.runs import saved_config
 from finegrid.runs.record import Record
 from finegrid.runs.spec import RunSpec
 from finegrid.strategies.cached_features import CacheFeatures
@@ -13,7 +14,11 @@ from finegrid.training.components import RunComponents
 
 
 def run(spec: RunSpec) -> Record:
-    """Train and score one run, as `training.run.run` does."""
+    """Train and score one run, as `training.run.run` does.
+
+    The config in its directory is written anew, resolved: it must say the same wherever it is read.
+    """
+    saved_config.write(spec.directory, spec.plain, spec.overrides)
     return training.run(spec, extend=extend)
 
 

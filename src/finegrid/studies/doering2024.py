@@ -89,7 +89,7 @@ STREAMS = Claim(
     "streams",
     "BitFit is recommended where resources are scarce or data arrive as a stream.",
     "none: a recommendation",
-    untested="nothing here trains on a stream; for scarce resources see scripts/recommend.py",
+    untested="nothing here trains on a stream; for scarce resources see finegrid recommend",
 )
 
 

@@ -99,7 +99,7 @@ def findings(
         runs: of one setting.
         cells: of these runs.
         margin: in units of the score.
-        distances: rows of the files of that name by scripts/analyse.py; none: not measured.
+        distances: rows of the files of that name by finegrid analyse; none: not measured.
         overlap: likewise.
     """
     full = [where.fraction for method, where in cells if method == "full"]

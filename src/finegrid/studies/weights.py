@@ -1,4 +1,4 @@
-"""What scripts/analyse.py measures of weights, as estimates: distances by layer, masks' overlap."""
+"""What finegrid analyse measures of weights, as estimates: distances by layer, masks' overlap."""
 
 from collections.abc import Mapping
 from math import exp, log, sqrt

@@ -26,6 +26,7 @@ class Classification(Task):
     numbered: bool = True  # labels may be given by number; not where the rows gave the names
 
     METRICS: ClassVar[tuple[str, ...]] = ("accuracy", "f1", "matthews")
+    USUAL: ClassVar[tuple[str, ...]] = ("accuracy",)
     CORRELATIONS: ClassVar[tuple[str, ...]] = ("matthews",)
     PROBLEM_TYPE: ClassVar[str] = "single_label_classification"
 

@@ -9,14 +9,22 @@ Importing a kind does not import torch, since the command line and the report ch
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from finegrid import tasks
-from finegrid.errors import nearest, one_of, require, shown
+from finegrid.errors import (
+    IMPORTABLE,
+    UserError,
+    nearest,
+    one_of,
+    require,
+    require_allowed,
+    shown,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +34,7 @@ if TYPE_CHECKING:
 
 MEAN = "mean"  # of all metrics: the headline of a task with several
 LISTED = 20  # classes in a message
+LISTS = ("text", "metrics", "labels", "dev")  # for which one name may stand by itself
 NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*")
 
 
@@ -37,7 +46,7 @@ class Task(ABC):
     text: list[str]  # one or two text columns
     metrics: list[str]  # all are recorded; the headline is their mean unless `headline` names one
     path: str = ""  # hub data set, `builtin`, or `files`
-    subset: str = ""  # of the hub data set; the folder's name below a local root
+    subset: str = ""  # of the hub data set, if it has any; the folder's name below a local root
     label: str = "label"
     kind: str = "classification"
     labels: list[str] = field(default_factory=list)  # class names by number, if there are classes
@@ -48,6 +57,7 @@ class Task(ABC):
     positive: str | None = None  # class that F1 is of; null: the second of two
 
     METRICS: ClassVar[tuple[str, ...]]  # names that `task.metrics` may list
+    USUAL: ClassVar[tuple[str, ...]] = ()  # where it lists none; empty: all of METRICS
     CORRELATIONS: ClassVar[tuple[str, ...]] = ()  # those that are 0 where predictions are constant
     AUTO_CLASS: ClassVar[str] = "AutoModelForSequenceClassification"  # of transformers; its head
     PROBLEM_TYPE: ClassVar[str]  # what config.json of an exported model calls the kind
@@ -154,7 +164,7 @@ class Task(ABC):
         """One metric over the full set."""
 
     def written(self, predicted: "Tensor") -> list[Any]:
-        """Predictions as `scripts/predict.py` writes them."""
+        """Predictions as `finegrid predict` writes them."""
         return predicted.tolist()
 
     def score(self, logits: "Tensor", labels: "Tensor") -> dict[str, float]:
@@ -189,17 +199,36 @@ def kinds() -> tuple[str, ...]:
     return tuple(sorted(names - {"task"}))
 
 
-def of_kind(name: str) -> type[Task]:
+def of_kind(name: str, *, allow: Collection[str] = ()) -> type[Task]:
     """The class of a kind, from the file that is called like it.
+
+    A dotted name is a module of a package of the user's, which `allow` must name.
 
     Raises:
         UserError: with the nearest names, if there is no such kind.
     """
-    one_of("task.kind", name, kinds())
-    path = f"{tasks.__name__}.{name}"
-    module = import_module(path)
-    return next(
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Task) and value.__module__ == path
-    )
+    if "." in name:
+        require_allowed("task.kind", name, allow)
+        path = name
+    else:
+        one_of("task.kind", name, kinds())
+        path = f"{tasks.__name__}.{name}"
+    try:
+        module = import_module(path)
+    except ModuleNotFoundError as error:
+        raise UserError(f"task.kind={name}: {error}; {IMPORTABLE}") from error
+    classes = (value for value in vars(module).values() if isinstance(value, type))
+    ours = (kind for kind in classes if issubclass(kind, Task) and kind.__module__ == path)
+    if (kind := next(ours, None)) is None:
+        raise UserError(f"task.kind={name}: the module has no subclass of finegrid's Task")
+    return kind
+
+
+def filled_in(node: Mapping[str, Any], *, allow: Collection[str] = ()) -> dict[str, Any]:
+    """A task's settings with what may be left out: a list of one name, and the kind's metrics."""
+    lists = {key: [node[key]] for key in LISTS if isinstance(node.get(key), str)}
+    filled = {**node, **lists}
+    if filled.get("metrics") is None:
+        kind = of_kind(str(node.get("kind", Task.kind)), allow=allow)
+        filled["metrics"] = list(kind.USUAL or kind.METRICS)
+    return filled

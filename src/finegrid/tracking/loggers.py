@@ -1,13 +1,20 @@
-"""Loggers of live runs (W&B, CSV). The record is the truth; a logger may fail."""
+"""Loggers of live runs, all of them Lightning's. The record is the truth; a logger may fail."""
 
 import logging
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from inspect import signature
 from typing import Any
 
-from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+from pytorch_lightning.loggers import (
+    CSVLogger,
+    Logger,
+    MLFlowLogger,
+    TensorBoardLogger,
+    WandbLogger,
+)
 
-from finegrid.errors import UserError, one_of
+from finegrid.errors import UserError, one_of, require
 from finegrid.runs.record import Record
 from finegrid.tracking.run_info import RunInfo, summary
 
@@ -89,11 +96,52 @@ def wandb_logger(
     return SafeLogger(make)
 
 
+def tensorboard_logger(*, run: RunInfo) -> SafeLogger:
+    """TensorBoard: event files in the run directory; `tensorboard --logdir` a sweep shows all."""
+
+    def make() -> Logger:
+        logger = TensorBoardLogger(
+            run.directory, name="", version="tensorboard", default_hp_metric=False
+        )
+        logger.log_hyperparams(run.config)
+        return logger
+
+    return SafeLogger(make)
+
+
+def mlflow_logger(*, run: RunInfo, experiment: str, tracking_uri: str | None) -> SafeLogger:
+    """MLflow: one run a cell, where `tracking_uri` or MLflow's own settings say."""
+
+    def make() -> Logger:
+        import mlflow
+
+        logger = MLFlowLogger(
+            experiment,
+            run_name=run.name,
+            tracking_uri=tracking_uri or mlflow.get_tracking_uri(),
+            tags={"group": run.group, "cell": run.cell},
+        )
+        logger.log_hyperparams(run.config)
+        return logger
+
+    return SafeLogger(make)
+
+
 LOGGERS: dict[str, Callable[..., SafeLogger]] = {
     f"{module}.{made.__name__}": made
     for module in (__name__, __package__)  # the package is what configs of 0.6 name
-    for made in (csv_logger, wandb_logger)
+    for made in (csv_logger, wandb_logger, tensorboard_logger, mlflow_logger)
 }
+EXTRAS = {"tensorboard_logger": "tensorboard", "mlflow_logger": "mlflow"}  # what they import
+
+
+def require_installed(node: Mapping[str, Any] | None) -> None:
+    """Raise `UserError` if the package behind a config's logger is missing."""
+    package = EXTRAS.get(str((node or {}).get("_target_", "")).rpartition(".")[2])
+    require(
+        package is None or find_spec(package) is not None,
+        f"logger={package} needs a package: pip install 'finegrid[loggers]'",
+    )
 
 
 def _finish(logger: Logger | None, record: Record) -> None:
@@ -104,6 +152,9 @@ def _finish(logger: Logger | None, record: Record) -> None:
         logger.experiment.summary.update(final)
         wandb.finish(exit_code=0 if record.status == "ok" else 1)
     elif logger is not None:
-        numbers = {name: value for name, value in final.items() if not isinstance(value, str)}
+        numbers = {k: v + 0 for k, v in final.items() if not isinstance(v, str)}  # true is 1
+        if isinstance(logger, MLFlowLogger):  # in its stores of files `test` would hide `test/f1`
+            folders = {name.partition("/")[0] for name in numbers if "/" in name}
+            numbers = {name: value for name, value in numbers.items() if name not in folders}
         logger.log_metrics(numbers, step=record.steps)
         logger.finalize("success" if record.status == "ok" else "failed")

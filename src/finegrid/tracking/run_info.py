@@ -1,6 +1,6 @@
 """A run as dashboards show it: name, group, tags, config, curve and summary.
 
-`logger=wandb` tells it as the run goes on, scripts/sync_wandb.py afterwards; both make the same
+`logger=wandb` tells it as the run goes on, finegrid sync afterwards; both make the same
 run of it. Imports nothing heavy.
 """
 

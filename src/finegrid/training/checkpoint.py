@@ -102,7 +102,7 @@ class BestCheckpoint(pl.Callback):
         self.seconds += time.perf_counter() - started
         for logger in trainer.loggers:
             named = {f"validation/{name}": score for name, score in scores.items()}
-            logger.log_metrics({"train/loss": float(loss), **named}, step=self.clock.steps)
+            logger.log_metrics(named, step=self.clock.steps)
 
     def restore(self, module: FineTuner) -> None:
         """Put the best weights back."""

@@ -19,7 +19,7 @@ from finegrid.data.batching import TokenizedDataset
 from finegrid.data.loading import load
 from finegrid.data.splits import Splits, split
 from finegrid.data.tokenization import Tokeniser
-from finegrid.errors import UserError, require
+from finegrid.errors import IMPORTABLE, UserError, require
 from finegrid.kernels.optimize import optimize
 from finegrid.methods.base import TuningMethod, overrides
 from finegrid.models import backbone
@@ -123,7 +123,8 @@ def _class(target: str, where: str) -> type[TuningMethod]:
     try:
         value = getattr(import_module(path), name, None)
     except ModuleNotFoundError as error:
-        raise UserError(f"{where}._target_={target!r}: {error}") from error
+        hint = "" if path.startswith("finegrid.") else f"; {IMPORTABLE}"
+        raise UserError(f"{where}._target_={target!r}: {error}{hint}") from error
     require(
         isinstance(value, type) and issubclass(value, TuningMethod) and value is not TuningMethod,
         f"{where}._target_={target!r} is no tuning method; it must be a subclass of TuningMethod",

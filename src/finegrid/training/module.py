@@ -41,6 +41,7 @@ class FineTuner(pl.LightningModule):
         self.task, self.optim, self.train_rows = task, optim, train
         self.state = TrainState()
         self.init_seed, self.dropout_seed = stream(seed, "init"), stream(seed, "dropout")
+        self.clipped_norm: Tensor | None = None  # of the gradient before clipping
 
     def on_train_start(self) -> None:
         """Switch dropout on (weights load in eval mode and stay so) and seed its draws."""
@@ -122,7 +123,14 @@ class FineTuner(pl.LightningModule):
         """
         if gradient_clip_val:
             held = [p for group in optimizer.param_groups for p in group["params"]]
-            nn.utils.clip_grad_norm_(held, gradient_clip_val)
+            self.clipped_norm = nn.utils.clip_grad_norm_(held, gradient_clip_val)
+
+    def gradient_norm(self) -> Tensor:
+        """Global norm of the step's gradient, before clipping; computed here if none is done."""
+        if self.clipped_norm is not None:
+            return self.clipped_norm
+        trained = surgery.trainable(self.model).values()
+        return nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
 
 
 def _chunks(batch: dict[str, Any], size: int) -> Iterator[dict[str, Tensor]]:

@@ -1,13 +1,20 @@
-"""A progress bar over a run's budget."""
+"""How far a run has come: a bar over its budget, and a file for those who look on."""
 
+import math
 import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from tqdm import tqdm
 
+from finegrid.runs import live
+from finegrid.runs.live import LiveRun
 from finegrid.training.budget import BudgetTimer
 from finegrid.training.checkpoint import BestCheckpoint
+
+EVERY = 1.0  # seconds between two versions of the file, at least
 
 
 class BudgetProgressBar(pl.Callback):
@@ -31,10 +38,54 @@ class BudgetProgressBar(pl.Callback):
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """Advance."""
         assert self.bar is not None
-        self.bar.set_postfix(validation=f"{self.selection.last.value:.4f}", refresh=False)
+        if self.selection.last.scores:
+            self.bar.set_postfix(validation=f"{self.selection.last.value:.4f}", refresh=False)
         self.bar.update(min(self.clock.progress, 1.0) - self.bar.n)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Close the bar."""
         assert self.bar is not None
         self.bar.close()
+
+
+class ProgressFile(pl.Callback):
+    """Writes where a run stands into its directory, at most once a second.
+
+    Between two versions a step costs a look at the clock; the loss is read, and a device waited
+    for, only when it is written.
+    """
+
+    def __init__(self, clock: BudgetTimer, selection: BestCheckpoint, directory: Path) -> None:
+        self.clock, self.selection, self.directory = clock, selection, directory
+        self._due = 0.0
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Write it, if the last version is old enough."""
+        now = time.monotonic()
+        if now >= self._due:
+            self._due = now + EVERY
+            live.write(self.directory, self._live(pl_module, float(outputs["loss"])))
+
+    def _live(self, module: Any, loss: float) -> LiveRun:
+        clock, last = self.clock, self.selection.last
+        return LiveRun(
+            step=clock.steps,
+            share=clock.progress,
+            elapsed=time.perf_counter() - clock.started,
+            seconds=clock.seconds,
+            examples=clock.examples,
+            tokens=clock.tokens,
+            rows=clock.rows,
+            unit=clock.budget.unit,
+            amount=clock.budget.amount,
+            metric=module.task.headline,
+            loss=loss if math.isfinite(loss) else None,
+            score=last.value if last.scores else None,
+        )

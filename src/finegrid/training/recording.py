@@ -1,5 +1,6 @@
 """What a run writes into its record at each stage: what was asked for, met, and spent."""
 
+import json
 from typing import Any
 
 import torch
@@ -36,6 +37,7 @@ def add_inputs(record: Record, components: RunComponents) -> None:
     splits, base, task = components.splits, components.module.backbone, components.task
     record.positive_class = of = task.positive_class
     record.positive = None if of is None else task.labels[of]
+    record.labels = json.dumps(task.labels) if task.labels else None
     record.data_source, record.model_revision = splits.source, base.revision
     record.fingerprint = base.fingerprint
     record.drawn_pooler = bool(drawn_pooler(base.model))

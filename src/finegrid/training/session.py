@@ -30,6 +30,8 @@ from finegrid.training.budget import BudgetTimer
 from finegrid.training.checkpoint import BestCheckpoint
 from finegrid.training.components import RunComponents, prepare
 from finegrid.training.cost import CostMonitor, peak_memory
+from finegrid.training.progress import ProgressFile
+from finegrid.training.step_logger import StepLogger
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,7 @@ class RunCallbacks:
     clock: BudgetTimer
     meter: CostMonitor
     selection: BestCheckpoint
+    reports: list[pl.Callback]  # what tells others of the run while it trains
 
     def in_order(self, components: RunComponents) -> list[pl.Callback]:
         """All of a run's callbacks.
@@ -48,7 +51,8 @@ class RunCallbacks:
         The clock counts a step before the method acts on it and the selection evaluates it.
         """
         method = components.method
-        return [self.meter, *components.kernels, self.clock, method, self.selection]
+        acting = [self.meter, *components.kernels, self.clock, method, self.selection]
+        return [*acting, *self.reports]
 
 
 class RunSession:
@@ -65,6 +69,7 @@ class RunSession:
 
     def prepare(self, *, build: Callable[..., Backbone] = backbone.build) -> RunComponents:
         """Build the run's components and note which data and weights it reads."""
+        loggers.require_installed(self.spec.plain.get("logger"))
         components = prepare(self.config, build=build)
         self.spec.require_unchanged()
         heartbeat.beat()
@@ -88,7 +93,10 @@ class RunSession:
             curve=self.directory / layout.CURVE,
         )
         meter = CostMonitor(components.encoded["train"], config.trainer)
-        return RunCallbacks(clock, meter, selection)
+        reports: list[pl.Callback] = [ProgressFile(clock, selection, self.directory)]
+        if self.logger is not None:
+            reports.append(StepLogger(clock, config.log_every))
+        return RunCallbacks(clock, meter, selection, reports)
 
     def loader(self, components: RunComponents) -> Any:
         """Batches of the training rows, in the order of the run's seed."""
@@ -115,6 +123,7 @@ class RunSession:
     def end(self, error: BaseException | None) -> None:
         """Write the record, unless the run was interrupted, and close the logger."""
         record = self.record
+        (self.directory / layout.LIVE).unlink(missing_ok=True)
         if error is None:
             record.status = "ok"
         elif isinstance(error, Exception):

@@ -1,8 +1,8 @@
 """Hydra launcher `ray`: the machines of a ray cluster, or this one, `hydra/launcher=ray`.
 
     pip install 'finegrid[ray]'
-    python train.py -m method=full,bitfit seed=0,1,2 hydra/launcher=ray
-    python train.py -m ... hydra/launcher=ray hydra.launcher.address=auto hydra.launcher.num_cpus=4
+    finegrid sweep method=full,bitfit seed=0,1,2 hydra/launcher=ray
+    finegrid sweep ... hydra/launcher=ray hydra.launcher.address=auto hydra.launcher.num_cpus=4
 
 On a cluster start it on one of its machines. All of them need this environment, and the directory
 that it is started in under the same path: runs are written there. Variables of the shell reach the

@@ -66,7 +66,7 @@ def mean_curves(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def distances(runs: pd.DataFrame) -> pd.DataFrame:
-    """The distances that scripts/analyse.py wrote, of all runs: its columns, method and seed."""
+    """The distances that finegrid analyse wrote, of all runs: its columns, method and seed."""
     tables = []
     for method, seed, directory in zip(runs.method, runs.seed, runs.directory, strict=True):
         path = Path(directory) / DISTANCES

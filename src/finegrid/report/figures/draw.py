@@ -28,10 +28,10 @@ class Figure:
     svg: str
     render: Callable[[], Canvas] = field(repr=False, compare=False)
 
-    def png(self, *, dpi: int = 200) -> bytes:
-        """The figure as a bitmap, drawn on demand."""
+    def saved(self, kind: str, *, dpi: int = 200) -> bytes:
+        """The figure as `png` or `pdf`, drawn on demand."""
         with mpl.rc_context(style.RC):
-            return style.png(self.render(), dpi=dpi)
+            return style.saved(self.render(), kind, dpi=dpi)
 
 
 def draw(

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from finegrid.report import formatting
-from finegrid.report.load.rankings import Results
+from finegrid.report.load.rankings import RANKING, Results
 from finegrid.runs import layout
 
 LIMIT = 60  # figures: some ten seconds to draw, some megabytes of page
@@ -121,6 +121,16 @@ def fullest(cells: pd.DataFrame) -> float:
     """The largest fraction at which most of the methods have scores; some may have failed there."""
     methods = cells.groupby("fraction").method.nunique()
     return float(methods[methods >= MOST * methods.max()].index.max())
+
+
+def main(cells: pd.DataFrame) -> tuple[Any, ...]:
+    """Of a task's scored cells the ranking that speaks for it, as the values of RANKING.
+
+    That of most methods at the fullest fraction, and of the largest budget.
+    """
+    full = cells[cells["fraction"] == fullest(cells)]
+    sizes = {key: len(rows) for key, rows in full.groupby(RANKING, observed=True)}
+    return max(sizes, key=lambda key: (sizes[key], key[3]))
 
 
 def chosen(frame: pd.DataFrame, key: FigureKey) -> pd.DataFrame:

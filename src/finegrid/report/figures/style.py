@@ -1,4 +1,4 @@
-"""How figures look: matplotlib's settings, a mark for each method, SVG and PNG.
+"""How figures look: matplotlib's settings, a mark for each method, SVG, PNG and PDF.
 
 Without pyplot: figures are made, written and forgotten, and no state is left behind. Colours after
 Okabe and Ito (2008) and Tol (2021), told apart with any colour vision; a marker and a dash go with
@@ -27,7 +27,9 @@ PAPER, INK, SOFT, RULE = "#ffffff", "#1b1f24", "#6a737d", "#dfe2e6"
 COLOURS = ("#0072b2", "#d55e00", "#00835f", "#aa3377", "#c08400", "#3399cc", "#882255", "#7a7a1f")
 MARKERS = ("o", "^", "v", "P", "X", "<", ">", "p", "h", "*", "d")  # 11: prime to 8 colours
 DASHES = ("-", (0, (5.0, 1.6)), (0, (1.2, 1.4)), (0, (5.0, 1.4, 1.2, 1.4)))
+UNDATED = {"png": ["Software"], "pdf": ["Creator", "Producer", "CreationDate"]}
 RC: Any = {
+    "pdf.fonttype": 42,  # TrueType, which publishers ask for
     "svg.fonttype": "none",  # text stays text: small, searchable, read aloud
     "text.parse_math": False,  # a method's name may hold a dollar
     "font.family": ["DejaVu Sans"],
@@ -143,9 +145,10 @@ def svg(figure: Canvas, name: str, title: str) -> str:
     return re.sub(counted, r"\1", drawn[drawn.index("<svg") :])
 
 
-def png(figure: Canvas, *, dpi: int = 200) -> bytes:
-    """The figure on white, as a bitmap."""
+def saved(figure: Canvas, kind: str, *, dpi: int = 200) -> bytes:
+    """The figure on white as `png` or `pdf`: the same bytes for the same figure."""
     buffer = io.BytesIO()
+    undated = dict.fromkeys(UNDATED[kind])
     with mpl.rc_context(RC):
-        figure.savefig(buffer, format="png", dpi=dpi, facecolor=PAPER, metadata={"Software": None})
+        figure.savefig(buffer, format=kind, dpi=dpi, facecolor=PAPER, metadata=undated)
     return buffer.getvalue()

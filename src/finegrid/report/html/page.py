@@ -5,19 +5,27 @@ import hashlib
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from finegrid.report import formatting, tables
+from finegrid.report.answer import answer, by_setting, verdict
 from finegrid.report.comparison import Comparison
+from finegrid.report.figures import keys
 from finegrid.report.figures.draw import Figure
-from finegrid.report.html import payload, runs, summary, table
+from finegrid.report.headlines import headlines
+from finegrid.report.html import payload, runs, table
+from finegrid.report.html.mistakes import Mistakes, mistakes
+from finegrid.report.load.rankings import RANKING
 from finegrid.report.recommend.decide import UNLEARNED
 
 PRINTED = 300  # cells whose runs a print shows
 ROWS = 10_000  # of the table
+FIRST = 10  # methods in the figure beside an answer
+ERRING = 24  # tasks whose predictions are looked into
 ABOUT = {  # columns of the runs that say what to cite
     "versions": "version",
     "commits": "git_commit",
@@ -37,7 +45,6 @@ def page(comparison: Comparison, figures: Sequence[Figure] = (), left_out: str =
         left_out: a sentence on figures that were not drawn, or nothing.
     """
     results, cells = comparison.results, comparison.cells
-    answers = summary.answers(results, cells, comparison.best, comparison.draws)
     listed = runs.listed(results.runs)
     rows = table.rows(cells, comparison.best)
     data = {
@@ -48,7 +55,12 @@ def page(comparison: Comparison, figures: Sequence[Figure] = (), left_out: str =
     }
     script = _asset("page.js")
     return _template().render(
-        groups=summary.by_setting(answers, results),
+        groups=by_setting(comparison, headlines(comparison)),
+        verdict=verdict,
+        said=answer(comparison),
+        leads=_leads(cells, rows),
+        mistakes=_mistakes(comparison),
+        first=FIRST,
         notes=[*results.notes, *filter(None, (left_out, listed.note, _cut(len(rows))))],
         rows=rows[:ROWS],
         columns=table.columns(rows),
@@ -78,6 +90,36 @@ def _template() -> Template:
     environment.filters["listed"] = formatting.listed
     environment.filters["svg"] = Markup
     return environment.from_string(_asset("page.html.j2"))
+
+
+def _main(cells: pd.DataFrame) -> dict[tuple[Any, ...], tuple[Any, ...]]:
+    """(setting, task) -> the ranking that speaks for it."""
+    scored = cells[cells["ok"] > 0].astype({"task": str})
+    return {key: keys.main(rows) for key, rows in scored.groupby(["setting", "task"])}
+
+
+def _leads(
+    cells: pd.DataFrame, rows: Sequence[dict[str, Any]]
+) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
+    """(setting, task) -> the rows with a score of its main ranking, best first."""
+    mains = {ranking: key for key, ranking in _main(cells).items()}
+    leads: dict[tuple[Any, ...], list[dict[str, Any]]] = {key: [] for key in mains.values()}
+    for row in rows:
+        if row["whisker"] and (key := mains.get(row["ranking"])) is not None:
+            leads[key].append(row)
+    return leads
+
+
+def _mistakes(comparison: Comparison) -> dict[tuple[Any, ...], Mistakes]:
+    """(setting, task) -> how methods err in its main ranking, where predictions tell."""
+    runs = comparison.results.runs
+    fine = runs[runs["status"].eq("ok")].astype({"method": str})
+    means = comparison.cells.sort_values("mean", ascending=False)
+    made = {}
+    for key, ranking in list(_main(comparison.cells).items())[:ERRING]:
+        at, of = ((frame[RANKING] == ranking).all(axis=1) for frame in (fine, means))
+        made[key] = mistakes(fine[at], list(means.loc[of, "method"].astype(str)))
+    return {key: one for key, one in made.items() if one}
 
 
 def _cut(rows: int) -> str:

@@ -15,7 +15,7 @@ LISTED = 8  # things that a sentence names before it only counts the rest
 def trials(count: int) -> Iterator[str]:
     """Tuning trials, which have no test score."""
     if count:
-        yield f"{_count(count, 'tuning trial')} left out; scripts/tune.py reads them."
+        yield f"{_count(count, 'tuning trial')} left out; finegrid tune reads them."
 
 
 def unplaced(runs: pd.DataFrame) -> Iterator[str]:

@@ -5,13 +5,16 @@ Of one run: labels and predictions of the headline test set and the digest of it
 
 import zlib
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from finegrid.runs import layout
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 WRITTEN = ["split", "idx", "label", "prediction"]  # what is read of it
 COLUMNS = ["prediction_rows", "prediction_labels", "prediction_values"]  # of a runs.parquet
@@ -46,6 +49,20 @@ def read(directory: str) -> Predictions:
     Raises:
         OSError, ValueError, KeyError: if there are none that can be read.
     """
+    table = _headline(directory)
+    labels, values = (_plain(table.column(name).to_numpy()) for name in WRITTEN[2:])
+    named = "\n".join(map(repr, table.column("idx").to_pylist())).encode()  # an id may be text
+    digest = blake2b(named, digest_size=16)
+    digest.update(labels.tobytes())
+    return _checked(digest.hexdigest(), labels, values)
+
+
+def row_names(directory: str) -> list[str]:
+    """The `idx` of each row of the headline test set; none of a run without a directory."""
+    return list(map(str, _headline(directory).column("idx").to_pylist())) if directory else []
+
+
+def _headline(directory: str) -> "pa.Table":
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -55,12 +72,7 @@ def read(directory: str) -> Predictions:
         table = file.read(columns=WRITTEN, use_threads=False)
     if len(table.column("split").unique()) > 1:
         table = table.filter(table.column("split").to_numpy() == "test")
-    idx = table.column("idx")
-    labels, values = (_plain(table.column(name).to_numpy()) for name in WRITTEN[2:])
-    named = "\n".join(map(repr, idx.to_pylist())).encode()  # by value: an id may be text
-    digest = blake2b(named, digest_size=16)
-    digest.update(labels.tobytes())
-    return _checked(digest.hexdigest(), labels, values)
+    return table
 
 
 def _plain(values: NDArray[np.generic]) -> NDArray[np.generic]:

@@ -14,8 +14,9 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from finegrid.errors import UserError
+from finegrid.storage.paths import CONF
 
-DIRECTORY = Path(__file__).resolve().parents[4] / "conf" / "reference"
+DIRECTORY = CONF / "reference"
 # what every protocol says, if only that it was not found
 PROTOCOL = ("backbone", "split", "selection", "seeds", "initialisation", "batch", "lr", "epochs")
 PAIRS = ({"accuracy", "f1"}, {"pearson", "spearman"})  # of which our tasks report the mean as well

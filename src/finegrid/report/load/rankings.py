@@ -85,7 +85,7 @@ def load(paths: Iterable[Path], *, tell: Callable[[int], None] = lambda done: No
             tell(len(rows))
     frames = [records.frame(rows)] * bool(rows) + stored
     if not frames:
-        raise UserError("these runs are tuning trials; scripts/tune.py reads them")
+        raise UserError("these runs are tuning trials; finegrid tune reads them")
     runs = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
     runs.attrs = {"trials": trials}
     return runs

@@ -32,8 +32,8 @@ def cells(results: Results, known: Evidence | None = None, *, level: float = 0.9
     Costs are means over the runs that ended well. `low` and `high` bound the mean over all seeds,
     on other test rows too where `interval` says `seeds and rows`, on these where it says `seeds`
     (the number of rows is unknown); nothing for one seed. `learned` is false for a method that
-    predicts a constant or is no better than one. `failures` says how the others ended, `missing`
-    counts the seeds that only others here have.
+    predicts a constant or is no better than one, whose score is `constant`. `failures` says how the
+    others ended, `missing` counts the seeds that only others here have.
     """
     known = known or evidence(results)
     runs = results.runs
@@ -70,11 +70,12 @@ def _summaries(runs: pd.DataFrame, known: Evidence, level: float) -> pd.DataFram
             "validation": by_cell["validation"].mean(),
         }
     )
+    each = [known.rankings[key[:-1]][str(key[-1])] for key in table.index]
     rows = [
-        interval(known.rankings[key[:-1]][str(key[-1])], str(metric), level)
-        for key, metric in zip(table.index, table["metric"], strict=True)
+        (*interval(one, str(metric), level), one.constant)
+        for one, metric in zip(each, table["metric"], strict=True)
     ]
-    columns = ["low", "high", "interval", "learned"]
+    columns = ["low", "high", "interval", "learned", "constant"]
     table = table.join(pd.DataFrame(rows, columns=columns, index=table.index))
     return table.join(by_cell[COSTS].mean()).reset_index()
 

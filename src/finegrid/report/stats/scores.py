@@ -7,6 +7,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from math import nan
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ class Known:
     scores: Scores
     correct: dict[int, NDArray[np.uint8]]  # seed -> N bits, packed
     learned: bool = True  # false: predicts a constant, or is not better than one
+    constant: float = nan  # the score of the best constant prediction, where known
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def evidence(
     done = 0
     for key, ranking in runs.groupby(RANKING, observed=True):
         metrics = () if seeds_alone else _metrics(ranking)
-        read = dict(_readable(ranking, refused)) if metrics else {}
+        read = dict(readable(ranking, refused)) if metrics else {}
         if one := next(iter(read.values()), None):
             positive = _positive(ranking)
             if of != (one.rows, metrics, positive):
@@ -134,7 +136,7 @@ def _metrics(runs: pd.DataFrame) -> tuple[str, ...]:
     )
 
 
-def _readable(runs: pd.DataFrame, refused: list[str]) -> Iterable[tuple[Any, Predictions]]:
+def readable(runs: pd.DataFrame, refused: list[str]) -> Iterable[tuple[Any, Predictions]]:
     """Run -> predictions, of those on the rows that most of the ranking was scored on."""
     by_run: dict[Any, Predictions] = {}
     for run, row in zip(runs.index, runs.to_dict("records"), strict=True):
@@ -187,7 +189,8 @@ def _cell(
         for seed, run in known.items()
         if read[run].values.dtype.kind in "iu"
     }
-    return Known(scores, correct, learned(runs, scores, constant))
+    known_score = nan if constant is None else constant.score
+    return Known(scores, correct, learned(runs, scores, constant), known_score)
 
 
 def _limits(rankings: dict[Key, dict[str, Known]]) -> Iterator[str]:

@@ -1,0 +1,1 @@
+"""One file for each subcommand of `finegrid`, with `main(argv)`, which `finegrid.cli` calls."""

@@ -1,0 +1,48 @@
+"""The catalogue that `finegrid train --help` prints: each group of conf/, each option in a line."""
+
+from pathlib import Path
+
+from finegrid.config import UNITS
+from finegrid.storage.paths import CONF
+
+HELP = """finegrid: which way of fine-tuning is best for this model, task, data and time?
+
+  finegrid train method=bitfit task=mrpc model=minilm data.fraction=0.3 seed=1
+  finegrid sweep method=full,bitfit,houlsby data.fraction=0.1,0.3,1.0 seed=0,1,2
+
+{groups}
+Any value can be overridden: optim.lr=1e-4 budget.epochs=3 data.batch_size=16 select=last
+A budget in another unit: budget=seconds budget.seconds=60 (units: {units})
+The whole composed config: --cfg job. Hydra's own flags: --hydra-help
+"""
+
+
+def options(group: str) -> dict[str, str]:
+    """Option -> its one-line description (the file's first comment), for a config group.
+
+    Options in a folder of the group are named with it: `reproduce/lora2021`.
+    """
+    files = sorted((CONF / group).rglob("*.yaml"))
+    names = (file.relative_to(CONF / group).with_suffix("").as_posix() for file in files)
+    return {name: _headline(file) for name, file in zip(names, files, strict=True)}
+
+
+def help_text() -> str:
+    """The text of `--help`: every group, every option with its one line."""
+    groups = ["method", "task", "model", "budget", "trainer", "logger", "experiment"]
+    groups += ["tuned"] if options("tuned") else []
+    return HELP.format(groups="\n".join(map(_describe, groups)), units=", ".join(UNITS))
+
+
+def _describe(group: str) -> str:
+    found = options(group)
+    width = max(map(len, found), default=0)
+    lines = [f"  {name:<{width}}  {text}" for name, text in found.items()]
+    return "\n".join([f"{group}=", *lines, ""])
+
+
+def _headline(file: Path) -> str:
+    lines = file.read_text(encoding="utf-8").splitlines()
+    comments = (line.removeprefix("#").strip() for line in lines)
+    first = next((line for line in comments if not line.startswith("@package")), "")
+    return first.removeprefix(f"{file.stem}:").strip()

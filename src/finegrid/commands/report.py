@@ -1,0 +1,79 @@
+"""Compare the runs of a sweep; without --out the tables go to the terminal.
+
+    finegrid report multirun/grid --out report
+
+With --out a report is written: a page, tables, figures, and runs.parquet, which later stands for
+the directories: it holds their predictions, and no text.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from finegrid.commands import arguments
+from finegrid.errors import UserError, nearest
+from finegrid.report import tables, write
+from finegrid.report.comparison import Comparison
+from finegrid.report.load import rankings
+
+MANY = 1000  # runs from which on a terminal is told how far the reading is
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Read the records below the directories, compare, and print or write."""
+    given = _parser().parse_args(argv)
+    formats = _names(given.format, write.FORMATS, "--format")
+    if given.format and not given.out:
+        raise UserError(f"--format {given.format} says what to write; name a directory with --out")
+    if not 0.5 < given.level < 1:
+        raise UserError(f"--level {given.level:g} must lie between 0.5 and 1, such as 0.95")
+    mix = _names(given.mix, rankings.FIELDS, "--mix")
+    runs = rankings.load(given.directories, tell=_progress("reading"))
+    made = Comparison.of(runs, mix=mix, level=given.level, tell=_progress("comparing"))
+    if given.out is None:
+        print(tables.markdown(made.results, made.cells, made.best, level=given.level))
+        return
+    written = list(write.write(made, given.out, formats or list(write.FORMATS)))
+    first = max(written, key=lambda path: path.name == "report.html", default=None)
+    print(f"wrote {first} and {len(written) - 1} other files" if first else "nothing to write")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = arguments.parser("report", __doc__)
+    parser.add_argument(
+        "directories", type=Path, nargs="+", help="sweep or run directories, or a runs.parquet"
+    )
+    parser.add_argument("--out", type=Path, help="directory of the report")
+    parser.add_argument(
+        "--format", default="", help=f"of {','.join(write.FORMATS)}; all unless told otherwise"
+    )
+    parser.add_argument(
+        "--mix",
+        default="",
+        help=f"what may differ within a comparison, of {','.join(rankings.FIELDS)}",
+    )
+    parser.add_argument("--level", type=float, default=0.95, help="of intervals and of ties")
+    return parser
+
+
+def _names(text: str, known: object, flag: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in known:  # type: ignore[operator]
+            raise UserError(f"unknown {flag} {name}; {nearest(name, known)}")  # type: ignore[arg-type]
+    return names
+
+
+def _progress(doing: str) -> Callable[[int], None]:
+    """Tells a terminal how many runs are done, if there are many."""
+    last = time.monotonic()
+
+    def tell(done: int) -> None:
+        nonlocal last
+        if done > MANY and sys.stderr.isatty() and time.monotonic() - last > 0.2:
+            last = time.monotonic()
+            print(f"\r{doing}: {done:,} runs", end="\033[K\r", file=sys.stderr, flush=True)
+
+    return tell

@@ -1,0 +1,193 @@
+"""The verdict in words, and what to do next: the end of runs, sweeps, demo, page, `recommend`, API.
+
+All that is said of which method leads is made here, from the facts of `headlines` or of a decision.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import nan
+
+import pandas as pd
+
+from finegrid.report import formatting, rising
+from finegrid.report.comparison import Comparison
+from finegrid.report.headlines import Headline, Lead, Method, headlines
+from finegrid.report.load.rankings import RANKING
+from finegrid.report.next_step import next_step
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The verdict on some runs, and what to do next."""
+
+    sentence: str  # which method leads, which are level with it, whether any learned anything
+    rising: str  # that validation still rose when the budget ended; "" where it did not
+    command: str  # the next step: one shell command
+
+    def text(self) -> str:
+        """All of it, as a terminal shows it: a line each."""
+        return "\n".join(filter(None, (self.sentence, self.rising, f"next: {self.command}")))
+
+
+def answer(comparison: Comparison) -> Answer:
+    """The verdict on runs that have been compared; on the setting with most of them, if several."""
+    runs = comparison.results.runs
+    groups = by_setting(comparison, headlines(comparison))
+    if not groups:
+        return Answer(_nothing(runs), "", next_step(runs, [], rising=False))
+    _, overall, first = groups[0]
+    mine = runs[runs["setting"].eq(first[0].setting)]
+    sentence = overall or " ".join(_alone(one) for one in first)
+    still = still_rising(mine, first)
+    parts = [sentence, _lost(mine), _aside(len(groups) - 1)]
+    command = next_step(mine, first, rising=bool(still))
+    return Answer(" ".join(filter(None, parts)), still, command)
+
+
+def _alone(one: Headline) -> str:
+    main = one.main
+    place = f" on {one.task} ({main.data} of the data, {main.budget}, {main.best.seeds})"
+    return verdict(main, one.metric, place=place)
+
+
+def verdict(lead: Lead, metric: str, *, place: str = "") -> str:
+    """Who leads, who is level with it, what is cheaper and level, and who learned nothing.
+
+    Args:
+        lead: the facts.
+        metric: of the scores, in words.
+        place: where it leads, with a space before it.
+    """
+    best, constant = lead.best, _constant(metric)
+    nought = "" if lead.constant != lead.constant else f", {formatting.score(lead.constant)}"
+    if not lead.learned:
+        return (
+            f"No method learned anything{place}: none is better than the best constant prediction "
+            f"({constant}{nought}), tested on rows at 5 %. The highest mean is that of "
+            f"{best.name}, {best.score}."
+        )
+    score = f"{metric} {best.score}" + (f" ({constant}{nought})" if nought else "")
+    others = formatting.listed(lead.level, most=8)
+    if lead.methods == 1:
+        text = f"{best.name} is the only method with a score{place}: {score}."
+    elif not lead.level:
+        text = f"{best.name} is the best{place}: {score}, told apart from every other method."
+    else:
+        text = f"{best.name} leads{place}: {score}, but cannot be told apart from {others}."
+    return " ".join(filter(None, (text, *_beside(lead, constant))))
+
+
+def _beside(lead: Lead, constant: str) -> tuple[str, str, str]:
+    dull = formatting.listed(lead.unlearned, most=8)
+    return (
+        _cheaper(lead.best, lead.smallest, lead.quickest),
+        f"No better than {constant}: {dull}." if dull else "",
+        f"{lead.few}." if lead.few else "",
+    )
+
+
+def _constant(metric: str) -> str:
+    """What the best constant prediction is, by the metric that it is best in."""
+    if "pearson" in metric or "spearman" in metric:
+        return "the mean"
+    return "always one class" if metric.startswith("f1") else "the majority class"
+
+
+def _cheaper(best: Method, smallest: Method | None, quickest: Method | None) -> str:
+    """Which of those level with the best costs less, and how much less."""
+    parts = []
+    if smallest:
+        parts.append(f"{smallest.name} stores least ({smallest.stored}, not {best.stored})")
+    if quickest:
+        name = "it" if quickest == smallest else quickest.name
+        parts.append(f"{name} trains quickest ({quickest.seconds}, not {best.seconds})")
+    return f"Of these {' and '.join(parts)}." if parts else ""
+
+
+def still_rising(runs: pd.DataFrame, found: Sequence[Headline]) -> str:
+    """The sentence on the methods at the top whose validation still rose; "" if none did."""
+    gains: dict[str, list[float]] = {}
+    for one in found:
+        of_ranking = runs[(runs[RANKING] == one.key).all(axis=1)]
+        for name in one.top or (one.main.best.name,):
+            gain = rising.gain(of_ranking[of_ranking["method"].eq(name)])
+            if gain is not None:
+                gains.setdefault(name, []).append(gain)
+    if not gains:
+        return ""
+    names = [f"{name}{_by(max(several, default=nan))}" for name, several in gains.items()]
+    return (
+        f"Validation still rose when the budget ended: {formatting.listed(names, most=4)}; "
+        "a larger budget may change the answer."
+    )
+
+
+def _by(gain: float) -> str:
+    return "" if gain != gain else f" (by {formatting.score(gain, 3)} in its last third)"
+
+
+def overall(found: Sequence[Headline]) -> str:
+    """One sentence over the tasks of a setting; nothing for one task."""
+    tasks = len(found)
+    if tasks < 2:
+        return ""
+    names = Counter(name for one in found for name in one.top)
+    if not names:
+        return f"No method learned anything on any of the {tasks} tasks."
+    dull = [one.task for one in found if not one.top]
+    none = f" No method learned anything on {formatting.listed(dull)}." if dull else ""
+    most = max(names.values())
+    often = [name for name, many in names.items() if many == most]
+    if most == tasks:
+        return (
+            f"Best, or not told apart from the best, on all {tasks} tasks: "
+            f"{formatting.listed(often)}.{_least(often, found)}"
+        )
+    return (
+        f"No method is best, or level with the best, on all {tasks} tasks; most often, on {most}: "
+        f"{formatting.listed(often)}.{none}"
+    )
+
+
+def _least(names: Sequence[str], found: Sequence[Headline]) -> str:
+    """Which of several methods stores least over the tasks, if it is near the best on all."""
+    stored = [dict(one.main.stored) for one in found]
+    means = {name: sum(one.get(name, nan) for one in stored) / len(stored) for name in names}
+    known = {name: mean for name, mean in means.items() if not formatting.missing(mean)}
+    if len(known) < 2:
+        return ""
+    least = min(known, key=lambda name: known[name])
+    return f" Of these {least} stores least: {formatting.size(known[least])} a task."
+
+
+def by_setting(
+    comparison: Comparison, found: Sequence[Headline]
+) -> list[tuple[str, str, list[Headline]]]:
+    """(setting in words, the sentence over its tasks, its headlines); that of most runs first."""
+    results = comparison.results
+    sizes = results.runs.setting.value_counts().sort_index()
+    groups = []
+    for number in sizes.sort_values(ascending=False, kind="stable").index:
+        if of_setting := [one for one in found if one.setting == number]:
+            setting = formatting.setting(results.settings[number])
+            groups.append((setting, overall(of_setting), of_setting))
+    return groups
+
+
+def _nothing(runs: pd.DataFrame) -> str:
+    """That no run has a score, and why the first has none."""
+    ends = ", ".join(f"{many} {end}" for end, many in runs["status"].value_counts().items())
+    errors = runs["error"].dropna().astype(str)
+    why = f" The first says: {errors.iloc[0][:200]}" if len(errors) else ""
+    return f"No run has a score, so there is no answer: {ends}.{why}"
+
+
+def _lost(runs: pd.DataFrame) -> str:
+    lost = int((runs["status"].ne("ok") | runs["test"].isna()).sum())
+    return f"{lost} of {formatting.number(len(runs), 'run')} have no score." if lost else ""
+
+
+def _aside(others: int) -> str:
+    what = formatting.number(others, "other setting")
+    return f"{what} cannot be compared with this one; the report shows them." if others else ""

@@ -1,0 +1,121 @@
+"""What to do after a comparison, as one shell command."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from finegrid.report.headlines import Headline
+from finegrid.report.load import variants
+from finegrid.report.load.rankings import TABLE
+from finegrid.report.recommend.decide import SEEDS
+from finegrid.runs import layout
+
+MANY = 10  # seeds beyond which more of them seldom tell level methods apart
+RIVALS = ("head", "full")  # what a method that ran alone is compared with
+DEMO = "experiment=demo"
+OWN = (
+    "finegrid sweep task=custom task.train=rows.csv task.text=text task.label=label model=minilm "
+    "method=head,bitfit,lora,full seed=0,1,2"
+)
+DEFAULT = "multirun/grid"  # where a sweep goes that names no directory
+
+
+def next_step(runs: pd.DataFrame, found: Sequence[Headline], *, rising: bool) -> str:
+    """More methods, seeds or budget where the answer lacks them; else the use of the best.
+
+    Args:
+        runs: of one setting.
+        found: its headlines, none if no run has a score.
+        rising: whether validation still rose where the budget ended.
+    """
+    mains = [one.main for one in found]
+    if not mains:
+        return f"finegrid status {_quoted(_root(runs))}" if _root(runs) else sweep(runs, {})
+    if runs["overrides"].astype(str).str.contains(DEMO, regex=False).any():
+        return OWN
+    runs = _repeatable(runs, found)
+    seeds = min(main.seeds for main in mains)
+    if max(main.methods for main in mains) == 1:
+        methods = dict.fromkeys([*runs["method"].astype(str).str.split(" ").str[0], *RIVALS])
+        return sweep(runs, {"method": list(methods), "seed": _seeds(runs, SEEDS)})
+    if seeds < SEEDS:
+        return sweep(runs, {"seed": _seeds(runs, SEEDS)})
+    if rising or not any(main.learned for main in mains):
+        key = f"budget.{runs['budget_unit'].iloc[0]}"
+        return sweep(runs, {key: [f"{2 * runs['budget'].max():g}"]})
+    if any(main.level for main in mains) and seeds < MANY:
+        return sweep(runs, {"seed": _seeds(runs, 2 * seeds)})
+    return _use(runs, found[0])
+
+
+def _repeatable(runs: pd.DataFrame, found: Sequence[Headline]) -> pd.DataFrame:
+    """The runs that one sweep can repeat: of all methods, or else of the one that leads."""
+    compared = runs[TABLE].apply(tuple, axis=1).isin({one.key[: len(TABLE)] for one in found})
+    leading = compared & runs["method"].isin({one.main.best.name for one in found[:1]})
+    for some in (runs[compared], runs[leading]):
+        product = prod(map(len, _values(some).values()))
+        if product <= some["overrides"].nunique():
+            return some
+    return runs[leading].iloc[:1]
+
+
+def _use(runs: pd.DataFrame, of: Headline) -> str:
+    """Predict with the best run of the best method; train it, where its files are elsewhere."""
+    mine = runs[runs["method"].eq(of.main.best.name) & runs["task"].eq(of.task)]
+    best = mine[mine["status"].eq("ok")].sort_values("validation").iloc[-1]
+    if best["directory"]:
+        return f"finegrid predict {_quoted(best['directory'])} --input rows.csv"
+    return train(mine)
+
+
+def train(runs: pd.DataFrame) -> str:
+    """The command of the first of some runs, by itself."""
+    return shlex.join(["finegrid", "train", *_overrides(runs.iloc[0])])
+
+
+def sweep(runs: pd.DataFrame, changes: Mapping[str, Sequence[str]]) -> str:
+    """The sweep that some runs are of, with other values of some settings."""
+    values = _values(runs) | {key: list(several) for key, several in changes.items()}
+    words = [f"{key}={','.join(several)}" for key, several in values.items()]
+    root = _root(runs)
+    elsewhere = root not in ("", DEFAULT) and "hydra.sweep.dir" not in values
+    words += [f"hydra.sweep.dir={root}"] * elsewhere
+    return shlex.join(["finegrid", "sweep", *words])
+
+
+def _values(runs: pd.DataFrame) -> dict[str, list[str]]:
+    """Key of an override -> the values that it has in some runs."""
+    values: dict[str, list[str]] = {}
+    for _, run in runs.drop_duplicates("overrides").iterrows():
+        for override in _overrides(run):
+            key, _, value = override.partition("=")
+            values.setdefault(key, [])
+            values[key] += [value] * (value not in values[key])
+    return values
+
+
+def _overrides(run: Any) -> list[str]:
+    text = run["overrides"]
+    return [one for one in variants.listed(text) if one] if isinstance(text, str) else []
+
+
+def _seeds(runs: pd.DataFrame, many: int) -> list[str]:
+    """So many seeds, those that there are first."""
+    there = sorted(set(runs["seed"].astype(int)))
+    more = [seed for seed in range(many + len(there)) if seed not in there]
+    return [str(seed) for seed in sorted([*there, *more[: max(0, many - len(there))]])]
+
+
+def _root(runs: pd.DataFrame) -> str:
+    """The directory of the sweep that most runs are of; empty where they are of none."""
+    places = runs["directory"].astype(str)
+    roots = [str(Path(place).parents[layout.DEPTH - 1]) for place in places if layout.parse(place)]
+    return max(roots, key=roots.count, default="")
+
+
+def _quoted(place: object) -> str:
+    return shlex.quote(str(place))
