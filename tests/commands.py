@@ -1,6 +1,6 @@
 """Commands as users meet them: run in this process where that is enough, else in one of their own.
 
-A process spends seconds on imports, so `call` starts one only for a sweep (its launcher forks), for
+A process spends seconds on imports, so `call` starts one only for a sweep whose launcher forks, for
 what is said of imports, and for W&B (it reads its environment once). tests/test_cli.py and
 tests/test_faults.py hold what processes alone show: exit codes, signals, a quiet end.
 """
@@ -36,7 +36,8 @@ def call(
 ) -> Result:
     """Run a subcommand of finegrid, or a script; `imports` names on stderr what it imports."""
     sweep = command == "sweep" or ("-m" in args and command in ("", "train"))
-    if not (sweep or imports or process or command in ("sync", "workspace")):
+    forks = sweep and "hydra/launcher=basic" not in args
+    if not (forks or imports or process or command in ("sync", "workspace")):
         return _here(script, command, args)
     start = ["-m", "finegrid", command] if command else [str(ROOT / script)]
     return subprocess.run(

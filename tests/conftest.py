@@ -6,20 +6,26 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir, version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from finegrid.config import RunConfig, register_resolvers
+from finegrid.data import builtin
+from finegrid.data.builtin import Row
 from finegrid.methods.base import TuningMethod
 from finegrid.runs.record import Record
 
@@ -30,9 +36,14 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 ROOT = Path(__file__).parents[1]
 METHODS = sorted(path.stem for path in (ROOT / "conf/method").glob("*.yaml"))
+FUSING = [
+    name for name in METHODS
+    if "\nfuses: true" in (ROOT / f"conf/method/{name}.yaml").read_text(encoding="utf-8")
+]  # fmt: skip
 TASKS = sorted(path.stem for path in (ROOT / "conf/task").glob("*.yaml"))
 MODELS = sorted(path.stem for path in (ROOT / "conf/model").glob("*.yaml"))
 BUILTIN = [name for name in TASKS if name.startswith("builtin_")]
+ALL_ROWS = builtin.load
 
 # what the record of a made-up cell says, but for its seed and hash
 FACTS = {
@@ -77,20 +88,25 @@ QUICK: dict[str, tuple[str, ...]] = {
 # Words in the names of tests that take longer than ten seconds, in files of others that do not.
 SLOW = ("equal_methods_are", "readme_teaches", "pretraining_matters", "a_much_better_method")
 # Files that take longest; they begin, so that no worker is left with one at the end.
-LONG = ("test_faults", "test_run", "test_methods", "test_sweep", "test_cli")
+LONG = (
+    "test_faults", "test_run", "test_methods", "test_own_data", "test_sweep", "test_slots",
+    "test_cli", "test_frozen", "test_foreign",
+)  # fmt: skip
 
 torch.set_num_threads(1)
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Keep the user's cache out, before a test file takes a copy of the environment."""
-    os.environ["FINEGRID_CACHE_DIR"] = tempfile.mkdtemp(prefix="finegrid-cache-")
+    if not hasattr(config, "workerinput"):  # a worker of xdist has that of its parent
+        os.environ["FINEGRID_CACHE_DIR"] = tempfile.mkdtemp(prefix="finegrid-cache-")
 
 
-def pytest_unconfigure() -> None:
+def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove the tests' cache."""
-    shutil.rmtree(os.environ["FINEGRID_CACHE_DIR"], ignore_errors=True)
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ["FINEGRID_CACHE_DIR"], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -106,15 +122,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def composed(*overrides: str, hydra: bool = False) -> DictConfig:
-    """The config of a command line."""
+    """The config of a command line: Hydra's for the groups, to which values are applied.
+
+    Composing takes thirty times as long as a copy, and Hydra too applies values afterwards.
+    """
     register_resolvers()
-    return copy.deepcopy(_composed(overrides, hydra, Path.cwd()))
+    values = [one for one in overrides if _is_value(one)]
+    groups = tuple(one for one in overrides if not _is_value(one))
+    cfg = copy.deepcopy(_composed(groups, hydra, Path.cwd() if hydra else ROOT))
+    parsed = OverridesParser.create().parse_overrides(values)
+    ConfigLoaderImpl._apply_overrides_to_config(parsed, cfg)
+    if hydra:
+        cfg.hydra.overrides.task = [one for one in overrides if not one.startswith("hydra")]
+    return cfg
 
 
-@cache  # composing takes fifty times as long as a copy
-def _composed(overrides: tuple[str, ...], hydra: bool, cwd: Path) -> DictConfig:
+def _is_value(override: str) -> bool:
+    """Whether it sets a value of the composed config, and chooses no file of a group."""
+    key = override.partition("=")[0].lstrip("+~")
+    return not (key.startswith("hydra") or set(key) & {"/", "@"} or (ROOT / "conf" / key).is_dir())
+
+
+@cache
+def _composed(groups: tuple[str, ...], hydra: bool, cwd: Path) -> DictConfig:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose("train", list(overrides), return_hydra_config=hydra)
+        return compose("train", list(groups), return_hydra_config=hydra)
 
 
 def tuning_method(*overrides: str) -> TuningMethod:
@@ -144,6 +176,24 @@ def run_cell(directory: Path, *overrides: str) -> Record:
         GlobalHydra.instance().clear()
 
 
+Runs = Callable[[str], Path]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """Finished runs of two steps, each trained once; a test that writes into one takes a copy."""
+    root = tmp_path_factory.mktemp("runs")
+    common = ("experiment=smoke", "model=tiny", "task=builtin_paraphrase", "trainer.threads=1")
+
+    def trained(overrides: str) -> Path:
+        directory = root / overrides.replace(" ", "-")
+        if not directory.exists():
+            run_cell(directory, *common, *overrides.split())
+        return directory
+
+    return trained
+
+
 @contextmanager
 def clean_process() -> Iterator[None]:
     """Undo what a command sets in its process: Hydra's state, logging, HYDRA_FULL_ERROR."""
@@ -165,9 +215,11 @@ def clean_process() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _fresh_process() -> Iterator[None]:
+def _fresh_process(request: pytest.FixtureRequest) -> Iterator[None]:
     """A test meets neither the settings nor the random numbers that the test before it left."""
     torch.manual_seed(0)
+    if (stream := getattr(request.module, "RNG", None)) is not None:
+        stream.bit_generator.state = np.random.default_rng(0).bit_generator.state
     with clean_process():
         yield
 
@@ -184,6 +236,31 @@ def _no_local_copies(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
     if "realdata" not in request.keywords:
         monkeypatch.delenv("FINEGRID_DATA_DIR", raising=False)
         monkeypatch.delenv("FINEGRID_MODEL_DIR", raising=False)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _few_test_rows() -> Iterator[None]:
+    """The builtin tasks keep their first test rows alone: a test pays for 96 and not for 600."""
+    from finegrid.data import loading
+
+    every = cache(ALL_ROWS)
+
+    def few(name: str) -> dict[str, list[Row]]:
+        rows = every(name)
+        return rows | {"validation": rows["validation"][:96]}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(builtin, "load", few)
+        for name in BUILTIN:  # cached, so that processes that tests start have the same rows
+            loading._builtin(SimpleNamespace(name=name))  # type: ignore[arg-type]
+        yield
+
+
+@pytest.fixture
+def all_test_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The builtin tasks as they are, for what is said of their scores."""
+    monkeypatch.setattr(builtin, "load", ALL_ROWS)
+    monkeypatch.setenv("FINEGRID_CACHE_DIR", str(tmp_path / "cache"))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,7 +1,6 @@
 """Measurements in parameter space: closed forms, and runs whose answers are known."""
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, composed, run_cell
+from conftest import ROOT, Runs, composed
 from test_models import build_small
 from torch import Tensor
 
@@ -29,26 +28,11 @@ from finegrid.training.components import build_method
 
 TINY = ("model=tiny", "task=builtin_paraphrase")
 QUERY = "bert.encoder.layer.0.attention.self.query"
-Runs = Callable[[str], Path]
 
 
 @pytest.fixture(scope="module")
 def weights() -> Weights:
     return Weights()
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """Finished runs of two steps, each trained once."""
-    root = tmp_path_factory.mktemp("runs")
-
-    def trained(overrides: str) -> Path:
-        directory = root / overrides.replace(" ", "-")
-        if not directory.exists():
-            run_cell(directory, "experiment=smoke", *TINY, "trainer.threads=1", *overrides.split())
-        return directory
-
-    return trained
 
 
 def fresh(weights: Weights, method: str, *, seed: int = 0, size: float = 0.1) -> Solution:
@@ -328,7 +312,8 @@ def test_lines_that_cannot_be(runs: Runs, weights: Weights) -> None:
 
 
 def test_pairs_differ_in_one_thing(runs: Runs) -> None:
-    found = finished([runs("method=full").parent])
+    places = [runs(one) for one in ("method=full", "method=full seed=1", "method=lora")]
+    found = finished([places[0].parent])
     names = {path.name for path in found}
     assert {"method=full", "method=full-seed=1", "method=lora"} <= names
     pairs = [(a.name, b.name) for a, b in overlap.pairs(found)]

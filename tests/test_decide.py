@@ -128,7 +128,7 @@ def test_a_method_that_learned_nothing_is_not_recommended() -> None:
 def test_two_equal_methods_are_level_in_report_and_recommend() -> None:
     rng = np.random.default_rng(0)
     clear = 0
-    for _ in range(20):
+    for _ in range(12):
         noisy = table(lambda *_: 0.8 + 0.02 * rng.normal(), methods=("full", "bitfit"),
                       fractions=(1.0,), seeds=range(3))  # fmt: skip
         found = decided(noisy)
@@ -136,7 +136,7 @@ def test_two_equal_methods_are_level_in_report_and_recommend() -> None:
         assert found.clear == (best["tie"].sum() == 1)
         assert found.choice == best["best"].iloc[0]
         clear += found.clear
-    assert clear <= 4, "5 % and chance"
+    assert clear <= 3, "5 % and chance"
 
 
 def test_a_budget_in_seconds_is_what_it_says() -> None:

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 import torch
 import yaml
 from commands import call
-from conftest import METHODS, composed, run_cell
+from conftest import METHODS, Runs, composed
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -29,22 +28,6 @@ FRONT = "prompt method.place=front"
 PEFT = ("lora", "ia3", "layernorm", "prefix", "prefix method.reparametrization=8", FRONT)
 ADAPTERS = ("houlsby", "pfeiffer", "parallel", "compacter")
 MERGED = ("full", "bitfit", "sparse", "supermask", "lora", "ia3", "dsee")
-Runs = Callable[[str], Path]
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """Finished runs of two steps, each trained once."""
-    root = tmp_path_factory.mktemp("runs")
-
-    def finished(method: str) -> Path:
-        directory = root / method.replace(" ", "-")
-        if not directory.exists():
-            overrides = ("experiment=smoke", "model=tiny", "task=builtin_paraphrase")
-            run_cell(directory, *overrides, *f"method={method}".split(), "trainer.threads=1")
-        return directory
-
-    return finished
 
 
 def fresh(method: str, *overrides: str) -> Restored:
@@ -72,7 +55,7 @@ def verified(text: str) -> str:
 
 @pytest.mark.parametrize("method", MERGED)
 def test_merged_is_a_plain_checkpoint(method: str, runs: Runs, tmp_path: Path) -> None:
-    text = export(runs(method), "merged", tmp_path / "out")
+    text = export(runs(f"method={method}"), "merged", tmp_path / "out")
     assert verified(text) == "loaded back with transformers"
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     assert model.config.id2label == {0: "not_equivalent", 1: "equivalent"}
@@ -82,7 +65,7 @@ def test_merged_is_a_plain_checkpoint(method: str, runs: Runs, tmp_path: Path) -
 @pytest.mark.parametrize("method", PEFT)
 def test_peft_loads_its_files(method: str, runs: Runs, tmp_path: Path) -> None:
     peft = pytest.importorskip("peft")
-    text = export(runs(method), "peft", tmp_path / "out")
+    text = export(runs(f"method={method}"), "peft", tmp_path / "out")
     assert verified(text) == f"loaded back with peft {peft.__version__}"
     config = json.loads((tmp_path / "out/adapter_config.json").read_text())
     assert config["base_model_name_or_path"].endswith("finegrid/data/builtin/tiny")
@@ -91,7 +74,7 @@ def test_peft_loads_its_files(method: str, runs: Runs, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", ADAPTERS)
 def test_adapters_files_hold_the_run(method: str, runs: Runs, tmp_path: Path) -> None:
-    export(runs(method), "adapters", tmp_path / "out")
+    export(runs(f"method={method}"), "adapters", tmp_path / "out")
     files = sorted(path.name for path in (tmp_path / "out").iterdir())
     names = ["README.md", "adapter.safetensors", "adapter_config.json", "head_config.json"]
     assert files == [*names, "model_head.safetensors"]
@@ -237,7 +220,7 @@ def test_any_width_has_a_reduction_factor(width: int) -> None:
 
 def test_the_script(runs: Runs, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = [str(runs("bitfit")), "--to", "merged", "--out", str(out)]
+    command = [str(runs("method=bitfit")), "--to", "merged", "--out", str(out)]
     done = call(*command, command="export")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{out}\nverified: loaded back with transformers; logits of 16")

@@ -24,6 +24,7 @@ GRID = (
     "budget=steps",
     "budget.steps=4",
     "evaluations=1",
+    "data.validation_max=40",
     "trainer.threads=1",
     "report=false",
     "fuse=1",  # results are compared bit by bit
@@ -245,7 +246,7 @@ def test_two_sweeps_over_one_directory_share_the_work(
 
 
 def test_done_cells_are_skipped_and_a_larger_grid_fills_its_holes(tmp_path: Path) -> None:
-    small = ("method=head", "seed=0,1", "data.fraction=1.0")
+    small = ("method=head", "seed=0,1", "data.fraction=0.3")
     completed(tmp_path, *small)
     before = _finished(tmp_path)
     assert len(before) == 2
@@ -256,11 +257,18 @@ def test_done_cells_are_skipped_and_a_larger_grid_fills_its_holes(tmp_path: Path
     assert before.items() <= after.items()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    ("number", "preload"),  # a short one: the cells' processes import, when the signal comes
+    [
+        (signal.SIGINT, "finegrid.grid.preload"),
+        (signal.SIGTERM, "hydra"),
+        (signal.SIGHUP, "hydra"),
+    ],
+)
 def test_an_interrupt_ends_with_the_table(
-    tmp_path: Path, started: list[subprocess.Popen[str]], number: signal.Signals
+    tmp_path: Path, started: list[subprocess.Popen[str]], number: signal.Signals, preload: str
 ) -> None:
-    process = sweep(tmp_path, "budget.steps=100000")
+    process = sweep(tmp_path, "budget.steps=100000", f"hydra.launcher.preload={preload}")
     started.append(process)
     while not workers(process):
         assert process.poll() is None

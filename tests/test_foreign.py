@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import composed, run_cell, tuning_method
+from conftest import Runs, composed, run_cell, tuning_method
 from grids import EVIL, grid, run, written
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
@@ -41,12 +41,10 @@ SMOKE = ("experiment=smoke", "method=bitfit", "model=tiny", "task=builtin_paraph
 Change = Callable[[dict[str, Any]], None]
 
 
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module")
+def trained(runs: Runs) -> Path:
     """One finished run of two steps."""
-    directory = tmp_path_factory.mktemp("foreign") / "run"
-    run_cell(directory, *SMOKE, "trainer.threads=1")
-    return directory
+    return runs("method=bitfit")
 
 
 @pytest.fixture

@@ -26,7 +26,8 @@ from finegrid.training import session
 from finegrid.training.components import RunComponents
 from finegrid.training.module import FineTuner
 
-SHORT = ("data.fraction=0.2", "budget.epochs=1", "evaluations=4")
+SHORT = ("data.fraction=0.2", "data.validation_max=50", "budget.epochs=1", "evaluations=4")
+STEPS = ("budget=steps", "budget.steps=2", "evaluations=1", "data.validation_max=50")
 NO_DROPOUT = (
     "+model.config.hidden_dropout_prob=0", "+model.config.attention_probs_dropout_prob=0",
 )  # fmt: skip
@@ -123,13 +124,13 @@ def test_half_the_rows_a_pass_is_the_same_run(
 
 def test_an_odd_batch_is_halved_upwards(limit: Limit, tmp_path: Path) -> None:
     limit(17)
-    record = run_cell(tmp_path, "method=bitfit", *SHORT, "data.batch_size=33")
+    record = run_cell(tmp_path, "method=bitfit", *STEPS, "data.batch_size=33")
     assert (record.status, record.micro_batch_size) == ("ok", 17)
 
 
 def test_bf16_autocast_works_in_chunks(limit: Limit, tmp_path: Path) -> None:
     limit(16)
-    record = run_cell(tmp_path, "method=houlsby", *SHORT, "trainer.precision=bf16-mixed")
+    record = run_cell(tmp_path, "method=houlsby", *STEPS, "trainer.precision=bf16-mixed")
     assert (record.status, record.micro_batch_size) == ("ok", 16)
 
 
@@ -154,7 +155,7 @@ def test_a_method_acts_once_a_batch(
     for name in calls:
         monkeypatch.setattr(kind, name, counted(name))
     limit(16)
-    record = run_cell(tmp_path, f"method={method}", *SHORT)
+    record = run_cell(tmp_path, f"method={method}", *STEPS)
     assert (record.status, record.micro_batch_size) == ("ok", 16)
     assert calls == {"after_backward": record.steps, "after_step": record.steps}
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from commands import call
-from conftest import METHODS, composed, run_cell
+from conftest import FUSING, composed, run_cell
 from omegaconf import OmegaConf
 from test_groups import cell
 
@@ -36,7 +36,6 @@ from finegrid.strategies.single import run as run_alone
 from finegrid.training.cost import CostMonitor
 from finegrid.tuning import search as tuning
 
-FUSING = [name for name in METHODS if composed(f"method={name}").method.get("fuses")]
 SHORT = ("model=tiny", "trainer=cpu", "budget=steps", "budget.steps=2", "evaluations=1")
 GRADED = ("task.kind=regression",)
 KINDS = {  # -> rows, classes (none: graded labels), what the task is told
@@ -211,7 +210,7 @@ def test_files_that_change_after_the_plan(what: str, together: bool, tmp_path: P
         own_rows(tmp_path / "rows.csv", 99, 3)
     elif what == "vanished":
         (tmp_path / "rows.csv").unlink()
-    if fused_trainer:
+    if together:
         run_together(requests, most=2)
     else:
         for one in requests:

@@ -92,8 +92,8 @@ MIXED = {
     "a dict": ["+model.config={num_hidden_layers: 2},{hidden_dropout_prob: 0.2}", "seed=0,1"],
     "lists": ["method=lora", "method.roles=[query],[query,value]", "method.rank=2,4"],
     "budgets": ["budget=steps,epochs", "store=float32,bfloat16"],
-    "trials": ["experiment=tune", "method=head,lora", "model=tiny,minilm", "trial=0,1"],
-    "experiments": ["experiment=smoke,demo", "method=head,full", "data.fraction=0.1,0.2"],
+    "trials": ["experiment=tune", "method=head,lora", "model=tiny", "trial=0,1"],
+    "experiments": ["experiment=smoke,demo", "method=head,full", "data.fraction=0.2"],
     "parameters": ["experiment=builtin", "method=head,full", "data.fraction=0.3", "seed=0,1"],
 }  # fmt: skip
 
@@ -169,7 +169,7 @@ def test_plan_before_and_after_a_sweep(tmp_path: Path) -> None:
     before = json.loads(call(*sweep, "--json", command="plan").stdout)
     assert not any(tmp_path.iterdir()), "a plan writes nothing"
     assert (before["total"], before["todo"], before["counts"]["missing"]) == (2, 2, 2)
-    assert call("-m", *sweep).returncode == 0
+    assert call("-m", *sweep, "hydra/launcher=basic").returncode == 0
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     after = json.loads(call(*sweep, "-m", "--json", command="plan").stdout)
     assert (after["total"], after["todo"], after["counts"]["ok"]) == (2, 0, 2)

@@ -65,17 +65,6 @@ def run(hydra_sweep_runner: Any, tmp_path: Path) -> Run:
     return run
 
 
-def guarded(harm: Callable[[], None]) -> Callable[[DictConfig], Any]:
-    """A task that does harm in job 1 and tells its process in the others."""
-
-    def task(cfg: DictConfig) -> int:
-        if cfg.x == 1:
-            harm()
-        return os.getpid()
-
-    return task
-
-
 def killed() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -129,35 +118,39 @@ def gone(pid: int) -> bool:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize(
-    ("harm", "says"),
-    [
-        (killed, "killed by SIGKILL"),
-        (exits, "exit code 3"),
-        (raises, "Odd: odd"),
-        (hangs, "no step of work was done for 8 s, so the watchdog ended it"),
-        (hangs_for_good, "no step of work was done for 8 s"),
-    ],
-)
-def test_a_job_takes_down_itself_alone(
-    run: Run, returns: list[JobReturn], harm: Callable[[], None], says: str
-) -> None:
-    with pytest.raises(AssertionError, match=says):
-        run(guarded(harm), 4, "hydra.launcher.cpu_slots=2", "hydra.launcher.stall_s=8")
-    assert [one.status == JobStatus.COMPLETED for one in returns] == [True, False, True, True]
-    processes = {one.return_value for one in returns if one.status == JobStatus.COMPLETED}
-    assert len(processes) == 3  # each job in a process of its own
-    assert os.getpid() not in processes
+HARMS = {  # by number of a job -> what becomes of it
+    1: (killed, "killed by SIGKILL"),
+    2: (exits, "exit code 3"),
+    3: (raises, "Odd: odd"),
+    4: (hangs, "no step of work was done for 8 s, so the watchdog ended it"),
+    5: (hangs_for_good, "no step of work was done for 8 s"),
+}
+
+
+def test_a_job_takes_down_itself_alone(run: Run, returns: list[JobReturn]) -> None:
+    def task(cfg: DictConfig) -> int:
+        if cfg.x in HARMS:
+            HARMS[cfg.x][0]()
+        return os.getpid()
+
+    with pytest.raises(AssertionError, match="killed by SIGKILL"):
+        run(task, 7, "hydra.launcher.cpu_slots=3", "hydra.launcher.stall_s=8")
+    for number, one in enumerate(returns):
+        assert (one.status == JobStatus.COMPLETED) == (number not in HARMS), number
+        if number in HARMS:
+            assert HARMS[number][1] in str(one._return_value)
+    processes = {returns[0].return_value, returns[6].return_value}
+    assert len(processes - {os.getpid()}) == 2, "each job in a process of its own"
 
 
 def test_a_job_ends_at_its_limit_though_it_works(run: Run, returns: list[JobReturn]) -> None:
-    def works() -> None:
-        while True:
+    def works(cfg: DictConfig) -> None:
+        while cfg.x == 1:
             heartbeat.beat()
             time.sleep(0.1)
 
     with pytest.raises(AssertionError, match=r"longer than the limit of 8 s"):
-        run(guarded(works), 2, "hydra.launcher.timeout_s=8", "hydra.launcher.stall_s=6")
+        run(works, 2, "hydra.launcher.timeout_s=8", "hydra.launcher.stall_s=6")
     assert [one.status == JobStatus.COMPLETED for one in returns] == [True, False]
 
 

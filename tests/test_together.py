@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import METHODS, composed, run_cell, tuning_method
+from conftest import FUSING, composed, run_cell, tuning_method
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
@@ -29,8 +29,7 @@ from finegrid.strategies.fused_model import FusedBackbone, UnfusableError
 from finegrid.strategies.fused_trainer import run_together
 from finegrid.training.module import logits_of
 
-FUSING = [name for name in METHODS if composed(f"method={name}").method.get("fuses")]
-SHORT = ("data.fraction=0.05", "budget.epochs=2", "evaluations=2")
+SHORT = ("data.fraction=0.05", "data.validation_max=50", "budget.epochs=2", "evaluations=2")
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +183,14 @@ LINES = [
     ("method=bitfit", "seed=0", *SHORT),
     ("method=bitfit", "seed=1", *SHORT),
     ("method=lora", "method.dropout=0.1", "seed=1", *SHORT),
-    ("method=houlsby", "seed=0", "data.fraction=0.03", "budget.epochs=1", "evaluations=2"),
+    (
+        "method=houlsby",
+        "seed=0",
+        "data.fraction=0.03",
+        "data.validation_max=50",
+        "budget.epochs=1",
+        "evaluations=2",
+    ),
 ]
 OWN = ("seconds", "per_second", "memory_bytes", "mfu", "rate", "started", "finished", "fused")
 
@@ -194,10 +200,17 @@ def result(record: Record) -> dict[str, Any]:
     return {key: value for key, value in vars(record).items() if not key.endswith(OWN)}
 
 
-def test_a_run_does_not_feel_its_neighbours(tmp_path: Path) -> None:
-    run_together([request(tmp_path / str(n), *line) for n, line in enumerate(LINES)], most=4)
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs of `LINES`, fused."""
+    root = tmp_path_factory.mktemp("shared")
+    run_together([request(root / str(n), *line) for n, line in enumerate(LINES)], most=4)
+    return root
+
+
+def test_a_run_does_not_feel_its_neighbours(shared: Path, tmp_path: Path) -> None:
     for number, line in enumerate(LINES):
-        fused = read(tmp_path / str(number))
+        fused = read(shared / str(number))
         alone = run_cell(tmp_path / f"alone{number}", *line)
         assert (fused.status, fused.fused, alone.fused) == ("ok", 4, 1)
         assert fused.command.endswith(shlex.join(fused.overrides)), "its own command, not the job's"
@@ -205,19 +218,17 @@ def test_a_run_does_not_feel_its_neighbours(tmp_path: Path) -> None:
         for key, value in result(fused).items():
             near = isinstance(value, float)
             assert value == (pytest.approx(expected[key], rel=1e-4) if near else expected[key]), key
-        ours, theirs = (
-            load_file(tmp_path / d / delta.FILE) for d in (str(number), f"alone{number}")
-        )
+        places = (shared / str(number), tmp_path / f"alone{number}")
+        ours, theirs = (load_file(place / delta.FILE) for place in places)
         assert ours.keys() == theirs.keys()
         for name, tensor in theirs.items():
             torch.testing.assert_close(ours[name], tensor, rtol=1e-3, atol=1e-5)
-        names = {path.name for path in (tmp_path / str(number)).iterdir()}
-        assert names == {path.name for path in (tmp_path / f"alone{number}").iterdir()} - {".hydra"}
+        names, others = ({path.name for path in place.iterdir()} for place in places)
+        assert names == others - {".hydra"}
 
 
-def test_costs_are_shared_out(tmp_path: Path) -> None:
-    run_together([request(tmp_path / str(n), *line) for n, line in enumerate(LINES)], most=4)
-    records = [read(tmp_path / str(n)) for n in range(4)]
+def test_costs_are_shared_out(shared: Path) -> None:
+    records = [read(shared / str(n)) for n in range(4)]
     assert all(r.train_seconds > 0 and r.setup_seconds > 0 and r.mfu for r in records)
     assert all(r.train_cpu_seconds and r.train_cpu_seconds > 0 for r in records)
     assert records[3].train_seconds < records[0].train_seconds  # it trained on less, and less long

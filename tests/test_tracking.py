@@ -125,15 +125,22 @@ def test_a_failing_run_ends_with_exit_code_1(
     assert end.exit_code == 1
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same cell without a logger."""
+    directory = tmp_path_factory.mktemp("plain")
+    run_cell(directory, *SHORT)
+    return directory
+
+
 @pytest.mark.parametrize("broken", ["init", "log", "finish"])
 def test_a_failure_of_wandb_changes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     import wandb
 
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    expected = run_cell(tmp_path / "plain", *SHORT)
 
     def fail(*args: object, **kwargs: object) -> None:
         raise RuntimeError("no disk, no network, no luck")
@@ -142,9 +149,9 @@ def test_a_failure_of_wandb_changes_nothing(
         monkeypatch.setattr("pytorch_lightning.loggers.WandbLogger.log_metrics", fail)
     else:
         monkeypatch.setattr(wandb, broken, fail)
-    found = run_cell(tmp_path / "mirrored", *SHORT, "logger=wandb")
+    expected, found = read(plain), run_cell(tmp_path, *SHORT, "logger=wandb")
     monkeypatch.undo()
     wandb.finish()
     assert (found.status, found.test, found.cell) == ("ok", expected.test, expected.cell)
-    ours, theirs = (tmp_path / name / "delta.safetensors" for name in ("plain", "mirrored"))
+    ours, theirs = (place / "delta.safetensors" for place in (plain, tmp_path))
     assert ours.read_bytes() == theirs.read_bytes()
