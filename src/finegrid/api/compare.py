@@ -1,0 +1,225 @@
+"""A comparison from Python: a sweep in a process of its own, and what came out of it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from finegrid.api.run import Run, load, words
+from finegrid.api.task import Task
+from finegrid.errors import UserError, require
+from finegrid.grid import plan
+from finegrid.grid.lifetime import end_with
+from finegrid.grid.status import ENDED
+from finegrid.report.answer import answer
+from finegrid.report.comparison import Comparison
+from finegrid.report.headlines import headlines
+from finegrid.report.load import rankings
+from finegrid.report.load.rankings import CELL, RANKING
+from finegrid.runs import layout
+from finegrid.storage.files import write_atomic
+
+EVERY = 0.5  # seconds between looks at the cells
+COLUMNS = {  # of Comparison.cells -> of `Results.table`
+    "task": "task", "fraction": "fraction", "method": "method", "verdict": "verdict",
+    "metric": "metric", "mean": "score", "sd": "sd", "low": "low", "high": "high", "ok": "seeds",
+    "failed": "failed", "params_delta": "params", "delta_bytes": "bytes",
+    "train_seconds": "seconds",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the cells of a comparison gave: table, answer, best run, report.
+
+    Example:
+        ```python
+        results = finegrid.compare(methods=["full", "bitfit"], task=task, model="minilm", seeds=3)
+        print(results.answer())
+        results.table()
+        results.best().predict(["Where is my parcel?"])
+        ```
+    """
+
+    directory: Path
+    cells: tuple[str, ...]  # names of the runs' directories below it
+    allow: tuple[str, ...] = ()
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        """A row for each run: the fields of its record."""
+        return rankings.load([self.directory / cell for cell in self.cells])
+
+    @cached_property
+    def comparison(self) -> Comparison:
+        """The statistics of the runs."""
+        return Comparison.of(self.runs)
+
+    def table(self) -> pd.DataFrame:
+        """A row for each method: mean score over seeds, sd, 95 % interval, verdict, costs.
+
+        `verdict` is `best`, `level` (not told apart from the best) or empty.
+        """
+        best = self.comparison.best[[*CELL, "best", "tie"]]
+        cells = self.comparison.cells.merge(best, on=CELL, how="left")
+        cells["verdict"] = cells["tie"].eq(True).map({True: "level", False: ""})
+        cells.loc[cells["method"].eq(cells["best"]), "verdict"] = "best"
+        cells = cells.sort_values(["task", "fraction", "mean"], ascending=[True, True, False])
+        return cells[list(COLUMNS)].rename(columns=COLUMNS).reset_index(drop=True)
+
+    def answer(self) -> str:
+        """Which method leads, who is level with it, what is cheaper, in a sentence."""
+        made = answer(self.comparison)
+        return " ".join(filter(None, (made.sentence, made.rising)))
+
+    def best(self) -> Run:
+        """The run of the leading method that has the best validation score.
+
+        Raises:
+            UserError: if no run has a score.
+        """
+        found = headlines(self.comparison)
+        require(bool(found), f"{self.directory}: no run has a score; see finegrid status")
+        lead, runs = found[0], self.comparison.results.runs
+        mine = runs[
+            (runs[RANKING] == lead.key).all(axis=1) & runs["method"].eq(lead.main.best.name)
+        ]
+        row = mine[mine["status"].eq("ok")].sort_values("validation").iloc[-1]
+        return load(str(row["directory"]), allow=self.allow)
+
+    def report(self, path: str | Path = "report.html") -> Path:
+        """Write the page: one file that needs no network."""
+        from finegrid.report.html.page import page
+
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, page(self.comparison, *self.comparison.drawn).encode())
+        return path
+
+
+def compare(
+    methods: Sequence[str],
+    *,
+    task: str | Task = "builtin_paraphrase",
+    model: str = "tiny",
+    seeds: int | Sequence[int] = 3,
+    fractions: Sequence[float] | None = None,
+    directory: str | Path = "multirun/grid",
+    config_dir: str | Path | None = None,
+    allow: Collection[str] = (),
+    progress: bool = True,
+    **overrides: Any,
+) -> Results:
+    """Compare methods on one task: a sweep, as `finegrid sweep` runs it over the same directory.
+
+    It runs in processes of its own, so that a script needs no main guard and a notebook stays
+    responsive. What has been run already is not run again: after an interrupt, or with more
+    seeds, the same call goes on.
+
+    Args:
+        methods: Of `finegrid.methods.names()`, or of `config_dir`.
+        task: An option of `task=`, or rows of yours (`finegrid.Task`).
+        model: An option of `model=`, a folder or a hub id.
+        seeds: How many, from 0 on, or which.
+        fractions: Of the training rows; all of them by default.
+        directory: Of the sweep.
+        config_dir: A folder with options of yours.
+        allow: Packages besides finegrid whose methods may be used.
+        progress: Show a bar.
+        **overrides: As on the command line: `epochs=3`, or `**{"optim.lr": 1e-3}`.
+
+    Raises:
+        UserError: for what is not valid, before anything long begins, or if no cell has a result.
+            Cells without one are named in a warning.
+    """
+    numbers = range(seeds) if isinstance(seeds, int) else seeds
+    require(bool(methods) and bool(numbers), "compare needs at least one method and one seed")
+    axes = {"method": methods, "seed": list(map(str, numbers)), "data.fraction": fractions}
+    swept = [f"{key}={','.join(map(str, each))}" for key, each in axes.items() if each]
+    fixed = words({"task": task, "model": model, **overrides}, allow)
+    place = [f"hydra.sweep.dir={Path(directory).absolute()}", "report=false"]
+    search = ["--config-dir", str(Path(config_dir).absolute())] if config_dir else []
+    root = Path(directory).absolute()
+    cells = _swept(root, [*search, *swept, *fixed, *place], progress=progress, allow=allow)
+    return Results(root, tuple(cells), tuple(allow))
+
+
+def _swept(
+    root: Path, arguments: Sequence[str], *, progress: bool, allow: Collection[str]
+) -> list[str]:
+    """Run a sweep to its end; the names of its cells."""
+    require(bool(sys.executable), "there is no Python interpreter to run a sweep with")
+    before = _plans(root)
+    env = dict(os.environ)
+    if allow:  # where this process finds the packages, the sweep does
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    command = [sys.executable, "-m", "finegrid", "sweep", *arguments]
+    with tempfile.TemporaryFile("w+") as errors, _process(command, errors, env) as process:
+        _watch(process, root, before, progress=progress)
+        errors.seek(0)
+        lines = errors.read().strip().splitlines()
+    cells = _cells(root, before)
+    said = next((line for line in reversed(lines) if line.startswith("finegrid: ")), "")
+    said = said.removeprefix("finegrid: ") or f"the sweep ended with {process.returncode}"
+    if not cells:
+        raise UserError(said)
+    if process.returncode:
+        warnings.warn(said, stacklevel=3)
+    return cells
+
+
+def _plans(root: Path) -> set[Path]:
+    return set((root / layout.PLANS).glob("*.json"))
+
+
+def _cells(root: Path, before: Collection[Path]) -> list[str]:
+    """The cells of the sweep that began since, by its plan; none before it is written."""
+    new = sorted(_plans(root) - set(before), key=lambda path: path.stat().st_mtime)
+    return list(json.loads(new[-1].read_text(encoding="utf-8"))["cells"]) if new else []
+
+
+@contextmanager
+def _process(
+    command: Sequence[str], errors: Any, env: dict[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that ends with this one, and on an interrupt keeps what has been finished."""
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=errors, stdin=subprocess.DEVNULL, env=env,
+        start_new_session=True, preexec_fn=partial(end_with, os.getpid(), signal.SIGTERM),
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            process.wait()
+
+
+def _watch(
+    process: subprocess.Popen[bytes], root: Path, before: Collection[Path], *, progress: bool
+) -> None:
+    """Wait for a sweep with a bar of its cells that have ended."""
+    cells: list[str] = []
+    with tqdm(desc="cells", disable=not progress, leave=False) as bar:
+        while process.poll() is None:
+            cells = cells or _cells(root, before)
+            bar.total = len(cells) or None
+            ended = (found.status in ENDED for _, found in plan.outcomes(root, cells))
+            bar.n = sum(ended)
+            bar.refresh()
+            try:
+                process.wait(EVERY)
+            except subprocess.TimeoutExpired:
+                continue

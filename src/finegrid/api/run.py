@@ -1,0 +1,191 @@
+"""One run from Python: train it, or load it, look at it, predict and export with it."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, open_dict
+
+from finegrid.api import task as tasks
+from finegrid.api.task import Task
+from finegrid.config import register_resolvers
+from finegrid.errors import require
+from finegrid.grid.completion import completed
+from finegrid.report.answer import answer
+from finegrid.report.comparison import Comparison
+from finegrid.report.load import rankings
+from finegrid.runs import layout
+from finegrid.runs.record import Record, read
+from finegrid.runs.spec import RunSpec
+from finegrid.storage.paths import CONF
+
+if TYPE_CHECKING:
+    from finegrid.inference import Restored
+
+Rows = Sequence[str] | Sequence[tuple[str, str]] | pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its record, curve and predictions, and its model to predict and export with.
+
+    Example:
+        ```python
+        run = finegrid.run(method="lora", task="mrpc", model="minilm", epochs=3)
+        run.record.test, run.curve, run.predictions
+        run.predict([("A plane landed.", "An aircraft landed.")])
+        run.export("paraphrases", to="peft")
+        ```
+    """
+
+    directory: Path
+    record: Record
+    model_path: str | None = None
+    allow: tuple[str, ...] = ()
+
+    @cached_property
+    def curve(self) -> pd.DataFrame:
+        """A row for each validation pass: step, share of the budget, scores."""
+        return pd.read_csv(self.directory / layout.CURVE)
+
+    @cached_property
+    def predictions(self) -> pd.DataFrame:
+        """A row for each test row: split, idx, label, prediction, scores (logits)."""
+        return pd.read_parquet(self.directory / layout.PREDICTIONS)
+
+    @cached_property
+    def answer(self) -> str:
+        """The run's score beside the best constant prediction, in a sentence."""
+        return answer(Comparison.of(rankings.load([self.directory]))).sentence
+
+    @cached_property
+    def _restored(self) -> "Restored":
+        from finegrid.inference import restore
+
+        return restore(self.directory, model_path=self.model_path, allow=self.allow)
+
+    def predict(self, texts: Rows) -> pd.DataFrame:
+        """Predict texts: one string a row, a pair where the task has two columns, or a DataFrame.
+
+        Returns:
+            A row for each text. `prediction` is the class's name, beside a column of probabilities
+            for each class; for regression it is the number alone.
+
+        Raises:
+            UserError: if the texts do not fit the task's columns, or the run cannot be loaded.
+        """
+        restored = self._restored
+        task = restored.task
+        logits = restored.logits(_columns(texts, task.text))
+        made = {"prediction": task.written(task.predictions(logits))}
+        chances = logits.softmax(-1)
+        made |= {name: chances[:, number].tolist() for number, name in enumerate(task.labels)}
+        return pd.DataFrame(made)
+
+    def export(self, path: str | Path, *, to: str = "merged") -> Path:
+        """Write the model for transformers (`merged`), peft or adapters, once its logits agree.
+
+        Raises:
+            UserError: if the method does not fit the library, or the path exists.
+        """
+        from finegrid.export import export
+
+        export(self.directory, to, Path(path), model_path=self.model_path, allow=self.allow)
+        return Path(path)
+
+
+def run(
+    *,
+    method: str = "bitfit",
+    task: str | Task = "builtin_paraphrase",
+    model: str = "tiny",
+    seed: int = 0,
+    directory: str | Path | None = None,
+    config_dir: str | Path | None = None,
+    allow: Collection[str] = (),
+    **overrides: Any,
+) -> Run:
+    """Train and score one method on one task, as `finegrid train` does, in this process.
+
+    Args:
+        method: One of `finegrid.methods.names()`.
+        task: An option of `task=`, or rows of yours (`finegrid.Task`).
+        model: An option of `model=`, a folder or a hub id.
+        seed: Of order, initial values and dropout, each a stream of its own.
+        directory: Where the run is written; by default a new one below multirun/runs.
+        config_dir: A folder with options of yours.
+        allow: Packages besides finegrid whose methods may be used.
+        **overrides: As on the command line: `epochs=3`, `rank=4`, or `**{"optim.lr": 1e-3}`.
+
+    Raises:
+        UserError: for what is not valid, before anything long begins.
+    """
+    values = {"method": method, "task": task, "model": model, "seed": seed, **overrides}
+    cfg, words = _composed(values, config_dir, allow)
+    where = Path(str(cfg.hydra.run.dir) if directory is None else directory)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    spec = RunSpec.of(cfg, where, words)
+    where.mkdir(parents=True, exist_ok=True)
+
+    from finegrid.strategies.single import run as train
+
+    return Run(where, train(spec), allow=tuple(allow))
+
+
+def load(
+    directory: str | Path, *, model_path: str | None = None, allow: Collection[str] = ()
+) -> Run:
+    """A finished run, by its directory; nothing in its files is run.
+
+    Args:
+        directory: With record.json and the delta.
+        model_path: Where the pre-trained model lies now, if it has moved.
+        allow: Packages besides finegrid whose method the run may name.
+
+    Raises:
+        UserError: if the directory holds no finished run.
+    """
+    record = read(Path(directory))
+    require(record.status == "ok", f"{directory}: the run's status is {record.status}, not ok")
+    return Run(Path(directory), record, model_path, tuple(allow))
+
+
+def words(values: dict[str, Any], allow: Collection[str]) -> list[str]:
+    """Values as the overrides of a command line; those of a `Task` are overrides already."""
+    listed = [] if not allow else tasks.overrides({"allow": list(allow)})
+    for key, value in values.items():
+        listed += value.overrides if isinstance(value, Task) else tasks.overrides({key: value})
+    return listed
+
+
+def _composed(
+    values: dict[str, Any], config_dir: str | Path | None, allow: Collection[str]
+) -> tuple[DictConfig, list[str]]:
+    """The config of one run with Hydra's node, and its overrides in full."""
+    register_resolvers()
+    full = completed(words(values, allow), config_dir=config_dir)
+    search = [f"hydra.searchpath=['file://{Path(config_dir).absolute()}']"] if config_dir else []
+    with initialize_config_dir(str(CONF), job_name="train", version_base="1.3"):
+        return compose("train", [*full, *search], return_hydra_config=True), full
+
+
+def _columns(texts: Rows, names: Sequence[str]) -> tuple[list[str], ...]:
+    """The texts of each column of the task."""
+    if isinstance(texts, pd.DataFrame):
+        missing = [name for name in names if name not in texts]
+        require(not missing, f"the frame lacks the column(s) {missing}, which the task reads")
+        return tuple(texts[name].astype(str).tolist() for name in names)
+    require(not isinstance(texts, str), "predict takes a list of texts; put the one into brackets")
+    rows = [(row,) if isinstance(row, str) else tuple(row) for row in texts]
+    wrong = next((row for row in rows if len(row) != len(names)), None)
+    require(
+        wrong is None,
+        f"the task reads {len(names)} texts a row ({', '.join(names)}): {wrong!r:.80}",
+    )
+    require(bool(rows), "there is no text to predict")
+    return tuple(map(list, zip(*rows, strict=True)))

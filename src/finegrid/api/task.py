@@ -1,0 +1,135 @@
+"""Rows of yours as a task: a file, or a DataFrame that is written as one."""
+
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finegrid.errors import UserError, require, slug
+from finegrid.storage.files import create_once
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FRAMES = Path("multirun/frames")  # where the rows of DataFrames are written
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task for `finegrid.run` and `finegrid.compare` made of rows of yours.
+
+    Example:
+        ```python
+        task = finegrid.Task.from_frame(frame, text="message", label="team")
+        task = finegrid.Task.from_file("rows.csv", text=["question", "answer"], label="good")
+        ```
+    """
+
+    overrides: tuple[str, ...]  # as on a command line
+
+    @classmethod
+    def from_file(
+        cls,
+        path: str | Path,
+        *,
+        text: str | Sequence[str],
+        label: str,
+        test: str | Path | None = None,
+        kind: str | None = None,
+        name: str | None = None,
+        metrics: Sequence[str] | None = None,
+    ) -> "Task":
+        """The rows of a csv, tsv, json, jsonl or parquet file.
+
+        Args:
+            path: The training rows.
+            text: One or two text columns.
+            label: The column to predict.
+            test: A file of test rows; without one a stratified fifth of the rows is set aside.
+            kind: `classification` (the default) or `regression`.
+            name: Of the task in directories and tables; by default it follows from the file's.
+            metrics: The kind's by default; the headline is their mean.
+
+        Raises:
+            UserError: if there is no such file. Its columns are checked when a run begins.
+        """
+        for file in [path] if test is None else [path, test]:
+            require(Path(file).is_file(), f"{file}: no such file")
+        values = {
+            "train": str(path), "text": [text] if isinstance(text, str) else list(text),
+            "label": label, "test": None if test is None else str(test), "kind": kind,
+            "name": name, "metrics": None if metrics is None else list(metrics),
+        }  # fmt: skip
+        given = {f"task.{key}": value for key, value in values.items() if value is not None}
+        return cls(("task=custom", *overrides(given)))
+
+    @classmethod
+    def from_frame(
+        cls,
+        frame: "pd.DataFrame",
+        *,
+        text: str | Sequence[str],
+        label: str,
+        test: "pd.DataFrame | None" = None,
+        kind: str | None = None,
+        name: str = "frame",
+        metrics: Sequence[str] | None = None,
+        directory: str | Path = FRAMES,
+    ) -> "Task":
+        """The rows of a DataFrame; the rest is as in `from_file`.
+
+        The columns named are written to a parquet file in `directory`, named by its content: the
+        same rows are the same task, today and tomorrow.
+
+        Raises:
+            UserError: for a column that is not there, or cannot be written.
+        """
+        columns = [*([text] if isinstance(text, str) else text), label]
+        train, tests = (
+            None if rows is None else _written(rows, columns, Path(directory), slug(name))
+            for rows in (frame, test)
+        )
+        assert train is not None
+        return cls.from_file(
+            train, text=text, label=label, test=tests, kind=kind, name=name, metrics=metrics
+        )
+
+
+def _written(frame: "pd.DataFrame", columns: Sequence[str], directory: Path, name: str) -> Path:
+    missing = [column for column in columns if column not in frame]
+    listed = ", ".join(map(str, frame.columns))
+    require(not missing, f"the frame has no column {missing and missing[0]!r}; it has {listed}")
+    buffer = io.BytesIO()
+    try:
+        frame[columns].to_parquet(buffer, index=False)
+    except Exception as error:  # pyarrow's, for values of several types in a column
+        raise UserError(f"the frame's columns {columns} cannot be written: {error}") from error
+    content = buffer.getvalue()
+    path = directory / f"{name}-{hashlib.sha256(content).hexdigest()[:12]}.parquet"
+    directory.mkdir(parents=True, exist_ok=True)
+    create_once(path, content)
+    return path.absolute()
+
+
+def overrides(values: Mapping[str, Any]) -> list[str]:
+    """Values as overrides on a command line, for Hydra to read."""
+    return [f"{key}={override(value)}" for key, value in values.items()]
+
+
+def override(value: Any) -> str:
+    """A value as Hydra's grammar writes it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{override(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(override, value)) + "]"
+    text = str(value)
+    if text.replace("-", "").replace("_", "").replace(".", "").isalnum():
+        return text
+    escaped = text.replace("\\'", "\\\\'").replace("'", "\\'")
+    return f"'{escaped}'"
