@@ -420,7 +420,7 @@ def _settings(**values: Any) -> dict[str, Any]:
     [
         ({"settings": _settings(_target_="os.system")}, "allow=\\["),
         ({"settings": _settings(_target_="finegrid.methods.lora.Update")}, "no tuning method"),
-        ({"settings": _settings(rank="x")}, "method lora"),
+        ({"settings": _settings(rank="x")}, "method.rank=x must be of type int"),
         ({"settings": _settings(rank=4)}, "has shape"),
         ({"settings": _settings(roles=["query"])}, "has the unknown"),
         ({"settings": _settings(depth=1)}, "depth"),

@@ -403,5 +403,5 @@ def test_houlsby_corrects_a_sublayers_output_before_the_residual() -> None:
 
 
 def test_only_our_own_classes_are_instantiated() -> None:
-    with pytest.raises(UserError, match=r"finegrid\.methods"):
+    with pytest.raises(UserError, match=r"os\.system must be a class in finegrid"):
         tuning_method("method._target_=os.system")

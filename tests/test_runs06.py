@@ -22,6 +22,7 @@ from finegrid.runs.record import read
 RUNS = sorted((ROOT / "tests/golden/runs06").iterdir())
 
 
+@pytest.mark.usefixtures("all_test_rows")
 @pytest.mark.parametrize("directory", RUNS, ids=lambda path: path.name)
 def test_a_run_computes_what_it_computed_then(directory: Path) -> None:
     restored = restore(directory)

@@ -25,7 +25,6 @@ from finegrid.grid.lifetime import end_with
 from finegrid.grid.status import ENDED
 from finegrid.report.answer import answer
 from finegrid.report.comparison import Comparison
-from finegrid.report.headlines import headlines
 from finegrid.report.load import rankings
 from finegrid.report.load.rankings import CELL, RANKING
 from finegrid.runs import layout
@@ -90,7 +89,7 @@ class Results:
         Raises:
             UserError: if no run has a score.
         """
-        found = headlines(self.comparison)
+        found = self.comparison.headlines
         require(bool(found), f"{self.directory}: no run has a score; see finegrid status")
         lead, runs = found[0], self.comparison.results.runs
         mine = runs[

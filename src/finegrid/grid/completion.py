@@ -149,7 +149,7 @@ def unknown(key: str, names: Collection[str], chosen: dict[str, str]) -> str:
     tops = {name.partition(".")[0] for name in names}
     full = {name: name for name in names} if group else {name: name for name in tops}
     full |= {} if group else {name.rpartition(".")[2]: name for name in names}
-    close = dict.fromkeys(full[name] for name in get_close_matches(key, full, n=3, cutoff=0.5))
+    close = dict.fromkeys(full[name] for name in get_close_matches(key, full, n=3, cutoff=0.6))
     hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
     return f"unknown key {key}; {hint}(available: {', '.join(sorted(names if group else tops))})"
 

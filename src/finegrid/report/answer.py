@@ -13,7 +13,7 @@ import pandas as pd
 
 from finegrid.report import formatting, rising
 from finegrid.report.comparison import Comparison
-from finegrid.report.headlines import Headline, Lead, Method, headlines
+from finegrid.report.headlines import Headline, Lead, Method
 from finegrid.report.load.rankings import RANKING
 from finegrid.report.next_step import next_step
 
@@ -36,7 +36,7 @@ class Answer:
 def answer(comparison: Comparison) -> Answer:
     """The verdict on runs that have been compared; on the setting with most of them, if several."""
     runs = comparison.results.runs
-    groups = by_setting(comparison, headlines(comparison))
+    groups = by_setting(comparison, comparison.headlines)
     if not groups:
         return Answer(_nothing(runs), "", next_step(runs, [], rising=False))
     _, overall, first = groups[0]

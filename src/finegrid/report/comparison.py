@@ -16,6 +16,8 @@ from finegrid.report.stats.scores import Evidence, evidence
 
 if TYPE_CHECKING:
     from finegrid.report.figures.draw import Figure
+    from finegrid.report.headlines import Headline
+    from finegrid.report.paper import PaperTable
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,20 @@ class Comparison:
     def standings(self) -> Standings:
         """Each cell's scores and spread, for comparisons beyond its ranking."""
         return compare.standings(self.evidence)
+
+    @cached_property
+    def headlines(self) -> "list[Headline]":
+        """Which method leads each task, and by what: the facts of the answer."""
+        from finegrid.report.headlines import headlines
+
+        return headlines(self)
+
+    @cached_property
+    def paper(self) -> "list[PaperTable]":
+        """The tables of a paper, in words."""
+        from finegrid.report import paper
+
+        return paper.tables(self.results, self.cells, self.best, level=self.level)
 
     @cached_property
     def drawn(self) -> "tuple[list[Figure], str]":

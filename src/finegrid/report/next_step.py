@@ -19,6 +19,7 @@ RIVALS = ("head", "full")  # what a method that ran alone is compared with
 DEMO = "experiment=demo"
 METHODS = "method=head,bitfit,lora,full seed=0,1,2"
 OWN = "task=custom task.train=rows.csv task.text=text task.label=label"
+NAMING = ["overrides", "method", "task", "model", "fraction", "seed"]
 DEFAULT = "multirun/grid"  # where a sweep goes that names no directory
 
 
@@ -64,7 +65,7 @@ def _is_grid(runs: pd.DataFrame) -> bool:
     values.pop("seed", None)
     ways = {
         tuple(sorted(one for one in _overrides(run) if not one.startswith("seed=")))
-        for _, run in runs.iterrows()
+        for run in runs[NAMING].to_dict("records")
     }
     return prod(map(len, values.values())) <= len(ways)
 
@@ -101,7 +102,7 @@ def sweep(runs: pd.DataFrame, changes: Mapping[str, Sequence[str]]) -> str:
 def _values(runs: pd.DataFrame) -> dict[str, list[str]]:
     """Key of an override -> the values that it has in some runs."""
     values: dict[str, list[str]] = {}
-    for _, run in runs.drop_duplicates("overrides").iterrows():
+    for run in runs.drop_duplicates("overrides")[NAMING].to_dict("records"):
         for override in _overrides(run):
             key, _, value = override.partition("=")
             values.setdefault(key, [])

@@ -30,8 +30,7 @@ def write(comparison: Comparison, directory: Path, formats: Collection[str]) -> 
 def _markdown(comparison: Comparison) -> Files:
     made = comparison.results, comparison.cells, comparison.best
     yield "report.md", tables.markdown(*made, level=comparison.level).encode()
-    of_paper = paper.tables(*made, level=comparison.level)
-    yield "paper.md", "\n".join(map(paper.markdown, of_paper)).encode()
+    yield "paper.md", "\n".join(map(paper.markdown, comparison.paper)).encode()
 
 
 def _html(comparison: Comparison) -> Files:
@@ -54,8 +53,7 @@ def _csv(comparison: Comparison) -> Files:
 
 
 def _latex(comparison: Comparison) -> Files:
-    made = comparison.results, comparison.cells, comparison.best
-    for table in paper.tables(*made, level=comparison.level):
+    for table in comparison.paper:
         yield f"latex/{table.name}.tex", paper.latex(table).encode()
     yield "latex/references.bib", works.bibtex(comparison.results).encode()
 

@@ -16,7 +16,6 @@ from finegrid.report.answer import answer, by_setting, verdict
 from finegrid.report.comparison import Comparison
 from finegrid.report.figures import keys
 from finegrid.report.figures.draw import Figure
-from finegrid.report.headlines import headlines
 from finegrid.report.html import payload, runs, table
 from finegrid.report.html.mistakes import Mistakes, mistakes
 from finegrid.report.load.rankings import RANKING
@@ -55,7 +54,7 @@ def page(comparison: Comparison, figures: Sequence[Figure] = (), left_out: str =
     }
     script = _asset("page.js")
     return _template().render(
-        groups=by_setting(comparison, headlines(comparison)),
+        groups=by_setting(comparison, comparison.headlines),
         verdict=verdict,
         said=answer(comparison),
         leads=_leads(cells, rows),
