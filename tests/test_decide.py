@@ -191,8 +191,8 @@ def test_the_front_has_whatever_is_not_outdone() -> None:
 LACKING = {
     "seeds": ({"seeds": range(2)}, {}, "no method has 3 finished seeds on a task (the most: 2)"),
     "methods": ({"methods": ("bitfit",)}, {}, "fewer than 2 methods fit"),
-    "alone": ({}, {"megabytes": 0.1}, "fewer than 2 methods fit on one task, with a score above 0 "
-              "(what fits anywhere: head)"),
+    "alone": ({}, {"megabytes": 0.1}, "fewer than 2 methods fit on one task and learned something "
+              "(head)"),
     "below": ({}, {"labels": 99}, "99 labels are fewer than any measured"),
     "above": ({}, {"labels": 2001}, "2001 labels are fewer than any measured, or more than 2 times "
               "the most (100 to 1000 on mrpc)"),

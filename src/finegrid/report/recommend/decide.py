@@ -239,10 +239,12 @@ def _lacking(stages: Stages, asked: Asked) -> str | None:
     if stages.learned.empty:
         return UNLEARNED
     if stages.compared.empty:
-        names = ", ".join(sorted(set(map(str, stages.fitting["method"]))))
+        good = sorted(set(map(str, stages.learned["method"])))
+        rest = sorted(set(map(str, stages.fitting["method"])) - set(good))
+        dull = f"; no better than a constant: {', '.join(rest)}" if rest else ""
         return (
-            f"fewer than {METHODS} methods fit on one task, with a score above 0 "
-            f"(what fits anywhere: {names})"
+            f"fewer than {METHODS} methods fit on one task and learned something "
+            f"({', '.join(good)}{dull})"
         )
     return None
 
