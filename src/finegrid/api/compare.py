@@ -23,6 +23,7 @@ from finegrid.errors import UserError, require
 from finegrid.grid import plan
 from finegrid.grid.lifetime import end_with
 from finegrid.grid.status import ENDED
+from finegrid.report import formatting
 from finegrid.report.answer import answer
 from finegrid.report.comparison import Comparison
 from finegrid.report.headlines import headlines
@@ -83,7 +84,8 @@ class Results:
     def answer(self) -> str:
         """Which method leads, who is level with it, what is cheaper, in a sentence."""
         made = answer(self.comparison)
-        return " ".join(filter(None, (made.sentence, made.rising)))
+        text = " ".join(filter(None, (made.sentence, made.rising)))
+        return text.replace(formatting.SPACE, " ")
 
     def best(self) -> Run:
         """The run of the leading method that has the best validation score.
@@ -226,7 +228,8 @@ def _watch(
             if bar.total is None and (left := _cells(root, before)):
                 bar.total = len(left)
             left = [place for place, one in plan.outcomes(root, left) if one.status not in ENDED]
-            bar.update((bar.total or 0) - len(left) - bar.n)
+            bar.n = (bar.total or 0) - len(left)
+            bar.refresh()
             with suppress(subprocess.TimeoutExpired):
                 process.wait(EVERY)
 

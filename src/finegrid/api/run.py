@@ -17,6 +17,7 @@ from finegrid.config import register_resolvers
 from finegrid.data.examples import column_texts
 from finegrid.errors import UserError, nearest, require
 from finegrid.grid.completion import completed
+from finegrid.report import formatting
 from finegrid.report.answer import answer
 from finegrid.report.comparison import Comparison
 from finegrid.report.load import rankings
@@ -64,7 +65,8 @@ class Run:
     @cached_property
     def answer(self) -> str:
         """The run's score beside the best constant prediction, in a sentence."""
-        return answer(Comparison.of(rankings.load([self.directory]))).sentence
+        made = answer(Comparison.of(rankings.load([self.directory])))
+        return made.sentence.replace(formatting.SPACE, " ")
 
     @cached_property
     def _restored(self) -> "Restored":
