@@ -3,19 +3,30 @@
 `PYTHONPATH=src python tests/test_docs.py` draws the picture in architecture.md again.
 """
 
+import argparse
+import ast
 import importlib.util
 import re
+import shlex
 import tomllib
+from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, composed
 from test_house import WINGS
+
+import finegrid
+from finegrid import cli
+from finegrid.config import RunConfig
+from finegrid.grid.completion import completed
 
 ARCHITECTURE = ROOT / "docs/explanation/architecture.md"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+WRITTEN = [page for page in PAGES if page.parent.name != "results"]  # by people
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -108,6 +119,65 @@ def test_named_files_exist(name: str) -> None:
     paths = re.findall(r"`([\w./]+(?:/|\.py|\.yaml|\.md))`", text)
     folders = (ROOT, ROOT / "src/finegrid")
     assert [path for path in paths if not any((base / path).exists() for base in folders)] == []
+
+
+class Parsed(Exception):
+    """Ends a command whose arguments are good."""
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=named)
+def test_code_blocks_are_good(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands parse and compose, Python compiles and names what there is, YAML is YAML."""
+    for way in ("parse_args", "parse_intermixed_args"):
+        monkeypatch.setattr(argparse.ArgumentParser, way, stopping(way))
+    for language, text in FENCE.findall(page.read_text(encoding="utf-8")):
+        if language == "python":
+            check_python(text)
+        elif language == "yaml":
+            yaml.safe_load(text)
+        elif language == "bash":
+            for words in commands(text):
+                check_command(*words)
+
+
+def stopping(way: str) -> Callable[..., None]:
+    """A parser's way to parse, after which the command ends."""
+    parse = getattr(argparse.ArgumentParser, way)
+
+    def parsed(*args: Any) -> None:
+        parse(*args)
+        raise Parsed
+
+    return parsed
+
+
+def check_python(text: str) -> None:
+    """Compile it, and find every `finegrid.name` that it uses."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "finegrid":
+            assert hasattr(finegrid, node.attr), node.attr
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The words after `finegrid` of each command in a block of bash."""
+    for line in text.replace("\\\n", " ").splitlines():
+        match shlex.split(line, comments=True):
+            case ["finegrid", *words]:
+                yield words
+            case ["python", "train.py", *words]:
+                yield ["train", *words]
+
+
+def check_command(name: str, *words: str) -> None:
+    """A subcommand whose arguments its parser, or Hydra, takes."""
+    assert name in cli.COMMANDS
+    if name in ("train", "sweep", "plan"):
+        plain = [word for word in words if not word.startswith(("-", "hydra", "tuned="))]
+        first = [re.sub(r"=(?!\[)([^,]+),.*", r"=\1", word) for word in plain]
+        RunConfig.of(composed(*completed(first)))
+    else:
+        with pytest.raises(Parsed):
+            import_module(f"finegrid.commands.{name}").main(words)
 
 
 if __name__ == "__main__":
