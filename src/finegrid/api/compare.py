@@ -8,8 +8,8 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from finegrid.errors import UserError, require
 from finegrid.grid import plan
 from finegrid.grid.lifetime import end_with
 from finegrid.grid.status import ENDED
+from finegrid.report import formatting
 from finegrid.report.answer import answer
 from finegrid.report.comparison import Comparison
 from finegrid.report.load import rankings
@@ -31,6 +32,7 @@ from finegrid.runs import layout
 from finegrid.storage.files import write_atomic
 
 EVERY = 0.5  # seconds between looks at the cells
+SAID = "finegrid: "  # begins the line that says why a sweep failed
 COLUMNS = {  # of Comparison.cells -> of `Results.table`
     "task": "task", "fraction": "fraction", "method": "method", "verdict": "verdict",
     "metric": "metric", "mean": "score", "sd": "sd", "low": "low", "high": "high", "ok": "seeds",
@@ -53,7 +55,7 @@ class Results:
     """
 
     directory: Path
-    cells: tuple[str, ...]  # names of the runs' directories below it
+    cells: tuple[str, ...] = field(repr=False)  # names of the runs' directories below it
     allow: tuple[str, ...] = ()
 
     @cached_property
@@ -81,7 +83,8 @@ class Results:
     def answer(self) -> str:
         """Which method leads, who is level with it, what is cheaper, in a sentence."""
         made = answer(self.comparison)
-        return " ".join(filter(None, (made.sentence, made.rising)))
+        text = " ".join(filter(None, (made.sentence, made.rising)))
+        return text.replace(formatting.SPACE, " ")
 
     def best(self) -> Run:
         """The run of the leading method that has the best validation score.
@@ -89,13 +92,15 @@ class Results:
         Raises:
             UserError: if no run has a score.
         """
-        found = self.comparison.headlines
-        require(bool(found), f"{self.directory}: no run has a score; see finegrid status")
-        lead, runs = found[0], self.comparison.results.runs
-        mine = runs[
-            (runs[RANKING] == lead.key).all(axis=1) & runs["method"].eq(lead.main.best.name)
-        ]
-        row = mine[mine["status"].eq("ok")].sort_values("validation").iloc[-1]
+        leads = self.comparison.headlines
+        require(
+            bool(leads),
+            f"{self.directory}: no run has a score; finegrid status {self.directory} says why",
+        )
+        lead, runs = leads[0], self.comparison.results.runs
+        of_ranking = runs[(runs[RANKING] == lead.key).all(axis=1) & runs["status"].eq("ok")]
+        of_method = of_ranking[of_ranking["method"].eq(lead.main.best.name)]
+        row = of_method.iloc[int(of_method["validation"].argmax())]
         return load(str(row["directory"]), allow=self.allow)
 
     def report(self, path: str | Path = "report.html") -> Path:
@@ -136,13 +141,18 @@ def compare(
         directory: Of the sweep.
         config_dir: A folder with options of yours.
         allow: Packages besides finegrid whose methods may be used.
-        progress: Show a bar.
+        progress: Show a bar, in a notebook or on a terminal.
         **overrides: As on the command line: `epochs=3`, or `**{"optim.lr": 1e-3}`.
 
     Raises:
-        UserError: for what is not valid, before anything long begins, or if no cell has a result.
-            Cells without one are named in a warning.
+        UserError: for what is not valid, before anything long begins. A warning says how many
+            cells have no result, if any.
     """
+    wrong = [one for one in methods if not isinstance(one, str)]
+    require(
+        not isinstance(methods, str) and not wrong,
+        "compare takes a list of methods' names, such as methods=['full', 'lora']",
+    )
     numbers = range(seeds) if isinstance(seeds, int) else seeds
     require(bool(methods) and bool(numbers), "compare needs at least one method and one seed")
     axes = {"method": methods, "seed": list(map(str, numbers)), "data.fraction": fractions}
@@ -170,8 +180,9 @@ def _swept(
         errors.seek(0)
         lines = errors.read().strip().splitlines()
     cells = _cells(root, before)
-    said = next((line for line in reversed(lines) if line.startswith("finegrid: ")), "")
-    said = said.removeprefix("finegrid: ") or f"the sweep ended with {process.returncode}"
+    last = lines[-1] if lines else f"the sweep ended with exit code {process.returncode}"
+    said = next((line for line in reversed(lines) if line.startswith(SAID)), last)
+    said = said.removeprefix(SAID)
     if not cells:
         raise UserError(said)
     if process.returncode:
@@ -184,9 +195,9 @@ def _plans(root: Path) -> set[Path]:
 
 
 def _cells(root: Path, before: Collection[Path]) -> list[str]:
-    """The cells of the sweep that began since, by its plan; none before it is written."""
+    """The cells of the first sweep that began since, by its plan; none before it is written."""
     new = sorted(_plans(root) - set(before), key=lambda path: path.stat().st_mtime)
-    return list(json.loads(new[-1].read_text(encoding="utf-8"))["cells"]) if new else []
+    return list(json.loads(new[0].read_text(encoding="utf-8"))["cells"]) if new else []
 
 
 @contextmanager
@@ -210,15 +221,18 @@ def _watch(
     process: subprocess.Popen[bytes], root: Path, before: Collection[Path], *, progress: bool
 ) -> None:
     """Wait for a sweep with a bar of its cells that have ended."""
-    cells: list[str] = []
-    with tqdm(desc="cells", disable=not progress, leave=False) as bar:
+    left: list[str] = []
+    with tqdm(desc="cells", disable=not (progress and _looked_at()), leave=False) as bar:
         while process.poll() is None:
-            cells = cells or _cells(root, before)
-            bar.total = len(cells) or None
-            ended = (found.status in ENDED for _, found in plan.outcomes(root, cells))
-            bar.n = sum(ended)
+            if bar.total is None and (left := _cells(root, before)):
+                bar.total = len(left)
+            left = [place for place, one in plan.outcomes(root, left) if one.status not in ENDED]
+            bar.n = (bar.total or 0) - len(left)
             bar.refresh()
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(EVERY)
-            except subprocess.TimeoutExpired:
-                continue
+
+
+def _looked_at() -> bool:
+    """Whether somebody sees a bar that is drawn over itself: in a notebook or on a terminal."""
+    return "ipykernel" in sys.modules or (sys.stderr is not None and sys.stderr.isatty())

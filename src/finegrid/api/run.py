@@ -1,20 +1,23 @@
 """One run from Python: train it, or load it, look at it, predict and export with it."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, open_dict
 
 from finegrid.api import task as tasks
 from finegrid.api.task import Task
 from finegrid.config import register_resolvers
-from finegrid.errors import require
+from finegrid.data.examples import column_texts
+from finegrid.errors import UserError, nearest, require
 from finegrid.grid.completion import completed
+from finegrid.report import formatting
 from finegrid.report.answer import answer
 from finegrid.report.comparison import Comparison
 from finegrid.report.load import rankings
@@ -26,6 +29,8 @@ from finegrid.storage.paths import CONF
 if TYPE_CHECKING:
     from finegrid.inference import Restored
 
+OPTIONS = ("method", "task", "model")  # keys whose value is an option's name
+LENGTHS = {1: "a text", 2: "a pair of texts"}  # of a row, by the task's columns
 Rows = Sequence[str] | Sequence[tuple[str, str]] | pd.DataFrame
 
 
@@ -43,7 +48,7 @@ class Run:
     """
 
     directory: Path
-    record: Record
+    record: Record = field(repr=False)
     model_path: str | None = None
     allow: tuple[str, ...] = ()
 
@@ -60,7 +65,8 @@ class Run:
     @cached_property
     def answer(self) -> str:
         """The run's score beside the best constant prediction, in a sentence."""
-        return answer(Comparison.of(rankings.load([self.directory]))).sentence
+        made = answer(Comparison.of(rankings.load([self.directory])))
+        return made.sentence.replace(formatting.SPACE, " ")
 
     @cached_property
     def _restored(self) -> "Restored":
@@ -72,8 +78,8 @@ class Run:
         """Predict texts: one string a row, a pair where the task has two columns, or a DataFrame.
 
         Returns:
-            A row for each text. `prediction` is the class's name, beside a column of probabilities
-            for each class; for regression it is the number alone.
+            A row for each text, with a DataFrame's index. `prediction` is the class's name, beside
+            a column of probabilities for each class; for regression it is the number alone.
 
         Raises:
             UserError: if the texts do not fit the task's columns, or the run cannot be loaded.
@@ -84,7 +90,8 @@ class Run:
         made = {"prediction": task.written(task.predictions(logits))}
         chances = logits.softmax(-1)
         made |= {name: chances[:, number].tolist() for number, name in enumerate(task.labels)}
-        return pd.DataFrame(made)
+        index = texts.index if isinstance(texts, pd.DataFrame) else None
+        return pd.DataFrame(made, index=index)
 
     def export(self, path: str | Path, *, to: str = "merged") -> Path:
         """Write the model for transformers (`merged`), peft or adapters, once its logits agree.
@@ -111,22 +118,31 @@ def run(
 ) -> Run:
     """Train and score one method on one task, as `finegrid train` does, in this process.
 
+    Example:
+        ```python
+        run = finegrid.run(method="lora", task="mrpc", model="minilm", seed=1, epochs=3, rank=4)
+        print(run.record.test)
+        ```
+
     Args:
         method: One of `finegrid.methods.names()`.
         task: An option of `task=`, or rows of yours (`finegrid.Task`).
         model: An option of `model=`, a folder or a hub id.
         seed: Of order, initial values and dropout, each a stream of its own.
-        directory: Where the run is written; by default a new one below multirun/runs.
+        directory: Where the run is written, instead of an earlier one; by default a new one below
+            multirun/runs.
         config_dir: A folder with options of yours.
         allow: Packages besides finegrid whose methods may be used.
         **overrides: As on the command line: `epochs=3`, `rank=4`, or `**{"optim.lr": 1e-3}`.
 
     Raises:
-        UserError: for what is not valid, before anything long begins.
+        UserError: for what is not valid, before anything long begins; `Diverged`, of the same kind,
+            for a loss that is no number. The run's record then says why.
     """
     values = {"method": method, "task": task, "model": model, "seed": seed, **overrides}
     cfg, words = _composed(values, config_dir, allow)
     where = Path(str(cfg.hydra.run.dir) if directory is None else directory)
+    require(not where.is_file(), f"directory={where} is a file; name a directory")
     with open_dict(cfg):
         del cfg["hydra"]
     spec = RunSpec.of(cfg, where, words)
@@ -159,7 +175,10 @@ def words(values: dict[str, Any], allow: Collection[str]) -> list[str]:
     """Values as the overrides of a command line; those of a `Task` are overrides already."""
     listed = [] if not allow else tasks.overrides({"allow": list(allow)})
     for key, value in values.items():
-        listed += value.overrides if isinstance(value, Task) else tasks.overrides({key: value})
+        if isinstance(value, Task):
+            listed += value.overrides
+        else:  # an option or a folder stands as on a command line
+            listed.append(f"{key}={value}" if key in OPTIONS else f"{key}={tasks.override(value)}")
     return listed
 
 
@@ -168,24 +187,35 @@ def _composed(
 ) -> tuple[DictConfig, list[str]]:
     """The config of one run with Hydra's node, and its overrides in full."""
     register_resolvers()
-    full = completed(words(values, allow), config_dir=config_dir)
     search = [f"hydra.searchpath=['file://{Path(config_dir).absolute()}']"] if config_dir else []
-    with initialize_config_dir(str(CONF), job_name="train", version_base="1.3"):
-        return compose("train", [*full, *search], return_hydra_config=True), full
+    try:
+        full = completed(words(values, allow), config_dir=config_dir)
+        with initialize_config_dir(str(CONF), job_name="train", version_base="1.3"):
+            return compose("train", [*full, *search], return_hydra_config=True), full
+    except HydraException as error:
+        raise UserError(_explained(error)) from error
+
+
+def _explained(error: HydraException) -> str:
+    """What Hydra refuses, in a line."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = str(error.missing_cfg_file).partition("/")
+        return f"unknown {group}={option}; {nearest(option, error.options or ())}"
+    return str(error).strip().splitlines()[0]
 
 
 def _columns(texts: Rows, names: Sequence[str]) -> tuple[list[str], ...]:
     """The texts of each column of the task."""
-    if isinstance(texts, pd.DataFrame):
-        missing = [name for name in names if name not in texts]
-        require(not missing, f"the frame lacks the column(s) {missing}, which the task reads")
-        return tuple(texts[name].astype(str).tolist() for name in names)
-    require(not isinstance(texts, str), "predict takes a list of texts; put the one into brackets")
-    rows = [(row,) if isinstance(row, str) else tuple(row) for row in texts]
-    wrong = next((row for row in rows if len(row) != len(names)), None)
-    require(
-        wrong is None,
-        f"the task reads {len(names)} texts a row ({', '.join(names)}): {wrong!r:.80}",
-    )
-    require(bool(rows), "there is no text to predict")
-    return tuple(map(list, zip(*rows, strict=True)))
+    if not isinstance(texts, pd.DataFrame):
+        require(not isinstance(texts, str), "predict takes a list of texts; put it into brackets")
+        rows = [(row,) if isinstance(row, str) else row for row in texts]
+        for number, row in enumerate(rows, start=1):
+            fits = isinstance(row, tuple | list) and len(row) == len(names)
+            require(
+                fits and all(isinstance(text, str) for text in row),
+                f"row {number} must be {LENGTHS[len(names)]} ({', '.join(names)}), not {row!r:.80}",
+            )
+        texts = pd.DataFrame(rows, columns=list(names))
+    require(len(texts) > 0, "there is no text to predict")
+    read = tasks.table(texts, names)
+    return tuple(column_texts(read, name, "the texts") for name in names)

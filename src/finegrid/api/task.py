@@ -2,10 +2,16 @@
 
 import hashlib
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from hydra.core.override_parser.types import Quote, QuotedString
 
 from finegrid.errors import UserError, require, slug
 from finegrid.storage.files import create_once
@@ -14,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FRAMES = Path("multirun/frames")  # where the rows of DataFrames are written
+BARE = re.compile(r"(?!(null|true|false|nan|inf)$)[a-z_/][\w./-]*", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -80,37 +87,49 @@ class Task:
     ) -> "Task":
         """The rows of a DataFrame; the rest is as in `from_file`.
 
-        The columns named are written to a parquet file in `directory`, named by its content: the
-        same rows are the same task, today and tomorrow.
+        The named columns are written to a parquet file in `directory` that is named by its
+        content: the same rows are the same task, today and tomorrow.
 
         Raises:
-            UserError: for a column that is not there, or cannot be written.
+            UserError: for a column that is not there, or that holds values of several types.
         """
         columns = [*([text] if isinstance(text, str) else text), label]
-        train, tests = (
-            None if rows is None else _written(rows, columns, Path(directory), slug(name))
-            for rows in (frame, test)
-        )
-        assert train is not None
+        folder, stem = Path(directory), slug(name)
+        train = _written(frame, columns, folder, stem)
+        tests = None if test is None else _written(test, columns, folder, stem)
         return cls.from_file(
             train, text=text, label=label, test=tests, kind=kind, name=name, metrics=metrics
         )
 
 
 def _written(frame: "pd.DataFrame", columns: Sequence[str], directory: Path, name: str) -> Path:
-    missing = [column for column in columns if column not in frame]
-    listed = ", ".join(map(str, frame.columns))
-    require(not missing, f"the frame has no column {missing and missing[0]!r}; it has {listed}")
+    """The file of some columns of a frame."""
     buffer = io.BytesIO()
-    try:
-        frame[columns].to_parquet(buffer, index=False)
-    except Exception as error:  # pyarrow's, for values of several types in a column
-        raise UserError(f"the frame's columns {columns} cannot be written: {error}") from error
+    pq.write_table(table(frame, columns), buffer)
     content = buffer.getvalue()
     path = directory / f"{name}-{hashlib.sha256(content).hexdigest()[:12]}.parquet"
     directory.mkdir(parents=True, exist_ok=True)
     create_once(path, content)
     return path.absolute()
+
+
+def table(frame: "pd.DataFrame", columns: Sequence[str]) -> pa.Table:
+    """Some columns of a frame.
+
+    Raises:
+        UserError: for a column that is not there, or that holds values of several types.
+    """
+    listed = ", ".join(map(str, frame.columns))
+    for column in columns:
+        require(column in frame, f"the frame has no column {column!r}; it has {listed}")
+    try:
+        made = pa.Table.from_pandas(frame[list(columns)], preserve_index=False)
+    except (pa.ArrowException, ValueError) as error:
+        why = str(error).splitlines()[0]
+        raise UserError(
+            f"the frame's columns {', '.join(columns)} cannot be read: {why}"
+        ) from error
+    return made.replace_schema_metadata()  # pandas' version is none of the rows
 
 
 def overrides(values: Mapping[str, Any]) -> list[str]:
@@ -119,9 +138,11 @@ def overrides(values: Mapping[str, Any]) -> list[str]:
 
 
 def override(value: Any) -> str:
-    """A value as Hydra's grammar writes it."""
+    """A value as Hydra's grammar writes it, so that Hydra reads the same value."""
+    if isinstance(value, np.generic):
+        value = value.item()
     if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
+        return "null" if value is None else str(value).lower()
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, dict):
@@ -129,7 +150,4 @@ def override(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(override, value)) + "]"
     text = str(value)
-    if text.replace("-", "").replace("_", "").replace(".", "").isalnum():
-        return text
-    escaped = text.replace("\\'", "\\\\'").replace("'", "\\'")
-    return f"'{escaped}'"
+    return text if BARE.fullmatch(text) else QuotedString(text, Quote.single).with_quotes()
