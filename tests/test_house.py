@@ -53,8 +53,8 @@ WINGS = {
     },
     "export": {"config", "data", "errors", "inference", "methods", "models", "runs", "training"},
     "api": {
-        "config", "errors", "export", "grid", "inference", "methods", "models", "report", "runs",
-        "seeds", "storage", "strategies", "training",
+        "config", "data", "errors", "export", "grid", "inference", "methods", "models", "report",
+        "runs", "seeds", "storage", "strategies", "training",
     },
     "report": {"errors", "runs", "storage"},
     "tuning": {"errors", "report", "runs"},
