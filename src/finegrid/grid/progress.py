@@ -165,7 +165,9 @@ def _plain(progress: Progress, console: Console, over: threading.Event) -> None:
             told, when = line, time.monotonic()
 
 
-def closing(store: Store, cells: Sequence[Cell], outcomes: Sequence[Outcome]) -> str:
+def closing(
+    store: Store, cells: Sequence[Cell], outcomes: Sequence[Outcome], *, command: str
+) -> str:
     """The table at a sweep's end: how many ended how, what failed, and how to run it again."""
     counts = Counter(found.status for found in outcomes)
     each = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
@@ -173,7 +175,8 @@ def closing(store: Store, cells: Sequence[Cell], outcomes: Sequence[Outcome]) ->
     for cell, found in zip(cells, outcomes, strict=True):
         if found.status in FAILURES:
             lines.append(f"  {found.status} {store.place(cell)}: {last_line(found.error)}")
-            lines.append(f"    {rerun_command(cell.overrides, sweep=str(store.root))}")
+            again = rerun_command(cell.overrides, sweep=str(store.root), command=command)
+            lines.append(f"    {again}")
     return "\n".join(lines)
 
 

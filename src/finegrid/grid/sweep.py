@@ -79,7 +79,7 @@ class Sweep:
                 returns = self.run(launcher)
         finally:
             outcomes = [self.outcome(cell) for cell in self.cells]
-            print(closing(self.store, self.cells, outcomes))
+            print(closing(self.store, self.cells, outcomes, command=command))
         bad = sum(found.status != "ok" for found in outcomes)
         gave_up = f"; stopped early, fail_fast={self.fail_fast}" if self._given_up() else ""
         require(

@@ -39,10 +39,16 @@ def duration(seconds: float) -> str:
     return f"{digits(seconds, 2)} s"
 
 
-def rerun_command(overrides: Iterable[str], *, sweep: str = "") -> str:
-    """The shell command that runs a cell again, within a sweep's directory if one is named."""
+def rerun_command(overrides: Iterable[str], *, sweep: str = "", command: str = "") -> str:
+    """The shell command that runs a cell again, within a sweep's directory if one is named.
+
+    `command` is that of the sweep; options of the user's own come from the same folder again.
+    """
     within = [f"hydra.sweep.dir={sweep}"] if sweep else []
-    return shlex.join(["finegrid", "sweep" if sweep else "train", *overrides, *within])
+    words = shlex.split(command.replace("--config-dir=", "--config-dir "))
+    at = next((n for n, word in enumerate(words) if word in ("-cd", "--config-dir")), len(words))
+    name = "sweep" if sweep else "train"
+    return shlex.join(["finegrid", name, *words[at : at + 2], *overrides, *within])
 
 
 def aligned(rows: Sequence[Sequence[str]], *, left: int | None = None) -> list[list[str]]:
