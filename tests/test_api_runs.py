@@ -135,7 +135,7 @@ def test_a_finished_run_tells_what_it_was(pairs: finegrid.Run) -> None:
     assert again.record == pairs.record
     assert again.curve["step"].iloc[-1] == 2
     assert len(again.predictions) == pairs.record.test_rows
-    assert again.answer.startswith("lora ")
+    assert again.answer().startswith("lora ")
     assert len(repr(again)) < 200 + len(str(pairs.directory))
 
 
@@ -214,7 +214,7 @@ def test_a_model_is_named_by_its_folder(tmp_path: Path) -> None:
 def compared(tmp_path_factory: pytest.TempPathFactory) -> finegrid.Results:
     """Two methods, two seeds."""
     folder = tmp_path_factory.mktemp("compared")
-    return finegrid.compare(METHODS, seeds=2, directory=folder / "grid", **SMALL)
+    return finegrid.compare(METHODS, seeds=2, directory=folder / "Ann's grid", **SMALL)
 
 
 def test_a_comparison_answers(compared: finegrid.Results, tmp_path: Path) -> None:

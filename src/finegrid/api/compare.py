@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
+from finegrid.api import task as tasks
 from finegrid.api.run import Run, load, words
 from finegrid.api.task import Task
 from finegrid.errors import UserError, require
@@ -158,9 +159,9 @@ def compare(
     axes = {"method": methods, "seed": list(map(str, numbers)), "data.fraction": fractions}
     swept = [f"{key}={','.join(map(str, each))}" for key, each in axes.items() if each]
     fixed = words({"task": task, "model": model, **overrides}, allow)
-    place = [f"hydra.sweep.dir={Path(directory).absolute()}", "report=false"]
-    search = ["--config-dir", str(Path(config_dir).absolute())] if config_dir else []
     root = Path(directory).absolute()
+    place = tasks.overrides({"hydra.sweep.dir": root, "report": False})
+    search = ["--config-dir", str(Path(config_dir).absolute())] if config_dir else []
     cells = _swept(root, [*search, *swept, *fixed, *place], progress=progress, allow=allow)
     return Results(root, tuple(cells), tuple(allow))
 

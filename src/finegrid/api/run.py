@@ -62,7 +62,6 @@ class Run:
         """A row for each test row: split, idx, label, prediction, scores (logits)."""
         return pd.read_parquet(self.directory / layout.PREDICTIONS)
 
-    @cached_property
     def answer(self) -> str:
         """The run's score beside the best constant prediction, in a sentence."""
         made = answer(Comparison.of(rankings.load([self.directory])))
@@ -140,12 +139,12 @@ def run(
             for a loss that is no number. The run's record then says why.
     """
     values = {"method": method, "task": task, "model": model, "seed": seed, **overrides}
-    cfg, words = _composed(values, config_dir, allow)
+    cfg, given = _composed(values, config_dir, allow)
     where = Path(str(cfg.hydra.run.dir) if directory is None else directory)
     require(not where.is_file(), f"directory={where} is a file; name a directory")
     with open_dict(cfg):
         del cfg["hydra"]
-    spec = RunSpec.of(cfg, where, words)
+    spec = RunSpec.of(cfg, where, given)
     where.mkdir(parents=True, exist_ok=True)
 
     from finegrid.strategies.single import run as train
@@ -187,7 +186,8 @@ def _composed(
 ) -> tuple[DictConfig, list[str]]:
     """The config of one run with Hydra's node, and its overrides in full."""
     register_resolvers()
-    search = [f"hydra.searchpath=['file://{Path(config_dir).absolute()}']"] if config_dir else []
+    places = [f"file://{Path(config_dir).absolute()}"] if config_dir else []
+    search = tasks.overrides({"hydra.searchpath": places})
     try:
         full = completed(words(values, allow), config_dir=config_dir)
         with initialize_config_dir(str(CONF), job_name="train", version_base="1.3"):

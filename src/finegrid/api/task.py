@@ -98,7 +98,7 @@ class Task:
         train = _written(frame, columns, folder, stem)
         tests = None if test is None else _written(test, columns, folder, stem)
         return cls.from_file(
-            train, text=text, label=label, test=tests, kind=kind, name=name, metrics=metrics
+            train, text=text, label=label, test=tests, kind=kind, name=stem, metrics=metrics
         )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol, runtime_checkable
 
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 
@@ -172,13 +173,14 @@ class Sweep:
         self.launches += 1
         path = self.store.root / layout.JOBS / f"{self.id}-{self.launches}.jsonl"
         told = job.write(path, members, self.store, self.before, sweep=self.id)
+        quoted = [QuotedString(where, Quote.single).with_quotes() for where in told]
         return [
             [
                 *group[0].overrides,
                 f"hydra.sweep.subdir='{self.store.place(group[0])}'",
-                f"+hydra.job.env_set.{job.VARIABLE}='{where}'",
+                f"+hydra.job.env_set.{job.VARIABLE}={where}",
             ]
-            for group, where in zip(members, told, strict=True)
+            for group, where in zip(members, quoted, strict=True)
         ]
 
     def _settle(self, group: Sequence[Cell], returned: JobReturn | None) -> None:
