@@ -389,7 +389,7 @@ def test_the_time_left_falls_or_says_why_it_does_not(monkeypatch: pytest.MonkeyP
         "about 1.5 min left",
         "about 1 min left",
         f"about 1.3 min{more}fewer jobs at a time)",
-        f"about 1.2 min{more}fewer jobs at a time)",
+        "about 1.2 min left",
         "about 20 s left",
         f"about 1.5 min{more}cells were added)",
         f"about 3.3 min{more}cells take longer than reckoned)",

@@ -20,8 +20,8 @@ FORK = 0.5  # a cell's process on a slot, its config included
 
 TELLING = 1.0  # seconds from which on a run that trains tells of others
 HELD = 0.2  # a growth by this share is waited out, not shown
-LITTLE = 10.0  # seconds of growth that are waited out too
-REASON = 20.0  # seconds in which the reason of a longer time left is shown
+LITTLE = 20.0  # seconds of growth that are waited out too
+REASON = 10.0  # seconds in which the reason of a longer time left is shown
 
 
 @dataclass(frozen=True)
