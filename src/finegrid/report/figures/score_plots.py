@@ -25,6 +25,7 @@ TIMES = [
     for many in steps
 ]  # fmt: skip
 Render = Callable[[Axes, pd.DataFrame, "Axis", dict[str, Mark], set[str]], None]
+Numbers = np.ndarray[Any, np.dtype[np.float64]]
 SHOWN = ["method", "mean", "low", "high", "ok", "failed", "missing", "tie"]
 
 
@@ -135,9 +136,10 @@ def _render_cost(
     room = (high / low) ** 0.06 if high > low else 1.5
     axes.set_xlim(low / room, high * room)
     _log_ticks(axes, axis)
-    for row in data.itertuples():
-        alpha = 1.0 if row.method in strong else style.FAINT
-        _mark(axes, getattr(row, axis.column), row, marks[str(row.method)], alpha)
+    for name, rows in data.groupby("method", sort=False, observed=True):
+        alpha = 1.0 if name in strong else style.FAINT
+        x = rows[axis.column].to_numpy(dtype=float)
+        _mark(axes, x, rows, marks[str(name)], alpha)
     best = data[data.front].sort_values(axis.column)
     axes.step([*best[axis.column], high * room], [*best["mean"], best["mean"].iloc[-1]],
               where="post", color=RULE, lw=5, zorder=0.5, solid_capstyle="round")  # fmt: skip
@@ -167,21 +169,22 @@ def _render_growth(
         x = np.log10(rows[axis.column].to_numpy(dtype=float)) + offset
         alpha = 1.0 if name in strong else style.FAINT
         axes.plot(x, rows["mean"], color=mark.colour, linestyle=mark.dash, lw=1.2, alpha=alpha)
-        for at, row in zip(x, rows.itertuples(), strict=True):
-            _mark(axes, at, row, mark, alpha)
+        _mark(axes, x, rows, mark, alpha)
         front += zip(x[rows.front], rows["mean"][rows.front], strict=True)
     axes.plot(*zip(*sorted(front), strict=True), color=RULE, lw=9, zorder=0.5,
               solid_capstyle="round", solid_joinstyle="round")  # fmt: skip
 
 
-def _mark(axes: Axes, x: float, row: Any, mark: Mark, alpha: float) -> None:
-    """A method's mean and its whisker; hollow if the best is certainly better."""
-    if not np.isnan([row.low, row.high]).any():
-        axes.plot([x, x], [row.low, row.high], color=mark.colour, lw=0.9, alpha=0.55 * alpha,
-                  zorder=2)  # fmt: skip
-    fill = mark.colour if row.tie else PAPER
-    axes.plot([x], [row.mean], mark.marker, color=mark.colour, mfc=fill, ms=5.2, mew=1.1,
-              alpha=1 if alpha == 1 else 0.75, zorder=3)  # fmt: skip
+def _mark(axes: Axes, x: Numbers, rows: pd.DataFrame, mark: Mark, alpha: float) -> None:
+    """A method's means and their whiskers; hollow where the best is certainly better."""
+    known = rows[["low", "high"]].notna().all(axis=1).to_numpy()
+    ends = rows.assign(gap=np.nan)[["low", "high", "gap"]].to_numpy(dtype=float)
+    axes.plot(np.repeat(x[known], 3), ends[known].ravel(), color=mark.colour, lw=0.9,
+              alpha=0.55 * alpha, zorder=2)  # fmt: skip
+    tie = rows["tie"].to_numpy(dtype=bool)
+    for chosen, fill in ((tie, mark.colour), (~tie, PAPER)):
+        axes.plot(x[chosen], rows["mean"].to_numpy()[chosen], mark.marker, color=mark.colour,
+                  mfc=fill, ms=5.2, mew=1.1, alpha=1 if alpha == 1 else 0.75, zorder=3)  # fmt: skip
 
 
 def _limits(axes: Axes, data: pd.DataFrame, look: Style) -> None:
