@@ -29,7 +29,6 @@ from finegrid.storage.paths import CONF
 if TYPE_CHECKING:
     from finegrid.inference import Restored
 
-OPTIONS = ("method", "task", "model")  # keys whose value is an option's name
 LENGTHS = {1: "a text", 2: "a pair of texts"}  # of a row, by the task's columns
 Rows = Sequence[str] | Sequence[tuple[str, str]] | pd.DataFrame
 
@@ -176,8 +175,8 @@ def words(values: dict[str, Any], allow: Collection[str]) -> list[str]:
     for key, value in values.items():
         if isinstance(value, Task):
             listed += value.overrides
-        else:  # an option or a folder stands as on a command line
-            listed.append(f"{key}={value}" if key in OPTIONS else f"{key}={tasks.override(value)}")
+        else:
+            listed += tasks.overrides({key: value})
     return listed
 
 

@@ -16,6 +16,8 @@ from finegrid.errors import require, slug
 
 HUB = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # a repository's owner and name
 PLAIN = re.compile(r"model=[^'\"()\[\]{}]+")  # values as they are, without Hydra's functions
+QUOTED = re.compile(r"""model=(?P<quote>['"])(?P<value>[^'"\\]+)(?P=quote)""")  # one value
+BARE = re.compile(r"[\w./:~@%+-]+", re.ASCII)  # what Hydra reads without quotes
 LONGEST = 128  # tokens, as conf/train.yaml has it
 
 
@@ -29,10 +31,14 @@ def known(override: str, places: Sequence[Path]) -> str:
     Raises:
         UserError: for a folder that is not there, or holds no model.
     """
-    if not PLAIN.fullmatch(override):
+    if match := QUOTED.fullmatch(override):
+        values = [match["value"]]
+    elif PLAIN.fullmatch(override):
+        values = override.removeprefix("model=").split(",")
+    else:
         return override
-    values = override.removeprefix("model=").split(",")
-    return "model=" + ",".join(_option(value, places) for value in values)
+    names = [_option(value, places) for value in values]
+    return "model=" + ",".join(x if BARE.fullmatch(x) else f"'{x}'" for x in names)
 
 
 def _option(value: str, places: Sequence[Path]) -> str:
