@@ -19,8 +19,8 @@ from test_faults import wait_until_gone
 from transformers import AutoModelForSequenceClassification
 
 import finegrid
-from finegrid.api.task import override
 from finegrid.errors import UserError
+from finegrid.runs.text import hydra_value
 from finegrid.storage.paths import BUILTIN
 
 SMALL: dict[str, Any] = {"experiment": "smoke", "trainer": "cpu", "trainer.threads": 1}
@@ -57,13 +57,13 @@ def refused(doing: Callable[[], Any]) -> str:
     ids=repr,
 )  # fmt: skip
 def test_hydra_reads_the_value_that_was_given(value: Any) -> None:
-    read = OverridesParser.create().parse_override(f"key={override(value)}").value()
+    read = OverridesParser.create().parse_override(f"key={hydra_value(value)}").value()
     assert (read, type(read)) == (value, type(value))
 
 
 def test_values_of_other_types() -> None:
     values = [np.int64(3), np.float64(0.1), np.bool_(True), np.str_("a b"), Path("a/b"), (1, 2)]
-    assert list(map(override, values)) == ["3", "0.1", "true", "'a b'", "a/b", "[1,2]"]
+    assert list(map(hydra_value, values)) == ["3", "0.1", "true", "'a b'", "a/b", "[1,2]"]
 
 
 # --- tasks ----------------------------------------------------------------------------------------
@@ -190,7 +190,8 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     assert str(tmp_path) in refused(lambda: finegrid.load(tmp_path))
     for values, why in (
         ({"method": "bitfitt"}, "unknown method=bitfitt; did you mean 'bitfit'"),
-        ({"method": "full,bitfit"}, "Ambiguous value"),
+        ({"method": "full,bitfit"}, "unknown method=full,bitfit"),
+        ({"method": ["full", "bitfit"]}, "finegrid.compare takes several"),
         ({"task": "bla"}, "unknown task=bla"),
         ({"model": "/no/such"}, "model=/no/such: no such folder"),
         ({"epoch": 3}, "unknown key epoch"),

@@ -137,6 +137,7 @@ def run(
         UserError: for what is not valid, before anything long begins; `Diverged`, of the same kind,
             for a loss that is no number. The run's record then says why.
     """
+    require(isinstance(method, str), "run takes one method's name; finegrid.compare takes several")
     values = {"method": method, "task": task, "model": model, "seed": seed, **overrides}
     cfg, given = _composed(values, config_dir, allow)
     where = Path(str(cfg.hydra.run.dir) if directory is None else directory)

@@ -2,25 +2,22 @@
 
 import hashlib
 import io
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from hydra.core.override_parser.types import Quote, QuotedString
 
 from finegrid.errors import UserError, require, slug
+from finegrid.runs.text import hydra_value
 from finegrid.storage.files import create_once
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FRAMES = Path("multirun/frames")  # where the rows of DataFrames are written
-BARE = re.compile(r"(?!(null|true|false|nan|inf)$)[a-z_/][\w./-]*", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -134,20 +131,4 @@ def table(frame: "pd.DataFrame", columns: Sequence[str]) -> pa.Table:
 
 def overrides(values: Mapping[str, Any]) -> list[str]:
     """Values as overrides on a command line, for Hydra to read."""
-    return [f"{key}={override(value)}" for key, value in values.items()]
-
-
-def override(value: Any) -> str:
-    """A value as Hydra's grammar writes it, so that Hydra reads the same value."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if value is None or isinstance(value, bool):
-        return "null" if value is None else str(value).lower()
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{override(one)}" for key, one in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(map(override, value)) + "]"
-    text = str(value)
-    return text if BARE.fullmatch(text) else QuotedString(text, Quote.single).with_quotes()
+    return [f"{key}={hydra_value(value)}" for key, value in values.items()]

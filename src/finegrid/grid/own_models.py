@@ -13,11 +13,11 @@ from pathlib import Path
 from hydra.core.config_store import ConfigStore
 
 from finegrid.errors import require, slug
+from finegrid.runs.text import hydra_value
 
 HUB = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # a repository's owner and name
 PLAIN = re.compile(r"model=[^'\"()\[\]{}]+")  # values as they are, without Hydra's functions
 QUOTED = re.compile(r"""model=(?P<quote>['"])(?P<value>[^'"\\]+)(?P=quote)""")  # one value
-BARE = re.compile(r"[\w./:~@%+-]+", re.ASCII)  # what Hydra reads without quotes
 LONGEST = 128  # tokens, as conf/train.yaml has it
 
 
@@ -38,7 +38,7 @@ def known(override: str, places: Sequence[Path]) -> str:
     else:
         return override
     names = [_option(value, places) for value in values]
-    return "model=" + ",".join(x if BARE.fullmatch(x) else f"'{x}'" for x in names)
+    return "model=" + ",".join(map(hydra_value, names))
 
 
 def _option(value: str, places: Sequence[Path]) -> str:

@@ -12,7 +12,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol, runtime_checkable
 
-from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 
@@ -23,6 +22,7 @@ from finegrid.grid.progress import Progress, closing, last_line, shown
 from finegrid.grid.status import AGAIN, Outcome, Store, settled
 from finegrid.runs import layout, provenance
 from finegrid.runs.record import Record
+from finegrid.runs.text import hydra_value
 from finegrid.storage.files import write_atomic
 
 log = logging.getLogger(__name__)
@@ -173,7 +173,7 @@ class Sweep:
         self.launches += 1
         path = self.store.root / layout.JOBS / f"{self.id}-{self.launches}.jsonl"
         told = job.write(path, members, self.store, self.before, sweep=self.id)
-        quoted = [QuotedString(where, Quote.single).with_quotes() for where in told]
+        quoted = [hydra_value(where) for where in told]
         return [
             [
                 *group[0].overrides,

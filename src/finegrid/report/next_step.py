@@ -13,6 +13,7 @@ from finegrid.report.load import variants
 from finegrid.report.load.rankings import TABLE
 from finegrid.report.recommend.decide import SEEDS
 from finegrid.runs import layout
+from finegrid.runs.text import hydra_value
 
 MANY = 10  # seeds beyond which more of them seldom tell level methods apart
 RIVALS = ("head", "full")  # what a method that ran alone is compared with
@@ -95,7 +96,7 @@ def sweep(runs: pd.DataFrame, changes: Mapping[str, Sequence[str]]) -> str:
     words = [f"{key}={','.join(several)}" for key, several in values.items()]
     root = _root(runs)
     elsewhere = root not in ("", DEFAULT) and "hydra.sweep.dir" not in values
-    words += [f"hydra.sweep.dir={root}"] * elsewhere
+    words += [f"hydra.sweep.dir={hydra_value(root)}"] * elsewhere
     return shlex.join(["finegrid", "sweep", *words])
 
 

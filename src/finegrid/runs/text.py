@@ -4,8 +4,14 @@ Without pandas, so that the command line, sweeps, reports and analyses write the
 """
 
 import math
+import re
 import shlex
 from collections.abc import Iterable, Sequence
+from typing import Any
+
+from hydra.core.override_parser.types import Quote, QuotedString
+
+BARE = re.compile(r"(?!(null|true|false|nan|inf)$)[a-z_/][\w./-]*", re.ASCII | re.IGNORECASE)
 
 
 def digits(value: float, many: int = 3) -> str:
@@ -39,12 +45,28 @@ def duration(seconds: float) -> str:
     return f"{digits(seconds, 2)} s"
 
 
+def hydra_value(value: Any) -> str:
+    """A value as Hydra's grammar writes it, so that Hydra reads the same value."""
+    if hasattr(value, "item"):  # numpy's numbers
+        value = value.item()
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{hydra_value(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(hydra_value, value)) + "]"
+    text = str(value)
+    return text if BARE.fullmatch(text) else QuotedString(text, Quote.single).with_quotes()
+
+
 def rerun_command(overrides: Iterable[str], *, sweep: str = "", command: str = "") -> str:
     """The shell command that runs a cell again, within a sweep's directory if one is named.
 
     `command` is that of the sweep; options of the user's own come from the same folder again.
     """
-    within = [f"hydra.sweep.dir={sweep}"] if sweep else []
+    within = [f"hydra.sweep.dir={hydra_value(sweep)}"] if sweep else []
     words = shlex.split(command.replace("--config-dir=", "--config-dir "))
     at = next((n for n, word in enumerate(words) if word in ("-cd", "--config-dir")), len(words))
     name = "sweep" if sweep else "train"
