@@ -18,6 +18,7 @@ from finegrid.runs.text import hydra_value
 HUB = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # a repository's owner and name
 PLAIN = re.compile(r"model=[^'\"()\[\]{}]+")  # values as they are, without Hydra's functions
 QUOTED = re.compile(r"""model=(?P<quote>['"])(?P<value>[^'"\\]+)(?P=quote)""")  # one value
+AS_IS = re.compile(r"[\w./:~@%+ -]+", re.ASCII)  # what Hydra reads without quotes
 LONGEST = 128  # tokens, as conf/train.yaml has it
 
 
@@ -38,7 +39,7 @@ def known(override: str, places: Sequence[Path]) -> str:
     else:
         return override
     names = [_option(value, places) for value in values]
-    return "model=" + ",".join(map(hydra_value, names))
+    return "model=" + ",".join(x if AS_IS.fullmatch(x) else hydra_value(x) for x in names)
 
 
 def _option(value: str, places: Sequence[Path]) -> str:
