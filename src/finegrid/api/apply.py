@@ -102,19 +102,23 @@ def apply(
     """
     config, made = naming.resolved(method, arguments)
     missing = [hook for hook in made.acts() if not (losses if hook == "choose" else hooks)]
-    if missing:
-        todo = "; ".join(HOW[hook] for hook in missing)
-        flag = "" if missing == ["choose"] else "; then say hooks=True"
-        raise UserError(
-            f"{config.name} acts during training ({', '.join(missing)}): train it with "
-            f"finegrid.run, or in a loop of yours {todo}{flag}"
-        )
+    require(not missing, _todo(config.name, missing))
     _tune(model, made, config, seed)
     if losses is not None:
         made.choose(model.base_model, losses)
     if verbose:
         print(_summary(model))
     return model
+
+
+def _todo(name: str, missing: list[str]) -> str:
+    """What a loop must do for a method that acts during training, by the hooks it misses."""
+    todo = "; ".join(HOW[hook] for hook in missing)
+    flag = "" if missing == ["choose"] else "; then say hooks=True"
+    return (
+        f"{name} acts during training ({', '.join(missing)}): train it with finegrid.run, or in a "
+        f"loop of yours {todo}{flag}"
+    )
 
 
 def save(model: PreTrainedModel, path: str | Path) -> Path:
