@@ -1,6 +1,5 @@
 """A comparison from Python: a sweep in a process of its own, and what came out of it."""
 
-import json
 import os
 import signal
 import subprocess
@@ -198,7 +197,7 @@ def _plans(root: Path) -> set[Path]:
 def _cells(root: Path, before: Collection[Path]) -> list[str]:
     """The cells of the first sweep that began since, by its plan; none before it is written."""
     new = sorted(_plans(root) - set(before), key=lambda path: path.stat().st_mtime)
-    return list(json.loads(new[0].read_text(encoding="utf-8"))["cells"]) if new else []
+    return plan.cells_of(new[0]) if new else []
 
 
 @contextmanager

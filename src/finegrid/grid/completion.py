@@ -20,6 +20,7 @@ from finegrid.errors import UserError, require
 from finegrid.grid import own_models
 from finegrid.grid.expand import grids
 from finegrid.runs.settings import Role, role
+from finegrid.runs.text import hydra_value
 from finegrid.storage.paths import CONF
 
 BARE = re.compile(r"[A-Za-z_]\w*(?==)")  # a key without a dot, a slash or a sign before it
@@ -70,7 +71,8 @@ def _composed(
     given: Sequence[str], config_dir: str | Path | None
 ) -> tuple[list[dict[str, Any]], list[Path]]:
     """The config of the first cell of each grid, and the files of the options it sweeps over."""
-    search = [f"hydra.searchpath=['file://{Path(config_dir).absolute()}']"] if config_dir else []
+    more = [f"file://{Path(config_dir).absolute()}"] if config_dir else []
+    search = [f"hydra.searchpath={hydra_value(more)}"] if more else []
     with initialize_config_dir(str(CONF), job_name="train", version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         config = loader.load_configuration("train", [*given, *search], RunMode.MULTIRUN)

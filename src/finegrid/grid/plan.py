@@ -78,7 +78,7 @@ def places(root: Path) -> list[str]:
         UserError: if there is no trace of a sweep.
     """
     require(root.is_dir(), f"no such directory: {root}")
-    listed = dict.fromkeys(place for plan in _plans(root) for place in _cells_of(plan))
+    listed = dict.fromkeys(place for plan in _plans(root) for place in cells_of(plan))
     begun = layout.run_directories(root, begun=True)
     found = list(listed) or [str(path.relative_to(root)) for path in begun]
     require(bool(found), f"no plan, record or claim below {root}; run a sweep first")
@@ -93,7 +93,7 @@ def outcomes(
     One that has no record yet and is listed by a sweep that runs is queued.
     """
     alive = [plan for plan in _plans(root) if locks.alive(plan.with_suffix(""), at=at)]
-    waiting = {place for plan in alive for place in _cells_of(plan)}
+    waiting = {place for plan in alive for place in cells_of(plan)}
     for place in places:
         found = outcome(root / place, at=at)
         queued = found.status == "missing" and place in waiting
@@ -105,7 +105,8 @@ def _plans(root: Path) -> list[Path]:
     return sorted((root / layout.PLANS).glob("*.json"), key=lambda path: path.stat().st_mtime)
 
 
-def _cells_of(plan: Path) -> list[str]:
+def cells_of(plan: Path) -> list[str]:
+    """The directories of a plan's cells below the sweep's."""
     try:
         found = [str(place) for place in json.loads(content(plan, LARGEST))["cells"]]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
