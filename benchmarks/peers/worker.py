@@ -1,6 +1,6 @@
 """A contender's process: `python -m peers.worker SIDE` answers one request a line until its end.
 
-SIDE is `trainer`, `ours` or `gauge`. Requests and answers are JSON; whatever else a library prints
+SIDE is `trainer`, `loop`, `ours` or `gauge`. Requests and answers are JSON; whatever else a library prints
 goes to stderr.
 """
 
