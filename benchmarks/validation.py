@@ -1,11 +1,11 @@
-"""Validation from a set of its own (`fixed`) or from the fraction's rows (`share`): which is better?
+"""Validation from a set of its own (`fixed`) or the fraction's rows (`share`): which is better?
 
 python benchmarks/validation.py --model tiny --task builtin_paraphrase --out runs.jsonl
 python benchmarks/validation.py --summarise runs.jsonl
 
-Rows for the score are an outer split of the training rows; the official dev set is never read. Three
-arms at each fraction: `fixed`; `share` of the same fraction, whose validation comes out of the rows
-that `fixed` trains on; `share` of as many labels as `fixed` uses for training and validation.
+Scores are on an outer split of the training rows; the official dev set is never read. Three arms at
+each fraction: `fixed`; `share` of the same fraction, whose validation comes out of the rows that
+`fixed` trains on; `share` of as many labels as `fixed` uses for training and validation.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import json
 import tempfile
 import time
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -30,7 +31,6 @@ from finegrid.strategies.single import run
 from finegrid.tasks.task import Task
 from finegrid.training import components
 
-OUTER = 600  # rows of train that no run sees before its score
 ARMS = ("fixed", "share", "share, same labels")
 
 
@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--fractions", nargs="+", default=["0.05", "0.1", "0.3"])
     parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"])
     parser.add_argument("--epochs", default="5")
+    parser.add_argument("--outer", type=int, default=600, help="rows that no run sees before")
     parser.add_argument("--out", type=Path, default=Path("validation.jsonl"))
     parser.add_argument("--summarise", type=Path, nargs="+")
     given = parser.parse_args()
@@ -50,11 +51,11 @@ def main() -> None:
         print(table(pd.concat(pd.read_json(path, lines=True) for path in given.summarise)))
         return
     torch.set_num_threads(1)
-    components.load = outer_split  # where a run reads its rows
+    components.load = partial(outer_split, rows=given.outer)  # where a run reads its rows
     for seed, fraction, method in itertools.product(given.seeds, given.fractions, given.methods):
         common = [f"task={given.task}", f"model={given.model}", f"method={method}", f"seed={seed}",
                   f"data.subset_seed={seed}", f"data.split_seed={seed}", "store=none",
-                  f"budget.epochs={given.epochs}", "score_last=true"]  # fmt: skip
+                  f"budget.epochs={given.epochs}"]  # fmt: skip
         fixed = measured(common, [f"data.fraction={fraction}"], given.out, ARMS[0], fraction)
         measured(common, ["data.validation=share", f"data.rows={fixed.train_rows}"],
                  given.out, ARMS[1], fraction)  # fmt: skip
@@ -63,17 +64,15 @@ def main() -> None:
                  given.out, ARMS[2], fraction)  # fmt: skip
 
 
-def outer_split(task: Task, data: DataConfig) -> tuple[Task, RawSplits]:
-    """A task's training rows alone, `OUTER` of them as its test set."""
+def outer_split(task: Task, data: DataConfig, *, rows: int) -> tuple[Task, RawSplits]:
+    """A task's training rows alone, `rows` of them as its test set."""
     filled, tables = load(task, data)
     labels = tables.train.column(filled.label).to_pandas()
     codes = labels.factorize()[0] if filled.kind == "classification" else labels.to_numpy()
     order = stratified_order(filled.strata(codes), 12345)
-    outer, inner = (
-        tables.train.take(sorted(order[:OUTER])),
-        tables.train.take(sorted(order[OUTER:])),
-    )
-    return filled, replace(tables, train=inner, dev={"outer": outer})
+    outer, inner = sorted(order[:rows]), sorted(order[rows:])
+    tables = replace(tables, dev={"outer": tables.train.take(outer)})
+    return filled, replace(tables, train=tables.train.take(inner))
 
 
 def measured(common: list[str], rows: list[str], out: Path, arm: str, fraction: str) -> Record:
@@ -84,7 +83,7 @@ def measured(common: list[str], rows: list[str], out: Path, arm: str, fraction: 
         record = run(RunSpec.of(cfg, Path(directory)))
     facts = asdict(record) | {"arm": arm, "fraction": float(fraction)}
     names = ("arm", "task", "model", "method", "fraction", "seed", "train_rows", "validation_rows",
-             "test", "test_last", "validation", "evaluations", "epochs")  # fmt: skip
+             "test", "validation", "evaluations", "epochs")  # fmt: skip
     line = {name: facts[name] for name in names} | {"cpu": time.process_time() - began}
     with out.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
@@ -98,19 +97,18 @@ def table(runs: pd.DataFrame) -> str:
     runs = runs.join(fixed, on=place)
     runs["difference"] = runs["test"] - runs["base"]
     runs["optimism"] = runs["validation"] - runs["test"]
-    runs["cost"] = (
-        runs["evaluations"] * runs["validation_rows"] / runs["epochs"] / runs["train_rows"]
-    )
+    validated = runs["evaluations"] * runs["validation_rows"]
+    runs["cost"] = validated / (runs["epochs"] * runs["train_rows"])
     lines = [
-        "| task | fraction | validation | train + validation rows | outer score | last weights | "
+        "| task | fraction | validation | train + validation rows | outer score | "
         "difference to fixed (s.e.) | validation - outer | rows validated / trained |",
-        "|---|---:|---|---:|---:|---:|---:|---:|---:|",
+        "|---|---:|---|---:|---:|---:|---:|---:|",
     ]
     for (task, fraction, arm), cells in runs.groupby(["task", "fraction", "arm"]):
         mean = cells.mean(numeric_only=True)
         lines.append(
             f"| {task} | {fraction:g} | {arm} | {mean['train_rows']:.0f} + "
-            f"{mean['validation_rows']:.0f} | {mean['test']:.4f} | {mean['test_last']:.4f} | "
+            f"{mean['validation_rows']:.0f} | {mean['test']:.4f} | "
             f"{mean['difference']:+.4f} ({cells['difference'].sem():.4f}) | "
             f"{mean['optimism']:+.4f} | {mean['cost']:.2f} |"
         )
