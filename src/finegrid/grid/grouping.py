@@ -19,6 +19,7 @@ APART = (
     "code",
     "optim.lr",
     "data.fraction",
+    "data.rows",
 )  # of each run in a pass
 
 

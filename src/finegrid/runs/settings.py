@@ -27,6 +27,7 @@ ROLES = {
     "trainer.kernels": Role.RESULT,  # their dropout draws other numbers
     "logger": Role.SPEED,
     "log_every": Role.SPEED,
+    "score_last": Role.SPEED,  # the last weights' score decides nothing
     "hydra": Role.SPEED,
     "retry": Role.SPEED,
     "fail_fast": Role.SPEED,
@@ -67,6 +68,8 @@ RECORDED = {
     "fraction": "data.fraction",
     "seed": "seed",
     "protocol": "data.protocol",
+    "validation_from": "data.validation",
+    "rows_asked": "data.rows",
     "select": "select",
     "frozen_dropout": "frozen_dropout",
     "kernels": "trainer.kernels",
@@ -74,7 +77,13 @@ RECORDED = {
     "trial": "trial",
 }
 # Setting -> what it was in versions that did not have it
-OLDER = {"frozen_dropout": True, "trainer.kernels": True, "trial": None}
+OLDER = {
+    "frozen_dropout": True,
+    "trainer.kernels": True,
+    "trial": None,
+    "data.validation": "fixed",
+    "data.rows": None,
+}
 # Places that no hash in a record stands for: the weights' leaves out the tokenizer beside them
 SHOWN = ("model.path", "model.revision")
 # What else an override may name that fields of a record hold: a group's option, or a field's source
