@@ -32,7 +32,7 @@ WINGS = {
     "kernels": set(),
     "models": {"config", "errors", "seeds", "storage"},
     "methods": {"config", "errors", "models", "seeds", "storage"},
-    "runs": {"config", "data", "errors", "models", "storage", "tasks"},
+    "runs": {"config", "data", "errors", "models", "recipes", "storage", "tasks"},
     "tracking": {"errors", "runs", "storage"},
     "training": {
         "config", "data", "errors", "kernels", "methods", "models", "runs", "seeds", "storage",

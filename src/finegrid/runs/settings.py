@@ -44,7 +44,8 @@ ROLES = {
     "allow": Role.PLACE,
     "model.head_lr": Role.SOURCE,
     "method.recipe": Role.SOURCE,
-    "tune": Role.SOURCE,
+    "tune": Role.NOTE,
+    "tune.factors": Role.SOURCE,
     "tuned": Role.SOURCE,
     "trial": Role.SOURCE,
     "experiment": Role.NOTE,
@@ -52,6 +53,7 @@ ROLES = {
     "paths": Role.NOTE,
     "published": Role.NOTE,
     "method.fuses": Role.NOTE,
+    "method.search": Role.NOTE,
     "model.architecture": Role.NOTE,
     "model.parameters": Role.NOTE,
 }
@@ -70,6 +72,7 @@ RECORDED = {
     "lr": "optim.lr",
     "trial": "trial",
 }
+NOTED = {"tuning_runs": "runs", "tuning_examples": "examples"}  # field of a record -> of `tune`
 # Setting -> what it was in versions that did not have it
 OLDER = {"frozen_dropout": True, "trainer.kernels": True, "trial": None}
 # Places that no hash in a record stands for: the weights' leaves out the tokenizer beside them
@@ -116,7 +119,8 @@ def recorded(plain: Mapping[str, Any]) -> dict[str, Any]:
     values = {field: _value(plain, key) for field, key in RECORDED.items()}
     (unit, amount), *_ = ((k, v) for k, v in plain["budget"].items() if v is not None)
     numbers = {"fraction": float(values["fraction"]), "lr": float(values["lr"])}
-    return values | numbers | {"budget_unit": unit, "budget": float(amount)}
+    notes = {field: (plain.get("tune") or {}).get(name) for field, name in NOTED.items()}
+    return values | numbers | {"budget_unit": unit, "budget": float(amount)} | notes
 
 
 def _value(plain: Mapping[str, Any], key: str) -> Any:
@@ -144,6 +148,8 @@ def is_unrecorded(key: str, value: str) -> bool:
     group = key.partition("/")[0].partition(".")[0]
     if key in HELD or group == "budget" or (key, value) == KEEPS_NOTHING:
         return False
+    if key == "method.search":  # a share of the budget in diff_pruning until 0.9
+        return not value.startswith("{")
     return key in SHOWN or role(key.replace("/", ".")) not in (Role.PLACE, Role.SPEED, Role.NOTE)
 
 
