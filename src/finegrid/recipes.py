@@ -22,7 +22,7 @@ MOST = 2  # options that a search tries at once
 
 @dataclass
 class TuneConfig:
-    """The search for each method's learning rate: `trials` of it, or `factors` of one trial each."""
+    """The search for each method's learning rate, and what it notes on a sweep's cells."""
 
     factors: list[float] = field(default_factory=list)  # of trial=0, 1, ... in experiment=tune
     trials: int = 0  # that a sweep begins with, for each method; 0: none
@@ -31,7 +31,9 @@ class TuneConfig:
     widen: float = 1.0  # factor by which every method's space reaches farther at both ends
     runs: int | None = None  # that a method's search took, which a sweep notes on its cells
     examples: int | None = None  # that these runs trained on
-    chosen: list[str] = field(default_factory=list)  # options whose values the search chose
+    chosen: list[str] = field(default_factory=list)  # options whose values a search gives
+    search: str | None = None  # which search a trial is of
+    budget: float | None = None  # of a full run, in the unit of the trial's
 
     PER: ClassVar[tuple[str, ...]] = ("task", "model", "fraction")
 
@@ -90,7 +92,7 @@ def scales(cfg: Mapping[str, Any]) -> bool:
 
     The trials of a sweep's search (`tune.trials`) are given their rate.
     """
-    return cfg.get("trial") is not None and not (cfg.get("tune") or {}).get("trials")
+    return cfg.get("trial") is not None and not (cfg.get("tune") or {}).get("chosen")
 
 
 def _scaled(value: float, trial: int, factors: Sequence[float]) -> float:

@@ -114,9 +114,7 @@ class DiffPruning(TuningMethod):
         count(density, 1)  # refuses a density out of range
         require(l0 >= 0, f"method.l0={l0:g} is negative")
         share = search_share if search is None else search
-        require(
-            0 < share < 1, f"method.search_share={share:g} must lie in (0, 1), of the budget"
-        )
+        require(0 < share < 1, f"method.search_share={share:g} must lie in (0, 1), of the budget")
         require(refit_rate > 0, f"method.refit_rate={refit_rate:g} must be above 0")
         self.density, self.structured, self.l0 = density, structured, l0
         self.search_share, self.refit_rate = share, refit_rate

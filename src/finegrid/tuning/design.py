@@ -43,7 +43,7 @@ def position(trial: int, base: int) -> float:
 
 def _multiple(at: float, low: float, high: float) -> float:
     """Log-uniform on either side of 1, which lies in the middle."""
-    return low ** (1 - 2 * at) if at < 0.5 else high ** (2 * at - 1)
+    return float(low ** (1 - 2 * at) if at < 0.5 else high ** (2 * at - 1))
 
 
 def _rounded(value: float, trial: int) -> float:

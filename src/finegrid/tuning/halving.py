@@ -9,8 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
+from finegrid.tuning.design import BASES, position
+
 FIRST, SECOND = 1 / 8, 1 / 4  # of the budget; the last rung has all of it
 LAST = 2  # trials that run at full length
+STATES = ("ok", "constant", "failed")  # the best first
 COUNTED = ("steps", "examples", "tokens")  # budgets in whole numbers
 
 
@@ -29,14 +32,16 @@ class Score:
     trial: int
     state: str  # ok, constant (one prediction for all rows), or failed
     value: float  # mean validation score; of no meaning for a failed one
-    distance: float  # from the published values, for ties
 
     @property
     def rank(self) -> tuple[int, float, float, int]:
-        """Sorts the best first: failed trials lose to constant ones, these to all others."""
-        order = ("ok", "constant", "failed").index(self.state)
+        """Sorts the best first: failed trials lose to constant ones, these to all others.
+
+        Of equal ones the nearest to the middle, which is the published rate.
+        """
+        order = STATES.index(self.state)
         value = -self.value if self.state != "failed" else 0.0
-        return order, value, self.distance, self.trial
+        return order, value, abs(position(self.trial, BASES[0]) - 0.5), self.trial
 
 
 def ladder(n: int) -> tuple[Rung, ...]:
