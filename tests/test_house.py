@@ -57,7 +57,7 @@ WINGS = {
         "runs", "seeds", "storage", "strategies", "training",
     },
     "report": {"errors", "runs", "storage"},
-    "tuning": {"errors", "report", "runs"},
+    "tuning": {"errors", "recipes", "report", "runs"},
     "studies": {"report", "runs"},
     "commands": {
         "analysis", "config", "errors", "export", "grid", "inference", "report", "runs", "storage",

@@ -205,10 +205,11 @@ class Search:
         ]
 
     def _results(self) -> dict[str, list[rungs.Result]]:
-        """Model -> the searches of its methods that have ended so far."""
+        """Model -> its methods' searches, as far as they have come."""
         records = [record for search in self.searches for record in search.records()]
         models = sorted({record.model for record in records})
-        return {m: rungs.results([r for r in records if r.model == m]) for m in models}
+        of_model = {m: [record for record in records if record.model == m] for m in models}
+        return {m: rungs.results(few, unequal=True) for m, few in of_model.items()}
 
 
 def _asks(cell: Cell) -> bool:

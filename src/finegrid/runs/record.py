@@ -67,7 +67,7 @@ class Record:
     best_step: int | None = None
     steps: int | None = None
     epochs: float | None = None
-    degenerate: bool | None = None
+    degenerate: bool | None = None  # one prediction for all test rows; in a trial, for validation's
     # cost
     params_total: int | None = None
     params_delta: int | None = None

@@ -27,6 +27,7 @@ class Checkpoint:
     step: int = 0
     value: float = -math.inf
     scores: dict[str, float] = field(default_factory=dict)
+    constant: bool = False  # one prediction for all rows
 
 
 class BestCheckpoint(pl.Callback):
@@ -94,7 +95,8 @@ class BestCheckpoint(pl.Callback):
         )
         scores = module.task.score(logits, self.validation.labels)
         value = scores[module.task.headline]
-        self.last = Checkpoint(self.clock.steps, value, scores)
+        constant = module.task.degenerate(logits)
+        self.last = Checkpoint(self.clock.steps, value, scores, constant)
         if module.state.checkpointable and value > self.best.value:
             self.best = self.last
             self.weights = _copy(module)

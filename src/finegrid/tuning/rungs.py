@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from finegrid.errors import require
 from finegrid.recipes import RATE
 from finegrid.runs.record import Record
 from finegrid.runs.settings import split_override
@@ -106,12 +107,31 @@ def of_search(records: Iterable[Record]) -> list[Record]:
     return [run for run in records if run.trial is not None and options(run)]
 
 
-def results(records: Iterable[Record]) -> list[Result]:
-    """The searches that records are of, by method; several tries of a run count once, the last."""
+def results(records: Iterable[Record], *, unequal: bool = False) -> list[Result]:
+    """The searches that records are of; several tries of a run count once, the last that ended.
+
+    Raises:
+        UserError: if methods had unequal numbers of trials, unless that is allowed.
+    """
     searches: dict[str, list[Record]] = defaultdict(list)
     for record in sorted(records, key=lambda run: (run.status == "ok", run.started)):
         searches[_noted(record, "search")].append(record)
-    return [_result(runs) for runs in searches.values()]
+    found = [_result(runs) for runs in searches.values()]
+    if not unequal:
+        _check_equal(found)
+    return found
+
+
+def _check_equal(results: Sequence[Result]) -> None:
+    counts = [" + ".join(str(len(rung)) for rung in result.rungs) for result in results]
+    usual = max(counts, key=counts.count)
+    several = zip(results, counts, strict=True)
+    others = [f"{result.method} {count}" for result, count in several if count != usual]
+    require(
+        not others,
+        f"unequal numbers of trials: {', '.join(others)}, the others {usual}; run the same sweep "
+        "again, or compare all the same with --unequal",
+    )
 
 
 def _result(records: Sequence[Record]) -> Result:

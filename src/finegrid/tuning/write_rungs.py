@@ -14,10 +14,10 @@ WIDER = "tune.widen=3 widens the space, alike for all"
 
 def markdown(results: Sequence[Result]) -> str:
     """A table for each task and protocol: every method's rungs, and the rate that it chose."""
-    sections = [
-        section for (head, *_), rows in _tables(results) for section in (head, _table(rows))
-    ]
-    return "\n\n".join(["### Rates found by successive halving", *sections, cost(results)])
+    sections = ["### Rates found by successive halving"]
+    for head, rows in _tables(results):
+        sections += [head, _table(rows)]
+    return "\n\n".join([*sections, cost(results)])
 
 
 def overlay(results: Sequence[Result], name: str, command: str) -> str:
