@@ -14,6 +14,7 @@ from typing import Any, ClassVar, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from finegrid import recipes
 from finegrid.errors import (
     UserError,
     causes,
@@ -24,7 +25,6 @@ from finegrid.errors import (
     require_allowed,
     slug,
 )
-from finegrid.recipes import recipe
 from finegrid.tasks.task import Task, filled_in, of_kind
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ OUTSIDE = re.compile(r"(?!finegrid\.)[a-zA-Z_]\w*(\.[a-zA-Z_]\w*)+")  # of a pac
 
 def register_resolvers() -> None:
     """Register the resolvers that the YAML files use; safe to call again."""
-    OmegaConf.register_new_resolver("recipe", recipe, replace=True)
+    OmegaConf.register_new_resolver("recipe", recipes.recipe, replace=True)
     OmegaConf.register_new_resolver("slug", lambda text: slug(str(text)), replace=True)
     OmegaConf.register_new_resolver("named_after", named_after, replace=True)
 
@@ -190,7 +190,9 @@ class MethodConfig:
                 isinstance(target, str) and METHOD.fullmatch(target) is not None,
                 f"{where}._target_={target!r} must be a class in finegrid.methods",
             )
-        left_out = (*NOT_ARGUMENTS, "_target_", "members")
+        recipes.space(node, where)
+        left_out = [*NOT_ARGUMENTS, "_target_", "members"]
+        left_out += ["search"] * isinstance(node.get("search"), Mapping)  # of another use: argument
         arguments = {key: value for key, value in node.items() if key not in left_out}
         other = next(_reserved(arguments), "")
         require(not other, f"{where} holds {other}: a method's settings are plain values")
@@ -373,8 +375,9 @@ class RunConfig:
         score_last = cfg.get("score_last", False)
         require(isinstance(score_last, bool), f"score_last={score_last} must be true or false")
         trial = cfg.get("trial")
+        bind(recipes.TuneConfig, cfg.get("tune") or {}, "tune")
         require(
-            trial is None or OmegaConf.is_interpolation(cfg.optim, "lr"),
+            not recipes.scales(cfg) or OmegaConf.is_interpolation(cfg.optim, "lr"),
             f"trial={trial} chooses the learning rate; leave out either it or optim.lr",
         )
         return cls(

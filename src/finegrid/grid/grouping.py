@@ -15,6 +15,7 @@ APART = (
     "seed",
     "trial",
     "method",
+    "tune",
     "tuned",
     "code",
     "optim.lr",

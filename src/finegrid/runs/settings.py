@@ -56,6 +56,7 @@ ROLES = {
     "paths": Role.NOTE,
     "published": Role.NOTE,
     "method.fuses": Role.NOTE,
+    "method.search": Role.NOTE,
     "model.architecture": Role.NOTE,
     "model.parameters": Role.NOTE,
 }
@@ -76,6 +77,7 @@ RECORDED = {
     "lr": "optim.lr",
     "trial": "trial",
 }
+NOTED = {"tuning_runs": "runs", "tuning_examples": "examples"}  # field of a record -> of `tune`
 # Setting -> what it was in versions that did not have it
 OLDER = {
     "frozen_dropout": True,
@@ -128,7 +130,8 @@ def recorded(plain: Mapping[str, Any]) -> dict[str, Any]:
     values = {field: _value(plain, key) for field, key in RECORDED.items()}
     (unit, amount), *_ = ((k, v) for k, v in plain["budget"].items() if v is not None)
     numbers = {"fraction": float(values["fraction"]), "lr": float(values["lr"])}
-    return values | numbers | {"budget_unit": unit, "budget": float(amount)}
+    notes = {field: (plain.get("tune") or {}).get(name) for field, name in NOTED.items()}
+    return values | numbers | {"budget_unit": unit, "budget": float(amount)} | notes
 
 
 def _value(plain: Mapping[str, Any], key: str) -> Any:
@@ -156,6 +159,8 @@ def is_unrecorded(key: str, value: str) -> bool:
     group = key.partition("/")[0].partition(".")[0]
     if key in HELD or group == "budget" or (key, value) == KEEPS_NOTHING:
         return False
+    if key == "method.search":  # a share of the budget in diff_pruning until 0.9
+        return not value.startswith("{")
     return key in SHOWN or role(key.replace("/", ".")) not in (Role.PLACE, Role.SPEED, Role.NOTE)
 
 

@@ -30,6 +30,7 @@ class Checkpoint:
     step: int = 0
     value: float = -math.inf
     scores: dict[str, float] = field(default_factory=dict)
+    constant: bool = False  # one prediction for all rows
 
 
 def passes(
@@ -118,7 +119,8 @@ class BestCheckpoint(pl.Callback):
         self.passes += 1
         scores = module.task.score(logits, self.validation.labels)
         value = scores[module.task.headline]
-        self.last = Checkpoint(self.clock.steps, value, scores)
+        constant = module.task.degenerate(logits)
+        self.last = Checkpoint(self.clock.steps, value, scores, constant)
         if module.state.checkpointable and value > self.best.value:
             self.best = self.last
             self.weights = _copy(module)

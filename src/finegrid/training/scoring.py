@@ -40,6 +40,7 @@ def score(
     record.metric, record.test = task.headline, scores.get("test", {}).get(task.headline)
     record.validation = chosen.scores[task.headline]
     record.metrics = {"validation": chosen.scores, **scores}
+    record.degenerate = chosen.constant  # of a trial, which has no test scores
     if logits:
         record.degenerate = task.degenerate(logits["test"])
         write_predictions(directory, task, components.splits.test, logits)
