@@ -1,7 +1,7 @@
 """What an answer costs in CPU-seconds: finegrid, version 0.6 and the best peer's loop.
 
 python benchmarks/answer.py finegrid --keep multirun/answer --out answer.json
-python benchmarks/answer.py before,peer --rounds 2 --before 0.6.0/ --adapters-python PY --out answer.json
+python benchmarks/answer.py before,peer --before 0.6.0/ --adapters-python PY --out answer.json
 
 The question: which of six methods is the best on MRPC and STS-B at a tenth of the rows (MiniLM),
 with 8 rates a method and a verdict at 5 % from up to 10 seeds.
@@ -33,7 +33,7 @@ from peers.processes import ROOT, Contender, environment, measured, note, output
 METHODS = ("full", "bitfit", "lora", "houlsby", "ia3", "head")
 TASKS = ("mrpc", "stsb")
 RATES, SEEDS = 8, 10
-MODEL, FRACTION, BATCH = "minilm", "0.1", 32
+MODEL, FRACTION, BATCH = "minilm", "0.1", 16
 FACTORS = [0.1, 0.2, 0.4, 0.7, 1.4, 2.7, 5.2, 10]  # 0.6's rates; what they are costs the same
 TINY = ("method=head", "task=builtin_paraphrase", "model=tiny", "budget=steps", "budget.steps=1",
         "evaluations=1")  # fmt: skip
@@ -185,12 +185,20 @@ def _lines(measures: Sequence[Measure], total: dict[str, float | None]) -> Itera
         if cpu is None:
             continue
         rounds = "; ".join(f"{measure['task']} {measure['all']:.0f}" for measure in mine)
-        load = " to ".join(f"{f(sum((m['load'] for m in mine), [])):.1f}" for f in (min, max))
+        loads = [load for measure in mine for load in measure["load"]]
         shares = [
             f"{cpu / other:.2f}" if (other := total[name]) else "" for name in ("before", "peer")
         ]
         cells = " + ".join(str(measure["cells"]) for measure in mine)
-        yield [side, cells, str(_cells(len(TASKS))), f"{cpu:.0f}", rounds, load, *shares]
+        yield [
+            side,
+            cells,
+            str(_cells(len(TASKS))),
+            f"{cpu:.0f}",
+            rounds,
+            page.spread(loads, 1),
+            *shares,
+        ]
 
 
 def _total(measures: Sequence[Measure], side: str) -> float | None:

@@ -1,6 +1,6 @@
 """The best peer's loop: many runs in one process, as a user of the Trainer writes it.
 
-An evaluation and a checkpoint each epoch, the best one loaded at the end, the test rows scored once.
+An evaluation and a checkpoint each epoch, the best one loaded at the end, one scoring of the test.
 """
 
 import math
