@@ -1,6 +1,6 @@
 """Summary statistics per method, and paired tests of each method against the best."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from math import nan, sqrt
 from typing import Any
 
@@ -167,12 +167,18 @@ def _ranking(key: Key, methods: dict[str, Known], level: float) -> list[list[Any
 
 
 def _leader(methods: dict[str, Known], pairs: Pairs, level: float) -> int | None:
-    """The best mean that learned something; with one seed only if none has more."""
+    """The position of the best mean of those that may lead."""
     means = np.array([cell.scores.values.mean() for cell in methods.values()])
-    several = np.array([len(cell.scores.seeds) > 1 for cell in methods.values()])
-    learned = np.array([cell.learned for cell in methods.values()])
-    first = learned & several if (learned & several).any() else learned
-    return verdict(means, first, pairs.above(level)).leader
+    among = np.ones(len(methods), bool)
+    return verdict(means, may_lead(methods.values(), among), pairs.above(level)).leader
+
+
+def may_lead(methods: Collection[Known], among: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which of some methods learned something; those with one seed only if none has more."""
+    several = np.array([len(cell.scores.seeds) > 1 for cell in methods])
+    learned = among & np.array([cell.learned for cell in methods])
+    first = learned & several
+    return np.asarray(first if first.any() else learned)
 
 
 def _detectable(parts: list[tuple[float, float]], half: float) -> float:
