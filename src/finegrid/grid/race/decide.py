@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from finegrid.grid.race.levels import levels
-from finegrid.report.recommend.verdict import verdict
-from finegrid.report.stats.compare import may_lead
+from finegrid.report.stats.compare import leading
 from finegrid.report.stats.scores import Known
 from finegrid.report.stats.shrunken_variance import spreads
 from finegrid.report.stats.significance import Floats
@@ -70,7 +69,7 @@ class Decision:
 
 
 def decide(
-    rule: Rule, look: int, cells: Mapping[str, Known], before: Mapping[str, Standing]
+    rule: Rule, look: int, cells: dict[str, Known], before: Mapping[str, Standing]
 ) -> Decision:
     """Decide by the scores up to a look.
 
@@ -91,20 +90,18 @@ def decide(
     scores = [cell.scores for cell in cells.values()]
     seen = pairs(scores, spreads(scores))
     half = seen.half(1 - rule.levels[look])
-    means = np.array([one.values.mean() for one in scores])
-    leader = verdict(means, may_lead(cells.values(), live), seen.difference > half).leader
+    stopped = [name for name in names if standings[name].state != LIVE]
+    leader = leading(cells, seen, 1 - rule.levels[look], stopped)
     if leader is None:
         return Decision("", standings, "all seeds" if last else "")
     chance = chances(seen, rule, look)
     stops = ~_open(seen.difference, half, chance, rule)
     rivals = live if rule.question == "table" else np.arange(len(names)) == leader
     for at in np.flatnonzero(live & (np.arange(len(names)) != leader)):
-        low, high = (
-            float(seen.difference[leader, at] + sign * half[leader, at]) for sign in (-1, 1)
-        )
+        difference, width = float(seen.difference[leader, at]), float(half[leader, at])
+        low, high = difference - width, difference + width
         state = _state(low, high, rule.margin) if stops[at, rivals].all() else LIVE
-        numbers = float(seen.difference[leader, at]), low, high, float(chance[leader, at])
-        standings[names[at]] = Standing(state, *numbers)
+        standings[names[at]] = Standing(state, difference, low, high, float(chance[leader, at]))
     return Decision(names[leader], standings, _decided(standings, names[leader], last))
 
 

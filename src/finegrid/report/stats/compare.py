@@ -145,7 +145,7 @@ def _ranking(key: Key, methods: dict[str, Known], level: float) -> list[list[Any
     """The rows of one ranking, in the order of `against_best`'s columns."""
     names, scores = list(methods), [cell.scores for cell in methods.values()]
     pairs = simultaneous.pairs(scores, spreads(scores))
-    leader = _leader(methods, pairs, level)
+    leader = leading(methods, pairs, level, ())
     if leader is None:
         return [[*key, name, "", *[nan] * 5, False, nan, "", nan, 0] for name in names]
     half = pairs.half(level)[leader]
@@ -166,19 +166,16 @@ def _ranking(key: Key, methods: dict[str, Known], level: float) -> list[list[Any
     return rows
 
 
-def _leader(methods: dict[str, Known], pairs: Pairs, level: float) -> int | None:
-    """The position of the best mean of those that may lead."""
+def leading(
+    methods: dict[str, Known], pairs: Pairs, level: float, dropped: Collection[str]
+) -> int | None:
+    """The best mean that learned something; with one seed only if none has more."""
     means = np.array([cell.scores.values.mean() for cell in methods.values()])
-    among = np.ones(len(methods), bool)
-    return verdict(means, may_lead(methods.values(), among), pairs.above(level)).leader
-
-
-def may_lead(methods: Collection[Known], among: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which of some methods learned something; those with one seed only if none has more."""
-    several = np.array([len(cell.scores.seeds) > 1 for cell in methods])
-    learned = among & np.array([cell.learned for cell in methods])
-    first = learned & several
-    return np.asarray(first if first.any() else learned)
+    several = np.array([len(cell.scores.seeds) > 1 for cell in methods.values()])
+    goes_on = np.array([name not in dropped for name in methods])
+    learned = goes_on & np.array([cell.learned for cell in methods.values()])
+    first = learned & several if (learned & several).any() else learned
+    return verdict(means, first, pairs.above(level)).leader
 
 
 def _detectable(parts: list[tuple[float, float]], half: float) -> float:
