@@ -282,11 +282,11 @@ def test_a_run_is_scored_with_the_weights_that_validation_chose(
     began = time.perf_counter()
     record = run_cell(tmp_path, "method=layernorm", "data.fraction=0.1", "evaluations=4",
                       "budget=steps", "budget.steps=8", f"select={select}",
-                      "data.validation_max=40", "optim.lr=0.01")  # fmt: skip
+                      "data.validation_max=12", "optim.lr=0.01")  # fmt: skip
     passed = time.perf_counter() - began
     assert record.setup_seconds + record.train_seconds + record.eval_seconds <= passed
     restored = restore(tmp_path)
-    task, splits = splits_of("data.validation_max=40")
+    task, splits = splits_of("data.validation_max=12")
     assert (record.best_step, record.validation) == (4, value)
     assert record.degenerate is True, "what metrics say of the test set"
     for labels in judge.labels:
@@ -331,10 +331,9 @@ def test_a_record_says_how_often_validation_was_read(tmp_path: Path) -> None:
 
 
 def test_so_many_rows_are_a_fraction_of_all(tmp_path: Path) -> None:
-    record = run_cell(
-        tmp_path, "method=layernorm", "data.rows=100", "data.validation=share", *STEPS
-    )
-    all_rows = len(splits_of("data.validation=share", "data.validation_fraction=0.5")[1].train)
+    shared = "data.validation=share"
+    record = run_cell(tmp_path, "method=layernorm", "data.rows=100", shared, *STEPS)
+    every = splits_of(shared)[1]
     assert (record.train_rows, record.validation_rows, record.rows_asked) == (80, 20, 100)
     assert record.fraction == 100 / (len(every.train) + len(every.validation))
     assert record.validation_from == "share"
