@@ -39,6 +39,8 @@ class Record:
     kernels: bool | None = None  # false: torch's own modules; null: older than the choice
     lr: float | None = None  # peak learning rate of what the method trains
     trial: int | None = None  # of a search for that rate: validation alone is scored
+    tuning_runs: int | None = None  # trials that the method's rate was chosen from; null: no search
+    tuning_examples: int | None = None  # training examples that these saw, repeated ones each time
     schema: int = SCHEMA
     cell: str | None = None
     config_hash: str | None = None  # of the settings in .hydra/config.yaml beside it
