@@ -131,7 +131,7 @@ def test_stopped_methods_are_not_missing_and_marked(tmp_path: Path) -> None:
     shown = tables.markdown(made.results, made.cells, made.best)
     assert "(3, 7 not needed: decided at 3 seeds)" in shown
     assert shown.count("‡: stopped early by a race") == 1
-    assert "at 1 % after a race of up to 10 seeds" in shown
+    assert "at 1\u00a0% after a race of up to 10 seeds" in shown
     (table,) = made.paper
     assert "‡" in paper.markdown(table)
     assert r"$^\ddagger$" in paper.latex(table)
