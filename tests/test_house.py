@@ -32,7 +32,7 @@ WINGS = {
     "kernels": set(),
     "models": {"config", "errors", "seeds", "storage"},
     "methods": {"config", "errors", "models", "seeds", "storage"},
-    "runs": {"config", "data", "errors", "models", "storage", "tasks"},
+    "runs": {"config", "data", "errors", "models", "recipes", "storage", "tasks"},
     "tracking": {"errors", "runs", "storage"},
     "training": {
         "config", "data", "errors", "kernels", "methods", "models", "runs", "seeds", "storage",
@@ -45,8 +45,8 @@ WINGS = {
         "config", "data", "errors", "models", "runs", "seeds", "storage", "tasks", "training",
     },
     "grid": {
-        "config", "data", "errors", "methods", "recipes", "runs", "storage", "strategies",
-        "training",
+        "config", "data", "errors", "methods", "recipes", "report", "runs", "storage",
+        "strategies", "training", "tuning",
     },
     "analysis": {
         "config", "data", "errors", "inference", "methods", "models", "runs", "seeds", "tasks",
@@ -57,7 +57,7 @@ WINGS = {
         "runs", "seeds", "storage", "strategies", "training",
     },
     "report": {"errors", "runs", "storage"},
-    "tuning": {"errors", "report", "runs"},
+    "tuning": {"errors", "recipes", "report", "runs"},
     "studies": {"report", "runs"},
     "commands": {
         "analysis", "config", "errors", "export", "grid", "inference", "report", "runs", "storage",

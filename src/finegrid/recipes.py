@@ -1,17 +1,80 @@
 """Learning rates by method and model: what `${recipe:lr}` in a config stands for.
 
 That is the rate which a search (`tuned=NAME`) chose, or else the one that the method's YAML
-publishes under `recipe`; in a trial of a search it is multiplied by one of `tune.factors`.
+publishes under `recipe`; in a trial of `experiment=tune` it is multiplied by one of `tune.factors`.
+What else a search may try stands in the YAML under `search`.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from finegrid.errors import require
+from finegrid.errors import one_of, require
 
-RECIPE_READS = ("method", "model", "tuned", "trial", "tune")  # all that the resolver looks at
+# all that the resolver looks at
+RECIPE_READS = ("method", "model", "task", "tuned", "trial", "tune")
+RATE = "optim.lr"
+SPACE = {RATE: (0.1, 10.0)}  # of a method whose YAML has no `search`
+MOST = 2  # options that a search tries at once
+
+
+@dataclass
+class TuneConfig:
+    """The search for each method's learning rate, and what it notes on a sweep's cells."""
+
+    factors: list[float] = field(default_factory=list)  # of trial=0, 1, ... in experiment=tune
+    trials: int = 0  # that a sweep begins with, for each method; 0: none
+    seed: int = 100  # of the trials, apart from those of a report
+    per: list[str] = field(default_factory=lambda: ["task", "model"])  # what has a rate for itself
+    widen: float = 1.0  # factor by which every method's space reaches farther at both ends
+    runs: int | None = None  # that a method's search took, which a sweep notes on its cells
+    examples: int | None = None  # that these runs trained on
+    chosen: list[str] = field(default_factory=list)  # options whose values a search gives
+    search: str | None = None  # which search a trial is of
+    budget: float | None = None  # of a full run, in the unit of the trial's
+
+    PER: ClassVar[tuple[str, ...]] = ("task", "model", "fraction")
+
+    def __post_init__(self) -> None:
+        for key in ("trials", "seed"):
+            require(getattr(self, key) >= 0, f"tune.{key}={getattr(self, key)} is negative")
+        require(self.widen >= 1, f"tune.widen={self.widen:g} must be at least 1")
+        for name in self.per:
+            one_of("tune.per", name, self.PER)
+        require("model" in self.per, "tune.per must name model: rates differ between models")
+
+
+def space(method: Mapping[str, Any], where: str = "method") -> dict[str, tuple[float, float]]:
+    """Option -> lowest and highest multiple of its own value, as the method's `search` says.
+
+    Raises:
+        UserError: if it names another option than the rate or an argument of the method, more
+            than two, or a range without 1.
+    """
+    node = method.get("search")
+    if not isinstance(node, Mapping):
+        return dict(SPACE)
+    require(
+        RATE in node and len(node) <= MOST,
+        f"{where}.search must name {RATE} and at most one more option, got {list(node)}",
+    )
+    for option, ends in node.items():
+        argument = str(option).removeprefix("method.")
+        known = option == RATE or (option != argument and _is_number(method.get(argument)))
+        require(known, f"{where}.search names {option}, which is no number of the method's")
+        good = isinstance(ends, list) and len(ends) == 2 and all(map(_is_number, ends))
+        require(
+            good and 0 < ends[0] <= 1 <= ends[1] and ends[0] < ends[1],
+            f"{where}.search.{option}={ends} must be the lowest and the highest multiple of its "
+            "own value, such as [0.1, 10]",
+        )
+    return {str(option): (float(low), float(high)) for option, (low, high) in node.items()}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def recipe(key: str, *, _root_: DictConfig) -> Any:
@@ -21,8 +84,15 @@ def recipe(key: str, *, _root_: DictConfig) -> Any:
         UserError: if neither a search nor the method's YAML has a value for the method and model.
     """
     value = _tuned(key, _root_) if _root_.get("tuned") else _published(key, _root_)
-    trial = _root_.get("trial")
-    return value if trial is None else _scaled(value, trial, _root_.tune.factors)
+    return _scaled(value, _root_.trial, _root_.tune.factors) if scales(_root_) else value
+
+
+def scales(cfg: Mapping[str, Any]) -> bool:
+    """Whether a config's rate is a factor of the method's own: a trial of `experiment=tune`.
+
+    The trials of a sweep's search (`tune.trials`) are given their rate.
+    """
+    return cfg.get("trial") is not None and not (cfg.get("tune") or {}).get("chosen")
 
 
 def _scaled(value: float, trial: int, factors: Sequence[float]) -> float:
@@ -46,7 +116,29 @@ def _tuned(key: str, root: DictConfig) -> Any:
         f"tuned={tuned.name} has no {key} for method {method} (it has: {', '.join(values)}); tune "
         f"it alike with experiment=tune, or give optim.{key}=",
     )
-    return values[method]
+    _require_beside(tuned, root)
+    return _of_task(values[method], f"tuned={tuned.name} has no {key} of {method}", root)
+
+
+def _of_task(value: Any, lacks: str, root: DictConfig) -> Any:
+    """A value for all tasks, or the one of the run's task."""
+    if not isinstance(value, Mapping):
+        return value
+    task = root.task.name
+    require(task in value, f"{lacks} for task {task} (it has: {', '.join(value)}); tune it too")
+    return value[task]
+
+
+def _require_beside(tuned: DictConfig, root: DictConfig) -> None:
+    """Refuse a rate without the value of another option that the search chose together with it."""
+    options = tuned.get("options", {}).get(root.method.name, {})
+    for option, value in options.items():
+        wanted = _of_task(value, f"tuned={tuned.name} has no {option}", root)
+        require(
+            OmegaConf.select(root, option) == wanted,
+            f"tuned={tuned.name} chose {option}={wanted} for {root.method.name} together with its "
+            f"rate; give {option}={wanted}",
+        )
 
 
 def _published(key: str, root: DictConfig) -> Any:

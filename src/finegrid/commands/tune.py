@@ -1,19 +1,21 @@
-"""Choose every method's learning rate from the trials of experiment=tune.
+"""Choose every method's learning rate from the trials of experiment=tune, or of tune.trials.
 
     finegrid tune multirun/tune --out conf/tuned/mine.yaml
 
 For each method the rate with the best mean validation score is picked; a file in conf/tuned/ is
-then used with `finegrid train --config-dir conf tuned=mine`.
+then used with `finegrid train --config-dir conf tuned=mine`. A sweep with tune.trials writes such a
+file by itself, in its directory; its rungs are shown apart, and the full-length one decides.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from finegrid.commands import arguments
 from finegrid.errors import UserError
 from finegrid.report.load import rankings
 from finegrid.storage.files import write_atomic
-from finegrid.tuning import search, write
+from finegrid.tuning import rungs, search, write, write_rungs
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -28,11 +30,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     if given.out and given.out.suffix != ".yaml":
         raise UserError(f"--out {given.out} must end in .yaml, as conf/tuned/NAME.yaml does")
     runs = [run for directory in given.directories for run in rankings.read_records(directory)]
-    trials = search.search(runs, unequal=given.unequal)
-    print(write.markdown(trials))
+    of_search = rungs.of_search(runs)
+    if of_search:
+        results = rungs.results(of_search, unequal=given.unequal)
+        text, overlay = write_rungs.markdown(results), partial(write_rungs.overlay, results)
+    else:
+        trials = search.search(runs, unequal=given.unequal)
+        text, overlay = write.markdown(trials), partial(write.overlay, trials)
+    print(text)
     if given.out:
         command = arguments.command("tune", argv)
         given.out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(given.out, write.overlay(trials, given.out.stem, command).encode())
+        write_atomic(given.out, overlay(given.out.stem, command).encode())
         use = f"--config-dir {given.out.parent.parent} tuned={given.out.stem}"
         print(f"\n{given.out}: use it with finegrid train {use}")

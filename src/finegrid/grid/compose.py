@@ -7,7 +7,7 @@ no reference names a part of that place's key, cells that differ in it alone sha
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -39,8 +39,15 @@ class Axis:
 class Configs:
     """The resolved config of any combination of the axes' values."""
 
-    def __init__(self, loader: ConfigLoader, config: DictConfig, axes: Sequence[Axis]) -> None:
-        self._loader, self._config, self._axes = loader, config, axes
+    def __init__(
+        self,
+        loader: ConfigLoader,
+        config: DictConfig,
+        axes: Sequence[Axis],
+        *,
+        valid: Collection[str] = (),  # keys of axes whose values need no check
+    ) -> None:
+        self._loader, self._config, self._axes, self._valid = loader, config, axes, valid
         self._groups: set[str] = set()
         self._composed: dict[tuple[str, ...], Plain] = {}
         self._resolved: dict[tuple[str, ...], Plain] = {}
@@ -112,7 +119,8 @@ class Configs:
         group = self._axes[number].key in self._groups
         value = choice.value()
         if not group and _simple(value):
-            RunConfig.of(OmegaConf.create(_with(start, path, value)))
+            if self._axes[number].key not in self._valid:
+                RunConfig.of(OmegaConf.create(_with(start, path, value)))
             return [value]
         beside = self._compose((*self._lead[:number], choice, *self._lead[number + 1 :]))
         if not _has(beside, path):

@@ -46,7 +46,7 @@ def cells(loader: ConfigLoader, config: DictConfig, arguments: Sequence[str]) ->
         configs = Configs(loader, config, axes)
         swept = {axis.key for axis in axes if len(axis.choices) > 1}
         for chosen in itertools.product(*(axis.choices for axis in axes)):
-            cell = _cell(configs(chosen), chosen, extra=swept - set(NAMED))
+            cell = composed(configs(chosen), chosen, extra=swept - set(NAMED))
             found.setdefault(cell.key, cell)
     return list(found.values())
 
@@ -95,7 +95,8 @@ def _choices(item: Override, parser: OverridesParser) -> Iterator[Override]:
     yield from parser.parse_overrides(texts)
 
 
-def _cell(plain: dict[str, Any], overrides: Sequence[Override], *, extra: set[str]) -> Cell:
+def composed(plain: dict[str, Any], overrides: Sequence[Override], *, extra: set[str]) -> Cell:
+    """A cell of its resolved config; `extra` names the axes that its directory is named by."""
     facts = identity.description(plain)
     labels = (_label(item) for item in overrides if item.key_or_group in extra)
     lines = tuple(str(item.input_line) for item in overrides)

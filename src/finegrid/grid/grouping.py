@@ -15,10 +15,12 @@ APART = (
     "seed",
     "trial",
     "method",
+    "tune",
     "tuned",
     "code",
     "optim.lr",
     "data.fraction",
+    "data.rows",
 )  # of each run in a pass
 
 

@@ -7,7 +7,7 @@ per matrix g) and u ~ U(0, 1):
     penalty = l0 * sum sigmoid(a) * sigmoid(g)     the expected number of open gates: log(-l/r) = 0
     structured: z = z(a) * z(g)                    start: d = 0, a = g = 5
 
-After `search` of the budget the `density` largest |z * d| of all matrices together become a
+After `search_share` of the budget the `density` largest |z * d| of all matrices together become a
 sparse delta, and only those entries train for the rest.
 
 Where we differ: both stages share one budget and one learning-rate schedule, the second at
@@ -107,17 +107,17 @@ class DiffPruning(TuningMethod):
         density: float = YAML,
         structured: bool = YAML,
         l0: float = YAML,
-        search: float = YAML,
+        search_share: float = YAML,
         refit_rate: float = YAML,
+        search: float | None = None,  # the name of `search_share` until 0.9
     ) -> None:
         count(density, 1)  # refuses a density out of range
         require(l0 >= 0, f"method.l0={l0:g} is negative")
-        require(
-            0 < search < 1, f"method.search={search:g} must lie in (0, 1), a share of the budget"
-        )
+        share = search_share if search is None else search
+        require(0 < share < 1, f"method.search_share={share:g} must lie in (0, 1), of the budget")
         require(refit_rate > 0, f"method.refit_rate={refit_rate:g} must be above 0")
         self.density, self.structured, self.l0 = density, structured, l0
-        self.search, self.refit_rate = search, refit_rate
+        self.search_share, self.refit_rate = share, refit_rate
         self.checkpointable = False
 
     def apply(self, backbone: nn.Module, sites: Sites) -> None:
@@ -128,7 +128,7 @@ class DiffPruning(TuningMethod):
 
     def after_step(self, backbone: nn.Module, progress: float) -> bool:
         """When the search ends, train only the largest entries."""
-        if self.checkpointable or progress < self.search:
+        if self.checkpointable or progress < self.search_share:
             return False
         gated = _gated(backbone)
         training = backbone.training

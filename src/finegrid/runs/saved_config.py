@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from finegrid.config import RunConfig, register_resolvers, to_plain
 from finegrid.errors import UserError, causes, require
+from finegrid.recipes import scales
 from finegrid.runs import identity, layout
 from finegrid.runs.record import Record
 from finegrid.runs.settings import older
@@ -69,6 +70,8 @@ def of_run(directory: Path, record: Record, *, allow: Collection[str] = ()) -> R
 
 def _recorded(record: Record, name: str) -> Any:
     """A field that holds a setting; in a record older than the setting, what it was by then."""
+    if name == "fraction" and record.rows_asked is not None:
+        return 1.0  # of the config; the record's came from the rows
     value = getattr(record, name)
     return older(name) if value is None else value
 
@@ -100,8 +103,8 @@ def write(directory: Path, plain: Mapping[str, Any], overrides: Sequence[str]) -
 
 
 def with_recipe(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """A resolved config, in which a trial still has to refer to the recipe for its rate."""
-    if plain.get("trial") is None:
+    """A resolved config, in which a trial of factors still has to refer to the recipe."""
+    if not scales(plain):
         return dict(plain)
     return {**plain, "optim": {**plain["optim"], "lr": RECIPE}}
 
@@ -128,7 +131,7 @@ def resolved(plain: dict[str, Any]) -> DictConfig:
             raise next(iter(left.values()))
         references = {place: references[place] for place in left}
     cfg = OmegaConf.create(plain)
-    if cfg.get("trial") is not None:  # as a live trial's config has it
+    if scales(plain):  # as a live trial's config has it
         cfg.optim.lr = RECIPE
     return cfg
 

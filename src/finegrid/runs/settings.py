@@ -27,6 +27,7 @@ ROLES = {
     "trainer.kernels": Role.RESULT,  # their dropout draws other numbers
     "logger": Role.SPEED,
     "log_every": Role.SPEED,
+    "score_last": Role.SPEED,  # the last weights' score decides nothing
     "hydra": Role.SPEED,
     "retry": Role.SPEED,
     "fail_fast": Role.SPEED,
@@ -44,14 +45,18 @@ ROLES = {
     "allow": Role.PLACE,
     "model.head_lr": Role.SOURCE,
     "method.recipe": Role.SOURCE,
-    "tune": Role.SOURCE,
+    "tune": Role.NOTE,
+    "tune.factors": Role.SOURCE,
     "tuned": Role.SOURCE,
     "trial": Role.SOURCE,
     "experiment": Role.NOTE,
     "sweep": Role.NOTE,
+    "race": Role.NOTE,
+    "known": Role.NOTE,
     "paths": Role.NOTE,
     "published": Role.NOTE,
     "method.fuses": Role.NOTE,
+    "method.search": Role.NOTE,
     "model.architecture": Role.NOTE,
     "model.parameters": Role.NOTE,
 }
@@ -64,14 +69,23 @@ RECORDED = {
     "fraction": "data.fraction",
     "seed": "seed",
     "protocol": "data.protocol",
+    "validation_from": "data.validation",
+    "rows_asked": "data.rows",
     "select": "select",
     "frozen_dropout": "frozen_dropout",
     "kernels": "trainer.kernels",
     "lr": "optim.lr",
     "trial": "trial",
 }
+NOTED = {"tuning_runs": "runs", "tuning_examples": "examples"}  # field of a record -> of `tune`
 # Setting -> what it was in versions that did not have it
-OLDER = {"frozen_dropout": True, "trainer.kernels": True, "trial": None}
+OLDER = {
+    "frozen_dropout": True,
+    "trainer.kernels": True,
+    "trial": None,
+    "data.validation": "fixed",
+    "data.rows": None,
+}
 # Places that no hash in a record stands for: the weights' leaves out the tokenizer beside them
 SHOWN = ("model.path", "model.revision")
 # What else an override may name that fields of a record hold: a group's option, or a field's source
@@ -116,7 +130,8 @@ def recorded(plain: Mapping[str, Any]) -> dict[str, Any]:
     values = {field: _value(plain, key) for field, key in RECORDED.items()}
     (unit, amount), *_ = ((k, v) for k, v in plain["budget"].items() if v is not None)
     numbers = {"fraction": float(values["fraction"]), "lr": float(values["lr"])}
-    return values | numbers | {"budget_unit": unit, "budget": float(amount)}
+    notes = {field: (plain.get("tune") or {}).get(name) for field, name in NOTED.items()}
+    return values | numbers | {"budget_unit": unit, "budget": float(amount)} | notes
 
 
 def _value(plain: Mapping[str, Any], key: str) -> Any:
@@ -144,6 +159,8 @@ def is_unrecorded(key: str, value: str) -> bool:
     group = key.partition("/")[0].partition(".")[0]
     if key in HELD or group == "budget" or (key, value) == KEEPS_NOTHING:
         return False
+    if key == "method.search":  # a share of the budget in diff_pruning until 0.9
+        return not value.startswith("{")
     return key in SHOWN or role(key.replace("/", ".")) not in (Role.PLACE, Role.SPEED, Role.NOTE)
 
 
