@@ -34,7 +34,8 @@ from finegrid.grid.plan import planned
 from finegrid.grid.sweep import Sweep
 register_resolvers()
 plan = planned(sys.argv[1:], conf=CONF)
-print(len(Sweep(plan.cells, plan.root, retry=plan.retry, fail_fast=None).unsettled()), "to run")
+sweep = Sweep(plan.stages, plan.store, retry=plan.retry, fail_fast=None)
+print(len(sweep.unsettled()), "to run")
 """
 
 

@@ -16,7 +16,7 @@ from finegrid.data import batching
 from finegrid.data.batching import BucketSampler, TokenizedDataset, sorted_batches
 from finegrid.data.examples import Examples
 from finegrid.data.loading import load, read_table
-from finegrid.data.splits import Splits, split, stratified_order, take_fraction
+from finegrid.data.splits import Splits, split, stratified_order, used_rows
 from finegrid.data.tokenization import Tokens, encode
 from finegrid.errors import UserError
 from finegrid.models import backbone
@@ -79,10 +79,10 @@ def rows_with(labels: list[float]) -> Examples:
 
 @pytest.mark.parametrize(("fraction", "size"), [(0.27, 3), (0.24, 2), (0.01, 1), (1.0, 10)])
 def test_a_fraction_is_rounded_and_keeps_the_files_order(fraction: float, size: int) -> None:
-    config: Any = SimpleNamespace(fraction=fraction, subset_seed=0)
-    used = take_fraction(rows_with([*range(10)]), GRADED, config)
-    assert len(used) == size
-    assert used.idx == sorted(used.idx) == used.labels.tolist()
+    config: Any = SimpleNamespace(fraction=fraction, rows=None, subset_seed=0)
+    assert len(used_rows(rows_with([*range(10)]), GRADED, config)) == size
+    train = splits_of(f"data.fraction={fraction}")[1].train
+    assert train.idx == sorted(train.idx)
 
 
 def test_a_digest_tells_labels_texts_and_order_apart() -> None:

@@ -15,6 +15,7 @@ from finegrid.errors import UserError
 from finegrid.grid import job
 from finegrid.grid.expand import Cell
 from finegrid.grid.grouping import grouped, size_of
+from finegrid.grid.stages import Stages
 from finegrid.grid.status import Store
 from finegrid.grid.sweep import Sweep
 from finegrid.runs import identity
@@ -145,7 +146,7 @@ class Fake:
 @pytest.mark.parametrize("lost", [False, True])
 def test_cells_that_went_down_together_are_run_apart(tmp_path: Path, lost: bool) -> None:
     cells = seeds()
-    sweep = Sweep(cells, tmp_path, retry="failed", fail_fast=None, fuse=4)
+    sweep = Sweep(Stages(cells), Store(tmp_path), retry="failed", fail_fast=None, fuse=4)
     fake = Fake(lost=lost)
     sweep.run(fake)  # type: ignore[arg-type]
     assert fake.jobs == ([4, 1, 1, 1, 1] if lost else [4])

@@ -45,8 +45,8 @@ WINGS = {
         "config", "data", "errors", "models", "runs", "seeds", "storage", "tasks", "training",
     },
     "grid": {
-        "config", "data", "errors", "methods", "recipes", "runs", "storage", "strategies",
-        "training",
+        "config", "data", "errors", "methods", "recipes", "report", "runs", "storage",
+        "strategies", "training", "tuning",
     },
     "analysis": {
         "config", "data", "errors", "inference", "methods", "models", "runs", "seeds", "tasks",

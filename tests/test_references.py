@@ -210,7 +210,7 @@ TRAIN = {"mrpc": 3668, "cola": 8551, "stsb": 5749}  # rows of GLUE
 
 @pytest.mark.parametrize("task", TRAIN)
 def test_a_fraction_stands_for_so_many_examples(task: str) -> None:
-    """As data.take_fraction rounds it, once 1,000 rows are held out."""
+    """As data.used_rows rounds it, once 1,000 rows are held out."""
     for examples in (100, 500, 1000):
         told = (f"task={task}", f"examples={examples}")
         data = composed("experiment=reproduce/unipelt2022", *told).data

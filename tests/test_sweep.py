@@ -15,6 +15,7 @@ from finegrid.errors import UserError
 from finegrid.grid import locks
 from finegrid.grid import status as store
 from finegrid.grid.expand import Cell
+from finegrid.grid.stages import Stages
 from finegrid.grid.status import Store
 from finegrid.grid.sweep import Sweep
 from finegrid.runs.layout import RECORD as FILE
@@ -70,7 +71,7 @@ class Fake:
 def run(root: Path, words: Sequence[str], **options: object) -> tuple[Sweep, Fake]:
     cells = [cell(number) for number in range(len(words))]
     rules = {"retry": "failed", "fail_fast": None} | options
-    sweep = Sweep(cells, root, **rules)  # type: ignore[arg-type]
+    sweep = Sweep(Stages(cells), Store(root), **rules)  # type: ignore[arg-type]
     fake = Fake(root, words)
     fake.sweep = sweep  # type: ignore[attr-defined]
     sweep.run(fake)  # type: ignore[arg-type]
@@ -117,7 +118,7 @@ def test_a_cell_that_fails_is_tried_once_whatever_the_clock_does(tmp_path: Path,
     (path,) = tmp_path.rglob(FILE)
     met = int(path.stat().st_mtime)
     os.utime(path, (met, met))
-    sweep = Sweep([cell(0), cell(1)], tmp_path, retry="failed", fail_fast=None)
+    sweep = Sweep(Stages([cell(0), cell(1)]), Store(tmp_path), retry="failed", fail_fast=None)
     stepping = Stepping(tmp_path, ["failed", "ok"])
     sweep.run(stepping)  # type: ignore[arg-type]
     assert stepping.launched == [0, 1]
@@ -131,7 +132,7 @@ def test_a_broken_launcher_is_tried_again_while_it_gets_on(tmp_path: Path) -> No
             raise OSError("worker lost")
 
     cells = [cell(number) for number in range(3)]
-    sweep = Sweep(cells, tmp_path, retry="failed", fail_fast=None)
+    sweep = Sweep(Stages(cells), Store(tmp_path), retry="failed", fail_fast=None)
     flaky = Flaky(tmp_path, ["ok"] * 3)
     sweep.run(flaky)  # type: ignore[arg-type]
     assert statuses(sweep) == ["ok"] * 3

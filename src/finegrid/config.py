@@ -70,7 +70,7 @@ class DataConfig:
 
     source: str  # auto: data.root, then the hub's cache, then the hub; else a directory
     root: str | None  # directory with one folder of parquet files a task
-    fraction: float  # of the training rows that remain after validation is carved
+    fraction: float  # of the training rows; with validation=fixed, of those that it leaves
     protocol: str  # holdout: select on rows carved from train; dev: select and report on dev
     validation_fraction: float
     validation_max: int
@@ -78,8 +78,11 @@ class DataConfig:
     subset_seed: int
     batch_size: int
     eval_batch_size: int
+    validation: str = "fixed"  # or share: a fifth of the fraction's own rows; older runs name none
+    rows: int | None = None  # so many instead of a fraction
 
     PROTOCOLS: ClassVar[tuple[str, ...]] = ("holdout", "dev")
+    VALIDATIONS: ClassVar[tuple[str, ...]] = ("fixed", "share")
 
     def __post_init__(self) -> None:
         require(
@@ -91,6 +94,13 @@ class DataConfig:
             f"data.validation_fraction={self.validation_fraction:g} must lie in (0, 1)",
         )
         one_of("data.protocol", self.protocol, self.PROTOCOLS)
+        one_of("data.validation", self.validation, self.VALIDATIONS)
+        require(self.rows is None or self.rows > 0, f"data.rows={self.rows} must be at least 1")
+        require(
+            self.rows is None or self.fraction == 1,
+            f"data.rows={self.rows} and data.fraction={self.fraction:g} both say how many rows to "
+            "use; leave out one",
+        )
         for key in ("batch_size", "eval_batch_size", "validation_max"):
             require(getattr(self, key) > 0, f"data.{key}={getattr(self, key)} must be at least 1")
 
@@ -223,6 +233,27 @@ def _reserved(node: Any) -> Iterator[str]:
             yield from _reserved(value)
 
 
+@dataclass
+class RaceConfig:
+    """Whether a sweep stops cells that cannot change its answer, and how sure it has to be."""
+
+    question: str  # none; best: which methods may be the best; table: which pairs differ
+    alpha: float  # of calling a method worse that is not, over all looks
+    margin: float  # of score, within which two methods are equal
+    futility: float  # chance of ever telling two apart below which they are not told apart
+    max_seeds: int | None  # declared at the start; null: as many as are given
+
+    QUESTIONS: ClassVar[tuple[str, ...]] = ("none", "best", "table")
+
+    def __post_init__(self) -> None:
+        one_of("race", self.question, self.QUESTIONS)
+        require(0 < self.alpha < 1, f"race.alpha={self.alpha:g} must lie in (0, 1)")
+        require(self.margin >= 0, f"race.margin={self.margin:g} is negative")
+        require(0 <= self.futility < 1, f"race.futility={self.futility:g} must lie in [0, 1)")
+        seeds = self.max_seeds
+        require(seeds is None or seeds > 1, f"race.max_seeds={seeds} must be at least 2, or null")
+
+
 STORES = ("float32", "bfloat16", "none")  # none: scored as in float32, and no delta file
 UNITS = ("epochs", "steps", "examples", "tokens", "seconds")
 
@@ -313,9 +344,10 @@ class RunConfig:
     seed: int
     select: str
     store: str
-    evaluations: int
+    evaluations: int  # validation passes at most
     log_every: int | None  # steps between two points in a logger; None: about 50 a run
     frozen_dropout: bool
+    score_last: bool  # the last weights on test too, besides the selected ones
     trial: int | None  # of a search for the learning rate; such a run is not scored on test
 
     @classmethod
@@ -340,6 +372,8 @@ class RunConfig:
             require(good, f"{key}={value} must be an integer of at least {least}")
         dropout = cfg.get("frozen_dropout", True)  # older runs do not name it
         require(isinstance(dropout, bool), f"frozen_dropout={dropout} must be true or false")
+        score_last = cfg.get("score_last", False)
+        require(isinstance(score_last, bool), f"score_last={score_last} must be true or false")
         trial = cfg.get("trial")
         bind(recipes.TuneConfig, cfg.get("tune") or {}, "tune")
         require(
@@ -360,5 +394,6 @@ class RunConfig:
             evaluations=int(cfg.evaluations),
             log_every=log_every,
             frozen_dropout=dropout,
+            score_last=score_last,
             trial=trial,
         )

@@ -1,11 +1,13 @@
 """What a run or a sweep says at its end: the answer, the report that it wrote, the next command."""
 
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from finegrid.errors import refusal
+from finegrid.grid.expand import Cell
+from finegrid.grid.status import Store
+from finegrid.runs import layout
 
 REPORT = "report"  # a sweep's, below its directory
 
@@ -15,17 +17,18 @@ def after_run(directory: Path) -> None:
     _attempt(lambda: _say(directory), directory)
 
 
-def after_sweep(root: Path, cells: Collection[Mapping[str, Any]]) -> None:
+def after_sweep(store: Store, cells: Sequence[Cell]) -> None:
     """Answer for the tasks and models of a sweep, and write the report of all in its directory.
 
     Args:
-        root: the sweep's directory, which may hold more than this sweep's runs.
-        cells: fields of the records of its cells.
+        store: the sweep's directory, which may hold more than this sweep's runs.
+        cells: its cells.
     """
-    if any(facts.get("trial") is not None for facts in cells):
-        print(f"next: finegrid tune {root} --out conf/tuned/mine.yaml")
+    compared = [cell for cell in cells if cell.facts.get("trial") is None]
+    if cells and not compared:
+        print(f"next: finegrid tune {store.root} --out conf/tuned/mine.yaml")
         return
-    _attempt(lambda: _report(root, cells), root)
+    _attempt(lambda: _report(store, compared), store.root)
 
 
 def _say(directory: Path) -> None:
@@ -36,18 +39,23 @@ def _say(directory: Path) -> None:
     print(answer(Comparison.of(rankings.load([directory]))).text())
 
 
-def _report(root: Path, cells: Collection[Mapping[str, Any]]) -> None:
+def _report(store: Store, cells: Sequence[Cell]) -> None:
+    import pandas as pd
+
     from finegrid.report import write
     from finegrid.report.answer import answer
     from finegrid.report.comparison import Comparison
     from finegrid.report.load import rankings
 
-    made = every = Comparison.of(rankings.load([root]))
-    asked = {(facts["task"], facts["model"]) for facts in cells}
+    given = store.given(cells)
+    here = [] if given and not any(layout.run_directories(store.root)) else [store.root]
+    runs = rankings.load(here) if here else given.pop()
+    made = every = Comparison.of(pd.concat([runs, *given], ignore_index=True) if given else runs)
+    asked = {(cell.facts["task"], cell.facts["model"]) for cell in cells}
     mine = every.runs[["task", "model"]].apply(tuple, axis=1).isin(asked)
     if not mine.all():
         made = Comparison.of(every.runs[mine].reset_index(drop=True))
-    (path,) = write.write(every, root / REPORT, ["html"])
+    (path,) = write.write(every, store.root / REPORT, ["html"])
     print(answer(made).text(report=path))
 
 

@@ -94,9 +94,13 @@ def _lines(plan: Plan, evidence: Evidence) -> Iterator[Line]:
 def _head(plan: Plan, lines: Sequence[Line]) -> list[str]:
     counts = tally((line.status for line in lines), missing="to run")
     todo = sum(line.todo for line in lines)
+    head = f"{plan.root}: {len(lines)} cells: {counts}"
+    if not plan.stages.adaptive:
+        return [head, f"this command would run {todo} of them (retry={plan.retry})"]
     return [
-        f"{plan.root}: {len(lines)} cells: {counts}",
-        f"this command would run {todo} of them (retry={plan.retry})",
+        f"{plan.root}: at most {plan.stages.most} cells, likely {plan.stages.likely}; by now:",
+        head,
+        f"this command would begin with {todo} of them (retry={plan.retry})",
     ]
 
 
@@ -171,6 +175,8 @@ def _plain(
         "directory": str(plan.root),
         "retry": plan.retry,
         "total": len(lines),
+        "most": plan.stages.most,
+        "likely": plan.stages.likely,
         "counts": {status: counts[status] for status in STATUSES},
         "todo": len(todo),
         "seconds": times,

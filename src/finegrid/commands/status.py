@@ -22,7 +22,7 @@ from finegrid.grid import plan
 from finegrid.grid.eta import Wanted
 from finegrid.grid.left import Countdown, Running, jobs, left
 from finegrid.grid.progress import last_line
-from finegrid.grid.status import ENDED, Outcome
+from finegrid.grid.status import ENDED, FINE, NOT_NEEDED, Outcome
 from finegrid.runs.record import read
 from finegrid.runs.text import rerun_command
 
@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if given.watch:
         _watch(look, most)
     print("\n".join(_text(look, most)))
-    sys.exit(len(look.of("ok")) < len(look.found))
+    sys.exit(len(look.of(*FINE)) < len(look.found))
 
 
 def _watch(look: Look, most: int) -> None:
@@ -124,6 +124,7 @@ def _text(look: Look, most: int) -> Iterator[str]:
         "unreadable, to be run again": [
             f"  {name}: {printable(look.found[name].error)}" for name in look.of("unreadable")
         ],
+        NOT_NEEDED: [f"  {name}: {look.found[name].error}" for name in look.of(NOT_NEEDED)],
         "queued": [f"  {name}" for name in look.of("queued")],
         "missing": [f"  {name}" for name in look.of("missing")],
     }

@@ -18,12 +18,16 @@ def check(configs: Iterable[Mapping[str, Any]]) -> None:
     for plain in tasks.values():
         task = bind_task(plain["task"], allow=allowed(plain))
         if task.path == "files":
-            every_row = {**plain["data"], "fraction": 1.0}  # a small fraction may fail by itself
+            every_row = {
+                **plain["data"],
+                "fraction": 1.0,
+                "rows": None,
+            }  # a small fraction may fail by itself
             _read(task, bind(DataConfig, every_row, "data"))
 
 
 def _key(plain: Mapping[str, Any]) -> str:
-    data = {key: value for key, value in plain["data"].items() if key != "fraction"}
+    data = {key: value for key, value in plain["data"].items() if key not in ("fraction", "rows")}
     return json.dumps([plain["task"], data], sort_keys=True, default=str)
 
 

@@ -1,7 +1,8 @@
 """Train, validation and test rows of a run.
 
-Validation is carved from the training rows by strata of the labels; a fraction of the rest is a
-prefix of one seeded order, so that small fractions lie inside large ones.
+A fraction of the training rows is a prefix of one seeded order, so that small fractions lie inside
+large ones. Validation is carved by strata of the labels: from all training rows before the fraction
+is taken (`data.validation=fixed`), or from the fraction's own rows (`share`).
 """
 
 import logging
@@ -14,10 +15,16 @@ import numpy as np
 from finegrid.config import DataConfig
 from finegrid.data.examples import Examples, read_rows
 from finegrid.data.loading import RawSplits
-from finegrid.errors import UserError, shown
+from finegrid.errors import UserError, require, shown
 from finegrid.tasks.task import Task
 
 log = logging.getLogger(__name__)
+SHARE, LEAST = (
+    0.2,
+    8,
+)  # of a fraction's rows for validation, and rows at least; at most half of them
+Order = np.ndarray[Any, np.dtype[np.int64]]  # row numbers
+CYCLE = round(1 / SHARE)  # of so many successive rows of a stratum one goes to validation
 
 
 @dataclass(frozen=True)
@@ -29,11 +36,10 @@ class Splits:
     test: dict[str, Examples]  # `test`, and for MNLI `test_mismatched`
     overlap: int  # test rows whose text also occurs in the training rows used
     source: str
+    fraction: float  # of the rows that a fraction is taken of
 
 
-def stratified_order(
-    strata: np.ndarray[Any, Any], seed: int
-) -> np.ndarray[Any, np.dtype[np.int64]]:
+def stratified_order(strata: np.ndarray[Any, Any], seed: int) -> Order:
     """A random order whose every prefix keeps the label distribution; prefixes are nested.
 
     The rows of each stratum (`Task.strata`) are shuffled by themselves; the k-th of n rows gets the
@@ -51,7 +57,7 @@ def split(tables: RawSplits, task: Task, data: DataConfig) -> Splits:
     """Check the tables and make the run's splits, the same for every method.
 
     Raises:
-        UserError: for unusable columns or labels, or a fraction that leaves a class empty.
+        UserError: for unusable columns or labels, too few rows, or a class that none is left of.
     """
     train = everything = read_rows(tables.train, task, tables.where("train"))
     test = {
@@ -60,19 +66,23 @@ def split(tables: RawSplits, task: Task, data: DataConfig) -> Splits:
     }
     if not test:
         train, test["test"] = _carve(train, task, data, size=max(1, len(train) // 5))
-    if data.protocol == "dev":
-        validation = test["test"]
-    else:
+    validation = test["test"]  # with data.protocol=dev
+    shared = data.protocol == "holdout" and data.validation == "share"
+    if data.protocol == "holdout" and not shared:
         size = max(1, min(round(data.validation_fraction * len(train)), data.validation_max))
         train, validation = _carve(train, task, data, size=size)
     if len(train) == 0:
         raise UserError(f"{tables.source}: too few rows to carve validation and test from")
     task.check_train(train.labels, everything.labels, tables.where("train"))
     _warn_untested(everything, test["test"], task, tables)
-    train = take_fraction(train, task, data)
-    seen = set(zip(*train.texts, strict=True))
+    order = used_rows(train, task, data)
+    used = train.take(np.sort(order))
+    if shared:
+        used, validation = _share_out(train, order, task, data)
+    seen = set(zip(*used.texts, strict=True))
     overlap = sum(text in seen for text in zip(*test["test"].texts, strict=True))
-    return Splits(train, validation, test, overlap, tables.source)
+    fraction = data.fraction if data.rows is None else data.rows / len(train)
+    return Splits(used, validation, test, overlap, tables.source, fraction)
 
 
 def _test_name(name: str, dev: Collection[str]) -> str:
@@ -86,19 +96,71 @@ def _carve(rows: Examples, task: Task, data: DataConfig, *, size: int) -> tuple[
     return rows.take(np.sort(order[size:])), rows.take(np.sort(order[:size]))
 
 
-def take_fraction(train: Examples, task: Task, data: DataConfig) -> Examples:
-    """The first `fraction` of the stratified order: smaller fractions lie inside larger ones."""
-    order = stratified_order(task.strata(train.labels), data.subset_seed)
-    size = max(1, round(data.fraction * len(train)))
-    used = train.take(np.sort(order[:size]))
-    counts = task.class_counts(used.labels)
+def used_rows(train: Examples, task: Task, data: DataConfig) -> Order:
+    """Numbers of the rows that a run uses: the first of the stratified order, in that order.
+
+    Smaller fractions lie inside larger ones.
+    """
+    require(
+        (data.rows or 0) <= len(train),
+        f"data.rows={data.rows} asks for more than the {len(train)} rows of {task.name} that "
+        "there are to train on; ask for fewer, or leave it out for all of them",
+    )
+    size = data.rows or max(1, round(data.fraction * len(train)))
+    order = stratified_order(task.strata(train.labels), data.subset_seed)[:size]
+    _require_classes(train.take(order), task, data, f"keeps {size} of {len(train)} train rows")
+    return order
+
+
+def _share_out(
+    rows: Examples, order: Order, task: Task, data: DataConfig
+) -> tuple[Examples, Examples]:
+    """(train, validation) of the rows that a run uses, both in the rows' own order."""
+    size = min(max(LEAST, round(SHARE * len(order))), len(order) // 2)
+    require(
+        size > 0,
+        f"{_asked(data)} keeps 1 train row of {task.name}, and data.validation=share needs 2 to "
+        "divide; raise it",
+    )
+    places = share_order(task.strata(rows.labels)[order], data.split_seed)
+    train, validation = (rows.take(np.sort(order[part])) for part in (places[size:], places[:size]))
+    kept = f"with data.validation=share keeps {len(train)} rows to train on"
+    _require_classes(train, task, data, kept)
+    return train, validation
+
+
+def share_order(strata: np.ndarray[Any, Any], seed: int) -> Order:
+    """Places of rows in the order in which validation takes them; `strata`: of nested rows.
+
+    Of `CYCLE` successive rows of a stratum the seed says which is taken first, second, ..., and the
+    first of them is taken last, so that a rare class has rows to train on. A row's turn does not
+    depend on how many come after it: validation of few rows lies in that of many, but for what
+    rounding and the least size move.
+    """
+    random = np.random.Generator(np.random.PCG64(seed))
+    turns = np.append(CYCLE - 1, random.permutation(CYCLE - 1))
+    turn = np.empty(len(strata), dtype=np.int64)
+    for stratum in np.unique(strata):
+        members = np.flatnonzero(strata == stratum)
+        turn[members] = turns[np.arange(len(members)) % CYCLE]
+    return np.argsort(turn, kind="stable")
+
+
+def _require_classes(rows: Examples, task: Task, data: DataConfig, kept: str) -> None:
+    """Refuse training rows that lack a class."""
+    counts = task.class_counts(rows.labels)
     missing = [name for number, name in enumerate(task.labels) if not counts[number]]
-    if missing:
-        raise UserError(
-            f"data.fraction={data.fraction:g} keeps {size} of {len(train)} train rows of "
-            f"{task.name} and none of class {', '.join(missing)}; raise the fraction"
-        )
-    return used
+    require(
+        not missing,
+        f"{_asked(data)} {kept} of {task.name} and none of class {', '.join(missing)}; raise "
+        + ("the fraction" if data.rows is None else "it"),
+    )
+
+
+def _asked(data: DataConfig) -> str:
+    """The option that says how many rows a run uses."""
+    rows = data.rows
+    return f"data.fraction={data.fraction:g}" if rows is None else f"data.rows={rows}"
 
 
 def _warn_untested(rows: Examples, test: Examples, task: Task, tables: RawSplits) -> None:

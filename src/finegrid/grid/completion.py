@@ -25,7 +25,7 @@ from finegrid.storage.paths import CONF
 
 BARE = re.compile(r"[A-Za-z_]\w*(?==)")  # a key without a dot, a slash or a sign before it
 TOP = re.compile(r"^([a-z]\w*):", re.MULTILINE)  # a key at the top of a YAML file
-GROUPS = ("method", "task", "model", "data", "budget", "trainer", "logger")
+GROUPS = ("method", "task", "model", "data", "budget", "trainer", "logger", "race")
 SHOWN = 8  # options in a message
 
 

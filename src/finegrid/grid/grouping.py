@@ -20,6 +20,7 @@ APART = (
     "code",
     "optim.lr",
     "data.fraction",
+    "data.rows",
 )  # of each run in a pass
 
 

@@ -1,7 +1,8 @@
 """Base class of the Hydra launchers: each job's return is handed over as it comes."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import cloudpickle
@@ -21,6 +22,7 @@ class StreamingLauncher(Launcher):
     width: int | None = None  # jobs that run side by side, if that is known
     wanted: Callable[[int], bool] | None = None
     ended: Callable[[int, JobReturn], bool] | None = None
+    more: Callable[[], Sequence[Sequence[str]]] | None = None
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -29,8 +31,11 @@ class StreamingLauncher(Launcher):
         self.context, self.task, self.config = hydra_context, task_function, config
 
     @abstractmethod
-    def run(self, jobs: Iterable[Job], shared: bytes, ended: Ended) -> None:
-        """Run the jobs, the next when there is room; `ended` gets each return as it comes."""
+    def run(self, jobs: Iterable[Job | None], shared: bytes, ended: Ended) -> None:
+        """Run the jobs, the next when there is room; `ended` gets each return as it comes.
+
+        None among them says that there is nothing to start before another job has ended.
+        """
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
@@ -38,15 +43,12 @@ class StreamingLauncher(Launcher):
         """Run the jobs; one that failed comes back as a failed return, in its place.
 
         With `wanted` set, it is asked before each job starts. With `ended` set, each return goes
-        there as it comes and none is kept: Hydra's returns hold two whole configs each.
+        there as it comes and none is kept: Hydra's returns hold two whole configs each. With `more`
+        set, it is asked for further jobs whenever there is room for one and none is left.
         """
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
-        jobs = [
-            Job(initial_job_idx + number, tuple(overrides))
-            for number, overrides in enumerate(job_overrides)
-        ]
         shared = Shared(self.context, self.config, self.task, Singleton.get_state())
         returned: dict[int, JobReturn] = {}
 
@@ -56,6 +58,21 @@ class StreamingLauncher(Launcher):
             returned[job.number] = one
             return True
 
-        wanted = (j for j in jobs if not self.wanted or self.wanted(j.number - initial_job_idx))
-        self.run(wanted, bytes(cloudpickle.dumps(shared)), ended)
-        return [returned[job.number] for job in jobs if job.number in returned]
+        jobs = self._queue(job_overrides, initial_job_idx)
+        self.run(jobs, bytes(cloudpickle.dumps(shared)), ended)
+        return [returned[number] for number in sorted(returned)]
+
+    def _queue(self, first: Sequence[Sequence[str]], start: int) -> Iterator[Job | None]:
+        """The jobs in order, then those that `more` gives."""
+        waiting, index = deque(first), 0
+        while True:
+            while waiting:
+                overrides = tuple(waiting.popleft())
+                if self.wanted is None or self.wanted(index):
+                    yield Job(start + index, overrides)
+                index += 1
+            if self.more is None:
+                return
+            waiting.extend(self.more())
+            if not waiting:
+                yield None

@@ -4,7 +4,8 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from hydra import initialize_config_dir
@@ -15,9 +16,21 @@ from omegaconf import DictConfig
 from finegrid.config import to_plain
 from finegrid.errors import UserError, one_of, require
 from finegrid.grid import locks, pool
+from finegrid.grid.composed import stages
 from finegrid.grid.eta import Wanted
-from finegrid.grid.expand import Cell, cells
-from finegrid.grid.status import AGAIN, STATUSES, Outcome, Store, outcome, settled
+from finegrid.grid.expand import Cell
+from finegrid.grid.known import Known
+from finegrid.grid.stages import Stages
+from finegrid.grid.status import (
+    AGAIN,
+    KNOWN,
+    NOT_NEEDED,
+    STATUSES,
+    Outcome,
+    Store,
+    outcome,
+    settled,
+)
 from finegrid.runs import layout
 from finegrid.storage.files import content
 
@@ -28,17 +41,32 @@ LARGEST = 1 << 28  # bytes of a plan, which has a line a cell
 class Plan:
     """A sweep that a command line would start."""
 
-    cells: list[Cell]
-    root: Path
+    stages: Stages
+    store: Store
     retry: str
     slots: dict[str, int]  # how many there are, or would be
 
+    @property
+    def root(self) -> Path:
+        """The sweep's directory."""
+        return self.store.root
+
+    @cached_property
+    def cells(self) -> list[Cell]:
+        """The cells that are needed by the records that are there."""
+        return self.stages.needed(self._ended)
+
+    def _ended(self, cell: Cell) -> Outcome | None:
+        found = self.store.outcome(cell)
+        return found if settled(found, retry=self.retry, before=found.version) else None
+
     def found(self) -> Iterator[tuple[Cell, str, Outcome]]:
         """Each cell, its directory below the root, and what is known of it."""
-        store, at = Store(self.root), time.time()
+        store, at = self.store, time.time()
         found = outcomes(self.root, [store.place(cell) for cell in self.cells], at=at)
         for cell, (place, known) in zip(self.cells, found, strict=True):
-            yield cell, place, known
+            given = known.status in ("missing", "unreadable") and cell.key in store.known
+            yield cell, place, Outcome("ok", version=KNOWN) if given else known
 
     def todo(self, found: Outcome) -> bool:
         """Whether the sweep would run a cell of which this is known."""
@@ -55,9 +83,10 @@ def planned(overrides: Sequence[str], *, conf: Path) -> Plan:
     with initialize_config_dir(str(conf), job_name="train", version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         config = loader.load_configuration("train", list(overrides), RunMode.MULTIRUN)
-        found = cells(loader, config, list(config.hydra.overrides.task))
+        store = Store(Path(str(config.hydra.sweep.dir)), Known.of(list(config.known)))
+        found = stages(loader, config, list(config.hydra.overrides.task), store)
     one_of("retry", str(config.retry), tuple(AGAIN))
-    return Plan(found, Path(str(config.hydra.sweep.dir)), str(config.retry), _slots(config))
+    return Plan(found, store, str(config.retry), _slots(config))
 
 
 def _slots(config: DictConfig) -> dict[str, int]:
@@ -78,9 +107,10 @@ def places(root: Path) -> list[str]:
         UserError: if there is no trace of a sweep.
     """
     require(root.is_dir(), f"no such directory: {root}")
-    listed = dict.fromkeys(place for plan in _plans(root) for place in cells_of(plan))
+    plans = map(listed, _plans(root))
+    planned = dict.fromkeys(place for plan in plans for place in (*plan.cells, *plan.spared))
     begun = layout.run_directories(root, begun=True)
-    found = list(listed) or [str(path.relative_to(root)) for path in begun]
+    found = list(planned) or [str(path.relative_to(root)) for path in begun]
     require(bool(found), f"no plan, record or claim below {root}; run a sweep first")
     return found
 
@@ -90,14 +120,23 @@ def outcomes(
 ) -> Iterator[tuple[str, Outcome]]:
     """What is known of cells, by their directories below a sweep's; `at` is now.
 
-    One that has no record yet and is listed by a sweep that runs is queued.
+    One that has no record yet and is listed by a sweep that runs is queued; one that a sweep was
+    given is ok, and one that the last race did not need is not missing.
     """
-    alive = [plan for plan in _plans(root) if locks.alive(plan.with_suffix(""), at=at)]
-    waiting = {place for plan in alive for place in cells_of(plan)}
+    instead: dict[str, Outcome] = {}  # of being missing
+    for path in _plans(root):
+        plan = listed(path)
+        waits = Outcome("queued" if locks.alive(path.with_suffix(""), at=at) else "missing")
+        instead |= {
+            place: waits
+            for place in plan.cells
+            if waits.status == "queued" or instead.get(place, waits).status != "queued"
+        }
+        instead |= {place: Outcome(NOT_NEEDED, why) for place, why in plan.spared.items()}
+        instead |= {place: Outcome("ok", version=KNOWN) for place in plan.known}
     for place in places:
         found = outcome(root / place, at=at)
-        queued = found.status == "missing" and place in waiting
-        yield place, replace(found, status="queued") if queued else found
+        yield place, instead.get(place, found) if found.status == "missing" else found
 
 
 def _plans(root: Path) -> list[Path]:
@@ -105,13 +144,36 @@ def _plans(root: Path) -> list[Path]:
     return sorted((root / layout.PLANS).glob("*.json"), key=lambda path: path.stat().st_mtime)
 
 
+@dataclass(frozen=True)
+class Listed:
+    """What a sweep's plan file lists: directories below the sweep's."""
+
+    cells: list[str]  # needed
+    spared: dict[str, str]  # those that a race did not need -> why
+    known: list[str]  # those of the cells whose results were given
+
+
 def cells_of(plan: Path) -> list[str]:
     """The directories of a plan's cells below the sweep's."""
+    return listed(plan).cells
+
+
+def listed(plan: Path) -> Listed:
+    """What a plan file lists.
+
+    Raises:
+        UserError: if it is not readable, or names what is no cell's directory.
+    """
     try:
-        found = [str(place) for place in json.loads(content(plan, LARGEST))["cells"]]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        values = json.loads(content(plan, LARGEST))
+        found = Listed(
+            [str(place) for place in values["cells"]],
+            {str(place): str(why) for place, why in values.get("spared", {}).items()},
+            [str(place) for place in values.get("known", [])],
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{plan} is not a readable plan: {error}") from error
-    for place in found:
+    for place in (*found.cells, *found.spared, *found.known):
         if Path(place).is_absolute() or ".." in Path(place).parts:
             raise UserError(f"{plan} is not a readable plan: {place!r:.100} is no cell's directory")
     return found

@@ -122,10 +122,11 @@ class Pool:
         self._context.set_forkserver_preload([*first, preload] if preload else first)
         self._running: list[Running] = []
 
-    def run(self, jobs: Iterable[Job], shared: bytes, ended: Ended) -> None:
+    def run(self, jobs: Iterable[Job | None], shared: bytes, ended: Ended) -> None:
         """Run the jobs in order; `ended` gets each one's return as it comes and may stop the rest.
 
-        The next job is asked for when a slot is free, so that the caller may leave some out.
+        The next job is asked for when a slot is free, so that the caller may leave some out,
+        or say with None that there is none before another has ended.
         On any exception, Ctrl-C among them, what still runs is ended before it is raised on.
         """
         queue, free = iter(jobs), list(reversed(self.slots))

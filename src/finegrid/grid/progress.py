@@ -4,7 +4,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -18,7 +18,7 @@ from finegrid.errors import printable
 from finegrid.grid.eta import Past, Wanted
 from finegrid.grid.expand import Cell
 from finegrid.grid.left import Countdown, Running, jobs, left
-from finegrid.grid.status import STATUSES, Outcome, Store
+from finegrid.grid.status import KNOWN, NOT_NEEDED, STATUSES, Outcome, Store
 from finegrid.runs.live import LiveRun
 from finegrid.runs.text import rerun_command
 
@@ -34,6 +34,7 @@ class Progress:
     cells: Sequence[Cell]
     store: Store
     settled: Callable[[Cell], Outcome | None]  # how a cell ended, or None
+    most: Callable[[], int] | None = None  # cells at most, where records decide how many
     ends: dict[str, str] = field(default_factory=dict)  # key -> status
     running: dict[str, Running] = field(default_factory=dict)  # key -> who runs it
     past: list[Past] = field(default_factory=list)  # of cells that ended
@@ -45,7 +46,7 @@ class Progress:
     def look(self) -> None:
         """Read what has changed since the last look."""
         running: dict[str, Running] = {}
-        for cell in self.cells:
+        for cell in list(self.cells):  # more may come meanwhile
             if cell.key in self.ends:
                 continue
             if (found := self.settled(cell)) is not None:
@@ -76,7 +77,9 @@ class Progress:
         running, queued = len(self.running), len(self._queued())
         counts |= {"running": running, "queued": queued}
         each = [f"{counts[status]} {status}" for status in STATUSES if counts[status]]
-        return ", ".join([f"{len(self.ends)}/{len(self.cells)} cells", *each, *self._left()])
+        most = f" (at most {self.most()})" if self.most else ""
+        total = f"{len(self.ends)}/{len(self.cells)} cells{most}"
+        return ", ".join([total, *each, *self._left()])
 
     def slot_lines(self) -> list[str]:
         """What each slot is at: its cell, how many share its passes, how far they have come."""
@@ -166,12 +169,20 @@ def _plain(progress: Progress, console: Console, over: threading.Event) -> None:
 
 
 def closing(
-    store: Store, cells: Sequence[Cell], outcomes: Sequence[Outcome], *, command: str
+    store: Store,
+    cells: Sequence[Cell],
+    outcomes: Sequence[Outcome],
+    *,
+    command: str,
+    spared: Mapping[str, str],
 ) -> str:
     """The table at a sweep's end: how many ended how, what failed, and how to run it again."""
     counts = Counter(found.status for found in outcomes)
-    each = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
-    lines = [f"{len(outcomes)} cells in {store.root}: {each}"]
+    counts |= Counter(f"{NOT_NEEDED} ({why})" for why in spared.values())
+    counts |= {"ok (known)": sum(found.version == KNOWN for found in outcomes)}
+    counts["ok"] -= counts["ok (known)"]
+    each = ", ".join(f"{count} {end}" for end, count in sorted(counts.items()) if count)
+    lines = [f"{len(outcomes) + len(spared)} cells in {store.root}: {each}"]
     for cell, found in zip(cells, outcomes, strict=True):
         if found.status in FAILURES:
             lines.append(f"  {found.status} {store.place(cell)}: {last_line(found.error)}")

@@ -61,10 +61,11 @@ class RayPool:
             os.getcwd(), os.path.abspath(sys.argv[0]), max(1, int(cpus)), preload, limit, stall
         )
 
-    def run(self, jobs: Iterable[Job], shared: bytes, ended: Ended) -> None:
+    def run(self, jobs: Iterable[Job | None], shared: bytes, ended: Ended) -> None:
         """Run the jobs in order; `ended` gets each one's return as it comes and may stop the rest.
 
-        The next job is asked for when the cluster has room, so that the caller may leave some out.
+        The next job is asked for when the cluster has room, so that the caller may leave some out,
+        or say with None that there is none before another has ended.
         On any exception, Ctrl-C among them, what still runs is ended before it is raised on.
         """
         with _connected(self.init) as ray:

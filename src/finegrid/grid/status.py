@@ -4,17 +4,28 @@ The records are the truth. The index is made from the directories' names wheneve
 """
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from finegrid.errors import UserError
 from finegrid.grid import locks
 from finegrid.grid.eta import Past
 from finegrid.grid.expand import Cell
+from finegrid.grid.known import Known
 from finegrid.runs import layout
-from finegrid.runs.record import read_fields
+from finegrid.runs.record import Record, read, read_fields
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ENDED = ("ok", "failed", "diverged")
-STATUSES = (*ENDED, "unreadable", "running", "queued", "missing")  # queued: in a sweep that runs
+NOT_NEEDED = "not needed"  # a race was decided without it
+# queued: in a sweep that runs
+STATUSES = (*ENDED, NOT_NEEDED, "unreadable", "running", "queued", "missing")
+FINE = ("ok", NOT_NEEDED)
+KNOWN = "known"  # version of an outcome that was given from outside
 AGAIN: dict[str, tuple[str, ...]] = {  # retry -> the ends that do not count as an end
     "failed": ("failed", "diverged"),
     "none": (),
@@ -36,10 +47,10 @@ class Outcome:
 
 
 class Store:
-    """A sweep's directory."""
+    """A sweep's directory, and the results that it was given from outside."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, known: Known | None = None) -> None:
+        self.root, self.known = root, known or Known()
         self._places = {layout.cell_of(name): name for name in layout.sweep_directories(root)}
 
     def place(self, cell: Cell) -> str:
@@ -51,8 +62,39 @@ class Store:
         return self.root / self.place(cell)
 
     def outcome(self, cell: Cell) -> Outcome:
-        """What is known of a cell."""
-        return outcome(self.path(cell))
+        """What is known of a cell; its own directory comes before what was given."""
+        found = outcome(self.path(cell))
+        given = found.status in ("missing", "unreadable") and cell.key in self.known
+        return Outcome("ok", version=KNOWN) if given else found
+
+    def record(self, cell: Cell) -> Record | None:
+        """A cell's record, if one is there that can be read."""
+        for directory in (self.path(cell), self.known.directories.get(cell.key)):
+            if directory and (directory / layout.RECORD).is_file():
+                try:
+                    return read(directory)
+                except UserError:
+                    continue
+        return None
+
+    def frame(self, cells: Sequence[Cell]) -> "pd.DataFrame":
+        """A row for each of some cells that has a record, as `rankings.load` gives them."""
+        import pandas as pd
+
+        from finegrid.report.load import rankings
+
+        here = [path for cell in cells if ((path := self.path(cell)) / layout.RECORD).is_file()]
+        frames = [*([rankings.load(here)] if here else []), *self.given(cells)]
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+    def given(self, cells: Sequence[Cell]) -> "list[pd.DataFrame]":
+        """Rows of the cells that lie elsewhere and were given from there."""
+        from finegrid.report.load import rankings
+
+        keys = [c.key for c in cells if not (self.path(c) / layout.RECORD).is_file()]
+        elsewhere = [path for key in keys if (path := self.known.directories.get(key))]
+        frames = [rankings.load(elsewhere)] if elsewhere else []
+        return frames + self.known.rows(keys)
 
 
 def outcome(directory: Path, *, at: float | None = None) -> Outcome:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
@@ -19,6 +19,7 @@ from finegrid.errors import UserError, one_of, require
 from finegrid.grid import grouping, job, locks
 from finegrid.grid.expand import Cell
 from finegrid.grid.progress import Progress, closing, last_line, shown
+from finegrid.grid.stages import Stages
 from finegrid.grid.status import AGAIN, Outcome, Store, settled
 from finegrid.runs import layout, provenance
 from finegrid.runs.record import Record
@@ -35,6 +36,7 @@ class Streaming(Protocol):
 
     wanted: Callable[[int], bool] | None
     ended: Callable[[int, JobReturn], bool] | None
+    more: Callable[[], Sequence[Sequence[str]]] | None
 
 
 class Sweep:
@@ -42,8 +44,8 @@ class Sweep:
 
     def __init__(
         self,
-        cells: Sequence[Cell],
-        root: Path,
+        stages: Stages,
+        store: Store,
         *,
         retry: str,
         fail_fast: int | None,
@@ -52,15 +54,19 @@ class Sweep:
         one_of("retry", retry, tuple(AGAIN))
         require(fail_fast is None or fail_fast > 0, f"fail_fast={fail_fast} must be at least 1")
         grouping.size_of(fuse, cells=1, slots=1)
-        self.cells, self.retry, self.fail_fast, self.fuse = cells, retry, fail_fast, fuse
-        root.mkdir(parents=True, exist_ok=True)
+        self.stages, self.retry, self.fail_fast, self.fuse = stages, retry, fail_fast, fuse
+        store.root.mkdir(parents=True, exist_ok=True)
         self.id = uuid.uuid4().hex[:12]
-        self.store = Store(root)
-        self.before = {cell.key: self.store.outcome(cell).version for cell in cells}
+        self.store = store
+        self.plan: dict[str, Any] = {}  # what the sweep's file says, once it is conducted
+        self.cells: list[Cell] = []  # needed so far
+        self.before: dict[str, str] = {}  # key -> version of the record that was met
+        self.ends: dict[str, Outcome] = {}  # key -> how a cell that stages asked for ended
         self.lost: dict[str, str] = {}  # key -> why, where not even a record could be written
         self.apart: set[str] = set()  # keys of cells that went down with others' job
         self.launches = 0
         self.alike: list[str] = []  # causes of the failures since the last cell that ended well
+        self.grow()
 
     def conduct(self, launcher: Launcher, *, command: str) -> list[JobReturn]:
         """Run the sweep in view of the user, and close it with a table, whatever ends it.
@@ -68,19 +74,19 @@ class Sweep:
         Raises:
             UserError: if a cell failed or was never reached; the table says which.
         """
-        plan = {"command": command, "cells": [self.store.place(cell) for cell in self.cells]}
-        path = self.store.root / layout.PLANS / f"{self.id}.json"
-        path.parent.mkdir(exist_ok=True)
-        write_atomic(path, json.dumps(plan).encode())
+        self.plan = {"command": command}
+        path = self._write_plan()
         alive = locks.acquire(path.with_suffix(""), sweep=self.id, slot="")
         assert alive is not None  # nobody else has this sweep's id
-        progress = Progress(self.cells, self.store, self._ended)
+        most = (lambda: self.stages.most) if self.stages.adaptive else None
+        progress = Progress(self.cells, self.store, self._ended, most=most)
         try:
             with _ending_cleanly(), alive, shown(progress):
                 returns = self.run(launcher)
         finally:
             outcomes = [self.outcome(cell) for cell in self.cells]
-            print(closing(self.store, self.cells, outcomes, command=command))
+            spared = self.stages.spared()
+            print(closing(self.store, self.cells, outcomes, command=command, spared=spared))
         bad = sum(found.status != "ok" for found in outcomes)
         gave_up = f"; stopped early, fail_fast={self.fail_fast}" if self._given_up() else ""
         require(
@@ -89,6 +95,44 @@ class Sweep:
             "to fill the holes",
         )
         return returns
+
+    def grow(self) -> list[Cell]:
+        """Ask the stages what is needed by now; returns the cells that were not before."""
+        if self.cells and not self.stages.adaptive:
+            return []
+        met = {cell.key for cell in self.cells}
+        fresh = [cell for cell in self.stages.needed(self._end) if cell.key not in met]
+        for cell in fresh:
+            self._meet(cell)
+        self.cells += fresh
+        if fresh and self.plan:
+            self._write_plan()
+        return fresh
+
+    def _end(self, cell: Cell) -> Outcome | None:
+        """How a cell ended; what has once ended is not read again."""
+        if cell.key not in self.ends:
+            self._meet(cell)
+            if (found := self._ended(cell)) is None:
+                return None
+            self.ends[cell.key] = found
+        return self.ends[cell.key]
+
+    def _meet(self, cell: Cell) -> None:
+        if cell.key not in self.before:
+            self.before[cell.key] = self.store.outcome(cell).version
+
+    def _write_plan(self) -> Path:
+        """Write the command and its cells, for those who look on."""
+        path = self.store.root / layout.PLANS / f"{self.id}.json"
+        path.parent.mkdir(exist_ok=True)
+        self.plan["cells"] = [self.store.place(cell) for cell in self.cells]
+        if self.stages.adaptive:
+            self.plan |= {"most": self.stages.most, "spared": self.stages.spared()}
+        given = [self.store.place(cell) for cell in self.cells if cell.key in self.store.known]
+        self.plan |= {"known": given} if given else {}
+        write_atomic(path, json.dumps(self.plan).encode())
+        return path
 
     def run(self, launcher: Launcher) -> list[JobReturn]:
         """Launch what is to be done until every cell is settled or `fail_fast` of them fail alike.
@@ -107,10 +151,14 @@ class Sweep:
             returns += self._launch(launcher, free)
             if self._given_up():
                 break
+        self.stages.conclude()
+        if self.plan and self.stages.adaptive:
+            self._write_plan()
         return returns
 
     def unsettled(self) -> list[Cell]:
-        """The cells that still have to end."""
+        """The cells that are needed by now and still have to end."""
+        self.grow()
         return [cell for cell in self.cells if not self._settled(cell)]
 
     def outcome(self, cell: Cell) -> Outcome:
@@ -142,9 +190,15 @@ class Sweep:
             self._settle(members[index], returned)
             return not self._given_up()
 
+        def more() -> list[list[str]]:
+            groups = self._grouped([cell for cell in self.grow() if self._free(cell)], launcher)
+            members.extend(groups)
+            return self._jobs(groups) if groups else []
+
         if isinstance(launcher, Streaming):
             launcher.wanted = lambda index: any(map(self._free, members[index]))
             launcher.ended = ended
+            launcher.more = more if self.stages.adaptive else None
         jobs = self._jobs(members)
         returns: Sequence[JobReturn] = ()
         broken: Exception | None = None

@@ -112,6 +112,9 @@ def setting(given: Setting) -> str:
     weights = {"True": "", "False": ", random weights"}.get(
         str(given.pretrained), f", pretrained {given.pretrained}"
     )
+    validation = {"fixed": "", "share": ", validation within the fraction"}.get(
+        given.validation_from, f", validation_from {given.validation_from}"
+    )
     dropout = {"True": "", "False": ", no dropout below what trains"}.get(
         str(given.frozen_dropout), f", frozen_dropout {given.frozen_dropout}"
     )
@@ -119,6 +122,7 @@ def setting(given: Setting) -> str:
         str(given.kernels), f", kernels {given.kernels}"
     )
     return (
-        f"{given.model}{weights}, protocol {given.protocol}, {given.select} checkpoint, "
-        f"precision {given.precision or 'unknown'}{dropout}{stock}, finegrid {given.version}"
+        f"{given.model}{weights}, protocol {given.protocol}{validation}, "
+        f"{given.select} checkpoint, precision {given.precision or 'unknown'}{dropout}{stock}, "
+        f"finegrid {given.version}"
     )

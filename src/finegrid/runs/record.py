@@ -35,6 +35,8 @@ class Record:
     overrides: list[str]
     pretrained: bool = True
     select: str = "best"
+    validation_from: str | None = None  # share: the fraction's own rows; null: older than that
+    rows_asked: int | None = None  # with data.rows; `fraction` is then what share of all they are
     frozen_dropout: bool = True  # false: none below what trains
     kernels: bool | None = None  # false: torch's own modules; null: older than the choice
     lr: float | None = None  # peak learning rate of what the method trains
@@ -61,10 +63,12 @@ class Record:
     positive_class: int | None = None  # its number in the predictions
     labels: str | None = None  # names of the classes by number, as JSON; null: none, or older
     test: float | None = None
-    test_last: float | None = None
+    test_last: float | None = None  # of the last weights; null: not asked for, or a trial
     validation: float | None = None
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     best_step: int | None = None
+    evaluations: int | None = None  # validation passes made; null: older
+    evaluations_planned: int | None = None  # more, where one step reached two of them
     steps: int | None = None
     epochs: float | None = None
     degenerate: bool | None = None  # one prediction for all test rows; in a trial, for validation's

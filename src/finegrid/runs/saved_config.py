@@ -70,6 +70,8 @@ def of_run(directory: Path, record: Record, *, allow: Collection[str] = ()) -> R
 
 def _recorded(record: Record, name: str) -> Any:
     """A field that holds a setting; in a record older than the setting, what it was by then."""
+    if name == "fraction" and record.rows_asked is not None:
+        return 1.0  # of the config; the record's came from the rows
     value = getattr(record, name)
     return older(name) if value is None else value
 

@@ -27,6 +27,7 @@ ROLES = {
     "trainer.kernels": Role.RESULT,  # their dropout draws other numbers
     "logger": Role.SPEED,
     "log_every": Role.SPEED,
+    "score_last": Role.SPEED,  # the last weights' score decides nothing
     "hydra": Role.SPEED,
     "retry": Role.SPEED,
     "fail_fast": Role.SPEED,
@@ -50,6 +51,8 @@ ROLES = {
     "trial": Role.SOURCE,
     "experiment": Role.NOTE,
     "sweep": Role.NOTE,
+    "race": Role.NOTE,
+    "known": Role.NOTE,
     "paths": Role.NOTE,
     "published": Role.NOTE,
     "method.fuses": Role.NOTE,
@@ -66,6 +69,8 @@ RECORDED = {
     "fraction": "data.fraction",
     "seed": "seed",
     "protocol": "data.protocol",
+    "validation_from": "data.validation",
+    "rows_asked": "data.rows",
     "select": "select",
     "frozen_dropout": "frozen_dropout",
     "kernels": "trainer.kernels",
@@ -74,7 +79,13 @@ RECORDED = {
 }
 NOTED = {"tuning_runs": "runs", "tuning_examples": "examples"}  # field of a record -> of `tune`
 # Setting -> what it was in versions that did not have it
-OLDER = {"frozen_dropout": True, "trainer.kernels": True, "trial": None}
+OLDER = {
+    "frozen_dropout": True,
+    "trainer.kernels": True,
+    "trial": None,
+    "data.validation": "fixed",
+    "data.rows": None,
+}
 # Places that no hash in a record stands for: the weights' leaves out the tokenizer beside them
 SHOWN = ("model.path", "model.revision")
 # What else an override may name that fields of a record hold: a group's option, or a field's source

@@ -13,7 +13,6 @@ the outputs of frozen layers.
 import hashlib
 import json
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +35,7 @@ from finegrid.storage import cache
 from finegrid.storage.cache import Array
 from finegrid.strategies import split_model
 from finegrid.training import heartbeat
+from finegrid.training.budget import epochs as budget_epochs
 from finegrid.training.module import EVAL_TOKENS
 
 log = logging.getLogger(__name__)
@@ -144,14 +144,8 @@ def _keep_eval(module: torch.nn.Module) -> None:
 
 def repeats(budget: Budget, rows: TokenizedDataset, batch_size: int) -> bool:
     """Whether training meets each row at least once, as far as its budget tells."""
-    epoch = {
-        "epochs": 1,
-        "steps": math.ceil(len(rows) / batch_size),
-        "examples": len(rows),
-        "tokens": int(rows.lengths.sum()),
-        "seconds": 0,
-    }
-    return budget.amount >= epoch[budget.unit]
+    passes = budget_epochs(budget, rows, batch_size)
+    return passes is None or passes >= 1
 
 
 class FrozenLayers:

@@ -1,5 +1,6 @@
 """The budget: how much a run has trained, its learning-rate schedule, and when it must stop."""
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,9 +10,21 @@ import pytorch_lightning as pl
 import torch
 
 from finegrid.config import Budget, OptimConfig
+from finegrid.data.batching import TokenizedDataset
 from finegrid.training import heartbeat
 
 DONE = 1 - 1e-9  # sums of fractions of an epoch end this close to one
+
+
+def epochs(budget: Budget, rows: TokenizedDataset, batch_size: int) -> float | None:
+    """Passes over the training rows that a budget allows; None for seconds, which do not tell."""
+    epoch = {
+        "epochs": 1,
+        "steps": math.ceil(len(rows) / batch_size),
+        "examples": len(rows),
+        "tokens": int(rows.lengths.sum()),
+    }
+    return budget.amount / epoch[budget.unit] if budget.unit in epoch else None
 
 
 class BudgetTimer(pl.Callback):

@@ -11,12 +11,15 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from finegrid.config import Budget
 from finegrid.data.batching import TokenizedDataset
 from finegrid.errors import Diverged
 from finegrid.models import surgery
-from finegrid.training.budget import DONE, BudgetTimer
+from finegrid.training.budget import DONE, BudgetTimer, epochs
 from finegrid.training.module import FineTuner, predict
 
+SHARE = 0.25  # of the training tokens, which validation may read at most
+FEWEST = 2  # validation passes, whatever they cost: one alone selects nothing
 CHECK_EVERY = 20  # steps between looks at the loss on a GPU: each look waits for the device
 
 
@@ -28,6 +31,26 @@ class Checkpoint:
     value: float = -math.inf
     scores: dict[str, float] = field(default_factory=dict)
     constant: bool = False  # one prediction for all rows
+
+
+def passes(
+    most: int,
+    budget: Budget,
+    *,
+    train: TokenizedDataset,
+    validation: TokenizedDataset,
+    batch_size: int,
+) -> int:
+    """How often a run validates: at most `most` times, and for 25 % of its training tokens.
+
+    Tokens are counted, never timed, so it is the same on every machine and for every method. Two
+    passes are made in any case, and `most` where the budget is in seconds.
+    """
+    planned = epochs(budget, train, batch_size)
+    if planned is None:
+        return most
+    tokens = planned * int(train.lengths.sum())
+    return min(most, max(FEWEST, int(SHARE * tokens / int(validation.lengths.sum()))))
 
 
 class BestCheckpoint(pl.Callback):
@@ -47,7 +70,7 @@ class BestCheckpoint(pl.Callback):
     ) -> None:
         self.clock, self.validation = clock, validation
         self.evaluations, self.batch_size, self.curve = evaluations, batch_size, curve
-        self.done = 0
+        self.done = self.passes = 0
         self.seconds = 0.0
         self.best = self.last = Checkpoint()
         self.weights: dict[str, Tensor] = {}
@@ -93,6 +116,7 @@ class BestCheckpoint(pl.Callback):
             batch_size=self.batch_size,
             precision=str(trainer.precision),
         )
+        self.passes += 1
         scores = module.task.score(logits, self.validation.labels)
         value = scores[module.task.headline]
         constant = module.task.degenerate(logits)

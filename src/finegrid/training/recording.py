@@ -41,6 +41,7 @@ def add_inputs(record: Record, components: RunComponents) -> None:
     record.data_source, record.model_revision = splits.source, base.revision
     record.fingerprint = base.fingerprint
     record.drawn_pooler = bool(drawn_pooler(base.model))
+    record.fraction = splits.fraction
     record.train_hash = splits.train.digest()
     record.validation_hash = splits.validation.digest()
     record.test_hash = splits.test["test"].digest()

@@ -20,21 +20,22 @@ Scores = dict[str, dict[str, float]]  # split -> metric -> value
 def score(
     components: RunComponents, record: Record, selection: BestCheckpoint, directory: Path
 ) -> None:
-    """Score the last and the selected weights; save the delta and the predictions.
+    """Score the selected weights, once; save the delta and the predictions.
 
     What is scored is what the delta file holds, so weights are rounded to its precision before.
+    With `score_last` the last weights are scored too, as they are.
     """
     task, config, model = components.task, components.config, components.module.model
     dtype = DTYPES[config.store]
-    logits = _predict_tests(components)
-    record.test_last = _scores(components, logits).get("test", {}).get(task.headline)
+    if config.score_last:
+        last = _scores(components, _predict_tests(components))
+        record.test_last = last.get("test", {}).get(task.headline)
     chosen, record.best_step = selection.last, selection.best.step
     if config.select == "best" and selection.best.step != selection.last.step:
         chosen = selection.best
         selection.restore(components.module)
-    if chosen is not selection.last or dtype != torch.float32:
-        delta.round_to(model, dtype)
-        logits = _predict_tests(components)
+    delta.round_to(model, dtype)
+    logits = _predict_tests(components)
     scores = _scores(components, logits)
     record.metric, record.test = task.headline, scores.get("test", {}).get(task.headline)
     record.validation = chosen.scores[task.headline]

@@ -27,7 +27,7 @@ from finegrid.tracking.loggers import SafeLogger
 from finegrid.tracking.run_info import RunInfo
 from finegrid.training import heartbeat, recording, scoring
 from finegrid.training.budget import BudgetTimer
-from finegrid.training.checkpoint import BestCheckpoint
+from finegrid.training.checkpoint import BestCheckpoint, passes
 from finegrid.training.components import RunComponents, prepare
 from finegrid.training.cost import CostMonitor, peak_memory
 from finegrid.training.progress import ProgressFile
@@ -85,14 +85,23 @@ class RunSession:
         config, state = self.config, components.module.state
         self.record.micro_batch_size = state.micro_batch_size or config.data.batch_size
         clock = timer(config.budget, config.optim, rows=len(components.splits.train))
+        train, validation = components.encoded["train"], components.encoded["validation"]
+        planned = passes(
+            config.evaluations,
+            config.budget,
+            train=train,
+            validation=validation,
+            batch_size=config.data.batch_size,
+        )
+        self.record.evaluations_planned = planned
         selection = BestCheckpoint(
             clock,
-            components.encoded["validation"],
-            evaluations=config.evaluations,
+            validation,
+            evaluations=planned,
             batch_size=config.data.eval_batch_size,
             curve=self.directory / layout.CURVE,
         )
-        meter = CostMonitor(components.encoded["train"], config.trainer)
+        meter = CostMonitor(train, config.trainer)
         file = ProgressFile(clock, selection, self.directory, began=self.started)
         reports: list[pl.Callback] = [file]
         if self.logger is not None:
@@ -116,6 +125,7 @@ class RunSession:
         heartbeat.beat()
         seconds = clock.started - self.started if setup is None else setup
         recording.add_costs(self.record, clock, callbacks.meter, setup=seconds)
+        self.record.evaluations = selection.passes
         began = time.perf_counter()
         scoring.score(components, self.record, selection, self.directory)
         self.record.eval_seconds = selection.seconds + time.perf_counter() - began

@@ -96,6 +96,6 @@ class RayLauncher(StreamingLauncher):
         )
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
-    def run(self, jobs: Iterable[Job], shared: bytes, ended: Ended) -> None:
+    def run(self, jobs: Iterable[Job | None], shared: bytes, ended: Ended) -> None:
         """Run the jobs on ray."""
         self.pool.run(jobs, shared, ended)

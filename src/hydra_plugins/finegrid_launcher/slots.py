@@ -48,6 +48,6 @@ class SlotsLauncher(StreamingLauncher):
         self.width = len(self.slots)
         self.pool = Pool(self.slots, preload=preload, limit=timeout_s, stall=stall_s)
 
-    def run(self, jobs: Iterable[Job], shared: bytes, ended: Ended) -> None:
+    def run(self, jobs: Iterable[Job | None], shared: bytes, ended: Ended) -> None:
         """Run the jobs on the slots."""
         self.pool.run(jobs, shared, ended)

@@ -14,7 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from finegrid.commands.ending import after_sweep
 from finegrid.data import preflight
 from finegrid.errors import UserError
-from finegrid.grid.expand import cells
+from finegrid.grid.composed import stages
+from finegrid.grid.known import Known
+from finegrid.grid.status import Store
 from finegrid.grid.sweep import Sweep
 from finegrid.runs.record import command_line
 
@@ -54,10 +56,11 @@ class GridSweeper(Sweeper):
         assert config is not None
         assert launcher is not None
         assert context is not None
-        found = cells(context.config_loader, config, arguments)
         root = Path(str(config.hydra.sweep.dir))
+        store = Store(root, Known.of(list(config.known)))
+        found = stages(context.config_loader, config, arguments, store)
         rules = {"fail_fast": config.fail_fast, "fuse": self._fuse()}
-        sweep = Sweep(found, root, retry=str(config.retry), **rules)
+        sweep = Sweep(found, store, retry=str(config.retry), **rules)
         preflight.check(cell.config for cell in sweep.unsettled())
         OmegaConf.save(config, root / "multirun.yaml")
         try:
@@ -70,7 +73,7 @@ class GridSweeper(Sweeper):
 
     def _conclude(self, sweep: Sweep) -> None:
         if self.config is not None and self.config.report:
-            after_sweep(sweep.store.root, [cell.facts for cell in sweep.cells])
+            after_sweep(sweep.store, sweep.cells)
 
     def _fuse(self) -> Any:
         """How many runs may share a pass: where each job has a limit of its own, none by itself."""

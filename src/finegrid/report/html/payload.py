@@ -32,7 +32,7 @@ def choices(
     results: Results, cells: pd.DataFrame, draws: Draws, standings: Standings
 ) -> list[dict[str, object]]:
     """The candidates of each setting, task and kind of budget, with all that a choice needs."""
-    known = cells[(cells["ok"] > 0) & cells[["train_rows", "train_seconds"]].notna().all(axis=1)]
+    known = cells[(cells["ok"] > 0) & cells[["label_rows", "train_seconds"]].notna().all(axis=1)]
     most = max(100, RANKS // max(1, len(known)))
     tasks = []
     setting: Any  # a group's key may be of any kind, for all that pandas' types know
@@ -43,7 +43,7 @@ def choices(
         kind = f", budgets in {unit}" if of_task["budget_unit"].nunique() > 1 else ""
         several = f" (setting {setting + 1})" if len(results.settings) > 1 else ""
         candidates = _candidates(decide.measured(rows), draws, standings, most)
-        limits = decide.measured(rows, seeds=1)[["train_rows", "seconds", "delta_bytes"]]
+        limits = decide.measured(rows, seeds=1)[["label_rows", "seconds", "delta_bytes"]]
         tasks.append({
             "label": f"{task}{kind}{several}",
             "cells": candidates,
@@ -74,14 +74,14 @@ def _candidates(
     if cells.empty:
         return []
     above = pairs(cells, standings).above()
-    table = cells.rename(columns={"delta_bytes": "bytes", "train_rows": "labels"})
+    table = cells.rename(columns={"delta_bytes": "bytes", "label_rows": "labels"})
     outdone = pareto.dominates(costs(table["mean"], table)).T
     ranks = places(drawn(cells, draws)[:, :most])
     order = list(cells.sort_values(["mean", "method"], ascending=[False, True]).index)
     return [
         {
             "method": str(row["method"]),
-            "rows": row["train_rows"],
+            "rows": row["label_rows"],
             "seconds": row["seconds"],
             "bytes": None if formatting.missing(row["delta_bytes"]) else row["delta_bytes"],
             "learned": bool(row["learned"]),

@@ -34,6 +34,7 @@ class Setting:
     model: str
     pretrained: bool | str
     protocol: str
+    validation_from: str
     select: str
     frozen_dropout: bool | str
     kernels: bool | str
@@ -42,6 +43,7 @@ class Setting:
     fingerprint: str  # of the backbone's weights as loaded
 
 
+LATER = ("kernels", "validation_from")  # fields of `Setting` that older runs do not have
 FIELDS = [item.name for item in fields(Setting)]
 
 
@@ -176,7 +178,7 @@ def _stored(path: Path) -> pd.DataFrame:
     except (OSError, ValueError, TypeError) as error:
         why = (str(error).strip() or "no reason given").splitlines()[0]
         raise UserError(f"{path} is not a readable parquet file: {why}") from error
-    needed = {*FIELDS, *RANKING[1:], "method", "seed", "status", "test"} - {"kernels"}
+    needed = {*FIELDS, *RANKING[1:], "method", "seed", "status", "test"} - {*LATER}
     lacks = sorted(needed - set(runs.columns))
     if lacks:
         raise UserError(f"{path} lacks {', '.join(lacks)}; give a runs.parquet of a report")
@@ -188,10 +190,11 @@ def _placed(runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
     What a failed or unreadable run lacks is that of its like.
     """
-    runs = runs.assign(positive=runs.get("positive"), kernels=runs.get("kernels"))  # in none of old
+    runs = runs.assign(**{name: runs.get(name) for name in ("positive", *LATER)})
     for column in ("method", "task", "budget_unit", "positive", *FIELDS):
         runs[column] = runs[column].astype(object)
-    runs.loc[runs["kernels"].isna() & runs["frozen_dropout"].notna(), "kernels"] = older("kernels")
+    for name in LATER:
+        runs.loc[runs[name].isna() & runs["frozen_dropout"].notna(), name] = older(name)
     identity = [name for name in FIELDS if name not in ("precision", "version", "fingerprint")]
     rest = ["budget_unit", "budget", *identity[1:]]
     of_grid = ["task", "model", "fraction"]

@@ -163,14 +163,14 @@ class Stages(NamedTuple):
 
 def _stages(cells: pd.DataFrame, asked: Asked) -> Stages:
     enough = measured(cells)
-    rows = enough.groupby("task", observed=True)["train_rows"]
+    rows = enough.groupby("task", observed=True)["label_rows"]
     least, most = rows.transform("min"), rows.transform("max")
     near = enough
     if asked.labels is not None:
         near = enough[(least <= asked.labels) & (asked.labels <= FAR * most)]
     fitting = near
     for column, limit, unit in (
-        ("train_rows", asked.labels, 1.0),
+        ("label_rows", asked.labels, 1.0),
         ("seconds", asked.minutes, 60.0),
         ("delta_bytes", asked.megabytes, 1e6),
     ):
@@ -189,7 +189,7 @@ def measured(cells: pd.DataFrame, *, seeds: int = SEEDS) -> pd.DataFrame:
     """
     by_clock = cells["budget_unit"] == "seconds"
     timed = cells.assign(seconds=cells["train_seconds"].where(~by_clock, cells["budget"]))
-    return timed[timed["ok"] >= seeds].sort_values(["train_rows", "seconds", "budget"])
+    return timed[timed["ok"] >= seeds].sort_values(["label_rows", "seconds", "budget"])
 
 
 def _table(chosen: pd.DataFrame) -> pd.DataFrame:
@@ -220,7 +220,7 @@ def _lacking(stages: Stages, asked: Asked) -> str | None:
         return f"no method has {SEEDS} finished seeds on a task (the most: {most:g})"
     if stages.near.empty:
         spans = ", ".join(
-            f"{rows['train_rows'].min():g} to {rows['train_rows'].max():g} on {task}"
+            f"{rows['label_rows'].min():g} to {rows['label_rows'].max():g} on {task}"
             for task, rows in _by_task(stages.enough)
         )
         return (
@@ -230,7 +230,7 @@ def _lacking(stages: Stages, asked: Asked) -> str | None:
     if stages.fitting.empty:
         few = stages.near
         if asked.labels is not None:
-            few = few[few["train_rows"] <= asked.labels]
+            few = few[few["label_rows"] <= asked.labels]
         minutes, megabytes = few["seconds"].min() / 60, few["delta_bytes"].min() / 1e6
         return (
             f"nothing measured fits: with these labels the quickest takes "

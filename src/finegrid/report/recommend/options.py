@@ -36,7 +36,7 @@ def options(compared: pd.DataFrame, draws: Draws, standings: Standings) -> pd.Da
         score=("score", "mean"),
         seconds=("seconds", "mean"),
         bytes=("delta_bytes", "mean"),
-        labels=("train_rows", "mean"),
+        labels=("label_rows", "mean"),
         ok=("ok", "sum"),
         failed=("failed", "sum"),
     )

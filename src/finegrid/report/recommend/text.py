@@ -125,7 +125,7 @@ def _measured(decision: Decision) -> str:
             "task": str(row["task"]),
             "method": str(row["method"]),
             "fraction": f"{row['fraction']:g}",
-            "labels": f"{row['train_rows']:.0f}",
+            "labels": f"{row['label_rows']:.0f}",
             "budget": f"{row['budget']:g} {row['budget_unit']}",
             "seeds": _seeds(row),
             "score": f"{row['mean']:.4f}",
@@ -170,7 +170,10 @@ def _provenance(decision: Decision) -> str:
         lines += ["", f"Runs of {decision.choice}:", "", *(f"    {place}" for place in places)]
     if (chosen["select"] == "best").any():
         rows = chosen["validation_rows"].max()
-        lines += ["", f"Choosing checkpoints took up to {rows:g} more labels, for validation."]
+        lines += [
+            "",
+            f"Of these labels up to {rows:g} are validation rows.",
+        ]
     return "\n".join(lines)
 
 

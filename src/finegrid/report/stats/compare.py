@@ -18,7 +18,7 @@ from finegrid.report.stats.shrunken_variance import Spread, spreads
 from finegrid.report.stats.simultaneous import Pairs
 
 COSTS = [
-    "train_rows", "train_seconds", "eval_seconds", "setup_seconds", "params_total", "params_delta",
+    "label_rows", "train_seconds", "eval_seconds", "setup_seconds", "params_total", "params_delta",
     "params_pooler", "params_head", "delta_bytes", "delta_bits_per_trainable", "peak_memory_bytes",
     "train_flops", "mfu", "steps", "epochs",
 ]  # fmt: skip
@@ -55,6 +55,7 @@ def cells(results: Results, known: Evidence | None = None, *, level: float = 0.9
 
 
 def _summaries(runs: pd.DataFrame, known: Evidence, level: float) -> pd.DataFrame:
+    runs = runs.assign(label_rows=label_rows(runs))
     constant = runs["degenerate"].astype("boolean").to_numpy(float, na_value=nan)
     by_cell = runs.assign(degenerate=constant).groupby(CELL, observed=True)
     scores = by_cell["test"]
@@ -78,6 +79,15 @@ def _summaries(runs: pd.DataFrame, known: Evidence, level: float) -> pd.DataFram
     columns = ["low", "high", "interval", "learned", "constant"]
     table = table.join(pd.DataFrame(rows, columns=columns, index=table.index))
     return table.join(by_cell[COSTS].mean()).reset_index()
+
+
+def label_rows(runs: pd.DataFrame) -> pd.Series:
+    """Labelled rows that each run was given: to train on and to select on.
+
+    With protocol `dev` the latter are the test rows, which are not counted.
+    """
+    validation = runs["validation_rows"].fillna(0).where(runs["protocol"].ne("dev"), 0)
+    return runs["train_rows"] + validation
 
 
 def interval(known: Known, metric: str, level: float) -> tuple[float, float, str, bool]:

@@ -1,0 +1,24 @@
+"""The stages of a sweep, as its command line and config ask for them."""
+
+from collections.abc import Sequence
+
+from hydra.core.config_loader import ConfigLoader
+from omegaconf import DictConfig
+
+from finegrid.config import RaceConfig, bind
+from finegrid.grid.expand import cells
+from finegrid.grid.stages import Stages
+from finegrid.grid.status import Store
+
+
+def stages(
+    loader: ConfigLoader, config: DictConfig, arguments: Sequence[str], store: Store
+) -> Stages:
+    """The cells that are asked for, with the search and the race that decide which are run.
+
+    Raises:
+        UserError: if a cell's config is invalid; Hydra's own errors if it cannot be composed.
+    """
+    base = cells(loader, config, arguments)
+    bind(RaceConfig, config.race, "race")
+    return Stages(base)

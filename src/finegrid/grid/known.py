@@ -1,0 +1,76 @@
+"""Finished cells that are given to a sweep from outside: `known=[FILE|DIR,...]`."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finegrid.errors import UserError
+from finegrid.runs import layout
+from finegrid.runs.record import Record, read
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Known:
+    """Cells by their hash: rows of tables, and directories of records."""
+
+    tables: "tuple[pd.DataFrame, ...]" = ()  # as `rankings.load` gives them
+    directories: dict[str, Path] = field(default_factory=dict)  # hash -> where its record lies
+    hashes: frozenset[str] = frozenset()  # of all of them
+
+    @classmethod
+    def of(cls, paths: Sequence[str]) -> "Known":
+        """Read what is given; the hash of each result says which cell it is.
+
+        Raises:
+            UserError: if a path is no such file or directory, or nothing is in it.
+        """
+        tables: list[pd.DataFrame] = []
+        directories: dict[str, Path] = {}
+        for path in map(Path, paths):
+            if not path.exists():
+                raise UserError(f"known={path}: no such file or directory")
+            inside = path / "runs.parquet"
+            records = {} if path.is_file() else dict(_finished(path))
+            if records:
+                directories |= records
+            elif path.is_file() or inside.is_file():
+                tables.append(_table(path if path.is_file() else inside))
+            else:
+                raise UserError(f"known={path}: no finished run, and no runs.parquet, lies there")
+        of_tables = (str(key) for table in tables for key in table["cell"])
+        return cls(tuple(tables), directories, frozenset([*directories, *of_tables]))
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.hashes
+
+    def rows(self, keys: Iterable[str]) -> "list[pd.DataFrame]":
+        """What the tables hold of some cells."""
+        wanted = set(keys)
+        found = [table[table["cell"].isin(wanted)] for table in self.tables]
+        return [table for table in found if len(table)]
+
+
+def _finished(root: Path) -> Iterable[tuple[str, Path]]:
+    for directory in layout.run_directories(root):
+        record = _record(directory)
+        if record and record.status == "ok" and record.cell:
+            yield record.cell, directory
+
+
+def _record(directory: Path) -> Record | None:
+    """The record of a directory; None if it is not readable, as a sweep's own report says."""
+    try:
+        return read(directory)
+    except UserError:
+        return None
+
+
+def _table(path: Path) -> "pd.DataFrame":
+    from finegrid.report.load import rankings
+
+    runs = rankings.load([path])
+    return runs[runs["status"].eq("ok") & runs["cell"].notna()]
