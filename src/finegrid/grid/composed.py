@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 
 from finegrid.config import RaceConfig, bind
 from finegrid.grid.expand import cells
+from finegrid.grid.search import Search
 from finegrid.grid.stages import Stages
 from finegrid.grid.status import Store
 
@@ -21,4 +22,5 @@ def stages(
     """
     base = cells(loader, config, arguments)
     bind(RaceConfig, config.race, "race")
-    return Stages(base)
+    search = Search.of(loader, config, arguments, base, store)
+    return Stages(base, search=search if search.most else None)
