@@ -15,6 +15,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from scipy.stats import qmc
+from test_report import record
 
 from finegrid import recipes
 from finegrid.config import MethodConfig, RunConfig, register_resolvers, to_plain
@@ -471,3 +472,60 @@ def test_a_method_searched_in_several_ways_is_in_no_overlay(searches: Searches) 
     text = write_rungs.overlay(results, "x", "command")
     assert yaml.safe_load(text)["lr"] == {}
     assert "searched in several ways: lora" in text
+
+
+# --- through a sweep, and in a report
+
+SWEEP = (
+    "-m", "hydra/launcher=basic", "experiment=smoke", "method=head,bitfit", "seed=0,1",
+    "budget.steps=8", "data.fraction=0.02", "data.validation_max=32", "tune.trials=3",
+    "report=false",
+)  # fmt: skip
+
+
+def test_a_sweep_searches_compares_and_fills_holes(tmp_path: Path) -> None:
+    given = (*SWEEP, f"hydra.sweep.dir={tmp_path}")
+    result = call(*given)
+    assert result.returncode == 0, result.stderr
+    assert "14 cells in" in result.stdout
+    assert "the search took 5 runs, 704 examples a method and task" in result.stdout
+    records = {path: read(path.parent) for path in tmp_path.rglob("record.json")}
+    trials = {path for path, one in records.items() if one.trial is not None}
+    assert len(trials) == 10
+    assert sorted(records[path].budget for path in trials) == [1.0] * 6 + [8.0] * 4
+    assert {records[path].test for path in trials} == {None}
+    compared = [one for path, one in records.items() if path not in trials]
+    assert {(one.tuning_runs, one.tuning_examples) for one in compared} == {(5, 704)}
+    rates = (tmp_path / "tuned/tiny.yaml").read_text(encoding="utf-8")
+
+    for path in sorted(trials)[::3]:
+        path.unlink()
+    assert call(*given).returncode == 0
+    assert set(tmp_path.rglob("record.json")) == records.keys(), "the same cells"
+    assert (tmp_path / "tuned/tiny.yaml").read_text(encoding="utf-8") == rates
+
+
+def test_a_trial_that_diverges_is_no_hole(tmp_path: Path) -> None:
+    more = ("method.search={optim.lr:[1.0e-9,1.0e+30]}", "trainer.precision=32")
+    given = [*SWEEP[:3], "method=bitfit", *SWEEP[4:], *more, f"hydra.sweep.dir={tmp_path}"]
+    result = call(*given)
+    assert result.returncode == 0, result.stderr
+    records = {path: read(path.parent) for path in tmp_path.rglob("record.json")}
+    assert "diverged" in {one.status for one in records.values()}
+    before = {path: path.stat().st_mtime_ns for path in records}
+    assert call(*given).returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before, "it is not run again"
+
+
+def test_what_a_search_chose_makes_no_variants_in_a_report(tmp_path: Path) -> None:
+    chosen = ["tune.chosen=[optim.lr,method.l0]", "tune.runs=14", "tune.trials=8"]
+    runs = [
+        record("full", 0, 0.8, task=task, lr=lr, overrides=[*chosen, f"method.l0={lr}"])
+        for task, lr in (("mrpc", 1e-3), ("rte", 3e-3))
+    ]
+    runs.append(record("full", 0, 0.8, lr=4e-4))
+    for number, one in enumerate(runs):
+        (tmp_path / str(number)).mkdir()
+        one.write(tmp_path / str(number))
+    names = rankings.results([tmp_path]).runs["method"]
+    assert sorted(set(names)) == ["full", "full optim.lr=0.0004"], "an untuned one shows its rate"
