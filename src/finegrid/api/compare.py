@@ -174,7 +174,7 @@ def compare(
     require(isinstance(tune, int) and not isinstance(tune, bool) and tune >= 0,
             f"tune={shown(tune)} must be a number of rates to try for each method, such as 8")  # fmt: skip
     one_of("race", race, RACES)
-    stages = {"tune.trials": tune} if tune else {}
+    stages: dict[str, Any] = {"tune.trials": tune} if tune else {}
     stages |= {"race": race} if race != "none" else {}
     fixed = words({"task": task, "model": model, **stages, **overrides}, allow)
     root = Path(directory).absolute()
