@@ -129,6 +129,8 @@ def _notes(result: Result) -> Iterator[str]:
         yield _nothing()
     for option in result.at_edge():
         yield f"{option} at the edge of the space: {WIDER}"
+    if len({(tried.score.state, tried.score.value) for tried in result.rungs[0]}) == 1:
+        yield "the rate makes no difference"
     states = [tried.score.state for tried in result.rungs[0]]
     for state in ("failed", "constant"):
         if state in states:
