@@ -9,10 +9,11 @@ with 8 rates a method and a verdict at 5 % from up to 10 seeds.
 `finegrid` runs it for real: searched, raced, fused. `before` is version 0.6 in a checkout of its
 own: every rate at full length, every seed, the test rows scored twice, fused. `peer` is the Trainer
 with peft and adapters: dynamic padding, the precision that is fast here, one process for many
-cells. Of the last two a sample runs, task by task and in turns, and is scaled to all cells. Same
-rows, batch size, longest text and epochs for all. `--out` gathers what several calls measured; the
-table is of all of it. Restrict the command to one core (`taskset -c 0`) for cells one at a time:
-neighbours on the other core make CPU-seconds longer.
+cells. Same rows to train on, to validate on and to test on, batch size, longest text and epochs for
+all three; `shipped` is `before` with the validation rows that 0.6 carves by itself, five times as
+many on MRPC. Of all but finegrid a sample runs, task by task and in turns, and is scaled to all
+cells. `--out` gathers what several calls measured; the table is of all of it. Restrict the command
+to one core (`taskset -c 0`) for cells one at a time: busy neighbours make CPU-seconds longer.
 """
 
 import argparse
@@ -26,6 +27,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -36,11 +38,14 @@ from peers.processes import ROOT, Contender, environment, measured, note
 METHODS = ("full", "bitfit", "lora", "houlsby", "ia3", "head")
 TASKS = ("mrpc", "stsb")
 RATES, SEEDS = 8, 10
-MODEL, FRACTION, BATCH = "minilm", "0.1", 16
+MODEL, BATCH = "minilm", 16
+LABELS = ("data.fraction=0.1", "data.validation=share")
 FACTORS = [0.1, 0.2, 0.4, 0.7, 1.4, 2.7, 5.2, 10]  # 0.6's rates; what they are costs the same
 TINY = ("method=head", "task=builtin_paraphrase", "model=tiny", "budget=steps", "budget.steps=1",
         "evaluations=1")  # fmt: skip
-SIDES = {"before": "0.6's way", "peer": "the peer's loop", "finegrid": "finegrid"}
+SHARE = 0.2  # of the labelled rows for validation: finegrid's `data.validation=share`
+SIDES = {"shipped": "0.6 with more validation rows", "before": "0.6's way",
+         "peer": "the peer's loop", "finegrid": "finegrid"}  # fmt: skip
 Measure = dict[str, Any]  # cells that ran: rates, seeds; their CPU-seconds, and those of all cells
 Side = Callable[[argparse.Namespace, Sequence[str]], Measure]
 
@@ -48,11 +53,12 @@ Side = Callable[[argparse.Namespace, Sequence[str]], Measure]
 def main() -> None:
     """Measure the sides that are asked for, then print the table of all that was measured."""
     given = parsed()
-    sides = [side for side in ("before", "peer") if side in given.sides]
+    sampled = {"before": before, "shipped": partial(before, shipped=True), "peer": peer}
     if "finegrid" in given.sides:
         add(given, finegrid, "finegrid", TASKS)
+    sides = [side for side in given.sides if side in sampled]
     for _, task, side in itertools.product(range(given.rounds), given.tasks, sides):
-        add(given, {"before": before, "peer": peer}[side], side, [task])
+        add(given, sampled[side], side, [task])
     print(table(read(given.out)))
     for side, directory in (text.split("=", 1) for text in given.sentence):
         print(f"\n{side}: {sentence(Path(directory))}")
@@ -73,7 +79,9 @@ def parsed() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     words = {"type": lambda text: text.split(",")}
-    parser.add_argument("sides", nargs="?", default=[], help="finegrid, before, peer", **words)
+    parser.add_argument(
+        "sides", nargs="?", default=[], help="finegrid, before, shipped, peer", **words
+    )
     parser.add_argument("--tasks", default=list(TASKS), help="to sample", **words)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--sample", type=int, default=1, help="rates and seeds of a sample")
@@ -91,7 +99,7 @@ def parsed() -> argparse.Namespace:
 
 def finegrid(given: argparse.Namespace, tasks: Sequence[str]) -> Measure:
     """The whole question, asked by one command."""
-    asked = [*_grid(tasks), f"seed=range(0,{SEEDS})", f"tune.trials={RATES}", "race=best"]
+    asked = [*_grid(tasks), *LABELS, f"seed=range(0,{SEEDS})", f"tune.trials={RATES}", "race=best"]
     with tempfile.TemporaryDirectory() as work:
         cpu = _sweep(ROOT, [*asked, f"budget.epochs={given.epochs}"], given.keep, Path(work))
     records = [json.loads(path.read_text()) for path in given.keep.rglob("record.json")]
@@ -99,13 +107,14 @@ def finegrid(given: argparse.Namespace, tasks: Sequence[str]) -> Measure:
     return {"cells": [trials, len(records) - trials], "cpu": cpu, "all": cpu}
 
 
-def before(given: argparse.Namespace, tasks: Sequence[str]) -> Measure:
+def before(given: argparse.Namespace, tasks: Sequence[str], *, shipped: bool = False) -> Measure:
     """A sample of 0.6's cells: some rates, then some seeds; a command's start is not scaled."""
-    common = [*_grid(tasks), f"budget.epochs={given.epochs}"]
     some = ",".join(map(str, range(given.sample)))
     search = ["experiment=tune", f"trial={some}", f"tune.factors={FACTORS}"]
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
+        common = [*_grid(tasks), f"budget.epochs={given.epochs}"]
+        common += [LABELS[0]] if shipped else _labelled(tasks, work / "rows")
         start = _sweep(given.before, [*TINY, "seed=0"], work / "start", work)
         tried = _sweep(given.before, [*search, *common], work / "tried", work)
         seeds = _sweep(given.before, [f"seed={some}", *common], work / "seeds", work)
@@ -115,13 +124,20 @@ def before(given: argparse.Namespace, tasks: Sequence[str]) -> Measure:
     return {"cells": [cells, cells], "cpu": tried + seeds, "all": scaled + 2 * start}
 
 
+def _labelled(tasks: Sequence[str], folder: Path) -> list[str]:
+    """What lets 0.6 carve validation from the labelled rows, of which it trains on the others."""
+    for task in tasks:
+        rows.labelled(folder, f"task={task}", f"model={MODEL}", LABELS[0])
+    return [f"data.source={folder}", f"data.validation_fraction={SHARE}"]
+
+
 def peer(given: argparse.Namespace, tasks: Sequence[str]) -> Measure:
     """A sample of seeds of one task; a rate's run is a seed's without the test."""
     (task,) = tasks
     with tempfile.TemporaryDirectory() as folder, measured() as cost:
         work, answers = Path(folder), list[dict[str, Any]]()
         env = environment(1, work / "cache")
-        shared = rows.holdout(work / "rows", task=task, model=MODEL, share=FRACTION)
+        shared = rows.holdout(work / "rows", f"task={task}", f"model={MODEL}", *LABELS)
         with ExitStack() as stack:
             usual = Contender("loop", sys.executable, env, stack)
             adapters = Contender("loop", given.adapters_python, env, stack)
@@ -140,7 +156,7 @@ def peer(given: argparse.Namespace, tasks: Sequence[str]) -> Measure:
 def _grid(tasks: Sequence[str]) -> list[str]:
     """What every side of ours runs."""
     return [f"method={','.join(METHODS)}", f"task={','.join(tasks)}", f"model={MODEL}",
-            f"data.fraction={FRACTION}", f"data.batch_size={BATCH}"]  # fmt: skip
+            f"data.batch_size={BATCH}"]  # fmt: skip
 
 
 def _sweep(checkout: Path, arguments: Sequence[str], directory: Path, work: Path) -> float:
