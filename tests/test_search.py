@@ -23,7 +23,8 @@ from finegrid.errors import UserError
 from finegrid.grid.expand import Cell, cells
 from finegrid.grid.search import MethodSearch, Search
 from finegrid.grid.status import Outcome, Store
-from finegrid.runs.record import Record
+from finegrid.report.load import rankings
+from finegrid.runs.record import Record, read
 from finegrid.tuning import design, halving, rungs, write_rungs
 from finegrid.tuning.halving import Rung, Score
 

@@ -1,6 +1,6 @@
 """Summary statistics per method, and paired tests of each method against the best."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from math import nan, sqrt
 from typing import Any
 
@@ -155,7 +155,7 @@ def _ranking(key: Key, methods: dict[str, Known], level: float) -> list[list[Any
     """The rows of one ranking, in the order of `against_best`'s columns."""
     names, scores = list(methods), [cell.scores for cell in methods.values()]
     pairs = simultaneous.pairs(scores, spreads(scores))
-    leader = _leader(methods, pairs, level)
+    leader = leading(methods, pairs, level, ())
     if leader is None:
         return [[*key, name, "", *[nan] * 5, False, nan, "", nan, 0] for name in names]
     half = pairs.half(level)[leader]
@@ -176,11 +176,14 @@ def _ranking(key: Key, methods: dict[str, Known], level: float) -> list[list[Any
     return rows
 
 
-def _leader(methods: dict[str, Known], pairs: Pairs, level: float) -> int | None:
+def leading(
+    methods: dict[str, Known], pairs: Pairs, level: float, dropped: Collection[str]
+) -> int | None:
     """The best mean that learned something; with one seed only if none has more."""
     means = np.array([cell.scores.values.mean() for cell in methods.values()])
     several = np.array([len(cell.scores.seeds) > 1 for cell in methods.values()])
-    learned = np.array([cell.learned for cell in methods.values()])
+    goes_on = np.array([name not in dropped for name in methods])
+    learned = goes_on & np.array([cell.learned for cell in methods.values()])
     first = learned & several if (learned & several).any() else learned
     return verdict(means, first, pairs.above(level)).leader
 
