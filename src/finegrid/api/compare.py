@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from finegrid.api import task as tasks
 from finegrid.api.run import Run, load, words
 from finegrid.api.task import Task
-from finegrid.errors import UserError, require
+from finegrid.errors import UserError, one_of, require, shown
 from finegrid.grid import plan
 from finegrid.grid.lifetime import end_with
 from finegrid.grid.status import ENDED
@@ -31,6 +31,7 @@ from finegrid.report.load.rankings import CELL, RANKING
 from finegrid.runs import layout
 from finegrid.storage.files import write_atomic
 
+RACES = ("none", "best", "table")
 EVERY = 0.5  # seconds between looks at the cells
 SAID = "finegrid: "  # begins the line that says why a sweep failed
 COLUMNS = {  # of Comparison.cells -> of `Results.table`
@@ -120,6 +121,8 @@ def compare(
     model: str = "tiny",
     seeds: int | Sequence[int] = 3,
     fractions: Sequence[float] | None = None,
+    tune: int = 0,
+    race: str = "none",
     directory: str | Path = "multirun/grid",
     config_dir: str | Path | None = None,
     allow: Collection[str] = (),
@@ -132,12 +135,23 @@ def compare(
     responsive. What has been run already is not run again: after an interrupt, or with more
     seeds, the same call goes on.
 
+    Example:
+        ```python
+        finegrid.compare(["full", "bitfit", "lora"], task="mrpc", model="minilm", seeds=10,
+                         tune=8, race="best")
+        ```
+
     Args:
         methods: Of `finegrid.methods.names()`, or of `config_dir`.
         task: An option of `task=`, or rows of yours (`finegrid.Task`).
         model: An option of `model=`, a folder or a hub id.
         seeds: How many, from 0 on, or which.
         fractions: Of the training rows; all of them by default.
+        tune: How many learning rates to try for each method first, on validation rows and with
+            equal effort; the comparison runs with each method's best. 0: the methods' own.
+        race: `best` stops methods that cannot be the best any more, `table` those of which every
+            difference is known, so that fewer cells are run than seeds times methods; `none` runs
+            all, which means to be published need.
         directory: Of the sweep.
         config_dir: A folder with options of yours.
         allow: Packages besides finegrid whose methods may be used.
@@ -157,7 +171,12 @@ def compare(
     require(bool(methods) and bool(numbers), "compare needs at least one method and one seed")
     axes = {"method": methods, "seed": list(map(str, numbers)), "data.fraction": fractions}
     swept = [f"{key}={','.join(map(str, each))}" for key, each in axes.items() if each]
-    fixed = words({"task": task, "model": model, **overrides}, allow)
+    require(isinstance(tune, int) and not isinstance(tune, bool) and tune >= 0,
+            f"tune={shown(tune)} must be a number of rates to try for each method, such as 8")  # fmt: skip
+    one_of("race", race, RACES)
+    stages: dict[str, Any] = {"tune.trials": tune} if tune else {}
+    stages |= {"race": race} if race != "none" else {}
+    fixed = words({"task": task, "model": model, **stages, **overrides}, allow)
     root = Path(directory).absolute()
     place = tasks.overrides({"hydra.sweep.dir": root, "report": False})
     search = ["--config-dir", str(Path(config_dir).absolute())] if config_dir else []
@@ -220,12 +239,13 @@ def _process(
 def _watch(
     process: subprocess.Popen[bytes], root: Path, before: Collection[Path], *, progress: bool
 ) -> None:
-    """Wait for a sweep with a bar of its cells that have ended."""
+    """Wait for a sweep with a bar of its cells that have ended; it may need more as it goes."""
     left: list[str] = []
     with tqdm(desc="cells", disable=not (progress and _looked_at()), leave=False) as bar:
         while process.poll() is None:
-            if bar.total is None and (left := _cells(root, before)):
-                bar.total = len(left)
+            cells = _cells(root, before)
+            left += cells[bar.total or 0 :]
+            bar.total = len(cells) or None
             left = [place for place, one in plan.outcomes(root, left) if one.status not in ENDED]
             bar.n = (bar.total or 0) - len(left)
             bar.refresh()

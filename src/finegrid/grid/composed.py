@@ -23,7 +23,7 @@ def stages(
     base = cells(loader, config, arguments)
     search = Search.of(loader, config, arguments, base, store)
     race = _race(bind(RaceConfig, config.race, "race"), base, store)
-    return Stages(base, search=search if search.searches else None, race=race)
+    return Stages(base, search=search if search.most else None, race=race)
 
 
 def _race(config: RaceConfig, base: Sequence[Cell], store: Store) -> Race | None:

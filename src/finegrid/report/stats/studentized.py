@@ -36,12 +36,12 @@ def critical(p: float, methods: int, df: float) -> float:
 _known = cache(critical)
 
 
-def criticals(p: float, methods: NDArray[np.int64], df: Floats) -> Floats:
-    """`critical` of each number of methods and degrees of freedom, which often repeat."""
-    coarse = np.where(methods > 2, _rounded(df), df)
+def criticals(p: float | Floats, methods: NDArray[np.int64], df: Floats) -> Floats:
+    """`critical` of each p, number of methods and degrees of freedom, which often repeat."""
+    each = (np.broadcast_to(p, df.shape), methods, np.where(methods > 2, _rounded(df), df))
     values = [
-        _known(p, many, one) if one > 0 else inf
-        for many, one in zip(methods.ravel().tolist(), coarse.ravel().tolist(), strict=True)
+        _known(alpha, many, one) if one > 0 else inf
+        for alpha, many, one in zip(*(array.ravel().tolist() for array in each), strict=True)
     ]
     return np.array(values).reshape(df.shape)
 
