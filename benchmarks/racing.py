@@ -5,13 +5,14 @@
 
 Scores are made as in verdict_size.py. `equal`: rankings of equal methods; `race` is the share of
 rankings in which the race calls some method worse than the leader at any look, `page` that in which
-the report does afterwards, over what the race has run and at its last look's level; 5 % is what is
-stated, and the lower end of the 95 % binomial interval is in brackets. `records`: draws like the
-project's own records (docs/results): means shrunken for chance, spreads as measured, test rows'
-luck correlated by half between methods. Of the verdicts of the full grid (`best`: who is worse than
-the leader; `table`: which pairs differ) `kept` is the share that the report gives after the race;
-`full grid for that` is the share of cells of the smallest full grid that keeps as many. `wrong` is
-the share of rankings in which a method is called worse than one that in truth is no better.
+the report does afterwards (`table`: in which it tells any two apart), over what the race has run
+and at its last look's level. 5 % is what is stated; the lower end of the 95 % binomial interval is
+in brackets. `records`: draws like the project's own records (docs/results): means shrunken for
+chance, spreads as measured, test rows' luck correlated by half between methods. Of the verdicts of
+the full grid (`best`: who is worse than the leader; `table`: which pairs differ) `kept` is the
+share that the report gives after the race; `full grid for that` is the share of cells of the
+smallest full grid that keeps as many. `wrong` is the share of rankings in which a method is called
+worse than one that in truth is no better.
 """
 
 import argparse
@@ -153,7 +154,7 @@ def once(field: Field, rule: Rule, rng: np.random.Generator, **how: np.ndarray) 
     """One race over equal methods: whether race and page lie, share of cells."""
     scores = draw(field, rule.looks[-1], rng, **how)
     ended = race(scores, rule)
-    told = verdicts(first(scores, ended.seeds), ended.level, "best")
+    told = verdicts(first(scores, ended.seeds), ended.level, rule.question)
     return [ended.worse, told.any(), cells(ended, rule)]
 
 

@@ -19,13 +19,16 @@ from finegrid.grid.race.levels import levels, looks
 from finegrid.grid.race.race import Race
 from finegrid.grid.stages import Ended, Entry
 from finegrid.grid.status import ENDED, Outcome, Store
+from finegrid.report.load.rankings import load
 from finegrid.report.stats.paired import Scores
 from finegrid.report.stats.scores import Known
 from finegrid.report.stats.shrunken_variance import spreads
 from finegrid.report.stats.simultaneous import pairs
 
 SEEDS = 10
-FACTS = {"task": "mrpc", "model": "tiny", "fraction": 1.0, "budget_unit": "epochs", "budget": 3.0}
+FACTS = {"task": "mrpc", "model": "tiny", "fraction": 1.0, "budget_unit": "epochs", "budget": 3.0,
+         "pretrained": True, "protocol": "holdout", "select": "best", "frozen_dropout": True,
+         "kernels": True}  # fmt: skip
 WORLD = {"full": 0.80, "bitfit": 0.797, "lora": 0.795, "head": 0.60}
 
 
@@ -302,8 +305,8 @@ def test_a_method_alone_runs_all_its_seeds(tmp_path: Path) -> None:
     assert not (tmp_path / "race.jsonl").exists()
 
 
-def test_more_seeds_later_are_said(world: World) -> None:
-    """Declared 20, given 10: the looks are those of 20; then what lies there is remembered."""
+def test_another_number_of_seeds_later_is_remembered(world: World) -> None:
+    """Declared 20, given 10: the looks are those of 20."""
     race = world.race(max_seeds=20)
     header, *lines = map(json.loads, world.run(race))
     assert header["looks"] == [6, 10, 14, 20]
@@ -312,6 +315,7 @@ def test_more_seeds_later_are_said(world: World) -> None:
     header, *lines = map(json.loads, world.run(world.race()))
     assert (header["max_seeds"], header["declared"]) == (10, [10, 20])
     assert lines[0]["declared"] == [20, 10]
+    assert set(load([world.root])["race_seeds"].dropna()) == {10}
 
 
 def test_other_sweeps_of_the_directory_keep_their_lines(world: World) -> None:

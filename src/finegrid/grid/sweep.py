@@ -108,6 +108,8 @@ class Sweep:
         self.cells += fresh
         if fresh and self.plan:
             self._write_plan()
+            if self.stages.race:
+                self.stages.race.conclude()  # what made them needed can be read while they run
         return fresh
 
     def _end(self, cell: Cell) -> Outcome | None:

@@ -14,12 +14,12 @@ from typing import Any
 from finegrid.errors import UserError
 from finegrid.grid.race.decide import Rule
 from finegrid.grid.race.track import Look, Track
+from finegrid.grid.stages import RANKING, SETTING
+from finegrid.runs import layout
 from finegrid.storage.files import content, write_atomic
 
-NAME = "race.jsonl"
 SCHEMA = 1
 LARGEST = 1 << 25  # bytes
-OF_RANKING = ("task", "model", "fraction", "budget_unit", "budget")  # of a cell's facts
 
 
 def write(root: Path, rule: Rule, tracks: Sequence[Track]) -> None:
@@ -28,7 +28,7 @@ def write(root: Path, rule: Rule, tracks: Sequence[Track]) -> None:
     Raises:
         UserError: if one is there that no race wrote.
     """
-    path = root / NAME
+    path = root / layout.RACE
     before, there = _read(path)
     ours = {key for track in tracks for key in _keys(track)}
     lines = [line for line in there if ours.isdisjoint(_cells(line))]
@@ -82,7 +82,7 @@ def _lines(rule: Rule, track: Track) -> Iterator[dict[str, Any]]:
     for number, look in enumerate(track.looks):
         facts = next(cell.facts for several in look.cells.values() for cell in several)
         yield {
-            "ranking": {name: facts[name] for name in OF_RANKING},
+            "ranking": {name: facts[name] for name in (*RANKING, *SETTING)},
             "look": number + 1,
             "seeds": rule.looks[number],
             "level": _number(rule.levels[number]),
