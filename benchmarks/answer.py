@@ -53,7 +53,11 @@ Side = Callable[[argparse.Namespace, Sequence[str]], Measure]
 def main() -> None:
     """Measure the sides that are asked for, then print the table of all that was measured."""
     given = parsed()
-    sampled = {"before": before, "shipped": partial(before, shipped=True), "peer": peer}
+    sampled: dict[str, Side] = {
+        "before": before,
+        "shipped": partial(before, shipped=True),
+        "peer": peer,
+    }
     if "finegrid" in given.sides:
         add(given, finegrid, "finegrid", TASKS)
     sides = [side for side in given.sides if side in sampled]
@@ -78,11 +82,11 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    words = {"type": lambda text: text.split(",")}
+    words = partial(str.split, sep=",")
     parser.add_argument(
-        "sides", nargs="?", default=[], help="finegrid, before, shipped, peer", **words
+        "sides", nargs="?", default=[], help="finegrid, before, shipped, peer", type=words
     )
-    parser.add_argument("--tasks", default=list(TASKS), help="to sample", **words)
+    parser.add_argument("--tasks", default=list(TASKS), help="to sample", type=words)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--sample", type=int, default=1, help="rates and seeds of a sample")
     parser.add_argument("--rounds", type=int, default=1, help="times that a sample runs")

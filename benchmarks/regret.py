@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean, median, stdev
 
@@ -47,15 +48,15 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    words = {"type": lambda text: text.split(",")}
-    parser.add_argument("parts", nargs="?", default=[], help="grid, search", **words)
+    words = partial(str.split, sep=",")
+    parser.add_argument("parts", nargs="?", default=[], help="grid, search", type=words)
     parser.add_argument("--dir", type=Path, required=True, help="of both sweeps")
     parser.add_argument(
         "--searched", type=Path, nargs="+", default=[], help="other sweeps that searched alike"
     )
-    parser.add_argument("--methods", default=["houlsby", "bitfit", "lora"], **words)
-    parser.add_argument("--tasks", default=["mrpc", "cola", "stsb"], **words)
-    parser.add_argument("--seeds", default=["0", "1"], help="to report", **words)
+    parser.add_argument("--methods", default=["houlsby", "bitfit", "lora"], type=words)
+    parser.add_argument("--tasks", default=["mrpc", "cola", "stsb"], type=words)
+    parser.add_argument("--seeds", default=["0", "1"], help="to report", type=words)
     parser.add_argument("--rates", type=int, default=12, help="of the grid")
     parser.add_argument("--trials", type=int, default=8, help="of the search")
     parser.add_argument("--model", default="minilm")
