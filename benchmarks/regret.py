@@ -15,7 +15,7 @@ import argparse
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean, median, stdev
 
@@ -49,6 +49,9 @@ def parsed() -> argparse.Namespace:
     words = {"type": lambda text: text.split(",")}
     parser.add_argument("parts", nargs="?", default=[], help="grid, search", **words)
     parser.add_argument("--dir", type=Path, required=True, help="of both sweeps")
+    parser.add_argument(
+        "--searched", type=Path, nargs="+", default=[], help="other sweeps that searched alike"
+    )
     parser.add_argument("--methods", default=["houlsby", "bitfit", "lora"], **words)
     parser.add_argument("--tasks", default=["mrpc", "cola", "stsb"], **words)
     parser.add_argument("--seeds", default=["0", "1"], help="to report", **words)
@@ -83,10 +86,10 @@ def _sweep(given: argparse.Namespace, part: str, *arguments: str) -> list[str]:
     return [sys.executable, "train.py", "-m", *arguments, *axes, *common, *given.override, place]
 
 
-def scores(given: argparse.Namespace, part: str) -> Scores:
-    """The test scores of a sweep's runs; those of the search itself have none."""
+def scores(given: argparse.Namespace, *sweeps: Path) -> Scores:
+    """The test scores of sweeps' runs; those of the search itself have none."""
     found: Scores = defaultdict(lambda: defaultdict(dict))
-    for directory in layout.run_directories(given.dir / part):
+    for directory in (run for sweep in sweeps for run in layout.run_directories(sweep)):
         run = record.read(directory)
         if run.trial is None and str(run.seed) in given.seeds and run.lr is not None:
             score = run.test if run.status == "ok" and run.test is not None else FAILED
@@ -96,33 +99,28 @@ def scores(given: argparse.Namespace, part: str) -> Scores:
 
 def table(given: argparse.Namespace) -> str:
     """A line a method and task whose grid has a score, and the mean regret."""
-    titles = [
-        "task",
-        "method",
-        "rates",
-        "median",
-        "best",
-        "at",
-        "rate found",
-        "score",
-        "regret",
-        "sd",
-    ]
-    every, searched, lines, regrets = scores(given, "grid"), scores(given, "search"), [], []
+    titles = ("task", "method", "rates", "median", "best", "at", "found", "score", "regret", "sd")
+    every, lines, regrets = scores(given, given.dir / "grid"), [], []
+    searched = scores(given, given.dir / "search", *given.searched)
     for (method, task), of_rate in sorted(every.items(), key=lambda pair: pair[0][::-1]):
         means = {rate: fmean(of_seed.values()) for rate, of_seed in of_rate.items()}
         best = max(means, key=lambda rate: means[rate])
         line = [task, method, str(len(means)), f"{median(means.values()):.4f}",
                 f"{means[best]:.4f}", f"{best:.3g}"]  # fmt: skip
-        for rate, of_seed in searched.get((method, task), {}).items():
-            apart = [of_rate[best][seed] - score for seed, score in of_seed.items()
-                     if seed in of_rate[best]]  # fmt: skip
-            regrets += [fmean(apart)]
-            spread = f"{stdev(apart):.4f}" if len(apart) > 1 else ""
-            line += [f"{rate:.3g}", f"{fmean(of_seed.values()):.4f}", f"{regrets[-1]:+.4f}", spread]
+        for rate, of_seed in searched[method, task].items():
+            seeds = of_seed.keys() & of_rate[best]
+            apart = [of_rate[best][seed] - of_seed[seed] for seed in seeds]
+            regrets += apart
+            line += _regret(rate, [of_seed[seed] for seed in seeds], apart) if seeds else []
         lines.append(line + [""] * (len(titles) - len(line)))
     mean = f"\n\nmean regret {fmean(regrets):+.4f}" if regrets else ""
     return page.table(titles, lines) + mean
+
+
+def _regret(rate: float, found: Sequence[float], apart: Sequence[float]) -> list[str]:
+    """The rate found, its mean score, and how far the grid's best is from it, seed by seed."""
+    spread = f"{stdev(apart):.4f}" if len(apart) > 1 else ""
+    return [f"{rate:.3g}", f"{fmean(found):.4f}", f"{fmean(apart):+.4f}", spread]
 
 
 if __name__ == "__main__":

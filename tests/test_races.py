@@ -9,6 +9,7 @@ import grids
 import pandas as pd
 import pytest
 
+import finegrid
 from finegrid.errors import UserError
 from finegrid.report import paper, tables, write
 from finegrid.report.answer import answer
@@ -174,6 +175,33 @@ def test_more_seeds_than_declared_are_exploratory(tmp_path: Path) -> None:
     assert any("exploratory: 10 declared, 12 run" in note for note in made.results.notes)
     (full,) = made.cells[made.cells.method.eq("full")].itertuples()
     assert full.stopped != full.stopped  # it has more
+
+
+def test_compare_searches_and_races(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The results are those of the cells that were needed."""
+    given: list[str] = []
+
+    def swept(root: Path, arguments: Sequence[str], **_: object) -> list[str]:
+        given.extend(arguments)
+        return sorted(path.name for path in raced(root).iterdir() if path.is_dir())
+
+    monkeypatch.setattr("finegrid.api.compare._swept", swept)
+    place = tmp_path / "grid"
+    results = finegrid.compare(list(MEANS), seeds=10, directory=place, tune=8, race="best")
+    assert {"tune.trials=8", "race=best"} <= set(given)
+    table = results.table().set_index("method")
+    assert table.seeds.to_dict() == {"full": 5, "bitfit": 5, "head": 3}
+    assert table.verdict.to_dict() == {"full": "best", "bitfit": "level", "head": ""}
+    assert "after a race of up to 10 seeds" in results.answer()
+    given.clear()
+    finegrid.compare(["full"], directory=tmp_path / "usual")
+    assert not [word for word in given if word.startswith(("tune", "race"))]
+
+
+@pytest.mark.parametrize("wrong", [{"tune": -1}, {"tune": True}, {"race": "bst"}])
+def test_compare_refuses_no_search_and_no_race(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"such as 8|did you mean 'best'"):
+        finegrid.compare(["full"], directory=tmp_path, **wrong)
 
 
 @pytest.mark.parametrize(

@@ -57,11 +57,17 @@ def fraction(root: Path, *, task: str, model: str, share: str) -> Shared:
     return _written(root, cfg, found, {"train": splits.train, "validation": splits.test["test"]})
 
 
-def holdout(root: Path, *, task: str, model: str, share: str) -> Shared:
-    """The same training rows, with finegrid's validation rows apart from the test rows."""
-    cfg, found, splits = _loaded(f"task={task}", f"model={model}", f"data.fraction={share}")
+def holdout(root: Path, *overrides: str) -> Shared:
+    """The rows of a cell of finegrid's: training, validation apart from it, and test."""
+    cfg, found, splits = _loaded(*overrides)
     rows = {"train": splits.train, "validation": splits.validation, "test": splits.test["test"]}
     return _written(root, cfg, found, rows)
+
+
+def labelled(root: Path, *overrides: str) -> Shared:
+    """The training rows of a cell before any validation is carved from them, and the test rows."""
+    cfg, found, splits = _loaded(*overrides, "data.protocol=dev")
+    return _written(root, cfg, found, {"train": splits.train, "validation": splits.test["test"]})
 
 
 def rate(method: str, model: str) -> float:

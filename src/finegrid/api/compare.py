@@ -171,17 +171,21 @@ def compare(
     require(bool(methods) and bool(numbers), "compare needs at least one method and one seed")
     axes = {"method": methods, "seed": list(map(str, numbers)), "data.fraction": fractions}
     swept = [f"{key}={','.join(map(str, each))}" for key, each in axes.items() if each]
-    require(isinstance(tune, int) and not isinstance(tune, bool) and tune >= 0,
-            f"tune={shown(tune)} must be a number of rates to try for each method, such as 8")  # fmt: skip
-    one_of("race", race, RACES)
-    stages: dict[str, Any] = {"tune.trials": tune} if tune else {}
-    stages |= {"race": race} if race != "none" else {}
-    fixed = words({"task": task, "model": model, **stages, **overrides}, allow)
+    fixed = words({"task": task, "model": model, **_stages(tune, race), **overrides}, allow)
     root = Path(directory).absolute()
     place = tasks.overrides({"hydra.sweep.dir": root, "report": False})
     search = ["--config-dir", str(Path(config_dir).absolute())] if config_dir else []
     cells = _swept(root, [*search, *swept, *fixed, *place], progress=progress, allow=allow)
     return Results(root, tuple(cells), tuple(allow))
+
+
+def _stages(tune: int, race: str) -> dict[str, Any]:
+    """The settings of a search before the comparison and of a race in it."""
+    counts = isinstance(tune, int) and not isinstance(tune, bool) and tune >= 0
+    require(counts, f"tune={shown(tune)} must be a number of rates for each method, such as 8")
+    one_of("race", str(race), RACES)
+    raced = {"race": race} if race != "none" else {}
+    return ({"tune.trials": tune} if tune else {}) | raced
 
 
 def _swept(
