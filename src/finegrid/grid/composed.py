@@ -6,9 +6,9 @@ from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig
 
 from finegrid.config import RaceConfig, bind
-from finegrid.grid.expand import cells
+from finegrid.grid.expand import Cell, cells
 from finegrid.grid.search import Search
-from finegrid.grid.stages import Stages
+from finegrid.grid.stages import Race, Stages
 from finegrid.grid.status import Store
 
 
@@ -21,6 +21,14 @@ def stages(
         UserError: if a cell's config is invalid; Hydra's own errors if it cannot be composed.
     """
     base = cells(loader, config, arguments)
-    bind(RaceConfig, config.race, "race")
     search = Search.of(loader, config, arguments, base, store)
-    return Stages(base, search=search if search.searches else None)
+    race = _race(bind(RaceConfig, config.race, "race"), base, store)
+    return Stages(base, search=search if search.most else None, race=race)
+
+
+def _race(config: RaceConfig, base: Sequence[Cell], store: Store) -> Race | None:
+    if config.question == "none":
+        return None
+    from finegrid.grid.race import race  # the report's statistics take half a second to load
+
+    return race.Race.of(config, [int(cell.facts["seed"]) for cell in base], store)

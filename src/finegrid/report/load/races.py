@@ -160,10 +160,15 @@ def _read(path: str) -> dict[str, Mark]:
         rankings: dict[str, list[Any]] = {}
         for look in looks:
             rankings.setdefault(json.dumps(look["ranking"], sort_keys=True), []).append(look)
-        each = (_marks(several, seeds) for several in rankings.values())
+        each = (_marks(several, _declared(several, seeds)) for several in rankings.values())
         return {cell: mark for marks in each for cell, mark in marks.items()}
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"no line of a race: {error!r:.60}") from error
+
+
+def _declared(looks: list[Any], seeds: float) -> float:
+    """The fewest seeds that were declared for a ranking's cells: what follows is no fresh test."""
+    return min(_number(one, 1, 1e6) for look in looks for one in look.get("declared", [seeds]))
 
 
 def _marks(looks: list[Any], seeds: float) -> dict[str, Mark]:

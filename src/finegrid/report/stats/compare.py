@@ -189,7 +189,7 @@ def _ranking(
     names, scores = list(methods), [cell.scores for cell in methods.values()]
     pairs = simultaneous.pairs(scores, spreads(scores))
     dropped, level = _of_race(race, names, level)
-    leader = _leader(methods, pairs, level, dropped)
+    leader = leading(methods, pairs, level, dropped)
     if leader is None:
         return [[*key, name, "", *[nan] * 5, False, nan, "", nan, 0] for name in names]
     half = pairs.half(level)[leader]
@@ -215,7 +215,7 @@ def _of_race(race: Raced | None, methods: list[str], level: float) -> tuple[set[
     return (race.dropped(methods), 1 - race.level) if race else (set(), level)
 
 
-def _leader(
+def leading(
     methods: dict[str, Known], pairs: Pairs, level: float, dropped: Collection[str]
 ) -> int | None:
     """The best mean that learned something; with one seed only if none has more."""
