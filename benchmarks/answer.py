@@ -91,6 +91,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--sample", type=int, default=1, help="rates and seeds of a sample")
     parser.add_argument("--rounds", type=int, default=1, help="times that a sample runs")
     parser.add_argument("--keep", type=Path, help="finegrid's sweep directory")
+    parser.add_argument("--cpu", type=float, help="its CPU-seconds, if it has run already")
     parser.add_argument("--before", type=Path, help="checkout of version 0.6.0")
     parser.add_argument("--adapters-python", help="interpreter that has adapters and accelerate")
     parser.add_argument("--setting", default="best", help="the peer's, see peers/trainer.py")
@@ -102,10 +103,11 @@ def parsed() -> argparse.Namespace:
 
 
 def finegrid(given: argparse.Namespace, tasks: Sequence[str]) -> Measure:
-    """The whole question, asked by one command."""
+    """The whole question, asked by one command, or what it cost when it ran."""
     asked = [*_grid(tasks), *LABELS, f"seed=range(0,{SEEDS})", f"tune.trials={RATES}", "race=best"]
     with tempfile.TemporaryDirectory() as work:
-        cpu = _sweep(ROOT, [*asked, f"budget.epochs={given.epochs}"], given.keep, Path(work))
+        ask = partial(_sweep, ROOT, [*asked, f"budget.epochs={given.epochs}"])
+        cpu = given.cpu or ask(given.keep, Path(work))
     records = [json.loads(path.read_text()) for path in given.keep.rglob("record.json")]
     trials = sum(record["trial"] is not None for record in records)
     return {"cells": [trials, len(records) - trials], "cpu": cpu, "all": cpu}
