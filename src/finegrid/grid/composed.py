@@ -6,7 +6,8 @@ from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig
 
 from finegrid.config import RaceConfig, bind
-from finegrid.grid.expand import cells
+from finegrid.errors import require
+from finegrid.grid.expand import cells, grids
 from finegrid.grid.search import Search
 from finegrid.grid.stages import Stages
 from finegrid.grid.status import Store
@@ -20,7 +21,16 @@ def stages(
     Raises:
         UserError: if a cell's config is invalid; Hydra's own errors if it cannot be composed.
     """
+    _require_one(loader, config, arguments)
     base = cells(loader, config, arguments)
     bind(RaceConfig, config.race, "race")
     search = Search.of(loader, config, arguments, base, store)
     return Stages(base, search=search if search.searches else None)
+
+
+def _require_one(loader: ConfigLoader, config: DictConfig, arguments: Sequence[str]) -> None:
+    """What holds for all cells has one value: an axis of it would be left out silently."""
+    for axis in (axis for axes in grids(loader, config, arguments) for axis in axes):
+        one = len(axis.choices) == 1 or axis.key.partition(".")[0] not in ("race", "known")
+        values = ",".join(str(choice.value()) for choice in axis.choices)
+        require(one, f"{axis.key}={values} is for the sweep, which has one; known=[a,b] is a list")
