@@ -21,6 +21,7 @@ from finegrid.api.run import Run, load, words
 from finegrid.api.task import Task
 from finegrid.errors import UserError, one_of, require, shown
 from finegrid.grid import plan
+from finegrid.grid.known import Known
 from finegrid.grid.lifetime import end_with
 from finegrid.grid.status import ENDED
 from finegrid.report import formatting
@@ -58,11 +59,18 @@ class Results:
     directory: Path
     cells: tuple[str, ...] = field(repr=False)  # names of the runs' directories below it
     allow: tuple[str, ...] = ()
+    known: str | tuple[str, ...] = ()  # files and directories with results that were given
 
     @cached_property
     def runs(self) -> pd.DataFrame:
         """A row for each run: the fields of its record."""
-        return rankings.load([self.directory / cell for cell in self.cells])
+        places = {cell: self.directory / cell for cell in self.cells}
+        given = [cell for cell, path in places.items() if not (path / layout.RECORD).is_file()]
+        rows = Known.of(self.known).rows(map(layout.cell_of, given)) if self.known else []
+        if rows:
+            places = {cell: path for cell, path in places.items() if cell not in given}
+        frames = [*([rankings.load(places.values())] if places else []), *rows]
+        return pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
 
     @cached_property
     def comparison(self) -> Comparison:
@@ -176,7 +184,7 @@ def compare(
     place = tasks.overrides({"hydra.sweep.dir": root, "report": False})
     search = ["--config-dir", str(Path(config_dir).absolute())] if config_dir else []
     cells = _swept(root, [*search, *swept, *fixed, *place], progress=progress, allow=allow)
-    return Results(root, tuple(cells), tuple(allow))
+    return Results(root, tuple(cells), tuple(allow), overrides.get("known", ()))
 
 
 def _stages(tune: int, race: str) -> dict[str, Any]:
@@ -243,15 +251,15 @@ def _process(
 def _watch(
     process: subprocess.Popen[bytes], root: Path, before: Collection[Path], *, progress: bool
 ) -> None:
-    """Wait for a sweep with a bar of its cells that have ended; it may need more as it goes."""
-    left: list[str] = []
+    """Wait for a sweep with a bar of its cells that have ended."""
+    ended: set[str] = set()
     with tqdm(desc="cells", disable=not (progress and _looked_at()), leave=False) as bar:
         while process.poll() is None:
-            cells = _cells(root, before)
-            left += cells[bar.total or 0 :]
-            bar.total = len(cells) or None
-            left = [place for place, one in plan.outcomes(root, left) if one.status not in ENDED]
-            bar.n = (bar.total or 0) - len(left)
+            cells = _cells(root, before)  # a search or a race asks for more
+            left = [place for place in cells if place not in ended]
+            found = plan.outcomes(root, left)
+            ended |= {place for place, one in found if one.status in ENDED}
+            bar.total, bar.n = len(cells) or None, len(ended)
             bar.refresh()
             with suppress(subprocess.TimeoutExpired):
                 process.wait(EVERY)

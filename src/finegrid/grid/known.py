@@ -22,7 +22,7 @@ class Known:
     hashes: frozenset[str] = frozenset()  # of all of them
 
     @classmethod
-    def of(cls, paths: Sequence[str]) -> "Known":
+    def of(cls, paths: str | Sequence[str]) -> "Known":
         """Read what is given; the hash of each result says which cell it is.
 
         Raises:
@@ -30,7 +30,7 @@ class Known:
         """
         tables: list[pd.DataFrame] = []
         directories: dict[str, Path] = {}
-        for path in map(Path, paths):
+        for path in map(Path, [paths] if isinstance(paths, str) else paths):
             if not path.exists():
                 raise UserError(f"known={path}: no such file or directory")
             inside = path / "runs.parquet"
@@ -48,10 +48,13 @@ class Known:
         return key in self.hashes
 
     def rows(self, keys: Iterable[str]) -> "list[pd.DataFrame]":
-        """What the tables hold of some cells."""
+        """A row for each of some cells that were given, as `rankings.load` gives them."""
+        from finegrid.report.load import rankings
+
         wanted = set(keys)
-        found = [table[table["cell"].isin(wanted)] for table in self.tables]
-        return [table for table in found if len(table)]
+        lie = [path for key, path in self.directories.items() if key in wanted]
+        stored = (table[table["cell"].isin(wanted - {*self.directories})] for table in self.tables)
+        return [*([rankings.load(lie)] if lie else []), *(table for table in stored if len(table))]
 
 
 def _finished(root: Path) -> Iterable[tuple[str, Path]]:

@@ -83,7 +83,7 @@ def planned(overrides: Sequence[str], *, conf: Path) -> Plan:
     with initialize_config_dir(str(conf), job_name="train", version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         config = loader.load_configuration("train", list(overrides), RunMode.MULTIRUN)
-        store = Store(Path(str(config.hydra.sweep.dir)), Known.of(list(config.known)))
+        store = Store(Path(str(config.hydra.sweep.dir)), Known.of(config.known))
         found = stages(loader, config, list(config.hydra.overrides.task), store)
     one_of("retry", str(config.retry), tuple(AGAIN))
     return Plan(found, store, str(config.retry), _slots(config))

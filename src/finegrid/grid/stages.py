@@ -4,6 +4,7 @@ What is needed is a pure function of the records on disk: killed and started aga
 sweeps at once, on any launcher and in any order of finishing, a sweep comes to the same cells.
 """
 
+import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,14 +12,14 @@ from typing import Protocol
 
 from finegrid.grid.expand import Cell
 from finegrid.grid.status import Outcome
-from finegrid.runs.settings import split_override
+from finegrid.runs.settings import Role, deciding, role, split_override
 
 Ended = Callable[[Cell], Outcome | None]  # how a cell ended, None while it has not
 # What cells of one ranking have in common, as a report's rankings do
-RANKING = ("task", "model", "fraction", "budget_unit", "budget")
-SETTING = ("pretrained", "protocol", "select", "frozen_dropout", "kernels")
-# Axes that tell neither a ranking's methods nor its seeds apart
-COMMON = {"task", "model", "method", "seed", "data.fraction", "data.rows", "budget"}
+RANKING = ("task", "model", "fraction", "rows_asked", "budget_unit", "budget")
+SETTING = ("pretrained", "protocol", "validation_from", "select", "frozen_dropout", "kernels")
+# Axes that do not tell a ranking's methods apart
+COMMON = {"task", "model", "method", "seed", "budget", "data.fraction", "data.rows"}
 
 
 @dataclass(frozen=True)
@@ -136,8 +137,9 @@ def entries(cells: Sequence[Cell]) -> Iterator[Entry]:
 
 
 def _ranking(cell: Cell) -> str:
-    precision = cell.config["trainer"]["precision"]
-    return " ".join([*(str(cell.facts[name]) for name in (*RANKING, *SETTING)), str(precision)])
+    values = [cell.facts.get(name) for name in (*RANKING, *SETTING)]
+    precision, task = cell.config["trainer"]["precision"], deciding(cell.config)["task"]
+    return json.dumps([*values, precision, task], default=str)
 
 
 def _varied(cells: Sequence[Cell]) -> set[str]:
@@ -150,8 +152,9 @@ def _varied(cells: Sequence[Cell]) -> set[str]:
     return {
         key
         for key, several in values.items()
-        if key.partition(".")[0] not in ("budget", "tune", "race")
-        and key not in COMMON
+        if key not in COMMON
+        and key.partition(".")[0] not in ("budget", "task")
+        and role(key) in (Role.RESULT, Role.SOURCE)
         and (len(several) > 1 or sum(_has(cell, key) for cell in cells) < len(cells))
     }
 

@@ -94,13 +94,8 @@ class Store:
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
     def given(self, cells: Sequence[Cell]) -> "list[pd.DataFrame]":
-        """Rows of the cells that lie elsewhere and were given from there."""
-        from finegrid.report.load import rankings
-
-        keys = [c.key for c in cells if not (self.path(c) / layout.RECORD).is_file()]
-        elsewhere = [path for key in keys if (path := self.known.directories.get(key))]
-        frames = [rankings.load(elsewhere)] if elsewhere else []
-        return frames + self.known.rows(keys)
+        """Rows of the cells that have no record here and were given from elsewhere."""
+        return self.known.rows(c.key for c in cells if not (self.path(c) / layout.RECORD).is_file())
 
 
 def outcome(directory: Path, *, at: float | None = None) -> Outcome:

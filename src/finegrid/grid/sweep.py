@@ -106,7 +106,7 @@ class Sweep:
         for cell in fresh:
             self._meet(cell)
         self.cells += fresh
-        if fresh and self.plan:
+        if self.plan and (fresh or self.stages.spared() != self.plan["spared"]):
             self._write_plan()
             if self.stages.race:
                 self.stages.race.conclude()  # what made them needed can be read while they run
@@ -146,17 +146,17 @@ class Sweep:
             UserError: if a launcher ends without having started anything.
         """
         returns: list[JobReturn] = []
-        while todo := self.unsettled():
-            free = [cell for cell in todo if self._free(cell)]
-            if not free:
-                time.sleep(PATIENCE)  # another sweep runs them; a stale claim comes free
-                continue
-            returns += self._launch(launcher, free)
-            if self._given_up():
-                break
-        self.stages.conclude()
-        if self.plan and self.stages.adaptive:
-            self._write_plan()
+        try:
+            while todo := self.unsettled():
+                free = [cell for cell in todo if self._free(cell)]
+                if not free:
+                    time.sleep(PATIENCE)  # another sweep runs them; a stale claim comes free
+                    continue
+                returns += self._launch(launcher, free)
+                if self._given_up():
+                    break
+        finally:  # what was decided stands, whatever ends the sweep
+            self.stages.conclude()
         return returns
 
     def unsettled(self) -> list[Cell]:

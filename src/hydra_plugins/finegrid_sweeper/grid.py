@@ -57,7 +57,7 @@ class GridSweeper(Sweeper):
         assert launcher is not None
         assert context is not None
         root = Path(str(config.hydra.sweep.dir))
-        store = Store(root, Known.of(list(config.known)))
+        store = Store(root, Known.of(config.known))
         found = stages(context.config_loader, config, arguments, store)
         rules = {"fail_fast": config.fail_fast, "fuse": self._fuse()}
         sweep = Sweep(found, store, retry=str(config.retry), **rules)
