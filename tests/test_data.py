@@ -16,7 +16,7 @@ from finegrid.data import batching
 from finegrid.data.batching import BucketSampler, TokenizedDataset, sorted_batches
 from finegrid.data.examples import Examples
 from finegrid.data.loading import load, read_table
-from finegrid.data.splits import Splits, split, stratified_order, used_rows
+from finegrid.data.splits import Splits, share_order, split, stratified_order, used_rows
 from finegrid.data.tokenization import Tokens, encode
 from finegrid.errors import UserError
 from finegrid.models import backbone
@@ -285,6 +285,59 @@ def test_a_fraction_that_leaves_a_class_empty(tmp_path: Path) -> None:
         splits_of("task=mrpc", root, "data.fraction=0.01")
 
 
+SHARED = "data.validation=share"
+
+
+@pytest.mark.parametrize(
+    ("rows", "validation"), [(500, 100), (100, 20), (41, 8), (30, 8), (16, 8), (10, 5), (5, 2)]
+)
+def test_validation_comes_out_of_the_rows_that_are_used(rows: int, validation: int) -> None:
+    """A fifth of them, at least eight, at most half: 100 labels are 100 labels."""
+    found = splits_of(SHARED, f"data.rows={rows}")[1]
+    assert (len(found.train), len(found.validation)) == (rows - validation, validation)
+    assert not {*found.train.idx} & {*found.validation.idx}
+    for part in (found.train, found.validation):
+        assert part.idx == sorted(part.idx)
+        if rows >= 100:
+            assert part.labels.mean() == pytest.approx(0.5, abs=0.06)
+
+
+def test_shares_are_nested_and_move_with_both_seeds() -> None:
+    few, many = (splits_of(SHARED, f"data.rows={n}")[1] for n in (100, 400))
+    assert len({*few.validation.idx} - {*many.validation.idx}) <= 1, "but for rounding"
+    assert len({*few.train.idx} - {*many.train.idx}) <= 1
+    split, subset = (splits_of(SHARED, "data.rows=100", f"data.{s}_seed=1")[1]
+                     for s in ("split", "subset"))  # fmt: skip
+    used = {*few.train.idx, *few.validation.idx}
+    assert {*split.train.idx, *split.validation.idx} == used
+    assert split.validation.idx != few.validation.idx
+    assert {*subset.train.idx, *subset.validation.idx} != used
+
+
+def test_of_each_class_every_fifth_row_goes_to_validation_and_the_first_stays() -> None:
+    strata = np.asarray([0, 1] * 50 + [2])
+    order = share_order(strata, 0)
+    assert np.bincount(strata[order[:20]]).tolist() == [10, 10]
+    assert set(share_order(strata[:50], 0)[:10]) <= set(order[:20].tolist())
+    assert {0, 1, 100} <= set(order[-21:].tolist()), "a class's first row goes last"
+
+
+def test_too_few_rows_are_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"data.rows=99999 asks for more than the \d+ rows"):
+        splits_of("data.rows=99999")
+    with pytest.raises(UserError, match=r"keeps 1 train row of .* needs 2 to divide"):
+        splits_of("task=builtin_similarity", SHARED, "data.rows=1")
+    texts = [f"t {i}" for i in range(100)]
+    root = glue_root(tmp_path, sentence1=texts, sentence2=texts, label=[1] * 50 + [0] * 50)
+    with pytest.raises(UserError, match=r"data.rows=1 keeps 1 of \d+ .* none of class .*; raise"):
+        splits_of("task=mrpc", root, "data.rows=1")
+
+
+def test_the_dev_protocol_selects_on_the_test_rows_whatever_validation_says() -> None:
+    found = splits_of(SHARED, "data.protocol=dev")[1]
+    assert found.validation.digest() == found.test["test"].digest()
+
+
 CUSTOM = ("task=custom", "task.text=[text]", "task.label=label")
 
 
@@ -409,9 +462,13 @@ def test_data_config_rejects_what_makes_no_sense() -> None:
         ("data.fraction=1.5", "must lie in"),
         ("data.protocol=devv", "did you mean 'dev'"),
         ("data.batch_size=0", "at least 1"),
+        ("data.validation=shared", "did you mean 'share'"),
+        ("data.rows=0", "at least 1"),
     ):
         with pytest.raises(UserError, match=message):
             bind(DataConfig, composed(override).data, "data")
+    with pytest.raises(UserError, match="both say how many rows"):
+        bind(DataConfig, composed("data.rows=9", "data.fraction=0.5").data, "data")
 
 
 @pytest.mark.realdata

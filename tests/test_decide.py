@@ -87,6 +87,15 @@ def test_the_best_within_the_limits_is_chosen() -> None:
     assert decided(runs, minutes=0.9).choice == "full", "with fewer labels, it still fits"
 
 
+def test_labels_are_those_to_train_on_and_those_to_select_on() -> None:
+    """Of protocol dev the latter are the test rows, which nobody labels for the run."""
+    runs = table(usual)
+    fewest = min(ROWS.values())
+    assert decided(runs, labels=fewest).choice is not None
+    assert decided(runs, labels=fewest - 1).choice is None
+    assert decided(runs.assign(protocol="dev"), labels=fewest - 50).choice is not None
+
+
 def test_a_method_stands_with_its_most_labels_within_the_limits() -> None:
     found = decided(table(usual), labels=500, minutes=0.4)
     fractions = dict(zip(found.cells["method"].astype(str), found.cells["fraction"], strict=True))

@@ -31,6 +31,7 @@ MATTERS = [
     ("model.pretrained=false",), ("+model.config.num_hidden_layers=1",), ("data.fraction=0.5",),
     ("data.batch_size=16",), ("data.subset_seed=1",), ("data.split_seed=1",),
     ("data.validation_fraction=0.2",), ("data.validation_max=7",), ("data.protocol=dev",),
+    ("data.validation=share",), ("data.rows=50",),
     ("optim.lr=0.5",), ("optim.head_lr=0.5",), ("optim.weight_decay=0.5",), ("optim.warmup=0.5",),
     ("optim.schedule=constant",), ("optim.clip=0",), ("budget.epochs=1",),
     ("budget=steps", "budget.steps=3"), ("trainer.precision=bf16-mixed",),
@@ -45,7 +46,7 @@ def test_what_decides_a_result_makes_another_cell(change: tuple[str, ...]) -> No
 @pytest.mark.parametrize(
     "change",
     [("data.eval_batch_size=3",), ("trainer.threads=1",), ("trainer.device=cpu",), ("logger=csv",),
-     ("log_every=7",), ("store=none",),
+     ("log_every=7",), ("store=none",), ("score_last=true",),
      ("data.fraction=1",), ("optim.clip=1",), ("budget.epochs=5",)],
     ids=" ".join,
 )  # fmt: skip

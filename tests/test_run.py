@@ -21,12 +21,14 @@ from sklearn import metrics as sk
 from test_data import splits_of
 
 from finegrid.data import builtin
+from finegrid.data.batching import TokenizedDataset
 from finegrid.data.loading import read_table
 from finegrid.errors import Diverged, UserError
 from finegrid.inference import predict_file, restore
 from finegrid.runs import delta, identity
 from finegrid.runs.record import Record, read
 from finegrid.tasks.classification import Classification
+from finegrid.training import scoring
 from finegrid.training.module import FineTuner
 
 # one of each way in which methods act; none draws from the run's random numbers: test_methods
@@ -280,11 +282,11 @@ def test_a_run_is_scored_with_the_weights_that_validation_chose(
     began = time.perf_counter()
     record = run_cell(tmp_path, "method=layernorm", "data.fraction=0.1", "evaluations=4",
                       "budget=steps", "budget.steps=8", f"select={select}",
-                      "data.validation_max=40", "optim.lr=0.01")  # fmt: skip
+                      "data.validation_max=12", "optim.lr=0.01")  # fmt: skip
     passed = time.perf_counter() - began
     assert record.setup_seconds + record.train_seconds + record.eval_seconds <= passed
     restored = restore(tmp_path)
-    task, splits = splits_of("data.validation_max=40")
+    task, splits = splits_of("data.validation_max=12")
     assert (record.best_step, record.validation) == (4, value)
     assert record.degenerate is True, "what metrics say of the test set"
     for labels in judge.labels:
@@ -299,6 +301,43 @@ def test_a_run_is_scored_with_the_weights_that_validation_chose(
     logits = restored.logits(splits.test["test"].texts)
     assert torch.equal(logits, torch.tensor(own["scores"]))
     assert record.test == task.score(logits, torch.tensor(own["label"]))[task.headline]
+
+
+@pytest.mark.parametrize("score_last", [False, True])
+def test_the_test_set_is_scored_once_unless_more_is_asked_for(
+    score_last: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[int] = []
+
+    def predict(model: torch.nn.Module, rows: TokenizedDataset, **how: Any) -> torch.Tensor:
+        passes.append(len(rows))
+        return real(model, rows, **how)
+
+    real = scoring.predict
+    monkeypatch.setattr(scoring, "predict", predict)
+    record = run_cell(tmp_path, "method=layernorm", "select=last", *STEPS,
+                      f"score_last={str(score_last).lower()}")  # fmt: skip
+    assert passes == [record.test_rows] * (1 + score_last)
+    assert record.test_last == (record.test if score_last else None)
+
+
+def test_a_record_says_how_often_validation_was_read(tmp_path: Path) -> None:
+    """All passes that a quarter of the tokens allow, and those that steps left room for."""
+    options = ("method=layernorm", "data.validation_max=20", "evaluations=4", "budget=steps")
+    many = run_cell(tmp_path / "many", *options, "budget.steps=20")
+    few = run_cell(tmp_path / "few", *options, "budget.steps=3", "data.batch_size=128")
+    assert (many.evaluations, many.evaluations_planned) == (4, 4)
+    assert (few.evaluations, few.evaluations_planned) == (3, 4)
+
+
+def test_so_many_rows_are_a_fraction_of_all(tmp_path: Path) -> None:
+    shared = "data.validation=share"
+    record = run_cell(tmp_path, "method=layernorm", "data.rows=100", shared, *STEPS)
+    every = splits_of(shared)[1]
+    assert (record.train_rows, record.validation_rows, record.rows_asked) == (80, 20, 100)
+    assert record.fraction == 100 / (len(every.train) + len(every.validation))
+    assert record.validation_from == "share"
+    assert restore(tmp_path) is not None, "its config is still known as its own"
 
 
 def test_last_and_best_are_both_recorded(tmp_path: Path) -> None:

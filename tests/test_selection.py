@@ -7,13 +7,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
+from finegrid.config import Budget
 from finegrid.errors import Diverged
 from finegrid.training import checkpoint
-from finegrid.training.checkpoint import BestCheckpoint
+from finegrid.training.checkpoint import BestCheckpoint, passes
 from finegrid.training.state import TrainState
 
 
@@ -77,6 +80,41 @@ def run(bench: Bench, shares: Sequence[float]) -> list[int]:
         if bench.clock.pauses > before:
             seen.append(bench.clock.steps)
     return seen
+
+
+class Rows:
+    """Tokenised rows as far as their lengths."""
+
+    def __init__(self, *lengths: int) -> None:
+        self.lengths = np.asarray(lengths)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+
+@pytest.mark.parametrize(
+    ("budget", "expected"),
+    [
+        ({"epochs": 4}, 5),  # 4 x 100 tokens, a quarter of which is 5 x 20
+        ({"epochs": 3.9}, 4),
+        ({"epochs": 100}, 9),  # at most as many as asked for
+        ({"epochs": 0.01}, 2),  # at least two
+        ({"examples": 40}, 5),
+        ({"steps": 16}, 5),  # four of 3, 3, 3 and 1 rows are an epoch
+        ({"tokens": 400}, 5),
+        ({"seconds": 1e-3}, 9),  # whose tokens nobody knows
+    ],
+    ids=str,
+)
+def test_validation_reads_a_quarter_of_the_tokens_at_most(
+    budget: dict[str, float], expected: int
+) -> None:
+    train: Any = Rows(*[10] * 10)
+    validation: Any = Rows(15, 5)
+    given = Budget.of(OmegaConf.create(budget))
+    more = {"train": train, "validation": validation, "batch_size": 3}
+    assert passes(9, given, **more) == expected
+    assert passes(1, given, **more) == 1, "one is enough where one is asked for"
 
 
 @pytest.mark.parametrize(

@@ -180,7 +180,7 @@ def request(directory: Path, *overrides: str) -> RunSpec:
 
 
 LINES = [
-    ("method=bitfit", "seed=0", *SHORT),
+    ("method=bitfit", "seed=0", "score_last=true", *SHORT),
     ("method=bitfit", "seed=1", *SHORT),
     ("method=lora", "method.dropout=0.1", "seed=1", *SHORT),
     (
@@ -225,6 +225,14 @@ def test_a_run_does_not_feel_its_neighbours(shared: Path, tmp_path: Path) -> Non
             torch.testing.assert_close(ours[name], tensor, rtol=1e-3, atol=1e-5)
         names, others = ({path.name for path in place.iterdir()} for place in places)
         assert names == others - {".hydra"}
+
+
+def test_validation_and_test_are_as_of_a_run_alone(shared: Path) -> None:
+    first, *others = (read(shared / str(n)) for n in range(4))
+    assert first.test_last is not None
+    assert all(record.test_last is None for record in others)
+    passes = [(r.evaluations, r.evaluations_planned) for r in (first, *others)]
+    assert passes == [(2, 2)] * 3 + [(1, 2)], "two at least are planned; the last trains one step"
 
 
 def test_costs_are_shared_out(shared: Path) -> None:

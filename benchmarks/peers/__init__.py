@@ -1,1 +1,1 @@
-"""Parts of benchmarks/peers.py. `trainer`, `trainer_cell` and `worker` run without finegrid."""
+"""Parts of benchmarks/peers.py; `trainer`, `trainer_cell`, `loop`, `worker` need no finegrid."""

@@ -1,5 +1,6 @@
 """The rows that both sides train on, in one file for both."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -46,13 +47,27 @@ def first(root: Path, *, task: str, model: str, count: int) -> Shared:
     """So many training rows after one shuffle."""
     cfg, found, splits = _loaded(f"task={task}", f"model={model}", "data.protocol=dev")
     order = np.random.Generator(np.random.PCG64(0)).permutation(len(splits.train))
-    return _written(root, cfg, found, splits.train.take(order[:count]), splits.test["test"])
+    train = splits.train.take(order[:count])
+    return _written(root, cfg, found, {"train": train, "validation": splits.test["test"]})
 
 
 def fraction(root: Path, *, task: str, model: str, share: str) -> Shared:
     """The training rows that finegrid's own protocol gives a cell of that fraction."""
     cfg, found, splits = _loaded(f"task={task}", f"model={model}", f"data.fraction={share}")
-    return _written(root, cfg, found, splits.train, splits.test["test"])
+    return _written(root, cfg, found, {"train": splits.train, "validation": splits.test["test"]})
+
+
+def holdout(root: Path, *overrides: str) -> Shared:
+    """The rows of a cell of finegrid's: training, validation apart from it, and test."""
+    cfg, found, splits = _loaded(*overrides)
+    rows = {"train": splits.train, "validation": splits.validation, "test": splits.test["test"]}
+    return _written(root, cfg, found, rows)
+
+
+def labelled(root: Path, *overrides: str) -> Shared:
+    """The training rows of a cell before any validation is carved from them, and the test rows."""
+    cfg, found, splits = _loaded(*overrides, "data.protocol=dev")
+    return _written(root, cfg, found, {"train": splits.train, "validation": splits.test["test"]})
 
 
 def rate(method: str, model: str) -> float:
@@ -67,11 +82,11 @@ def _loaded(*overrides: str) -> tuple[DictConfig, Task, Splits]:
     return cfg, task, split(tables, task, config.data)
 
 
-def _written(root: Path, cfg: DictConfig, task: Task, train: Examples, dev: Examples) -> Shared:
-    """Two parquet files below `root`, which also serves as finegrid's `data.source`."""
+def _written(root: Path, cfg: DictConfig, task: Task, splits: Mapping[str, Examples]) -> Shared:
+    """A parquet file a split below `root`, which also serves as finegrid's `data.source`."""
     folder = root / task.subset
     folder.mkdir(parents=True)
-    for name, rows in (("train", train), ("validation", dev)):
+    for name, rows in splits.items():
         columns = dict(zip(task.text, rows.texts, strict=True))
         table = pa.table({**columns, task.label: rows.labels, "idx": rows.idx})
         pq.write_table(table, folder / f"{name}-0.parquet")

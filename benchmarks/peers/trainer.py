@@ -126,6 +126,7 @@ def make(spec: dict[str, Any], work: Path, **arguments: Any) -> Trainer:
     )
     model = METHODS[spec["method"]](network)
     rows = {split: encoded(spec, split, tokenizer, setting) for split in ("train", "validation")}
+    usual = {"save_strategy": "no"} | (grouping() if setting.grouped else {})
     return Trainer(
         model=model,
         args=TrainingArguments(
@@ -136,11 +137,9 @@ def make(spec: dict[str, Any], work: Path, **arguments: Any) -> Trainer:
             seed=spec.get("seed", 0),
             bf16=setting.bf16 and spec["fast_bf16"],
             use_cpu=True,
-            save_strategy="no",
             report_to="none",
             disable_tqdm=True,
-            **(grouping() if setting.grouped else {}),
-            **arguments,
+            **(usual | arguments),
         ),
         train_dataset=rows["train"],
         eval_dataset=rows["validation"],

@@ -1,7 +1,7 @@
 """A contender's process: `python -m peers.worker SIDE` answers one request a line until its end.
 
-SIDE is `trainer`, `ours` or `gauge`. Requests and answers are JSON; whatever else a library prints
-goes to stderr.
+SIDE is `trainer`, `loop`, `ours` or `gauge`. Requests and answers are JSON; whatever else a library
+prints goes to stderr.
 """
 
 import gc

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from finegrid.api import task as tasks
 from finegrid.api.run import Run, load, words
 from finegrid.api.task import Task
-from finegrid.errors import UserError, require
+from finegrid.errors import UserError, one_of, require, shown
 from finegrid.grid import plan
 from finegrid.grid.known import Known
 from finegrid.grid.lifetime import end_with
@@ -32,6 +32,7 @@ from finegrid.report.load.rankings import CELL, RANKING
 from finegrid.runs import layout
 from finegrid.storage.files import write_atomic
 
+RACES = ("none", "best", "table")
 EVERY = 0.5  # seconds between looks at the cells
 SAID = "finegrid: "  # begins the line that says why a sweep failed
 COLUMNS = {  # of Comparison.cells -> of `Results.table`
@@ -128,6 +129,8 @@ def compare(
     model: str = "tiny",
     seeds: int | Sequence[int] = 3,
     fractions: Sequence[float] | None = None,
+    tune: int = 0,
+    race: str = "none",
     directory: str | Path = "multirun/grid",
     config_dir: str | Path | None = None,
     allow: Collection[str] = (),
@@ -140,12 +143,23 @@ def compare(
     responsive. What has been run already is not run again: after an interrupt, or with more
     seeds, the same call goes on.
 
+    Example:
+        ```python
+        finegrid.compare(["full", "bitfit", "lora"], task="mrpc", model="minilm", seeds=10,
+                         tune=8, race="best")
+        ```
+
     Args:
         methods: Of `finegrid.methods.names()`, or of `config_dir`.
         task: An option of `task=`, or rows of yours (`finegrid.Task`).
         model: An option of `model=`, a folder or a hub id.
         seeds: How many, from 0 on, or which.
         fractions: Of the training rows; all of them by default.
+        tune: How many learning rates to try for each method first, on validation rows and with
+            equal effort; the comparison runs with each method's best. 0: the methods' own.
+        race: `best` stops methods that cannot be the best any more, `table` those of which every
+            difference is known, so that fewer cells are run than seeds times methods; `none` runs
+            all, which means to be published need.
         directory: Of the sweep.
         config_dir: A folder with options of yours.
         allow: Packages besides finegrid whose methods may be used.
@@ -165,12 +179,21 @@ def compare(
     require(bool(methods) and bool(numbers), "compare needs at least one method and one seed")
     axes = {"method": methods, "seed": list(map(str, numbers)), "data.fraction": fractions}
     swept = [f"{key}={','.join(map(str, each))}" for key, each in axes.items() if each]
-    fixed = words({"task": task, "model": model, **overrides}, allow)
+    fixed = words({"task": task, "model": model, **_stages(tune, race), **overrides}, allow)
     root = Path(directory).absolute()
     place = tasks.overrides({"hydra.sweep.dir": root, "report": False})
     search = ["--config-dir", str(Path(config_dir).absolute())] if config_dir else []
     cells = _swept(root, [*search, *swept, *fixed, *place], progress=progress, allow=allow)
     return Results(root, tuple(cells), tuple(allow), overrides.get("known", ()))
+
+
+def _stages(tune: int, race: str) -> dict[str, Any]:
+    """The settings of a search before the comparison and of a race in it."""
+    counts = isinstance(tune, int) and not isinstance(tune, bool) and tune >= 0
+    require(counts, f"tune={shown(tune)} must be a number of rates for each method, such as 8")
+    one_of("race", str(race), RACES)
+    raced = {"race": race} if race != "none" else {}
+    return ({"tune.trials": tune} if tune else {}) | raced
 
 
 def _swept(
@@ -228,15 +251,15 @@ def _process(
 def _watch(
     process: subprocess.Popen[bytes], root: Path, before: Collection[Path], *, progress: bool
 ) -> None:
-    """Wait for a sweep with a bar of its cells that have ended."""
-    ended: set[str] = set()
+    """Wait for a sweep with a bar of its cells that have ended; it may need more as it goes."""
+    left: list[str] = []
     with tqdm(desc="cells", disable=not (progress and _looked_at()), leave=False) as bar:
         while process.poll() is None:
-            cells = _cells(root, before)  # a search or a race asks for more
-            left = [place for place in cells if place not in ended]
-            found = plan.outcomes(root, left)
-            ended |= {place for place, one in found if one.status in ENDED}
-            bar.total, bar.n = len(cells) or None, len(ended)
+            cells = _cells(root, before)
+            left += cells[bar.total or 0 :]
+            bar.total = len(cells) or None
+            left = [place for place, one in plan.outcomes(root, left) if one.status not in ENDED]
+            bar.n = (bar.total or 0) - len(left)
             bar.refresh()
             with suppress(subprocess.TimeoutExpired):
                 process.wait(EVERY)

@@ -7,9 +7,9 @@ from omegaconf import DictConfig
 
 from finegrid.config import RaceConfig, bind
 from finegrid.errors import require
-from finegrid.grid.expand import cells, grids
+from finegrid.grid.expand import Cell, cells, grids
 from finegrid.grid.search import Search
-from finegrid.grid.stages import Stages
+from finegrid.grid.stages import Race, Stages
 from finegrid.grid.status import Store
 
 
@@ -23,9 +23,17 @@ def stages(
     """
     _require_one(loader, config, arguments)
     base = cells(loader, config, arguments)
-    bind(RaceConfig, config.race, "race")
     search = Search.of(loader, config, arguments, base, store)
-    return Stages(base, search=search if search.searches else None)
+    race = _race(bind(RaceConfig, config.race, "race"), base, store)
+    return Stages(base, search=search if search.most else None, race=race)
+
+
+def _race(config: RaceConfig, base: Sequence[Cell], store: Store) -> Race | None:
+    if config.question == "none":
+        return None
+    from finegrid.grid.race import race  # the report's statistics take half a second to load
+
+    return race.Race.of(config, [int(cell.facts["seed"]) for cell in base], store)
 
 
 def _require_one(loader: ConfigLoader, config: DictConfig, arguments: Sequence[str]) -> None:

@@ -184,7 +184,7 @@ def closing(
     each = ", ".join(f"{count} {end}" for end, count in sorted(counts.items()) if count)
     lines = [f"{len(outcomes) + len(spared)} cells in {store.root}: {each}"]
     for cell, found in zip(cells, outcomes, strict=True):
-        if found.status in FAILURES:
+        if found.status in FAILURES and not found.fine:
             lines.append(f"  {found.status} {store.place(cell)}: {last_line(found.error)}")
             again = rerun_command(cell.overrides, sweep=str(store.root), command=command)
             lines.append(f"    {again}")

@@ -7,7 +7,7 @@ search goes on where it was, and the cells of the comparison get the rates that 
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -21,14 +21,14 @@ from finegrid.errors import require
 from finegrid.grid.changed import Changed, at
 from finegrid.grid.compose import Axis
 from finegrid.grid.expand import Cell, grids
-from finegrid.grid.status import Outcome, Store
+from finegrid.grid.stages import Ended
+from finegrid.grid.status import Store
 from finegrid.recipes import TuneConfig
 from finegrid.runs import settings
 from finegrid.runs.record import Record, cell_hash, command_line
 from finegrid.storage.files import write_atomic
 from finegrid.tuning import design, halving, rungs, write_rungs
 
-Ended = Callable[[Cell], Outcome | None]
 FOLDER = "tuned"  # of a sweep: its rates, a file a model
 SIZE = ("data.fraction", "data.rows")
 
@@ -137,6 +137,7 @@ class Search:
         self.searches, self.store = searches, store
         self._of = {cell.key: search for search in searches for cell in search.cells}
         self._tuned: dict[str, Cell] = {}
+        self._over: dict[str, bool] = {}  # search -> whether it was over when it was last asked
 
     @classmethod
     def of(
@@ -177,14 +178,20 @@ class Search:
 
     def needed(self, ended: Ended) -> list[Cell]:
         """The trials needed so far, those that have ended included."""
+        self._over.clear()
         return [cell for search in self.searches for cell in search.needed(ended)]
 
     def tuned(self, cell: Cell, ended: Ended) -> Cell | None:
-        """A cell of the comparison with the values found for it; None while they are not known."""
+        """A cell of the comparison with the values found for it; None while they are not known.
+
+        A search is looked at once after each call of `needed`: a sweep has thousands of cells.
+        """
         search = self._of.get(cell.key)
         if search is None:
             return cell
-        if cell.key not in self._tuned and search.over(ended):
+        if search.name not in self._over:
+            self._over[search.name] = search.over(ended)
+        if cell.key not in self._tuned and self._over[search.name]:
             self._tuned[cell.key] = search.tuned(cell)
         return self._tuned.get(cell.key)
 

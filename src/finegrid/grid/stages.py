@@ -48,6 +48,9 @@ class Search(Protocol):
     def conclude(self) -> None:
         """Write what was chosen."""
 
+    def summary(self) -> list[str]:
+        """Lines on what was chosen, and at what cost."""
+
 
 class Race(Protocol):
     """A comparison that stops what cannot change its answer."""
@@ -111,6 +114,10 @@ class Stages:
         for stage in (self.search, self.race):
             if stage:
                 stage.conclude()
+
+    def summary(self) -> list[str]:
+        """Lines for the end of a sweep."""
+        return self.search.summary() if self.search else []
 
     def _tuned(self, cell: Cell, ended: Ended) -> Cell | None:
         return self.search.tuned(cell, ended) if self.search else cell

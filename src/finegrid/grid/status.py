@@ -44,6 +44,12 @@ class Outcome:
     error: str = ""
     version: str = ""  # tells the record from one written over it, whatever the clock says
     past: Past | None = None  # the time that it took, if it ended well
+    trial: bool = False  # of a search for a learning rate
+
+    @property
+    def fine(self) -> bool:
+        """Whether nothing is to be mended: a trial that diverged has said what it was asked."""
+        return self.status in FINE or (self.trial and self.status == "diverged")
 
 
 class Store:
@@ -105,7 +111,8 @@ def outcome(directory: Path, *, at: float | None = None) -> Outcome:
         gone = "unreadable" if why else "missing"
         return Outcome("running" if locks.alive(directory, at=at) else gone, why)
     version = f"{facts.st_mtime_ns:x}-{facts.st_ino:x}-{zlib.crc32(repr(values).encode()):x}"
-    return Outcome(status, values.get("error") or "", version, Past.of_record(values))
+    trial = values.get("trial") is not None
+    return Outcome(status, values.get("error") or "", version, Past.of_record(values), trial)
 
 
 def settled(found: Outcome, *, retry: str, before: str) -> bool:
@@ -114,4 +121,5 @@ def settled(found: Outcome, *, retry: str, before: str) -> bool:
     `before` is the version of the record that the sweep met at its start: what replaces it was
     written meanwhile. No clock is asked, since clocks step back.
     """
-    return found.status in ENDED and (found.version != before or found.status not in AGAIN[retry])
+    again = found.status in AGAIN[retry] and (retry == "all" or not found.fine)
+    return found.status in ENDED and (found.version != before or not again)

@@ -87,7 +87,8 @@ class Sweep:
             outcomes = [self.outcome(cell) for cell in self.cells]
             spared = self.stages.spared()
             print(closing(self.store, self.cells, outcomes, command=command, spared=spared))
-        bad = sum(found.status != "ok" for found in outcomes)
+            print("\n".join(self.stages.summary()), end="\n" * self.stages.adaptive)
+        bad = sum(not found.fine for found in outcomes)
         gave_up = f"; stopped early, fail_fast={self.fail_fast}" if self._given_up() else ""
         require(
             not bad,
@@ -107,6 +108,8 @@ class Sweep:
         self.cells += fresh
         if self.plan and (fresh or self.stages.spared() != self.plan["spared"]):
             self._write_plan()
+            if self.stages.race:
+                self.stages.race.conclude()  # what made them needed can be read while they run
         return fresh
 
     def _end(self, cell: Cell) -> Outcome | None:

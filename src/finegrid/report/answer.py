@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from finegrid.report import formatting, rising
+from finegrid.report import effort, formatting, rising
 from finegrid.report.comparison import Comparison
 from finegrid.report.headlines import Headline, Lead, Method
 from finegrid.report.load.rankings import RANKING
@@ -43,7 +43,7 @@ def answer(comparison: Comparison) -> Answer:
     mine = runs[runs["setting"].eq(first[0].setting)]
     sentence = overall or " ".join(_alone(one) for one in first)
     still = still_rising(_at_the_top(mine, first))
-    parts = [sentence, _lost(mine), _aside(len(groups) - 1)]
+    parts = [sentence, _over(first), effort.tuning(mine), _lost(mine), _aside(len(groups) - 1)]
     command = next_step(mine, first, rising=bool(still))
     return Answer(" ".join(filter(None, parts)), still, command)
 
@@ -71,13 +71,13 @@ def verdict(lead: Lead, metric: str, *, place: str = "") -> str:
         highest = f"The highest mean is that of {best.name}, {best.score}."
         return f"No method learned anything{place}: none is better {chance}. {highest}"
     score = f"{metric} {best.score}" + (f" ({constant} scores {nought})" if nought else "")
-    others = formatting.listed(lead.level, most=8)
+    others, race = formatting.listed(lead.level, most=8), f" {lead.race}" if lead.race else ""
     if lead.methods == 1:
         text = f"{best.name} is the only method with a score{place}: {score}."
     elif not lead.level:
-        text = f"{best.name} is the best{place}: {score}, told apart from every other method."
+        text = f"{best.name} is the best{place}: {score}, told apart from every other method{race}."
     else:
-        text = f"{best.name} leads{place}: {score}, but cannot be told apart from {others}."
+        text = f"{best.name} leads{place}: {score}, but cannot be told apart from {others}{race}."
     return " ".join(filter(None, (text, *_beside(lead, constant))))
 
 
@@ -192,6 +192,12 @@ def _nothing(runs: pd.DataFrame) -> str:
     errors = runs["error"].dropna().astype(str)
     why = f" The first says: {errors.iloc[0][:200]}" if len(errors) else ""
     return f"No run has a score, so there is no answer: {ends}.{why}"
+
+
+def _over(found: Sequence[Headline]) -> str:
+    """By what race a sentence over several tasks stands; that of one task says so itself."""
+    races = sorted({one.main.race for one in found} - {""})
+    return f"Decided {formatting.listed(races)}." if races and len(found) > 1 else ""
 
 
 def _lost(runs: pd.DataFrame) -> str:

@@ -60,7 +60,7 @@ class Comparison:
     @cached_property
     def standings(self) -> Standings:
         """Each cell's scores and spread, for comparisons beyond its ranking."""
-        return compare.standings(self.evidence)
+        return compare.standings(self.evidence, self.results.races, level=self.level)
 
     @cached_property
     def headlines(self) -> "list[Headline]":

@@ -6,12 +6,12 @@ from typing import Any
 
 import pandas as pd
 
-from finegrid.report import formatting
+from finegrid.report import effort, formatting
 from finegrid.report.comparison import Comparison
 from finegrid.report.figures import keys
 from finegrid.report.load.rankings import CELL, RANKING
-from finegrid.report.recommend.decide import SEEDS
-from finegrid.report.recommend.options import Draws, probability_best
+from finegrid.report.recommend.decide import enough
+from finegrid.report.recommend.options import probability_best
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Lead:
     smallest: Method | None = None  # of the best and those near it, if that is another
     quickest: Method | None = None
     few: str = ""  # that its seeds are too few to be sure of
+    race: str = ""  # at which level it was decided after a race of how many seeds
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Outcome(Lead):
     behind: str = ""  # the first that is not level, with the difference and its interval
     stored: tuple[tuple[str, float], ...] = ()  # bytes, of the best and those near it
     doubt: str = ""  # why not to lean on it; empty if nothing speaks against
+    declared: int = 0  # seeds of the race; 0: it was not raced
+    going_on: bool = False  # the race had not decided
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class Headline:
     main: Outcome
     key: tuple[Any, ...]  # of the main ranking, as rankings.RANKING names it
     others: tuple[Outcome, ...]
+    tuning: str = ""  # what the scores include of it
 
     @property
     def top(self) -> tuple[str, ...]:
@@ -78,19 +82,17 @@ def headlines(comparison: Comparison) -> list[Headline]:
     behind = against[[*CELL, "best", "difference", "low", "high", "tie", "detectable"]]
     scored = keys.with_trainable(cells[cells.ok > 0]).astype({"method": str, "task": str})
     joined = scored.merge(behind, on=CELL, how="left", suffixes=("", "_behind"))
-    return [
-        _headline(rows, formatting.metric(comparison.results.runs, str(task)), comparison.draws)
-        for (_, task), rows in joined.groupby(["setting", "task"])
-    ]
+    return [_headline(rows, comparison) for _, rows in joined.groupby(["setting", "task"])]
 
 
-def _headline(cells: pd.DataFrame, metric: str, draws: Draws) -> Headline:
-    rankings = dict(list(cells.groupby(RANKING)))
-    main = keys.main(cells)
-    outcomes = {key: _outcome(rows, draws.get(key)) for key, rows in rankings.items()}
-    first = cells.iloc[0]
+def _headline(cells: pd.DataFrame, comparison: Comparison) -> Headline:
+    first, runs = cells.iloc[0], comparison.results.runs
+    metric = formatting.metric(runs, str(first.task))
+    mine = runs[runs["setting"].eq(first.setting) & runs["task"].eq(first.task)]
+    main, draws = keys.main(cells), comparison.draws
+    outcomes = {key: _outcome(rows, draws.get(key)) for key, rows in cells.groupby(RANKING)}
     return Headline(int(first.setting), str(first.task), metric, outcomes.pop(main), main,
-                    tuple(outcomes.values()))  # fmt: skip
+                    tuple(outcomes.values()), effort.tuning(mine))  # fmt: skip
 
 
 def _outcome(cells: pd.DataFrame, draws: tuple[list[str], Any] | None) -> Outcome:
@@ -100,9 +102,9 @@ def _outcome(cells: pd.DataFrame, draws: tuple[list[str], Any] | None) -> Outcom
     first = (ranked[is_best] if learned else ranked).iloc[0]
     apart = ranked[ranked.tie.eq(False)]
     level = pd.concat([ranked[is_best], ranked[tie & ~is_best]])
-    enough = learned and first.ok >= SEEDS
+    sure = enough(level) & learned & enough(first)
     # Level after adjustment and yet nothing to offer: below by its own test, or learned nothing.
-    near = level[~(level["low_behind"] > 0) & (level.ok >= SEEDS) & level.learned & enough]
+    near = level[~(level["low_behind"] > 0) & sure & level.learned]
     near = near_best(near, apart)
     return Outcome(
         budget=formatting.budget(str(first.budget_unit), float(first.budget)),
@@ -121,6 +123,9 @@ def _outcome(cells: pd.DataFrame, draws: tuple[list[str], Any] | None) -> Outcom
         quickest=cheapest(near, "train_seconds", first),
         few=_few(first),
         doubt=_doubt(ranked, first),
+        race=formatting.race(ranked),
+        declared=int(ranked["race_seeds"].fillna(0).iloc[0]),
+        going_on=bool((ranked["stopped"].isna() & (ranked.ok < ranked["race_seeds"])).any()),
     )
 
 
@@ -159,7 +164,7 @@ def _chance(name: str, draws: tuple[list[str], Any] | None) -> str:
 
 
 def _few(first: pd.Series) -> str:
-    few = first.ok < SEEDS
+    few = not enough(first)
     return f"{formatting.number(int(first.ok), 'seed')} only: too few to be sure of" if few else ""
 
 

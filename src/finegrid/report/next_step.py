@@ -27,6 +27,8 @@ DEFAULT = "multirun/grid"  # where a sweep goes that names no directory
 def next_step(runs: pd.DataFrame, found: Sequence[Headline], *, rising: bool) -> str:
     """More methods, seeds or budget where the answer lacks them; else the use of the best.
 
+    Seeds that a race decided not to need are not among them.
+
     Args:
         runs: of one setting.
         found: its headlines, none if no run has a score.
@@ -39,15 +41,18 @@ def next_step(runs: pd.DataFrame, found: Sequence[Headline], *, rising: bool) ->
         return measure(None, "minilm")
     runs = _repeatable(runs, found)
     seeds = min(main.seeds for main in mains)
+    declared = max(main.declared for main in mains)
     if max(main.methods for main in mains) == 1:
         methods = dict.fromkeys([*runs["method"].astype(str).str.split(" ").str[0], *RIVALS])
         return sweep(runs, {"method": list(methods), "seed": _seeds(runs, SEEDS)})
-    if seeds < SEEDS:
+    if any(main.going_on for main in mains):
+        return sweep(runs, {"seed": _seeds(runs, declared)})
+    if seeds < SEEDS and not declared:
         return sweep(runs, {"seed": _seeds(runs, SEEDS)})
     if rising or not any(main.learned for main in mains):
         key = f"budget.{runs['budget_unit'].iloc[0]}"
         return sweep(runs, {key: [f"{2 * runs['budget'].max():g}"]})
-    if any(main.level for main in mains) and seeds < MANY:
+    if any(main.level for main in mains) and seeds < MANY and not declared:
         return sweep(runs, {"seed": _seeds(runs, 2 * seeds)})
     return _use(runs, found[0])
 

@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 
 from finegrid.errors import printable
-from finegrid.report import formatting
+from finegrid.report import effort, formatting
 from finegrid.report.figures.keys import with_trainable
-from finegrid.report.load.rankings import CELL, Results, ordered
+from finegrid.report.load.rankings import CELL, RANKING, Results, ordered
 from finegrid.report.tables import plain
 from finegrid.runs.text import markdown_table
 
@@ -28,6 +28,7 @@ LATEX = {
     formatting.DASH: "--",
     "±": r"$\pm$",
     "†": r"$^\dagger$",
+    formatting.STOPPED: r"$^\ddagger$",
 }
 COSTS = {
     "trainable": ("Params", formatting.count),
@@ -62,9 +63,10 @@ def tables(
 
     Arguments as those of `tables.markdown`.
     """
+    chance = f"{100 * (1 - level):.3g}{formatting.SPACE}%"
     joined = with_trainable(cells).merge(best[[*CELL, "best", "tie"]], on=CELL, how="left")
     return [
-        _table(results, of_table, by, number, level)
+        _table(results, of_table, by, number, chance)
         for number, (by, of_table) in enumerate(_groups(joined), 1)
     ]
 
@@ -83,7 +85,7 @@ def _groups(cells: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
             yield "fraction", rows
 
 
-def _table(results: Results, cells: pd.DataFrame, by: str, number: int, level: float) -> PaperTable:
+def _table(results: Results, cells: pd.DataFrame, by: str, number: int, level: str) -> PaperTable:
     first, usual = cells.iloc[0], int(cells.loc[cells["ok"] > 0, "ok"].mode().max() or 0)
     setting = results.settings[int(first["setting"])]
     keys = sorted(cells[by].unique())
@@ -103,20 +105,26 @@ def _table(results: Results, cells: pd.DataFrame, by: str, number: int, level: f
     name = f"{number:02d}-{tasks[0] if len(tasks) == 1 else 'tasks'}-{setting.model}"
     return PaperTable(
         re.sub(r"[^\w.-]+", "_", name), title,
-        _caption(title, formatting.setting(setting), usual, level),
+        " ".join(filter(None, (_caption(title, usual, formatting.race(cells) or level),
+                               formatting.footnote(cells), effort.tuning(_runs(results, cells)),
+                               f"{formatting.setting(setting)}."))),
         tuple(zip(heads, metrics, strict=True)), tuple(rows),
     )  # fmt: skip
 
 
-def _caption(title: str, setting: str, seeds: int, level: float) -> str:
-    chance = f"{100 * (1 - level):.3g}{formatting.SPACE}%"
+def _runs(results: Results, cells: pd.DataFrame) -> pd.DataFrame:
+    """The runs of the rankings of a table."""
+    return results.runs.merge(cells[RANKING].drop_duplicates())
+
+
+def _caption(title: str, seeds: int, level: str) -> str:
     return (
         f"{title}: test scores in percent, mean ± standard deviation over "
         f"{formatting.number(seeds, 'seed')} (another number in brackets). Bold: the best of a "
         "column, unless no method beats the best constant prediction; †: not told apart from it "
-        f"(paired test on seeds and test rows, {chance}, adjusted for all pairs). Params: trained, "
+        f"(paired test on seeds and test rows, {level}, adjusted for all pairs). Params: trained, "
         "with the head's; Stored: bytes per task; Time: of training a run; each a mean over the "
-        f"columns. {setting}."
+        "columns."
     )
 
 
@@ -139,6 +147,7 @@ def _score(cell: Any, usual: int) -> Score:
     spread = f" ± {100 * cell.sd:.1f}" if cell.ok > 1 else ""
     best = cell.best == cell.method
     level = "†" if cell.tie is True and not best else ""
+    level += formatting.stopped(cell._asdict())
     seeds = f" ({cell.ok})" if cell.ok != usual else ""
     return Score(f"{mean}{spread}{level}{seeds}", best)
 

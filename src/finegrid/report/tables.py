@@ -7,13 +7,13 @@ from typing import Any
 import pandas as pd
 
 from finegrid.errors import printable
-from finegrid.report import formatting
+from finegrid.report import effort, formatting
 from finegrid.report.load.rankings import CELL, TABLE, Results, ordered
 from finegrid.runs.text import markdown_table
 from finegrid.storage.files import FORMULA
 
 MARKS = re.compile(r"[\\`*|$~]|(?<!\w)_|_(?!\w)|(?<=\])[(\[]")  # that mean something to Markdown
-BOLD = "Bold: the best of a column and all that cannot be told from it ({level:g} %, adjusted)."
+BOLD = "Bold: the best of a column and all that cannot be told from it ({level}, adjusted)."
 NOTHING = (
     "none is better than the best constant prediction (the majority class of the test labels, or "
     "the class that scores highest), tested on rows at 5 %"
@@ -70,11 +70,13 @@ def plain(text: str) -> str:
 
 def seeds(cell: Mapping[str, Any]) -> str:
     """How many seeds have scores; and what became of the others, or speaks against them."""
+    spared = 0 if cell["stopped"] != cell["stopped"] else int(cell["race_seeds"] - cell["stopped"])
     constant = round(cell["degenerate"] * cell["ok"]) if cell["degenerate"] > 0 else 0
     dull = cell["ok"] > constant and not cell["learned"]
     notes = [
         str(cell["failures"]) if cell["failed"] else "",
         f"{cell['missing']} missing" if cell["missing"] else "",
+        f"{spared} not needed: decided at {cell['stopped']:g} seeds" if spared > 0 else "",
         f"{constant} constant" if constant else "",
         "no better than a constant" if dull else "",
     ]
@@ -83,10 +85,12 @@ def seeds(cell: Mapping[str, Any]) -> str:
 
 def score(cell: Any) -> str:
     """`mean ± sd (seeds)`, with what failed, is missing or predicts one constant."""
-    count = seeds(cell._asdict())
+    values = cell._asdict()
+    count = seeds(values)
     if not cell.ok:
         return f"none ({count})"
-    return f"{cell.mean:.4f} ± {'?' if cell.ok < 2 else f'{cell.sd:.4f}'} ({count})"
+    spread = "?" if cell.ok < 2 else f"{cell.sd:.4f}"
+    return f"{cell.mean:.4f}{formatting.stopped(values)} ± {spread} ({count})"
 
 
 def distance(cell: Any) -> str:
@@ -109,7 +113,10 @@ def _tables(cells: pd.DataFrame, best: pd.DataFrame) -> Iterator[pd.DataFrame]:
 
 def _section(results: Results, cells: pd.DataFrame, level: float) -> str:
     first, setting = cells.iloc[0], results.settings[cells["setting"].iloc[0]]
-    level *= 100
+    runs = results.runs[results.runs[TABLE].eq(first[TABLE]).all(axis=1)]
+    race, usual = formatting.race(cells), f"{100 * level:g} %"
+    of_all = f"intervals {race}" if race else f"{usual} intervals"
+    bold = BOLD.format(level=race or usual)
     of = _of_class(results, cells)
     parts = [
         plain(f"### {first['task']}, {setting.model}: {first['metric'] or 'no finished run'}{of}"),
@@ -117,10 +124,11 @@ def _section(results: Results, cells: pd.DataFrame, level: float) -> str:
             f"{formatting.setting(setting)}, "
             f"{formatting.budget(first['budget_unit'], first['budget'])}. "
         )
-        + f"Mean ± standard deviation over seeds (their number). {BOLD.format(level=level)}",
+        + f"Mean ± standard deviation over seeds (their number). {bold}",
+        *filter(None, (formatting.footnote(cells), plain(effort.tuning(runs)))),
         *_unlearned(cells),
         markdown_table(*_grid(cells, _marked)),
-        f"How far the best is above each; the {level:g} % intervals of a column hold all together:",
+        f"How far the best is above each; the {of_all} of a column hold all together:",
         markdown_table(*_grid(cells, distance)),
         _costs(cells),
     ]

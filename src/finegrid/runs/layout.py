@@ -28,7 +28,8 @@ LOCK = ".claim-"  # and a number: a lock file, see grid/locks
 SYNCED = ".wandb-synced"
 # Without the record, which comes first, the rest is nothing
 RESULTS = (RECORD, DELTA, PREDICTIONS, CURVE, LIVE)
-# Directories of a sweep
+# Of a sweep
+RACE = "race.jsonl"  # who was stopped when, by which numbers; see report/load/races
 PLANS = ".sweeps"  # each sweep's command and cells
 JOBS = ".groups"  # what each job is to run
 PRECISION = "precision-"  # and a device: a file of PLANS, what `trainer.precision=auto` means

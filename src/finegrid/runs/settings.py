@@ -164,6 +164,11 @@ def is_unrecorded(key: str, value: str) -> bool:
     return key in SHOWN or role(key.replace("/", ".")) not in (Role.PLACE, Role.SPEED, Role.NOTE)
 
 
+def chosen(value: str) -> list[str]:
+    """The options in the value of an override `tune.chosen`, such as `[optim.lr,method.l0]`."""
+    return [option for option in value.strip("[]").split(",") if option]
+
+
 def unrecorded(overrides: Sequence[str]) -> Iterator[tuple[str, str]]:
     """(key, value) of the overrides that make a run another one and that no field holds."""
     return (pair for pair in map(split_override, overrides) if is_unrecorded(*pair))

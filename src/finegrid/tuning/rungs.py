@@ -8,7 +8,7 @@ from statistics import fmean
 from finegrid.errors import require
 from finegrid.recipes import RATE
 from finegrid.runs.record import Record
-from finegrid.runs.settings import split_override
+from finegrid.runs.settings import chosen, split_override
 from finegrid.tuning import halving
 from finegrid.tuning.halving import LAST, Score
 
@@ -99,7 +99,7 @@ def examples(record: Record) -> int:
 
 def options(record: Record) -> list[str]:
     """The options whose values a search gave a run; empty for runs outside such a search."""
-    return [name for name in _noted(record, "chosen").strip("[]").split(",") if name]
+    return chosen(_noted(record, "chosen"))
 
 
 def of_search(records: Iterable[Record]) -> list[Record]:

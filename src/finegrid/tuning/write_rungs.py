@@ -9,7 +9,7 @@ from finegrid.report.load.rankings import ordered
 from finegrid.runs.text import hydra_value, markdown_table
 from finegrid.tuning.rungs import Result, Tried
 
-WIDER = "tune.widen=3 widens the space, alike for all"
+WIDER = "more trials or tune.widen=3 reach farther, alike for all"
 
 
 def markdown(results: Sequence[Result]) -> str:
@@ -51,7 +51,7 @@ def summary(results: Sequence[Result], path: str) -> list[str]:
             parts = (f"{_values(tried)} ({', '.join(r.tasks)})" for r, tried in chosen if tried)
             lines.append(f"  {method}: {'; '.join(parts)}")
     if edges := [f"{r.method} ({', '.join(r.tasks)})" for r in results if any(r.at_edge())]:
-        lines.append(f"  at the edge of the space: {', '.join(edges)}; {WIDER}")
+        lines.append(f"  at the edge of what was tried: {', '.join(edges)}; {WIDER}")
     failed = [r for r in results if r.complete and r.chosen is None]
     lines += [f"  {r.method} ({', '.join(r.tasks)}): {_nothing()}" for r in failed]
     return lines
@@ -128,7 +128,9 @@ def _notes(result: Result) -> Iterator[str]:
     elif result.chosen is None:
         yield _nothing()
     for option in result.at_edge():
-        yield f"{option} at the edge of the space: {WIDER}"
+        yield f"{option} at the edge of what was tried: {WIDER}"
+    if len({(tried.score.state, tried.score.value) for tried in result.rungs[0]}) == 1:
+        yield "the rate makes no difference"
     states = [tried.score.state for tried in result.rungs[0]]
     for state in ("failed", "constant"):
         if state in states:

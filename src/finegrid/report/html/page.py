@@ -11,7 +11,7 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
-from finegrid.report import formatting, tables
+from finegrid.report import effort, formatting, tables
 from finegrid.report.answer import answer, by_setting, verdict
 from finegrid.report.comparison import Comparison
 from finegrid.report.figures import keys
@@ -74,6 +74,8 @@ def page(comparison: Comparison, figures: Sequence[Figure] = (), left_out: str =
         printed=PRINTED,
         level=f"{100 * comparison.level:g}\u00a0%",
         chance=f"{1 - comparison.level:.3g}",
+        race=formatting.race(cells),
+        footnotes=list(filter(None, (formatting.footnote(cells), effort.tuning(results.runs)))),
     )
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from finegrid.report import formatting, pareto
 from finegrid.report.load.rankings import Results
 from finegrid.report.recommend import decide
-from finegrid.report.recommend.options import Draws, costs, drawn, pairs
+from finegrid.report.recommend.options import Draws, costs, drawn, dropped, levels, pairs
 from finegrid.report.stats.compare import Standings
 
 RANKS = 2_000_000  # on a page: about three bytes each
@@ -73,11 +73,13 @@ def _candidates(
     """
     if cells.empty:
         return []
-    above = pairs(cells, standings).above()
+    above = pairs(cells, standings).above(levels(cells, standings))
     table = cells.rename(columns={"delta_bytes": "bytes", "label_rows": "labels"})
     outdone = pareto.dominates(costs(table["mean"], table)).T
     ranks = places(drawn(cells, draws)[:, :most])
-    order = list(cells.sort_values(["mean", "method"], ascending=[False, True]).index)
+    first = cells.assign(dropped=dropped(cells, standings))
+    rising = {"dropped": True, "mean": False, "method": True}
+    order = list(first.sort_values(list(rising), ascending=list(rising.values())).index)
     return [
         {
             "method": str(row["method"]),
@@ -111,7 +113,7 @@ def _shown(row: dict[Any, Any]) -> list[str]:
     """The columns of the panel's table: score, data, budget and costs."""
     time, size = formatting.duration(row["train_seconds"]), formatting.size(row["delta_bytes"])
     return [
-        formatting.score(row["mean"]),
+        formatting.mean(row),
         formatting.percent(row["fraction"]),
         formatting.budget(row["budget_unit"], row["budget"]),
         f"{time}, {size}",

@@ -46,7 +46,7 @@ def _row(number: int, row: dict[Any, Any]) -> dict[str, Any]:
         "setting": Value(f"{row['setting'] + 1}"),
         "data": _value(formatting.percent(row["fraction"]), row["fraction"]),
         "budget": _value(formatting.budget(row["budget_unit"], row["budget"]), row["budget"]),
-        "score": _value(formatting.score(row["mean"]), row["mean"]),
+        "score": _value(formatting.mean(row), row["mean"]),
         "interval": _value(formatting.span(row["low"], row["high"]), row["low"]),
         "whisker": [row["at_low"], row["at_mean"], row["at_high"]] if scored else None,
         "behind": _value(behind, row["difference"]),

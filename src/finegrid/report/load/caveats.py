@@ -1,11 +1,13 @@
 """Sentences for the reader of a report: what its numbers leave out, and why."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
 import pandas as pd
+
+from finegrid.report.load.races import Key, Raced
 
 # CPU seconds a second below which a run had no core of its own: of one thread, of each of many
 ONE, MOST = 0.8, 0.4
@@ -113,6 +115,32 @@ def missing(runs: pd.DataFrame) -> Iterator[str]:
             for (method, task, fraction), group in _groups(runs, "method", "task", "fraction")
         )
         yield f"{_count(len(runs), 'run')} missing: {some(names)}."
+
+
+def spared(raced: Mapping[Key, Raced]) -> Iterator[str]:
+    """Methods that a race stopped, whose other seeds are not missing."""
+    names = [
+        f"{method} on {task} at {fraction:g} ({_count(stop, 'seed')})"
+        for (_, task, _, _, fraction), one in raced.items()
+        for method, stop in one.stopped.items()
+        if stop < one.seeds
+    ]
+    if names:
+        yield f"More seeds not needed, decided by a race: {some(names)}."
+
+
+def exploratory(raced: Mapping[Key, Raced]) -> Iterator[str]:
+    """Rankings with more seeds than their race declared: all of its level is spent."""
+    beyond = [
+        f"{task} at {fraction:g} (exploratory: {one.seeds} declared, {one.run} run)"
+        for (_, task, _, _, fraction), one in raced.items()
+        if one.run > one.seeds
+    ]
+    if beyond:
+        yield (
+            "More seeds than were declared before the race, whose level holds for those alone: "
+            f"{some(beyond)}."
+        )
 
 
 def some(names: Iterable[str]) -> str:

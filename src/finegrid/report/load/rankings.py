@@ -1,14 +1,15 @@
 """Runs as one table, sorted into rankings: groups of runs that may be compared with one another."""
 
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import astuple, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from finegrid.errors import UserError, nearest, printable
-from finegrid.report.load import caveats, records, variants
+from finegrid.report.load import caveats, races, records, variants
+from finegrid.report.load.races import Key, Raced
 from finegrid.runs import layout
 from finegrid.runs.record import Record, read
 from finegrid.runs.settings import older
@@ -54,6 +55,7 @@ class Results:
     runs: pd.DataFrame  # a row a run, see `load`; `setting` is an index into `settings`
     settings: tuple[Setting, ...]
     notes: tuple[str, ...] = ()  # for the reader: what is refused, apart, missing, failed, left out
+    races: Mapping[Key, Raced] = field(default_factory=dict)  # of the rankings that were raced
 
 
 def read_records(directory: Path) -> list[Record]:
@@ -68,9 +70,10 @@ def read_records(directory: Path) -> list[Record]:
 def load(paths: Iterable[Path], *, tell: Callable[[int], None] = lambda done: None) -> pd.DataFrame:
     """A row a run of all below some directories, or of a report's `runs.parquet` or directory.
 
-    Columns: the scalar fields of a record, `directory`, `overrides`, `version` and
-    `<split>/<metric>`. A record that is not readable is a row of status `unreadable`. Tuning
-    trials are left out; `attrs["trials"]` is their number. `tell` hears how many are read.
+    Columns: the scalar fields of a record, `directory`, `overrides`, `version`, those of
+    `races.COLUMNS` and `<split>/<metric>`. A record that is not readable is a row of status
+    `unreadable`. Tuning trials are left out; `attrs["trials"]` is their number, `attrs["races"]`
+    notes on races that are not readable. `tell` hears how many are read.
 
     Raises:
         UserError: if there is no run, or all are trials, which have no test score.
@@ -86,11 +89,12 @@ def load(paths: Iterable[Path], *, tell: Callable[[int], None] = lambda done: No
                 rows.append(row)
             trials += row["trial"] is not None
             tell(len(rows))
-    frames = [records.frame(rows)] * bool(rows) + stored
+    read, notes = races.marked(records.frame(rows)) if rows else (None, [])
+    frames = [frame for frame in (read, *stored) if frame is not None]
     if not frames:
         raise UserError("these runs are tuning trials; finegrid tune reads them")
     runs = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
-    runs.attrs = {"trials": trials}
+    runs.attrs = {"trials": trials, "races": notes}
     return runs
 
 
@@ -112,7 +116,7 @@ def gather(runs: pd.DataFrame, *, mix: Collection[str] = ()) -> Results:
     for name in mix:
         if name not in FIELDS:
             raise UserError(f"--mix {name} is no field of a setting; {nearest(name, FIELDS)}")
-    notes = [*caveats.trials(runs.attrs.get("trials", 0))]
+    notes = [*caveats.trials(runs.attrs.get("trials", 0)), *runs.attrs.get("races", ())]
     runs, lost = _placed(runs)
     runs, settings = _settings(runs, mix)
     runs["task"] = variants.tasks(runs, RANKING, SAME)
@@ -123,20 +127,26 @@ def gather(runs: pd.DataFrame, *, mix: Collection[str] = ()) -> Results:
     tries = int((~refused).sum())
     runs = _once(runs[~refused])
     notes += [*caveats.earlier(tries - len(runs)), *caveats.experiments(runs, TABLE)]
-    notes += [*caveats.ends(runs), *caveats.busy(runs), *caveats.missing(missing(runs))]
-    return Results(runs, settings, tuple(map(printable, notes)))
+    raced = races.by_ranking(runs, RANKING)
+    notes += [*caveats.ends(runs), *caveats.busy(runs), *caveats.missing(missing(runs, raced))]
+    notes += [*caveats.spared(raced), *caveats.exploratory(raced)]
+    return Results(runs, settings, tuple(map(printable, notes)), raced)
 
 
-def missing(runs: pd.DataFrame) -> pd.DataFrame:
+def missing(runs: pd.DataFrame, raced: Mapping[Key, Raced] | None = None) -> pd.DataFrame:
     """The runs that a table lacks: each of its methods at each fraction with each of its seeds.
 
-    Returns the columns of `CELL` and `seed`. A seed belongs to a fraction if any method has it.
+    Returns the columns of `CELL` and `seed`. A seed belongs to a fraction if any method has it, and
+    is not needed of a method that a race has stopped before.
     """
     methods = runs[[*TABLE, "method"]].drop_duplicates()
     wanted = methods.merge(runs[[*RANKING, "seed"]].drop_duplicates(), on=TABLE)
     present = runs[[*CELL, "seed"]].assign(present=True)
     every = wanted.merge(present, on=[*CELL, "seed"], how="left")
-    return every.loc[every["present"].isna(), [*CELL, "seed"]].reset_index(drop=True)
+    lacks = every.loc[every["present"].isna(), [*CELL, "seed"]]
+    if raced:
+        lacks = lacks[races.needed(lacks, runs, raced)]
+    return lacks.reset_index(drop=True)
 
 
 def ordered(methods: Collection[str]) -> list[str]:
@@ -182,7 +192,7 @@ def _stored(path: Path) -> pd.DataFrame:
     lacks = sorted(needed - set(runs.columns))
     if lacks:
         raise UserError(f"{path} lacks {', '.join(lacks)}; give a runs.parquet of a report")
-    return records.checked(runs, str(path)).assign(directory="")
+    return races.checked(records.checked(runs, str(path)), str(path)).assign(directory="")
 
 
 def _placed(runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -191,6 +201,7 @@ def _placed(runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     What a failed or unreadable run lacks is that of its like.
     """
     runs = runs.assign(**{name: runs.get(name) for name in ("positive", *LATER)})
+    runs = races.checked(runs, "the runs")
     for column in ("method", "task", "budget_unit", "positive", *FIELDS):
         runs[column] = runs[column].astype(object)
     for name in LATER:

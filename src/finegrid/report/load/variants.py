@@ -27,20 +27,25 @@ def named(runs: pd.DataFrame, ranking: list[str]) -> pd.Series:
 
     An argument of the method always shows (`lora method.rank=4`), another override where runs of
     one ranking differ in it, a rate where runs of the method do (`lora optim.lr=0.001`). A setting
-    tells the same of all its rankings.
+    tells the same of all its rankings. What a sweep's search chose for a task is no variant, unless
+    one ranking has several rates of the same variant.
     """
     overrides = _parsed(runs)
     shown = overrides.map(_shown)
     differing = _differing(runs[ranking].assign(shown=shown), ranking)
     rates = runs["lr"].fillna(overrides.map(_rate))
-    several = rates.groupby([runs[name] for name in [*ranking, "method"]]).transform("nunique") > 1
+    by = [runs[name] for name in [*ranking, "method"]]
+    several = rates.groupby(by).transform("nunique") > 1
+    chosen = overrides.map(_chosen).astype(bool)
+    differ = rates[chosen].groupby([*by, shown]).transform("nunique") > 1
     tuned = set(zip(runs.loc[several, "setting"], runs.loc[several, "method"], strict=True))
     names = []
-    for setting, method, way, rate in zip(
-        runs["setting"], runs["method"], shown, rates, strict=True
+    differ = differ.reindex(runs.index)  # none where no search chose the rate
+    for setting, method, way, rate, differs in zip(
+        runs["setting"], runs["method"], shown, rates, differ, strict=True
     ):
         words = {key for key, _ in way if key in differing[setting] or key.startswith("method.")}
-        with_rate = (setting, method) in tuned and rate == rate
+        with_rate = (setting, method) in tuned and rate == rate if pd.isna(differs) else differs
         names.append(_with(method, way, words) + (f" {RATE}={rate:g}" if with_rate else ""))
     return pd.Series(names, index=runs.index)
 
@@ -109,8 +114,14 @@ def _rate(overrides: Overrides) -> float:
 
 
 def _shown(overrides: Overrides) -> Overrides:
-    """Those that no field of a record holds and that are part of what was run."""
-    return tuple(pair for pair in overrides if settings.is_unrecorded(*pair))
+    """Those that no field of a record holds and that are part of what was asked for."""
+    searched = _chosen(overrides)
+    return tuple(p for p in overrides if settings.is_unrecorded(*p) and p[0] not in searched)
+
+
+def _chosen(overrides: Overrides) -> list[str]:
+    """The options whose values a search chose."""
+    return settings.chosen(dict(overrides).get("tune.chosen", ""))
 
 
 def _differing(runs: pd.DataFrame, ranking: list[str]) -> dict[int, set[str]]:

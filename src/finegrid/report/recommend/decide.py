@@ -8,7 +8,7 @@ a run of six seconds does not stand against one of six thousand examples.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -189,7 +189,13 @@ def measured(cells: pd.DataFrame, *, seeds: int = SEEDS) -> pd.DataFrame:
     """
     by_clock = cells["budget_unit"] == "seconds"
     timed = cells.assign(seconds=cells["train_seconds"].where(~by_clock, cells["budget"]))
-    return timed[timed["ok"] >= seeds].sort_values(["label_rows", "seconds", "budget"])
+    sure: pd.Series = enough(timed, seeds)
+    return timed[sure].sort_values(["label_rows", "seconds", "budget"])
+
+
+def enough(cells: Any, seeds: int = SEEDS) -> Any:
+    """Whether each cell, or one, has seeds enough to be judged by: of a race what it needed."""
+    return (cells["ok"] >= seeds) | ((cells["stopped"] > 0) & (cells["ok"] > 1))
 
 
 def _table(chosen: pd.DataFrame) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from finegrid.report import pareto
 from finegrid.report.load.rankings import CELL, RANKING
 from finegrid.report.recommend.verdict import verdict
 from finegrid.report.stats import simultaneous
-from finegrid.report.stats.compare import Standings
+from finegrid.report.stats.compare import Standing, Standings
 from finegrid.report.stats.simultaneous import Pairs
 
 Floats = NDArray[np.float64]
@@ -48,8 +48,10 @@ def options(compared: pd.DataFrame, draws: Draws, standings: Standings) -> pd.Da
     table["front"] = pareto.front(costs(table["score"], table))
     scaled = [pairs(rows, standings).scaled(1 / rows["scale"].iloc[0]) for rows in of_tasks]
     apart = reduce(Pairs.plus, scaled).scaled(1 / len(of_tasks))  # tasks are independent
-    learned = np.ones(len(table), bool)
-    decided = verdict(table["score"].to_numpy(float), learned, apart.above())
+    level = reduce(np.maximum, [levels(rows, standings) for rows in of_tasks])
+    goes_on = ~np.all([dropped(rows, standings) for rows in of_tasks], axis=0)
+    may_lead = goes_on if goes_on.any() else ~goes_on
+    decided = verdict(table["score"].to_numpy(float), may_lead, apart.above(level))
     table["level"] = np.isin(np.arange(len(table)), decided.level)
     table["leads"] = np.arange(len(table)) == decided.leader
     by = ["leads", "level", "score", "method"]
@@ -58,8 +60,23 @@ def options(compared: pd.DataFrame, draws: Draws, standings: Standings) -> pd.Da
 
 def pairs(cells: pd.DataFrame, standings: Standings) -> Pairs:
     """The differences of cells that were scored on the same test rows."""
-    known = [standings[key] for key in cells[CELL].itertuples(index=False, name=None)]
-    return simultaneous.pairs([scores for scores, _ in known], [spread for _, spread in known])
+    known = _known(cells, standings)
+    return simultaneous.pairs([one.scores for one in known], [one.spread for one in known])
+
+
+def levels(cells: pd.DataFrame, standings: Standings) -> Floats:
+    """At which two cells are compared: the stricter one of their rankings, cells x cells."""
+    each = np.array([one.level for one in _known(cells, standings)])
+    return np.asarray(np.maximum(each[:, None], each))
+
+
+def dropped(cells: pd.DataFrame, standings: Standings) -> NDArray[np.bool_]:
+    """Which cells a race stopped while others went on: they lead nothing that goes on."""
+    return np.array([one.dropped for one in _known(cells, standings)], bool)
+
+
+def _known(cells: pd.DataFrame, standings: Standings) -> list[Standing]:
+    return [standings[key] for key in cells[CELL].itertuples(index=False, name=None)]
 
 
 def drawn(cells: pd.DataFrame, draws: Draws) -> Floats:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from finegrid.report import formatting, next_step
+from finegrid.report import effort, formatting, next_step
 from finegrid.report.answer import Answer, still_rising, verdict
 from finegrid.report.headlines import Lead, cheapest, method, near_best
 from finegrid.report.load.rankings import CELL
@@ -36,6 +36,7 @@ def why(decision: Decision, *, notes: Sequence[str] = ()) -> str:
     parts = [_where(decision)]
     if decision.choice:
         parts += [_options(decision), _how(decision), _measured(decision)]
+        parts += [formatting.footnote(decision.cells), effort.tuning(decision.runs)]
     parts += ["\n".join(f"- {note}" for note in [*decision.notes, *notes])]
     if decision.choice:
         parts += [_provenance(decision)]
@@ -90,6 +91,7 @@ def _lead(decision: Decision) -> Lead:
         level=tuple(map(str, level["method"].iloc[1:])),
         smallest=cheapest(near, "delta_bytes", first),
         quickest=cheapest(near, "train_seconds", first),
+        race=formatting.race(decision.cells.nsmallest(1, "race_level")),
     )
 
 
@@ -128,7 +130,7 @@ def _measured(decision: Decision) -> str:
             "labels": f"{row['label_rows']:.0f}",
             "budget": f"{row['budget']:g} {row['budget_unit']}",
             "seeds": _seeds(row),
-            "score": f"{row['mean']:.4f}",
+            "score": f"{row['mean']:.4f}{formatting.stopped(row)}",
             "95 %": formatting.span(row["low"], row["high"]),
             "training": formatting.duration(row["train_seconds"]),
         }

@@ -1,14 +1,15 @@
 """Summary statistics per method, and paired tests of each method against the best."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from math import nan, sqrt
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import special
 
+from finegrid.report.load.races import Raced
 from finegrid.report.load.rankings import CELL, RANKING, TABLE, Results, missing, ordered
 from finegrid.report.recommend.verdict import verdict
 from finegrid.report.stats import significance, simultaneous
@@ -23,7 +24,18 @@ COSTS = [
     "train_flops", "mfu", "steps", "epochs",
 ]  # fmt: skip
 LOWEST = {"accuracy": 0.0, "f1": 0.0}  # of a metric; -1 of the others
-Standings = Mapping[tuple[Any, ...], tuple[Scores, Spread]]  # cell, as rankings.CELL names it
+
+
+class Standing(NamedTuple):
+    """One cell, for comparisons beyond its ranking."""
+
+    scores: Scores
+    spread: Spread
+    level: float = 0.95  # at which its ranking is tested
+    dropped: bool = False  # by a race while others went on
+
+
+Standings = Mapping[tuple[Any, ...], Standing]  # cell, as rankings.CELL names it
 
 
 def cells(results: Results, known: Evidence | None = None, *, level: float = 0.95) -> pd.DataFrame:
@@ -33,12 +45,13 @@ def cells(results: Results, known: Evidence | None = None, *, level: float = 0.9
     on other test rows too where `interval` says `seeds and rows`, on these where it says `seeds`
     (the number of rows is unknown); nothing for one seed. `learned` is false for a method that
     predicts a constant or is no better than one, whose score is `constant`. `failures` says how the
-    others ended, `missing` counts the seeds that only others here have.
+    others ended, `missing` counts the seeds that only others here have. `race_level` and
+    `race_seeds` are those of a raced ranking, `stopped` the seeds at which a race stopped a method.
     """
     known = known or evidence(results)
     runs = results.runs
     fine = runs["status"].eq("ok") & runs["test"].notna()
-    lacks = missing(runs)
+    lacks = missing(runs, results.races)
     every = pd.concat([runs[CELL], lacks[CELL]]).drop_duplicates()
     table = every.merge(_summaries(runs[fine], known, level), on=CELL, how="left")
     table = table.merge(_ends(runs[~fine]), on=CELL, how="left")
@@ -51,7 +64,18 @@ def cells(results: Results, known: Evidence | None = None, *, level: float = 0.9
     of_table = table[table["metric"].ne("")].drop_duplicates(TABLE)[[*TABLE, "metric"]]
     metric = table[TABLE].merge(of_table, how="left")["metric"]  # also of cells without a score
     table["metric"] = metric.fillna("").to_numpy()
-    return _in_order(table, runs)
+    return _in_order(table.assign(**_raced(table, results.races)), runs)
+
+
+def _raced(table: pd.DataFrame, races: Mapping[Key, Raced]) -> dict[str, list[float]]:
+    """What races say of each cell of a table."""
+    columns: dict[str, list[float]] = {"race_level": [], "race_seeds": [], "stopped": []}
+    for *ranking, method in table[CELL].itertuples(index=False, name=None):
+        one = races.get(tuple(ranking))
+        values = (one.level, one.seeds, one.stopped.get(method, nan)) if one else (nan, nan, nan)
+        for column, value in zip(columns.values(), values, strict=True):
+            column.append(value)
+    return columns
 
 
 def _summaries(runs: pd.DataFrame, known: Evidence, level: float) -> pd.DataFrame:
@@ -133,15 +157,22 @@ def against_best(
     says that they include 0; `p_adjusted` is the level at which they just would, `p` that of the
     two alone. `detectable` is the true difference that this would find in 80 %. `test` names the
     chance accounted for: of `seeds`, `rows`, both, or none. No method that learned nothing is the
-    best; where none learned, there is none and no tie. `mcnemar` is the exact test of which rows
-    are right; of several seeds twice the median p, which holds however they depend on one another.
+    best; where none learned, there is none and no tie. A raced ranking is tested at the level of
+    its race's last look, and no method that was stopped while others went on is its best.
+    `mcnemar` is the exact test of which rows are right; of several seeds twice the median p, which
+    holds however they depend on one another.
     """
     known = known or evidence(results)
-    rows = [row for key, methods in known.rankings.items() for row in _ranking(key, methods, level)]
+    rows = [
+        row
+        for key, methods in known.rankings.items()
+        for row in _ranking(key, methods, level, results.races.get(key))
+    ]
     columns = [*CELL, "best", "difference", "low", "high", "p", "p_adjusted", "tie", "detectable",
                "test", "mcnemar", "seeds"]  # fmt: skip
     compared = pd.DataFrame(rows, columns=columns)
-    every = pd.concat([results.runs[CELL], missing(results.runs)[CELL]]).drop_duplicates()
+    lacks = missing(results.runs, results.races)
+    every = pd.concat([results.runs[CELL], lacks[CELL]]).drop_duplicates()
     table = every.merge(compared, on=CELL, how="left")
     table["tie"] = table["tie"].eq(True)
     table["seeds"] = table["seeds"].fillna(0).astype(int)
@@ -151,11 +182,14 @@ def against_best(
     return _in_order(table, results.runs)
 
 
-def _ranking(key: Key, methods: dict[str, Known], level: float) -> list[list[Any]]:
+def _ranking(
+    key: Key, methods: dict[str, Known], level: float, race: Raced | None
+) -> list[list[Any]]:
     """The rows of one ranking, in the order of `against_best`'s columns."""
     names, scores = list(methods), [cell.scores for cell in methods.values()]
     pairs = simultaneous.pairs(scores, spreads(scores))
-    leader = _leader(methods, pairs, level)
+    dropped, level = _of_race(race, names, level)
+    leader = leading(methods, pairs, level, dropped)
     if leader is None:
         return [[*key, name, "", *[nan] * 5, False, nan, "", nan, 0] for name in names]
     half = pairs.half(level)[leader]
@@ -176,11 +210,19 @@ def _ranking(key: Key, methods: dict[str, Known], level: float) -> list[list[Any
     return rows
 
 
-def _leader(methods: dict[str, Known], pairs: Pairs, level: float) -> int | None:
+def _of_race(race: Raced | None, methods: list[str], level: float) -> tuple[set[str], float]:
+    """Which methods a race stopped while others went on, and the level at which to test."""
+    return (race.dropped(methods), 1 - race.level) if race else (set(), level)
+
+
+def leading(
+    methods: dict[str, Known], pairs: Pairs, level: float, dropped: Collection[str]
+) -> int | None:
     """The best mean that learned something; with one seed only if none has more."""
     means = np.array([cell.scores.values.mean() for cell in methods.values()])
     several = np.array([len(cell.scores.seeds) > 1 for cell in methods.values()])
-    learned = np.array([cell.learned for cell in methods.values()])
+    goes_on = np.array([name not in dropped for name in methods])
+    learned = goes_on & np.array([cell.learned for cell in methods.values()])
     first = learned & several if (learned & several).any() else learned
     return verdict(means, first, pairs.above(level)).leader
 
@@ -205,13 +247,16 @@ def _mcnemar(a: Known, b: Known) -> float:
     return min(1.0, 2 * float(np.median(exact)))
 
 
-def standings(known: Evidence) -> Standings:
+def standings(
+    known: Evidence, races: Mapping[Key, Raced] | None = None, *, level: float = 0.95
+) -> Standings:
     """Each cell's scores and its spread over seeds, for comparisons beyond its ranking."""
-    return {
-        (*key, method): standing
-        for key, methods in known.rankings.items()
-        for method, standing in zip(methods, _standings(methods), strict=True)
-    }
+    table = {}
+    for key, methods in known.rankings.items():
+        dropped, of_ranking = _of_race((races or {}).get(key), list(methods), level)
+        for method, standing in zip(methods, _standings(methods), strict=True):
+            table[*key, method] = Standing(*standing, of_ranking, method in dropped)
+    return table
 
 
 def _standings(methods: dict[str, Known]) -> list[tuple[Scores, Spread]]:

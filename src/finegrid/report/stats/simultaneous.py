@@ -37,8 +37,11 @@ class Pairs:
     methods: NDArray[np.int64]  # compared at once
     seeds: NDArray[np.int64]  # in common
 
-    def half(self, level: float = 0.95) -> Floats:
-        """Half-widths of the simultaneous intervals; infinite where nothing is known of chance."""
+    def half(self, level: float | Floats = 0.95) -> Floats:
+        """Half-widths of the simultaneous intervals; infinite where nothing is known of chance.
+
+        level: of all, or of each, M x M.
+        """
         squares = np.zeros_like(self.difference)
         for source in self.sources:
             critical = studentized.criticals(1 - level, self.methods, source.df)
@@ -46,7 +49,7 @@ class Pairs:
         unknown = (self.variance <= 0) & (self.difference != 0)
         return np.where(unknown, inf, np.sqrt(squares))
 
-    def above(self, level: float = 0.95) -> NDArray[np.bool_]:
+    def above(self, level: float | Floats = 0.95) -> NDArray[np.bool_]:
         """Whether the row is told apart from the column and better."""
         return np.asarray(self.difference > self.half(level))
 

@@ -6,7 +6,7 @@ and a report of 5,000 runs needs some thousands.
 """
 
 from functools import cache
-from math import floor, inf, isinf, log10
+from math import inf, isinf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ def exceeded(t: float, methods: int, df: float) -> float:
     """Probability that some two of M equal means differ by at least t standard errors."""
     if methods <= 2:
         return max(2 * float(special.stdtr(df, -abs(t))), LEAST_P)
-    log_t, log_p = _table(methods, _rounded(df))
+    log_t, log_p = _table(methods, float(_rounded(np.array(df))))
     return max(float(np.exp(np.interp(np.log(max(abs(t), 1e-9)), log_t, log_p))), LEAST_P)
 
 
@@ -29,28 +29,29 @@ def critical(p: float, methods: int, df: float) -> float:
     """The t that the largest difference exceeds with probability p."""
     if methods <= 2:
         return -float(special.stdtrit(df, p / 2))
-    log_t, log_p = _table(methods, _rounded(df))
+    log_t, log_p = _table(methods, float(_rounded(np.array(df))))
     return float(np.exp(np.interp(-np.log(p), -log_p, log_t)))
 
 
 _known = cache(critical)
 
 
-def criticals(p: float, methods: NDArray[np.int64], df: Floats) -> Floats:
-    """`critical` of each number of methods and degrees of freedom, which often repeat."""
+def criticals(p: float | Floats, methods: NDArray[np.int64], df: Floats) -> Floats:
+    """`critical` of each p, number of methods and degrees of freedom, which often repeat."""
+    each = (np.broadcast_to(p, df.shape), methods, np.where(methods > 2, _rounded(df), df))
     values = [
-        _known(p, many, one if many <= 2 else _rounded(one)) if one > 0 else inf
-        for many, one in zip(methods.ravel().tolist(), df.ravel().tolist(), strict=True)
+        _known(alpha, many, one) if one > 0 else inf
+        for alpha, many, one in zip(*(array.ravel().tolist() for array in each), strict=True)
     ]
     return np.array(values).reshape(df.shape)
 
 
-def _rounded(df: float) -> float:
-    """Down to two digits, so that few tables are made."""
-    if isinf(df) or df >= 1e4:
-        return inf
-    step = 10.0 ** (floor(log10(df)) - 1)
-    return max(round(floor(df / step + 1e-6) * step, 6), 0.1)
+def _rounded(df: Floats) -> Floats:
+    """Down to two digits, so that few tables are made; at least 0.1."""
+    within = np.clip(df, 0.1, 1e4)
+    step = 10.0 ** (np.floor(np.log10(within)) - 1)
+    coarse = np.maximum(np.round(np.floor(within / step + 1e-6) * step, 6), 0.1)
+    return np.where(df >= 1e4, inf, np.where(df > 0, coarse, df))
 
 
 @cache

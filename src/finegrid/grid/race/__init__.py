@@ -1,0 +1,1 @@
+"""Races: a comparison that stops what cannot change its answer."""
