@@ -27,7 +27,8 @@ from finegrid.runs import layout, record
 
 SPACE = (0.1, 10)  # of a method that names none, times its published rate
 FAILED = 0.0  # score of a run that diverged, as in the search
-Scores = dict[tuple[str, str], dict[float, dict[int, float]]]  # method, task -> rate -> seed
+# (task, method, rows and budget) -> rate -> seed -> score
+Scores = dict[tuple[str, str, str], dict[float, dict[int, float]]]
 
 
 def main() -> None:
@@ -93,7 +94,8 @@ def scores(given: argparse.Namespace, *sweeps: Path) -> Scores:
         run = record.read(directory)
         if run.trial is None and str(run.seed) in given.seeds and run.lr is not None:
             score = run.test if run.status == "ok" and run.test is not None else FAILED
-            found[run.method, run.task][run.lr][run.seed] = score
+            alike = f"{run.train_hash} {run.budget}"  # only such runs are compared
+            found[run.task, run.method, alike][run.lr][run.seed] = score
     return found
 
 
@@ -102,12 +104,12 @@ def table(given: argparse.Namespace) -> str:
     titles = ("task", "method", "rates", "median", "best", "at", "found", "score", "regret", "sd")
     every, lines, regrets = scores(given, given.dir / "grid"), [], []
     searched = scores(given, given.dir / "search", *given.searched)
-    for (method, task), of_rate in sorted(every.items(), key=lambda pair: pair[0][::-1]):
+    for cell, of_rate in sorted(every.items()):
         means = {rate: fmean(of_seed.values()) for rate, of_seed in of_rate.items()}
         best = max(means, key=lambda rate: means[rate])
-        line = [task, method, str(len(means)), f"{median(means.values()):.4f}",
+        line = [*cell[:2], str(len(means)), f"{median(means.values()):.4f}",
                 f"{means[best]:.4f}", f"{best:.3g}"]  # fmt: skip
-        for rate, of_seed in searched[method, task].items():
+        for rate, of_seed in searched[cell].items():
             seeds = of_seed.keys() & of_rate[best]
             apart = [of_rate[best][seed] - of_seed[seed] for seed in seeds]
             regrets += apart

@@ -251,15 +251,15 @@ def _process(
 def _watch(
     process: subprocess.Popen[bytes], root: Path, before: Collection[Path], *, progress: bool
 ) -> None:
-    """Wait for a sweep with a bar of its cells that have ended; it may need more as it goes."""
-    left: list[str] = []
+    """Wait for a sweep with a bar of its cells that have ended."""
+    ended: set[str] = set()
     with tqdm(desc="cells", disable=not (progress and _looked_at()), leave=False) as bar:
         while process.poll() is None:
-            cells = _cells(root, before)
-            left += cells[bar.total or 0 :]
-            bar.total = len(cells) or None
-            left = [place for place, one in plan.outcomes(root, left) if one.status not in ENDED]
-            bar.n = (bar.total or 0) - len(left)
+            cells = _cells(root, before)  # a search or a race asks for more
+            left = [place for place in cells if place not in ended]
+            found = plan.outcomes(root, left)
+            ended |= {place for place, one in found if one.status in ENDED}
+            bar.total, bar.n = len(cells) or None, len(ended)
             bar.refresh()
             with suppress(subprocess.TimeoutExpired):
                 process.wait(EVERY)

@@ -13,6 +13,9 @@ HELP = """finegrid: which way of fine-tuning is best for this model, task, data 
 {groups}
 Any value can be overridden: optim.lr=1e-4 data.batch_size=16 select=last; the end of a key will do
 where it is one key's alone: epochs=3 batch_size=16, with method=lora rank=4
+Rates found first, for every method with equal effort: tune.trials=8 (on validation rows)
+Fewer cells for one answer: race=best stops methods that cannot be the best any more. Do not race
+for claims on every fraction at once, for means to be published, or with fewer than five seeds
 A budget in another unit: seconds=60 (units: {units})
 A model of your own: model=/path/to/folder, or model=org/name of the hub
 Your own rows: task=custom train=tickets.csv text=message label=team

@@ -27,7 +27,7 @@ from finegrid.recipes import TuneConfig
 from finegrid.runs import settings
 from finegrid.runs.record import Record, cell_hash, command_line
 from finegrid.storage.files import write_atomic
-from finegrid.tuning import design, halving, rungs, write_rungs
+from finegrid.tuning import design, halving, rungs
 
 FOLDER = "tuned"  # of a sweep: its rates, a file a model
 SIZE = ("data.fraction", "data.rows")
@@ -197,6 +197,8 @@ class Search:
 
     def conclude(self) -> None:
         """Write the rates found for each model, in the sweep's directory."""
+        from finegrid.tuning import write_rungs  # pandas comes with it, which a plan needs not load
+
         for model, results in self._results().items():
             text = write_rungs.overlay(results, model, command_line())
             path = self.store.root / FOLDER / f"{model}.yaml"
@@ -205,6 +207,8 @@ class Search:
 
     def summary(self) -> list[str]:
         """A few lines for the end of a sweep: what was found, and at what cost."""
+        from finegrid.tuning import write_rungs
+
         return [
             line
             for model, results in self._results().items()

@@ -1,6 +1,7 @@
 """What to do after a comparison, as one shell command."""
 
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
@@ -138,7 +139,7 @@ def _root(runs: pd.DataFrame) -> str:
     """The directory of the sweep that most runs are of; empty where they are of none."""
     places = runs["directory"].astype(str)
     roots = [str(Path(place).parents[layout.DEPTH - 1]) for place in places if layout.parse(place)]
-    return max(roots, key=roots.count, default="")
+    return max(Counter(roots).items(), key=lambda root: root[1], default=("", 0))[0]
 
 
 def _quoted(place: object) -> str:

@@ -72,7 +72,7 @@ def _pdf(comparison: Comparison) -> Files:
 def _parquet(comparison: Comparison) -> Files:
     runs = comparison.runs
     places = runs["directory"].astype(str).str.split("/").str[-4:].str.join("/")
-    predictions, left_out = outcomes.stored(runs)
+    predictions, left_out = outcomes.stored(runs, comparison.evidence.predictions)
     others = runs.drop(columns=list(predictions), errors="ignore")
     named = others.assign(directory=places)  # as the grid names a run, without a machine's path
     buffer = io.BytesIO()

@@ -1,7 +1,6 @@
 """Draws all figures of a report. Every figure comes with its data."""
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import matplotlib as mpl
@@ -26,12 +25,11 @@ class Figure:
     caption: str
     data: pd.DataFrame
     svg: str
-    render: Callable[[], Canvas] = field(repr=False, compare=False)
+    canvas: Canvas = field(repr=False, compare=False)
 
     def saved(self, kind: str, *, dpi: int = 200) -> bytes:
-        """The figure as `png` or `pdf`, drawn on demand."""
-        with mpl.rc_context(style.RC):
-            return style.saved(self.render(), kind, dpi=dpi)
+        """The figure as `png` or `pdf`."""
+        return style.saved(self.canvas, kind, dpi=dpi)
 
 
 def draw(
@@ -75,8 +73,8 @@ def draw(
 
 def _figure(name: str, title: str, spec: FigureSpec) -> Figure:
     with mpl.rc_context(style.RC):
-        svg = style.svg(spec.render(), name, title)
-    return Figure(name, title, spec.caption, spec.data, svg, spec.render)
+        canvas = spec.render()
+    return Figure(name, title, spec.caption, spec.data, style.svg(canvas, name, title), canvas)
 
 
 def _spec(key: FigureKey, results: Results, cells: pd.DataFrame, look: Style) -> FigureSpec | None:

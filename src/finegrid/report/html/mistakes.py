@@ -4,7 +4,7 @@ From stored predictions of classes; of a regression there is nothing here.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from finegrid.report import formatting
 from finegrid.report.load import outcomes
+from finegrid.report.load.outcomes import Predictions
 from finegrid.report.stats.scores import readable
 
 CLASSES, MOST = 20, 1000  # of a matrix at most, and at all
@@ -48,12 +49,17 @@ class Mistakes:
     rows: tuple[Row, ...]
 
 
-def mistakes(runs: pd.DataFrame, methods: Sequence[str]) -> Mistakes | None:
+def mistakes(
+    runs: pd.DataFrame, methods: Sequence[str], known: Mapping[str, Predictions] | None = None
+) -> Mistakes | None:
     """How the methods of a ranking err, in the order given; None without predictions of classes.
 
-    runs: of the ranking, those that ended well.
+    Args:
+        runs: of the ranking, those that ended well.
+        methods: their names.
+        known: directory -> predictions that have been read.
     """
-    by_run = dict(readable(runs, []))
+    by_run = dict(readable(runs, [], known))
     first = next(iter(by_run.values()), None)
     if first is None or any(one.values.dtype.kind != "i" for one in (first, *by_run.values())):
         return None

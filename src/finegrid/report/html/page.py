@@ -116,10 +116,10 @@ def _mistakes(comparison: Comparison) -> dict[tuple[Any, ...], Mistakes]:
     runs = comparison.results.runs
     fine = runs[runs["status"].eq("ok")].astype({"method": str})
     means = comparison.cells.sort_values("mean", ascending=False)
-    made = {}
+    known, made = comparison.evidence.predictions, {}
     for key, ranking in list(_main(comparison.cells).items())[:ERRING]:
         at, of = ((frame[RANKING] == ranking).all(axis=1) for frame in (fine, means))
-        made[key] = mistakes(fine[at], list(means.loc[of, "method"].astype(str)))
+        made[key] = mistakes(fine[at], list(means.loc[of, "method"].astype(str)), known)
     return {key: one for key, one in made.items() if one}
 
 

@@ -4,6 +4,7 @@ Of one run: labels and predictions of the headline test set and the digest of it
 """
 
 import zlib
+from collections.abc import Mapping
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -31,12 +32,16 @@ class Predictions(NamedTuple):
     values: NDArray[np.generic]  # N
 
 
-def of_run(run: Any) -> Predictions | None:
+def of_run(run: Any, known: Mapping[str, Predictions] | None = None) -> Predictions | None:
     """A run's predictions: those that its row holds, else those in its directory; or none.
+
+    known: directory -> predictions that have been read.
 
     Raises:
         OSError, ValueError, KeyError, zlib.error: if there are none that can be read.
     """
+    if known and (one := known.get(str(run["directory"]))):
+        return one
     rows, labels, values = (run.get(name) for name in COLUMNS)
     if isinstance(rows, str) and isinstance(labels, bytes) and isinstance(values, bytes):
         return _checked(rows, _unpacked(labels), _unpacked(values))
@@ -86,7 +91,9 @@ def _checked(rows: str, labels: NDArray[np.generic], values: NDArray[np.generic]
     return Predictions(rows, labels, values)
 
 
-def stored(runs: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+def stored(
+    runs: pd.DataFrame, known: Mapping[str, Predictions] | None = None
+) -> tuple[pd.DataFrame, str]:
     """The columns of `COLUMNS` for some runs, and a note on what is left out (or nothing).
 
     Labels, predictions and the digest of the rows, and no text. Predictions of the largest test
@@ -96,7 +103,7 @@ def stored(runs: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     packs: dict[bytes, bytes] = {}  # labels are the same for all runs on a test set
     for row in runs.to_dict("records"):
         try:
-            one = of_run(row) if row["status"] == "ok" else None
+            one = of_run(row, known) if row["status"] == "ok" else None
         except (OSError, ValueError, KeyError, zlib.error):
             one = None  # a report tells of those
         if one is None:

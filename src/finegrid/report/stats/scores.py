@@ -5,8 +5,8 @@ Predictions come from a run's directory or, just the same, from the columns of a
 
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from math import nan
 from typing import Any
 
@@ -26,6 +26,7 @@ from finegrid.runs import layout
 
 NEEDED = [*CELL, "seed", "test", "metric", "degenerate", "test_rows", "directory"]
 TOGETHER = 256  # runs scored at once: what makes matrix products of useful size
+HELD = 50_000_000  # bytes of predictions
 AGREES = 1e-3  # of the record's score with that of the predictions
 POSITIVE = "positive_class"  # of a record
 Key = tuple[Any, ...]  # the values of rankings.RANKING
@@ -47,6 +48,25 @@ class Evidence:
 
     rankings: dict[Key, dict[str, Known]]  # ranking -> method -> cell
     notes: tuple[str, ...] = ()  # which predictions could not be used
+    # directory -> predictions, so that nobody else opens the files again; some, if they are many
+    predictions: Mapping[str, Predictions] = field(default_factory=dict)
+
+
+@dataclass
+class Held:
+    """Predictions that stay in memory once read, up to `HELD` bytes."""
+
+    by_directory: dict[str, Predictions] = field(default_factory=dict)
+    size: int = 0
+
+    def take(self, read: Iterable[tuple[str, Predictions]]) -> None:
+        """Hold one ranking's, whose labels are the same."""
+        labels = None
+        for directory, one in read:
+            labels = one.labels if labels is None else labels
+            self.size += one.values.nbytes
+            if directory and self.size <= HELD:
+                self.by_directory[directory] = one._replace(labels=labels)
 
 
 def evidence(
@@ -68,10 +88,11 @@ def evidence(
     rankings: dict[Key, dict[str, Known]] = {}
     refused: list[str] = []
     resampler, of = None, None  # rankings on one test set come one after the other
-    done = 0
+    done, held = 0, Held()
     for key, ranking in runs.groupby(RANKING, observed=True):
         metrics = () if seeds_alone else _metrics(ranking)
         read = dict(readable(ranking, refused)) if metrics else {}
+        held.take(zip(runs.loc[list(read), "directory"], read.values(), strict=True))
         if one := next(iter(read.values()), None):
             positive = _positive(ranking)
             if of != (one.rows, metrics, positive):
@@ -82,7 +103,7 @@ def evidence(
         done += len(ranking)
         tell(done)
     unused = [f"Predictions not used: {caveats.some(refused)}."] if refused else []
-    return Evidence(rankings, (*unused, *_limits(rankings)))
+    return Evidence(rankings, (*unused, *_limits(rankings)), held.by_directory)
 
 
 def _cells(
@@ -136,12 +157,14 @@ def _metrics(runs: pd.DataFrame) -> tuple[str, ...]:
     )
 
 
-def readable(runs: pd.DataFrame, refused: list[str]) -> Iterable[tuple[Any, Predictions]]:
+def readable(
+    runs: pd.DataFrame, refused: list[str], known: Mapping[str, Predictions] | None = None
+) -> Iterable[tuple[Any, Predictions]]:
     """Run -> predictions, of those on the rows that most of the ranking was scored on."""
     by_run: dict[Any, Predictions] = {}
     for run, row in zip(runs.index, runs.to_dict("records"), strict=True):
         try:
-            predictions = of_run(row)
+            predictions = of_run(row, known)
         except FileNotFoundError:
             continue  # a note tells of all of them
         except (OSError, ValueError, KeyError, zlib.error) as error:
