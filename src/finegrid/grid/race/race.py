@@ -12,10 +12,7 @@ from finegrid.grid.race.track import Track
 from finegrid.grid.stages import Ended, Entry
 from finegrid.grid.status import Store
 
-LIKELY = {
-    "best": 0.55,
-    "table": 0.7,
-}  # of the cells; benchmarks/racing.py on this project's records
+LIKELY = {"best": 0.55, "table": 0.7}  # of the cells, as benchmarks/racing.py has it
 
 
 class Race:
