@@ -11,6 +11,7 @@ from commands import call, errors
 from conftest import FACTS
 from hydra.core.utils import JobReturn, JobStatus
 
+from finegrid.api.compare import Results
 from finegrid.grid import plan
 from finegrid.grid.expand import Cell
 from finegrid.grid.known import Known
@@ -263,6 +264,8 @@ def test_known_results_are_not_run_again(
     frame = sweep.store.frame(sweep.cells)
     assert sorted(frame["cell"]) == WANTED
     assert frame["test"].notna().all()
+    places = tuple(map(sweep.store.place, sweep.cells))
+    assert sorted(Results(root, places, known=(str(there),)).runs["cell"]) == WANTED
     status = call(str(root), command="status")
     assert status.returncode == 0, status.stdout
 
