@@ -13,6 +13,7 @@ from commands import ENV, call, errors
 from conftest import METHODS, MODELS, ROOT, TASKS
 
 from finegrid.commands.ending import after_sweep
+from finegrid.grid.status import Store
 from finegrid.runs.record import read
 
 
@@ -146,7 +147,7 @@ class TestSweep:
     def test_a_report_that_fails_costs_a_line(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        after_sweep(tmp_path, [])
+        after_sweep(Store(tmp_path), [])
         told = capsys.readouterr()
         assert told.err.startswith(f"no answer: no record.json below {tmp_path}")
         assert told.out == ""

@@ -116,7 +116,7 @@ def test_a_setting_that_the_table_does_not_name_decides_the_result() -> None:
 
 
 def test_a_table_of_the_report_compares_what_records_hold_of_settings() -> None:
-    """All but its axes, and what a run turned out to be."""
-    axes = {"method", "task", "fraction", "seed", "lr", "trial"}
+    """All but its axes, and what a run turned out to be; a number of rows makes a fraction."""
+    axes = {"method", "task", "fraction", "rows_asked", "seed", "lr", "trial"}
     measured = {"precision", "version", "fingerprint"}
     assert set(FIELDS) - measured == set(settings.RECORDED) - axes

@@ -26,7 +26,7 @@ from finegrid.training import session
 from finegrid.training.components import RunComponents
 from finegrid.training.module import FineTuner
 
-SHORT = ("data.fraction=0.2", "data.validation_max=50", "budget.epochs=1", "evaluations=4")
+SHORT = ("data.fraction=0.2", "data.validation_max=8", "budget.epochs=1", "evaluations=4")
 STEPS = ("budget=steps", "budget.steps=2", "evaluations=1", "data.validation_max=50")
 NO_DROPOUT = (
     "+model.config.hidden_dropout_prob=0", "+model.config.attention_probs_dropout_prob=0",
