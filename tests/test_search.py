@@ -356,6 +356,23 @@ def test_a_method_whose_trials_all_fail_keeps_its_published_rate_and_says_so(
     assert "lora (builtin_paraphrase)" in line
 
 
+def test_a_search_that_saw_one_prediction_alone_says_that_it_told_nothing(
+    searches: Searches,
+) -> None:
+    def end(cell: Cell) -> dict[str, Any]:
+        return near(BEST)(cell) | {"degenerate": cell.facts["method"] == "lora"}
+
+    search, base, store = searches("method=lora,bitfit", "tune.trials=4", end=end)
+    finish(search, store)
+    tuned = {c.facts["method"]: c for b in base if (c := search.tuned(b, store.ended))}
+    assert set(tuned) == {"lora", "bitfit"}
+    search.conclude()
+    (line,) = [line for line in search.summary() if "not told apart" in line]
+    assert line.startswith("  lora (builtin_paraphrase): one prediction for all rows")
+    text = (store.root / "tuned/tiny.yaml").read_text(encoding="utf-8")
+    assert text.count("raise the budget") == 1
+
+
 REFUSED = {
     "rate": (["optim.lr=1e-3,1e-4"], "leave out either it or optim.lr="),
     "trial": (["trial=1"], "leave out either it or trial=1"),

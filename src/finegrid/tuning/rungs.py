@@ -69,6 +69,11 @@ class Result:
         return next((tried for tried in self.rungs[-1] if tried.trial == number), None)
 
     @property
+    def blind(self) -> bool:
+        """Whether each trial at full length predicts one class: no rate beat another."""
+        return self.complete and all(tried.score.state == "constant" for tried in self.rungs[-1])
+
+    @property
     def examples(self) -> int:
         """Training examples of all its runs."""
         return sum(map(examples, self.runs))

@@ -9,6 +9,7 @@ from finegrid.report.load.rankings import ordered
 from finegrid.runs.text import hydra_value, markdown_table
 from finegrid.tuning.rungs import Result, Tried
 
+BLIND = "one prediction for all rows at full length, so rates were not told apart: raise the budget"
 WIDER = "more trials or tune.widen=3 reach farther, alike for all"
 
 
@@ -52,6 +53,8 @@ def summary(results: Sequence[Result], path: str) -> list[str]:
             lines.append(f"  {method}: {'; '.join(parts)}")
     if edges := [f"{r.method} ({', '.join(r.tasks)})" for r in results if any(r.at_edge())]:
         lines.append(f"  at the edge of what was tried: {', '.join(edges)}; {WIDER}")
+    if blind := [f"{r.method} ({', '.join(r.tasks)})" for r in results if r.blind]:
+        lines.append(f"  {', '.join(blind)}: {BLIND}")
     failed = [r for r in results if r.complete and r.chosen is None]
     lines += [f"  {r.method} ({', '.join(r.tasks)}): {_nothing()}" for r in failed]
     return lines
@@ -127,6 +130,8 @@ def _notes(result: Result) -> Iterator[str]:
         yield "not at its end"
     elif result.chosen is None:
         yield _nothing()
+    elif result.blind:
+        yield BLIND
     for option in result.at_edge():
         yield f"{option} at the edge of what was tried: {WIDER}"
     if len({(tried.score.state, tried.score.value) for tried in result.rungs[0]}) == 1:
