@@ -19,10 +19,8 @@ from finegrid.errors import UserError, require, shown
 from finegrid.tasks.task import Task
 
 log = logging.getLogger(__name__)
-SHARE, LEAST = (
-    0.2,
-    8,
-)  # of a fraction's rows for validation, and rows at least; at most half of them
+SHARE = 0.2  # of a fraction's rows for validation, at most half of them
+LEAST = 8  # rows for validation, whatever the share
 Order = np.ndarray[Any, np.dtype[np.int64]]  # row numbers
 CYCLE = round(1 / SHARE)  # of so many successive rows of a stratum one goes to validation
 
