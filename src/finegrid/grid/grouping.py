@@ -12,16 +12,8 @@ MOST = 8  # cells of a job: they would all be lost with it
 ONE_A_PROCESS = "wandb_logger"  # W&B has one run a process
 # What each run of a pass has for itself
 APART = (
-    "seed",
-    "trial",
-    "method",
-    "tune",
-    "tuned",
-    "code",
-    "optim.lr",
-    "data.fraction",
-    "data.rows",
-)  # of each run in a pass
+    "seed", "trial", "method", "tune", "tuned", "code", "optim.lr", "data.fraction", "data.rows",
+)  # fmt: skip
 
 
 def size_of(fuse: str | int, *, cells: int, slots: int | None) -> int:
