@@ -7,7 +7,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
-from finegrid.grid.compose import Axis, Configs
+from finegrid.grid.compose import Axis, Configs, at
 from finegrid.grid.expand import NAMED, Cell, composed
 from finegrid.runs.text import hydra_value
 
@@ -42,7 +42,7 @@ class Changed:
         given = {axis.key for axis in axes}
         self._new: dict[str, Choices] = {}
         for key, few in values.items():
-            own = [] if key in given else [at(cell.config, key) for cell in cells]
+            own = [] if key in given else [at(cell.config, key.split(".")) for cell in cells]
             texts = dict.fromkeys(map(hydra_value, [*own, *few]))
             choices = parser.parse_overrides([f"{key}={text}" for text in texts])
             self._new[key] = dict(zip(texts, choices, strict=True))
@@ -64,7 +64,7 @@ class Changed:
             for axis in self._axes
         ]
         beside = [
-            self._new[axis.key][texts.get(axis.key) or hydra_value(at(cell.config, axis.key))]
+            self._new[axis.key][texts.get(axis.key) or hydra_value(at(cell.config, axis.path))]
             for axis in self._more
         ]
         plain = self._configs((*told, *beside))
@@ -80,11 +80,3 @@ class Changed:
 def _of(axis: Axis, lines: set[str]) -> Any:
     """The value of an axis that a cell has."""
     return next(choice for choice in axis.choices if str(choice.input_line) in lines)
-
-
-def at(plain: Mapping[str, Any], key: str) -> Any:
-    """The value of a setting in a config, by its key such as `optim.lr`."""
-    node: Any = plain
-    for name in key.split("."):
-        node = node[name]
-    return node

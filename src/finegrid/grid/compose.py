@@ -125,7 +125,7 @@ class Configs:
         beside = self._compose((*self._lead[:number], choice, *self._lead[number + 1 :]))
         if not _has(beside, path):
             return []
-        value = _at(beside, path)
+        value = at(beside, path)
         merged = isinstance(value, dict) and not group  # with what another choice may change
         return [] if merged or _with(start, path, value) != beside else [value]
 
@@ -179,9 +179,10 @@ def _has(plain: Any, path: Sequence[str]) -> bool:
     return not rest or _has(plain[head], rest)
 
 
-def _at(plain: Plain, path: Sequence[str]) -> Any:
+def at(plain: Plain, path: Sequence[str]) -> Any:
+    """The value at a place of a config, such as `("optim", "lr")`."""
     head, *rest = path
-    return _at(plain[head], rest) if rest else plain[head]
+    return at(plain[head], rest) if rest else plain[head]
 
 
 def _with(plain: Plain, path: Sequence[str], value: Any) -> Plain:

@@ -18,8 +18,8 @@ from omegaconf import DictConfig
 from finegrid import recipes
 from finegrid.config import bind
 from finegrid.errors import require
-from finegrid.grid.changed import Changed, at
-from finegrid.grid.compose import Axis
+from finegrid.grid.changed import Changed
+from finegrid.grid.compose import Axis, at
 from finegrid.grid.expand import Cell, grids
 from finegrid.grid.stages import Ended
 from finegrid.grid.status import Store
@@ -53,7 +53,6 @@ class MethodSearch:
         self.at = list(_middle(cells))  # of each task one cell, of the middle fraction
         self._entered = [list(range(len(self.points)))]  # trials of each rung that has begun
         self._made: dict[tuple[int, int], list[Cell]] = {}
-        self._over = False
 
     def needed(self, ended: Ended) -> list[Cell]:
         """The trials needed so far: a rung's once the one before has ended."""
@@ -64,8 +63,7 @@ class MethodSearch:
         """Whether every trial has ended."""
         self._advance(ended)
         last = len(self.ladder) - 1
-        self._over = self._over or (len(self._entered) > last and self._ran(last, ended))
-        return self._over
+        return len(self._entered) > last and self._ran(last, ended)
 
     def tuned(self, cell: Cell) -> Cell:
         """A cell with what a search that is over chose: the published values if it chose none."""
@@ -312,5 +310,5 @@ def _noted(cell: Cell, notes: Mapping[str, Any]) -> Cell:
 def points(cell: Cell) -> list[design.Point]:
     """What the trials of a cell's search try."""
     tune, space = cell.config["tune"], recipes.space(cell.config["method"])
-    own = {option: float(at(cell.config, option)) for option in space}
+    own = {option: float(at(cell.config, option.split("."))) for option in space}
     return design.points(own, space, tune["trials"], widen=tune["widen"])
