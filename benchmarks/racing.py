@@ -26,8 +26,9 @@ from pathlib import Path
 import numpy as np
 from verdict_size import NOISES, SHARE, noise, share, show
 
-from finegrid.grid.race.decide import LIVE, WORSE, Rule, Standing, decide
+from finegrid.grid.race.decide import WORSE, Rule, Standing, decide
 from finegrid.grid.race.levels import looks
+from finegrid.report.load.races import LIVE
 from finegrid.report.load.rankings import results
 from finegrid.report.stats.paired import Scores
 from finegrid.report.stats.scores import Known, evidence

@@ -17,7 +17,7 @@ from finegrid.grid.expand import Cell
 from finegrid.grid.race.decide import Rule, Standing, chances, decide
 from finegrid.grid.race.levels import levels, looks
 from finegrid.grid.race.race import Race
-from finegrid.grid.stages import RANKING, SETTING, Ended, Entry
+from finegrid.grid.stages import RANKING, Ended, Entry
 from finegrid.grid.status import ENDED, Outcome, Store
 from finegrid.report.load.rankings import load
 from finegrid.report.stats.paired import Scores
@@ -26,7 +26,7 @@ from finegrid.report.stats.shrunken_variance import spreads
 from finegrid.report.stats.simultaneous import pairs
 
 SEEDS = 10
-FACTS = dict.fromkeys((*RANKING, *SETTING)) | {
+FACTS = dict.fromkeys(RANKING) | {
     "task": "mrpc", "model": "tiny", "fraction": 1.0, "budget_unit": "epochs", "budget": 3.0,
 }  # fmt: skip
 WORLD = {"full": 0.80, "bitfit": 0.797, "lora": 0.795, "head": 0.60}

@@ -12,12 +12,12 @@ from typing import Protocol
 
 from finegrid.grid.expand import Cell
 from finegrid.grid.status import Outcome
-from finegrid.runs.settings import Role, deciding, role, split_override
+from finegrid.runs.settings import RECORDED, Role, deciding, role, split_override
 
 Ended = Callable[[Cell], Outcome | None]  # how a cell ended, None while it has not
-# What cells of one ranking have in common, as a report's rankings do
-RANKING = ("task", "model", "fraction", "rows_asked", "budget_unit", "budget")
-SETTING = ("pretrained", "protocol", "validation_from", "select", "frozen_dropout", "kernels")
+OF_RUN = ("method", "seed", "lr", "trial")  # what of a record tells runs of one ranking apart
+# What these have in common, as in a report
+RANKING = (*(name for name in RECORDED if name not in OF_RUN), "budget_unit", "budget")
 # Axes that do not tell a ranking's methods apart
 COMMON = {"task", "model", "method", "seed", "budget", "data.fraction", "data.rows"}
 
@@ -137,7 +137,7 @@ def entries(cells: Sequence[Cell]) -> Iterator[Entry]:
 
 
 def _ranking(cell: Cell) -> str:
-    values = [cell.facts.get(name) for name in (*RANKING, *SETTING)]
+    values = [cell.facts.get(name) for name in RANKING]
     precision, task = cell.config["trainer"]["precision"], deciding(cell.config)["task"]
     return json.dumps([*values, precision, task], default=str)
 

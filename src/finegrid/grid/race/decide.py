@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from scipy import special
 
 from finegrid.grid.race.levels import levels
+from finegrid.report.load.races import LIVE
 from finegrid.report.stats.compare import leading
 from finegrid.report.stats.scores import Known
 from finegrid.report.stats.shrunken_variance import spreads
 from finegrid.report.stats.significance import Floats
 from finegrid.report.stats.simultaneous import Pairs, pairs
 
-LIVE, WORSE, EQUAL, LEVEL, UNSCORED = "live", "worse", "equal", "level", "unscored"
+WORSE, EQUAL, LEVEL, UNSCORED = "worse", "equal", "level", "unscored"  # or LIVE
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,10 @@ from typing import Any
 from finegrid.errors import UserError
 from finegrid.grid.race.decide import Rule
 from finegrid.grid.race.track import Look, Track
-from finegrid.grid.stages import RANKING, SETTING
+from finegrid.grid.stages import RANKING
+from finegrid.report.load.races import LARGEST, SCHEMA
 from finegrid.runs import layout
 from finegrid.storage.files import content, write_atomic
-
-SCHEMA = 1
-LARGEST = 1 << 25  # bytes
 
 
 def write(root: Path, rule: Rule, tracks: Sequence[Track]) -> None:
@@ -82,7 +80,7 @@ def _lines(rule: Rule, track: Track) -> Iterator[dict[str, Any]]:
     for number, look in enumerate(track.looks):
         facts = next(cell.facts for several in look.cells.values() for cell in several)
         yield {
-            "ranking": {name: facts[name] for name in (*RANKING, *SETTING)},
+            "ranking": {name: facts[name] for name in RANKING},
             "look": number + 1,
             "seeds": rule.looks[number],
             "level": _number(rule.levels[number]),

@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from finegrid.grid.expand import Cell
-from finegrid.grid.race.decide import LIVE, Decision, Rule, Standing, decide
+from finegrid.grid.race.decide import Decision, Rule, Standing, decide
 from finegrid.grid.race.evidence import scored
 from finegrid.grid.stages import Ended, Entry
 from finegrid.grid.status import Store
+from finegrid.report.load.races import LIVE
 
 Cells = dict[str, dict[int, Cell | None]]  # method -> seed -> cell, None while its rate is unknown
 
