@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finegrid.errors import UserError
+from finegrid.errors import UserError, require
 from finegrid.runs import layout
 from finegrid.runs.record import Record, read
 
@@ -31,16 +31,11 @@ class Known:
         tables: list[pd.DataFrame] = []
         directories: dict[str, Path] = {}
         for path in map(Path, [paths] if isinstance(paths, str) else paths):
-            if not path.exists():
-                raise UserError(f"known={path}: no such file or directory")
-            inside = path / "runs.parquet"
-            records = {} if path.is_file() else dict(_finished(path))
-            if records:
+            require(path.exists(), f"known={path}: no such file or directory")
+            if records := dict(_finished(path)):
                 directories |= records
-            elif path.is_file() or inside.is_file():
-                tables.append(_table(path if path.is_file() else inside))
             else:
-                raise UserError(f"known={path}: no finished run, and no runs.parquet, lies there")
+                tables.append(_table(path))
         of_tables = (str(key) for table in tables for key in table["cell"])
         return cls(tuple(tables), directories, frozenset([*directories, *of_tables]))
 
@@ -57,23 +52,27 @@ class Known:
         return [*([rankings.load(lie)] if lie else []), *(table for table in stored if len(table))]
 
 
-def _finished(root: Path) -> Iterable[tuple[str, Path]]:
-    for directory in layout.run_directories(root):
-        record = _record(directory)
-        if record and record.status == "ok" and record.cell:
-            yield record.cell, directory
-
-
-def _record(directory: Path) -> Record | None:
-    """The record of a directory; None if it is not readable, as a sweep's own report says."""
+def readable(directory: Path) -> Record | None:
+    """The record of a directory; None if there is none that can be read, as a report says."""
     try:
         return read(directory)
     except UserError:
         return None
 
 
+def _finished(root: Path) -> Iterable[tuple[str, Path]]:
+    for directory in layout.run_directories(root):
+        record = readable(directory)
+        if record and record.status == "ok" and record.cell:
+            yield record.cell, directory
+
+
 def _table(path: Path) -> "pd.DataFrame":
+    """The finished runs of a report's table, or of the one in a report's directory."""
     from finegrid.report.load import rankings
 
-    runs = rankings.load([path])
+    file = path / rankings.PARQUET if path.is_dir() else path
+    why = f"known={path}: no finished run, and no {rankings.PARQUET}, lies there"
+    require(file.is_file(), why)
+    runs = rankings.load([file])
     return runs[runs["status"].eq("ok") & runs["cell"].notna()]

@@ -53,20 +53,24 @@ class Plan:
 
     @cached_property
     def cells(self) -> list[Cell]:
-        """The cells that are needed by the records that are there."""
-        return self.stages.needed(self._ended)
+        """The cells that are needed by the records that are there, each of which is read once."""
+        ends: dict[str, Outcome | None] = {}
 
-    def _ended(self, cell: Cell) -> Outcome | None:
-        found = self.store.outcome(cell)
-        return found if settled(found, retry=self.retry, before=found.version) else None
+        def ended(cell: Cell) -> Outcome | None:
+            if cell.key not in ends:
+                found = self.store.outcome(cell)
+                over = settled(found, retry=self.retry, before=found.version)
+                ends[cell.key] = found if over else None
+            return ends[cell.key]
+
+        return self.stages.needed(ended)
 
     def found(self) -> Iterator[tuple[Cell, str, Outcome]]:
         """Each cell, its directory below the root, and what is known of it."""
         store, at = self.store, time.time()
         found = outcomes(self.root, [store.place(cell) for cell in self.cells], at=at)
         for cell, (place, known) in zip(self.cells, found, strict=True):
-            given = known.status in ("missing", "unreadable") and cell.key in store.known
-            yield cell, place, Outcome("ok", version=KNOWN) if given else known
+            yield cell, place, store.or_given(cell, known)
 
     def todo(self, found: Outcome) -> bool:
         """Whether the sweep would run a cell of which this is known."""

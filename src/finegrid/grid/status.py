@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finegrid.errors import UserError
 from finegrid.grid import locks
 from finegrid.grid.eta import Past
 from finegrid.grid.expand import Cell
-from finegrid.grid.known import Known
+from finegrid.grid.known import Known, readable
 from finegrid.runs import layout
-from finegrid.runs.record import Record, read, read_fields
+from finegrid.runs.record import Record, read_fields
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,19 +68,17 @@ class Store:
 
     def outcome(self, cell: Cell) -> Outcome:
         """What is known of a cell; its own directory comes before what was given."""
-        found = outcome(self.path(cell))
+        return self.or_given(cell, outcome(self.path(cell)))
+
+    def or_given(self, cell: Cell, found: Outcome) -> Outcome:
+        """What a cell's directory says, or what was given where that says nothing."""
         given = found.status in ("missing", "unreadable") and cell.key in self.known
         return Outcome("ok", version=KNOWN) if given else found
 
     def record(self, cell: Cell) -> Record | None:
         """A cell's record, if one is there that can be read."""
-        for directory in (self.path(cell), self.known.directories.get(cell.key)):
-            if directory and (directory / layout.RECORD).is_file():
-                try:
-                    return read(directory)
-                except UserError:
-                    continue
-        return None
+        elsewhere = self.known.directories.get(cell.key)
+        return readable(self.path(cell)) or (readable(elsewhere) if elsewhere else None)
 
     def frame(self, cells: Sequence[Cell]) -> "pd.DataFrame":
         """A row for each of some cells that has a record, as `rankings.load` gives them."""
