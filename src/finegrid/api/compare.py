@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from finegrid.api import task as tasks
 from finegrid.api.run import Run, load, words
 from finegrid.api.task import Task
+from finegrid.config import RaceConfig
 from finegrid.errors import UserError, one_of, require, shown
 from finegrid.grid import plan
 from finegrid.grid.known import Known
@@ -32,7 +33,6 @@ from finegrid.report.load.rankings import CELL, RANKING
 from finegrid.runs import layout
 from finegrid.storage.files import write_atomic
 
-RACES = ("none", "best", "table")
 EVERY = 0.5  # seconds between looks at the cells
 SAID = "finegrid: "  # begins the line that says why a sweep failed
 COLUMNS = {  # of Comparison.cells -> of `Results.table`
@@ -170,11 +170,8 @@ def compare(
         UserError: for what is not valid, before anything long begins. A warning says how many
             cells have no result, if any.
     """
-    wrong = [one for one in methods if not isinstance(one, str)]
-    require(
-        not isinstance(methods, str) and not wrong,
-        "compare takes a list of methods' names, such as methods=['full', 'lora']",
-    )
+    names = not isinstance(methods, str) and all(isinstance(one, str) for one in methods)
+    require(names, "compare takes a list of methods' names, such as methods=['full', 'lora']")
     numbers = range(seeds) if isinstance(seeds, int) else seeds
     require(bool(methods) and bool(numbers), "compare needs at least one method and one seed")
     axes = {"method": methods, "seed": list(map(str, numbers)), "data.fraction": fractions}
@@ -191,7 +188,7 @@ def _stages(tune: int, race: str) -> dict[str, Any]:
     """The settings of a search before the comparison and of a race in it."""
     counts = isinstance(tune, int) and not isinstance(tune, bool) and tune >= 0
     require(counts, f"tune={shown(tune)} must be a number of rates for each method, such as 8")
-    one_of("race", str(race), RACES)
+    one_of("race", str(race), RaceConfig.QUESTIONS)
     raced = {"race": race} if race != "none" else {}
     return ({"tune.trials": tune} if tune else {}) | raced
 

@@ -85,16 +85,8 @@ def _require_override(word: str) -> None:
     if word in completion.top([CONF]):
         raise UserError(f"{word} stands alone; write {word}=..., without spaces around the sign")
     groups = (
-        "method",
-        "task",
-        "model",
-        "budget",
-        "trainer",
-        "logger",
-        "experiment",
-        "tuned",
-        "race",
-    )
+        "method", "task", "model", "budget", "trainer", "logger", "experiment", "tuned", "race",
+    )  # fmt: skip
     meant = [f"{group}={word}" for group in groups if word in options(group)]
     meant += [f"task=custom task.train={word}"] if ROWS.search(word) else []
     meant += [f"model={word}"] if Path(word, "config.json").is_file() else []

@@ -18,11 +18,8 @@ def check(configs: Iterable[Mapping[str, Any]]) -> None:
     for plain in tasks.values():
         task = bind_task(plain["task"], allow=allowed(plain))
         if task.path == "files":
-            every_row = {
-                **plain["data"],
-                "fraction": 1.0,
-                "rows": None,
-            }  # a small fraction may fail by itself
+            # all rows: a small fraction may fail by itself
+            every_row = plain["data"] | {"fraction": 1.0, "rows": None}
             _read(task, bind(DataConfig, every_row, "data"))
 
 

@@ -129,11 +129,13 @@ class Sweep:
         """Write the command and its cells, for those who look on."""
         path = self.store.root / layout.PLANS / f"{self.id}.json"
         path.parent.mkdir(exist_ok=True)
-        self.plan["cells"] = [self.store.place(cell) for cell in self.cells]
-        if self.stages.adaptive:
-            self.plan |= {"most": self.stages.most, "spared": self.stages.spared()}
-        given = [self.store.place(cell) for cell in self.cells if cell.key in self.store.known]
-        self.plan |= {"known": given} if given else {}
+        place, known = self.store.place, self.store.known
+        self.plan |= {
+            "cells": [place(cell) for cell in self.cells],
+            "known": [place(cell) for cell in self.cells if cell.key in known],
+            "most": self.stages.most,
+            "spared": self.stages.spared(),
+        }
         write_atomic(path, json.dumps(self.plan).encode())
         return path
 
