@@ -73,6 +73,7 @@ class BestCheckpoint(pl.Callback):
         self.done = self.passes = 0
         self.seconds = 0.0
         self.best = self.last = Checkpoint()
+        self.lowest_loss: float | None = None  # on the validation rows, of all passes
         self.weights: dict[str, Tensor] = {}
         self._losses: list[Tensor] = []
 
@@ -117,6 +118,7 @@ class BestCheckpoint(pl.Callback):
             precision=str(trainer.precision),
         )
         self.passes += 1
+        self._keep_loss(float(module.task.loss(logits, self.validation.labels)))
         scores = module.task.score(logits, self.validation.labels)
         value = scores[module.task.headline]
         constant = module.task.degenerate(logits)
@@ -129,6 +131,10 @@ class BestCheckpoint(pl.Callback):
         for logger in trainer.loggers:
             named = {f"validation/{name}": score for name, score in scores.items()}
             logger.log_metrics(named, step=self.clock.steps)
+
+    def _keep_loss(self, loss: float) -> None:
+        if math.isfinite(loss) and (self.lowest_loss is None or loss < self.lowest_loss):
+            self.lowest_loss = loss
 
     def restore(self, module: FineTuner) -> None:
         """Put the best weights back."""
