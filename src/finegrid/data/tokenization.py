@@ -50,9 +50,19 @@ class Tokeniser:
     """A model's way from texts to tokens; its tokenizer is loaded when texts are new."""
 
     def __init__(
-        self, model: str, revision: str, *, max_length: int, load: Callable[[], Any]
+        self,
+        model: str,
+        revision: str,
+        *,
+        max_length: int,
+        load: Callable[[], Any],
+        separator: str | None = None,
     ) -> None:
-        """`model` is a folder or a hub id; `load` refuses a `max_length` that it cannot read."""
+        """`model` is a folder or a hub id; `load` refuses a `max_length` that it cannot read.
+
+        `separator` is what the tokenizer puts between two texts, where that is a setting.
+        """
+        self.separator = separator
         self.model, self.revision, self.max_length, self.load = model, revision, max_length, load
 
     def __call__(self, texts: Sequence[list[str]]) -> Tokens:
@@ -60,6 +70,8 @@ class Tokeniser:
         source = identity(self.model, self.revision)
         if source is None:
             return self._encoded(texts)
+        if self.separator is not None:
+            source += f" separated by {self.separator!r}"
         path = cache.place(f"tokens/{_key(texts, source, self.max_length)}")
         if stored := cache.read(path):
             fields = {name: stored[name] for name in FIELDS if name in stored}
@@ -99,9 +111,13 @@ def encode(texts: Sequence[list[str]], tokenizer: Any, max_length: int) -> Token
         if name in encoded
     }
     unknown = getattr(tokenizer, "unk_token_id", None)
-    return Tokens(
-        fields, offsets, int(tokenizer.pad_token_id or 0), -1 if unknown is None else int(unknown)
-    )
+    return Tokens(fields, offsets, padding_of(tokenizer), -1 if unknown is None else int(unknown))
+
+
+def padding_of(tokenizer: Any) -> int:
+    """The id that fills a row up, which the mask alone tells from text: eos where none is named."""
+    named = (tokenizer.pad_token_id, getattr(tokenizer, "eos_token_id", None))
+    return int(next((one for one in named if one is not None), 0))
 
 
 def _key(texts: Sequence[list[str]], source: str, max_length: int) -> str:
