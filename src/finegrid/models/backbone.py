@@ -13,6 +13,10 @@ import torch
 import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
 from transformers.utils import logging as transformers_logging
 
 from finegrid.config import ModelConfig
@@ -61,6 +65,19 @@ class Backbone:
 def locate(model: ModelConfig) -> str:
     """The folder or hub id that a model loads from."""
     return paths.model(model.path)
+
+
+def is_decoder(model: ModelConfig) -> bool:
+    """Whether a model is a causal decoder, by the type that its config.json or YAML names.
+
+    Raises:
+        UserError: if neither is to be had.
+    """
+    with _one_line(model):
+        kind = _architecture(model, 2).model_type
+    return (
+        kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    )
 
 
 def tokenizer(model: ModelConfig) -> Any:
