@@ -205,7 +205,7 @@ def _opened(directory: Path, allow: Collection[str]) -> tuple[Record, RunConfig,
     labels = delta.metadata(directory / delta.FILE)["labels"]
     if record.delta_digest is not None:
         delta.verify(directory / delta.FILE, record.delta_digest)
-    return record, config, config.task.named(labels)
+    return record, config, config.task.named(labels).of_record(vars(record))
 
 
 def require_finite(outputs: Any) -> None:

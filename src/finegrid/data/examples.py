@@ -45,7 +45,9 @@ def read_rows(table: pa.Table, task: Task, where: str) -> Examples:
     if len(table) == 0:
         raise UserError(f"{where}: no rows")
     columns = tuple(column_texts(table, task, name, where) for name in task.text)
-    return Examples(columns, _labels(table, task, where), _ids(table, where))
+    labels = _labels(table, task, where)
+    task.check_rows(columns, labels, where)
+    return Examples(columns, labels, _ids(table, where))
 
 
 def column_texts(table: pa.Table, task: Task, name: str, where: str) -> list[Any]:

@@ -62,6 +62,8 @@ class Record:
     metric: str | None = None
     positive: str | None = None  # class that F1 is of; null: the mean over all, or no F1
     positive_class: int | None = None  # its number in the predictions
+    threshold: float | None = None  # of a class's probability, where a row may have several
+    threshold_chosen: bool | None = None  # on validation rows; null: no threshold
     labels: str | None = None  # names of the classes by number, as JSON; null: none, or older
     test: float | None = None
     test_last: float | None = None  # of the last weights; null: not asked for, or a trial

@@ -47,7 +47,7 @@ class Task(ABC):
     metrics: list[str]  # all are recorded; the headline is their mean unless `headline` names one
     path: str = ""  # hub data set, `builtin`, or `files`
     subset: str = ""  # of the hub data set, if it has any; the folder's name below a local root
-    label: str = "label"
+    label: Any = "label"  # a column; of some kinds several
     kind: str = "classification"
     labels: list[str] = field(default_factory=list)  # class names by number, if there are classes
     headline: str = ""
@@ -60,14 +60,22 @@ class Task(ABC):
     USUAL: ClassVar[tuple[str, ...]] = ()  # where it lists none; empty: all of METRICS
     CORRELATIONS: ClassVar[tuple[str, ...]] = ()  # those that are 0 where predictions are constant
     AUTO_CLASS: ClassVar[str] = "AutoModelForSequenceClassification"  # of transformers; its head
-    PROBLEM_TYPE: ClassVar[str]  # what config.json of an exported model calls the kind
+    PROBLEM_TYPE: ClassVar[str | None]  # what config.json of an exported model calls the kind
     PEFT_TYPE: ClassVar[str] = "SEQ_CLS"  # peft's name of the kind
+    SEVERAL: ClassVar[tuple[str, ...]] = ()  # settings of one column that may name several
     NESTED: ClassVar[tuple[str, ...]] = ()  # of text and label: whose columns may hold lists
     EVERY_CLASS: ClassVar[bool] = True  # training rows must hold each class
     ONE_STATE: ClassVar[bool] = True  # the head reads one hidden state a row, not one a token
 
     def __post_init__(self) -> None:
         require(1 <= len(self.text) <= 2, f"task.text={self.text} must name one or two columns")
+        several = isinstance(self.label, list | tuple)
+        if not several:
+            self.label = str(self.label)
+        elif "label" not in self.SEVERAL:
+            raise UserError(
+                f"task.label={self.label} must name one column for task.kind={self.kind}"
+            )
         require(bool(self.metrics), "task.metrics is empty; name at least one metric")
         wrong = next((metric for metric in self.metrics if metric not in self.METRICS), "")
         require(
@@ -90,7 +98,7 @@ class Task(ABC):
     @property
     def label_columns(self) -> list[str]:
         """The columns that a row's label is made of."""
-        return [self.label]
+        return list(self.label) if isinstance(self.label, list | tuple) else [self.label]
 
     @property
     def positive_class(self) -> int | None:
@@ -132,6 +140,15 @@ class Task(ABC):
             if value is None or not value.strip():
                 raise UserError(f"{where}, row {row}: column {name!r} is empty ({value!r})")
         return list(values)
+
+    def check_rows(  # noqa: B027
+        self, texts: Sequence[Sequence[Any]], labels: "Array", where: str
+    ) -> None:
+        """Refuse rows whose texts and labels do not belong together.
+
+        Raises:
+            UserError: naming `where` and the row.
+        """
 
     def unknown_labels(self, texts: Sequence[Sequence[Any]]) -> "Array":
         """Labels of the right shape for rows that have none, to predict."""
@@ -238,9 +255,30 @@ class Task(ABC):
         """
         return logits
 
+    def complete(self, outputs: Any, labels: "Array") -> Any:
+        """The outputs of N rows with what no batch held, in the shape that their labels have."""
+        return outputs
+
     def loss_of_all(self, outputs: Any, labels: Any) -> float:
         """Mean loss of all rows from their outputs; nan where these do not tell."""
         return float(self.loss(outputs, labels))
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether predictions follow from something that is chosen on validation rows."""
+        return False
+
+    def calibrated(self, outputs: Any, labels: Any) -> Self:
+        """The task with what is chosen on these rows; used where `calibrates`."""
+        return self
+
+    def facts(self) -> dict[str, Any]:
+        """Fields of a record that the kind fills in."""
+        return {}
+
+    def of_record(self, values: Mapping[str, Any]) -> Self:
+        """The task as the run with such a record was scored."""
+        return self
 
     @abstractmethod
     def predictions(self, outputs: Any) -> Any:

@@ -186,7 +186,8 @@ def predict(
             heartbeat.beat()
             order += index
     model.train(training)
-    return _in_order(parts, order)
+    outputs = _in_order(parts, order)
+    return outputs if task is None else task.complete(outputs, encoded.numbers)
 
 
 def _in_order(parts: list[Any], order: list[int]) -> Any:
