@@ -44,6 +44,8 @@ class Choice(Task):
     USUAL: ClassVar[tuple[str, ...]] = ("accuracy",)
     PROBLEM_TYPE: ClassVar[str] = "single_label_classification"
     NESTED: ClassVar[tuple[str, ...]] = ("text", "label")
+    FUSES: ClassVar[bool] = False
+    ONE_STATE: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

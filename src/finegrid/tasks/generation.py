@@ -38,6 +38,8 @@ class Generation(Task):
     METRICS: ClassVar[tuple[str, ...]] = ("exact_match", "bleu", "rouge_l")
     PROBLEM_TYPE: ClassVar[str] = "single_label_classification"
     NESTED: ClassVar[tuple[str, ...]] = ("text",)
+    FUSES: ClassVar[bool] = False
+    ONE_STATE: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -206,6 +208,10 @@ class Generation(Task):
     def _answer(self, text: str) -> str:
         """What exact_match compares: spaces count as one."""
         return " ".join((text.rpartition(self.answer_after)[2] if self.answer_after else text).split())
+
+    def table(self, outputs: list[str], labels: "Array") -> dict[str, Any]:
+        """The generated texts and their references."""
+        return {"prediction": outputs, "references": [list(known) for known in labels]}
 
     def degenerate(self, outputs: list[str]) -> bool:
         """Whether all texts are the same."""
