@@ -89,9 +89,7 @@ def encoded(reader: Any, *, decoder: bool, train: bool = False, length: int = 64
     """The questions as a data set."""
     questions, choices, labels = zip(*QUESTIONS, strict=True)
     texts, right = (list(questions), list(choices)), np.asarray(labels)
-    tokens = encode(
-        texts, reader, length, task=TASK, labels=right, decoder=decoder, train=train
-    )
+    tokens = encode(texts, reader, length, task=TASK, labels=right, decoder=decoder, train=train)
     return TokenizedDataset(Examples(texts, right, [0, 1, 2]), tokens, collate=TASK.collate)
 
 
@@ -173,9 +171,7 @@ def test_a_prompt_that_runs_into_what_follows_is_refused() -> None:
 
 
 @pytest.mark.parametrize("family", ["encoder", "decoder"])
-def test_a_run_is_scored_as_its_predictions_say(
-    family: str, decoder: Path, tmp_path: Path
-) -> None:
+def test_a_run_is_scored_as_its_predictions_say(family: str, decoder: Path, tmp_path: Path) -> None:
     rows, run = write_rows(tmp_path / "rows.jsonl"), tmp_path / "run"
     model = [f"model.path={decoder}", "trainer.kernels=false"] if family == "decoder" else []
     metrics = ["task.metrics=[accuracy,accuracy_norm]", "+task.headline=accuracy"]

@@ -46,7 +46,9 @@ class Generation(Task):
         require(len(self.text) == 1, f"task.text={self.text} must name the column of the sources")
         require(self.positive is None, "task.positive names a class; generation has none")
         require(not self.labels, f"task.labels={self.labels} names classes; generation has none")
-        require(self.max_new_tokens > 0, f"task.max_new_tokens={self.max_new_tokens} must be above 0")
+        require(
+            self.max_new_tokens > 0, f"task.max_new_tokens={self.max_new_tokens} must be above 0"
+        )
         prompts.check_template(self.template)
 
     @property
@@ -75,7 +77,8 @@ class Generation(Task):
                 value = " ".join(value)
             good = value is None or isinstance(value, str)
             require(
-                good, f"{where}, row {row}: column {name!r} holds {shown(json.dumps(value))}, no text"
+                good,
+                f"{where}, row {row}: column {name!r} holds {shown(json.dumps(value))}, no text",
             )
             joined.append(value)
         return super().read_text(name, joined, where)
@@ -207,7 +210,9 @@ class Generation(Task):
 
     def _answer(self, text: str) -> str:
         """What exact_match compares: spaces count as one."""
-        return " ".join((text.rpartition(self.answer_after)[2] if self.answer_after else text).split())
+        return " ".join(
+            (text.rpartition(self.answer_after)[2] if self.answer_after else text).split()
+        )
 
     def table(self, outputs: list[str], labels: "Array") -> dict[str, Any]:
         """The generated texts and their references."""

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 MEAN = "mean"  # of all metrics: the headline of a task with several
 LISTED = 20  # classes in a message
 LISTS = ("text", "metrics", "labels", "dev")  # for which one name may stand by itself
+OPTIONAL = ("choices", "template", "max_new_tokens")  # of some kinds; null: as the kind has it
 NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*")
 
 
@@ -65,6 +66,7 @@ class Task(ABC):
     NESTED: ClassVar[tuple[str, ...]] = ()  # of text and label: whose columns may hold lists
     EVERY_CLASS: ClassVar[bool] = True  # training rows must hold each class
     ONE_STATE: ClassVar[bool] = True  # the head reads one hidden state a row, not one a token
+    FUSES: ClassVar[bool] = True  # a row is one sequence, so that runs can share a pass
 
     def __post_init__(self) -> None:
         require(1 <= len(self.text) <= 2, f"task.text={self.text} must name one or two columns")
@@ -86,6 +88,11 @@ class Task(ABC):
     @abstractmethod
     def outputs(self) -> int:
         """Number of logits that the head gives for a row."""
+
+    @property
+    def text_columns(self) -> list[str]:
+        """The columns that a row's texts are read from."""
+        return self.text
 
     @property
     def label_columns(self) -> list[str]:
@@ -138,6 +145,19 @@ class Task(ABC):
         import numpy as np
 
         return np.zeros(len(texts[0]), dtype=np.int64)
+
+    def units(
+        self, texts: Sequence[Sequence[Any]], labels: "Array"
+    ) -> tuple[list[int], "Array"] | None:
+        """The rows that stand for all of their unit, and the units' labels; None: each row is one.
+
+        A unit is what is split, scored and resampled as one.
+        """
+        return None
+
+    def training_rows(self, labels: "Array") -> tuple[list[int], "Array"] | None:
+        """The units that rows to train on are of, and the rows' labels; None: each is one row."""
+        return None
 
     def strata(self, labels: "Array") -> "Array":
         """N numbers: the stratum of each row, of which every split has its share."""
@@ -192,12 +212,15 @@ class Task(ABC):
         *,
         max_length: int,
         decoder: bool,
+        train: bool,
     ) -> Mapping[str, Any]:
         """Tokens of N rows, each at most `max_length` long, as N lists for every field.
 
-        Fields: `input_ids`; perhaps `token_type_ids`, and `labels` of the tokens, -100 where there
-        is none: a batch then holds them as B T in place of the rows' labels. `truncated` may say
-        how many rows were cut, where that is not for the tokenizer's encodings to tell.
+        `train`: the rows are trained on, and not scored. Fields: `input_ids`; perhaps
+        `token_type_ids`, and `labels` of the tokens, -100 where there is none: a batch then holds
+        them as B T in place of the rows' labels. Others are for `logits` and `infer` to read, not
+        for the model. `truncated` may say how many rows were cut, where that is not for the
+        tokenizer's encodings to tell.
         """
         encoded: Mapping[str, Any] = plain_encoding(texts, tokenizer, max_length)
         return encoded
@@ -207,6 +230,16 @@ class Task(ABC):
         import torch
 
         return torch.from_numpy(labels)
+
+    def logits(
+        self,
+        model: Any,
+        batch: Mapping[str, Any],
+        *,
+        forward: Callable[[Any, Mapping[str, Any]], "Tensor"],
+    ) -> "Tensor":
+        """What `loss` reads of a batch; `forward(model, batch)` is one pass, giving logits."""
+        return forward(model, batch)
 
     @abstractmethod
     def loss(self, logits: "Tensor", labels: "Tensor") -> "Tensor":
@@ -229,7 +262,7 @@ class Task(ABC):
         One pass, `forward(model, batch)` giving fp32 logits, and `collect`; a kind that generates
         text does so here.
         """
-        return self.collect(forward(model, batch), batch)
+        return self.collect(self.logits(model, batch, forward=forward), batch)
 
     def collect(self, logits: "Tensor", batch: Mapping[str, Any]) -> Any:
         """What is kept of the logits of a batch: a tensor of B rows, or a list of B on the CPU.
@@ -319,7 +352,7 @@ def _constant(values: "Tensor") -> bool:
 
 def kinds() -> tuple[str, ...]:
     """The names of all kinds: the other files of this package."""
-    names = {module.name for module in iter_modules(tasks.__path__)}
+    names = {module.name for module in iter_modules(tasks.__path__) if not module.ispkg}
     return tuple(sorted(names - {"task"}))
 
 
@@ -355,4 +388,4 @@ def filled_in(node: Mapping[str, Any], *, allow: Collection[str] = ()) -> dict[s
     if filled.get("metrics") is None:
         kind = of_kind(str(node.get("kind", Task.kind)), allow=allow)
         filled["metrics"] = list(kind.USUAL or kind.METRICS)
-    return filled
+    return {k: v for k, v in filled.items() if v is not None or k not in OPTIONAL}

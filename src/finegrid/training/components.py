@@ -116,7 +116,7 @@ def rows_of(config: RunConfig) -> tuple[Task, Splits, dict[str, TokenizedDataset
     encoded = {
         name: TokenizedDataset(
             rows,
-            tokenise(rows.texts, rows.labels),
+            tokenise(rows.texts, rows.labels, train=name == "train"),
             collate=task.collate,
             tokenizer=lambda: tokenise.tokenizer,
         )

@@ -35,9 +35,7 @@ def bleu(counts: Numbers) -> float:
     from sacrebleu.metrics.bleu import BLEU
 
     length, reference, *rest = counts.sum(axis=0).astype(int).tolist()
-    result = BLEU.compute_bleu(
-        rest[:ORDERS], rest[ORDERS:], length, reference, smooth_method="exp"
-    )
+    result = BLEU.compute_bleu(rest[:ORDERS], rest[ORDERS:], length, reference, smooth_method="exp")
     return float(result.score) / 100
 
 
