@@ -228,7 +228,7 @@ class Choice(Task):
 
     def table(self, outputs: list["Array"], labels: "Array") -> dict[str, Any]:
         """Label, prediction and the options' scores; for a decoder those by character too."""
-        columns = {"label": labels}
+        columns: dict[str, Any] = {"label": labels}
         for line, more in enumerate(("", "_norm")[: len(outputs[0])]):
             columns[f"prediction{more}"] = _best(outputs, line)
             columns[f"scores{more}"] = [row[line].tolist() for row in outputs]

@@ -32,7 +32,7 @@ def _options(value: Any, where: str) -> Row:
             value = json.loads(value)
         except ValueError:
             raise UserError(f"{where}: {shown(value)} is not JSON; options are {LISTED}") from None
-    listed = value.get("text") if isinstance(value, Mapping) else value
+    listed: Any = value.get("text") if isinstance(value, Mapping) else value
     require(isinstance(listed, list), f"{where}: {shown(value)} holds no options: {LISTED}")
     options = tuple(map(_text, listed))
     require(
