@@ -66,6 +66,7 @@ class Record:
     test: float | None = None
     test_last: float | None = None  # of the last weights; null: not asked for, or a trial
     validation: float | None = None
+    validation_loss: float | None = None  # lowest mean loss of a validation pass; null: older
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     best_step: int | None = None
     evaluations: int | None = None  # validation passes made; null: older

@@ -73,6 +73,7 @@ class BestCheckpoint(pl.Callback):
         self.done = self.passes = 0
         self.seconds = 0.0
         self.best = self.last = Checkpoint()
+        self.lowest_loss: float | None = None  # on the validation rows, of all passes
         self.weights: dict[str, Tensor] = {}
         self._losses: list[Tensor] = []
 
@@ -118,6 +119,7 @@ class BestCheckpoint(pl.Callback):
             task=module.task,
         )
         self.passes += 1
+        self._keep_loss(module.task.loss_of_all(outputs, self.validation.labels))
         scores = module.task.score(outputs, self.validation.labels)
         value = scores[module.task.headline]
         constant = module.task.degenerate(outputs)
@@ -130,6 +132,10 @@ class BestCheckpoint(pl.Callback):
         for logger in trainer.loggers:
             named = {f"validation/{name}": score for name, score in scores.items()}
             logger.log_metrics(named, step=self.clock.steps)
+
+    def _keep_loss(self, loss: float) -> None:
+        if math.isfinite(loss) and (self.lowest_loss is None or loss < self.lowest_loss):
+            self.lowest_loss = loss
 
     def restore(self, module: FineTuner) -> None:
         """Put the best weights back."""

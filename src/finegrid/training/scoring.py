@@ -39,6 +39,7 @@ def score(
     scores = _scores(components, outputs)
     record.metric, record.test = task.headline, scores.get("test", {}).get(task.headline)
     record.validation = chosen.scores[task.headline]
+    record.validation_loss = selection.lowest_loss
     record.metrics = {"validation": chosen.scores, **scores}
     record.degenerate = chosen.constant  # of a trial, which has no test scores
     if outputs:
