@@ -68,14 +68,16 @@ class Tokeniser:
         load: Callable[[], Any],
         task: Task | None = None,
         decoder: bool = False,
+        separator: str | None = None,
     ) -> None:
         """`model` is a folder or a hub id; `load` refuses a `max_length` that it cannot read.
 
         `task` decides how a row becomes tokens, on a causal decoder or on an encoder; None: as
-        texts alone.
+        texts alone. `separator` is what the tokenizer puts between two texts, where that is a
+        setting.
         """
         self.model, self.revision, self.max_length, self.load = model, revision, max_length, load
-        self.task, self.decoder = task, decoder
+        self.task, self.decoder, self.separator = task, decoder, separator
 
     def __call__(
         self, texts: Sequence[list[Any]], labels: Array | None = None, *, train: bool = False
@@ -84,6 +86,8 @@ class Tokeniser:
         source = identity(self.model, self.revision)
         if source is None:
             return self._encoded(texts, labels, train)
+        if self.separator is not None:
+            source += f" separated by {self.separator!r}"
         path = cache.place(f"tokens/{self._key(texts, labels, source, train)}")
         if stored := cache.read(path):
             fields = {name: stored[name] for name in FIELDS if name in stored}

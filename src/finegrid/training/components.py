@@ -111,6 +111,7 @@ def rows_of(config: RunConfig) -> tuple[Task, Splits, dict[str, TokenizedDataset
         load=partial(backbone.tokenizer, config.model),
         task=task,
         decoder=backbone.is_decoder(config.model),
+        separator=backbone.separator(config.model),
     )
     named = {"train": splits.train, "validation": splits.validation, **splits.test}
     encoded = {
