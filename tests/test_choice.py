@@ -147,8 +147,10 @@ def test_an_encoder_scores_pairs_whatever_their_company() -> None:
                 assert float(scores[row, place]) == pytest.approx(float(alone), abs=1e-5)
     assert scores.shape == (3, 5)
     assert (scores == -torch.inf).sum() == 3
+    outputs = predict(base.model, data, batch_size=2, task=TASK)
     parts = [-float(scores[row].log_softmax(-1)[q[2]]) for row, q in enumerate(QUESTIONS)]
     assert float(TASK.loss(scores, batch["labels"])) == pytest.approx(np.mean(parts))
+    assert TASK.loss_of_all(outputs, data.labels) == pytest.approx(np.mean(parts), abs=1e-5)
 
 
 def test_the_prompt_loses_its_first_tokens_where_a_row_is_too_long() -> None:

@@ -177,6 +177,17 @@ class Choice(Task):
             return language_model.token_loss(logits, labels)
         return functional.cross_entropy(logits, labels)
 
+    def loss_of_all(self, outputs: list["Array"], labels: "Tensor") -> float:
+        """Cross-entropy of the right options; of a decoder their mean negative log-likelihood."""
+        places = labels.tolist()
+        right = [row[0][place] for row, place in zip(outputs, places, strict=True)]
+        if len(outputs[0]) == 1:
+            right = [
+                value - np.logaddexp.reduce(row[0])
+                for value, row in zip(right, outputs, strict=True)
+            ]
+        return -float(np.mean(right))
+
     def loss_terms(self, labels: "Tensor") -> int:
         """Questions, or target tokens."""
         return len(labels) if labels.ndim == 1 else int((labels != IGNORED).sum())

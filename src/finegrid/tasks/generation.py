@@ -161,6 +161,10 @@ class Generation(Task):
         """Mean cross-entropy of the target tokens, K V logits and B T labels."""
         return language_model.token_loss(logits, labels)
 
+    def loss_of_all(self, outputs: list[str], labels: Any) -> float:
+        """Not known of generated texts."""
+        return float("nan")
+
     def loss_terms(self, labels: "Tensor") -> int:
         """Target tokens."""
         return int((labels != IGNORED).sum())
