@@ -132,7 +132,7 @@ def predict_file(
     _require_writable(target, source)
     table = read_table(source)
     require(len(table) > 0, f"{source}: no rows")
-    columns = tuple(column_texts(table, task, name, str(source)) for name in task.text)
+    columns = tuple(column_texts(table, task, name, str(source)) for name in task.text_columns)
     for name in ("prediction", *(f"score_{label}" for label in task.scored)):
         require(name not in table.column_names, f"{source} already has a column {name!r}")
     names = table.column_names

@@ -39,7 +39,8 @@ def published_runs() -> list[Path]:
 
 def rows(root: str, task: Mapping[str, Any]) -> Path:
     """The folder of a hub task below a local root, named as its subset or, without one, itself."""
-    return Path(root, str(task.get("subset") or task["name"]))
+    folders = [Path(root, str(name)) for name in (task.get("subset"), task["name"]) if name]
+    return next((folder for folder in folders if folder.is_dir()), folders[0])
 
 
 def shards(folder: Path, split: str) -> list[Path]:

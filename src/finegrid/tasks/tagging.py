@@ -160,6 +160,7 @@ class Tagging(Task):
         *,
         max_length: int,
         decoder: bool,
+        train: bool,
     ) -> Mapping[str, Any]:
         """Tokens of the words with a space between; `labels` where a word is read."""
         require(

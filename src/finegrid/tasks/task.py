@@ -9,22 +9,11 @@ Importing a kind does not import torch, since the command line and the report ch
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import import_module
-from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from finegrid import tasks
-from finegrid.errors import (
-    IMPORTABLE,
-    UserError,
-    nearest,
-    one_of,
-    require,
-    require_allowed,
-    shown,
-)
+from finegrid.errors import UserError, nearest, one_of, require, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +23,6 @@ if TYPE_CHECKING:
 
 MEAN = "mean"  # of all metrics: the headline of a task with several
 LISTED = 20  # classes in a message
-LISTS = ("text", "metrics", "labels", "dev")  # for which one name may stand by itself
 NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*")
 
 
@@ -66,6 +54,7 @@ class Task(ABC):
     NESTED: ClassVar[tuple[str, ...]] = ()  # of text and label: whose columns may hold lists
     EVERY_CLASS: ClassVar[bool] = True  # training rows must hold each class
     ONE_STATE: ClassVar[bool] = True  # the head reads one hidden state a row, not one a token
+    FUSES: ClassVar[bool] = True  # a row is one sequence, so that runs can share a pass
 
     def __post_init__(self) -> None:
         require(1 <= len(self.text) <= 2, f"task.text={self.text} must name one or two columns")
@@ -94,6 +83,11 @@ class Task(ABC):
     @abstractmethod
     def outputs(self) -> int:
         """Number of logits that the head gives for a row."""
+
+    @property
+    def text_columns(self) -> list[str]:
+        """The columns that a row's texts are read from."""
+        return self.text
 
     @property
     def label_columns(self) -> list[str]:
@@ -156,6 +150,19 @@ class Task(ABC):
 
         return np.zeros(len(texts[0]), dtype=np.int64)
 
+    def units(
+        self, texts: Sequence[Sequence[Any]], labels: "Array"
+    ) -> tuple[list[int], "Array"] | None:
+        """The rows that stand for all of their unit, and the units' labels; None: each row is one.
+
+        A unit is what is split, scored and resampled as one.
+        """
+        return None
+
+    def training_rows(self, labels: "Array") -> tuple[list[int], "Array"] | None:
+        """The units that rows to train on are of, and the rows' labels; None: each is one row."""
+        return None
+
     def strata(self, labels: "Array") -> "Array":
         """N numbers: the stratum of each row, of which every split has its share."""
         return labels
@@ -209,12 +216,15 @@ class Task(ABC):
         *,
         max_length: int,
         decoder: bool,
+        train: bool,
     ) -> Mapping[str, Any]:
         """Tokens of N rows, each at most `max_length` long, as N lists for every field.
 
-        Fields: `input_ids`; perhaps `token_type_ids`, and `labels` of the tokens, -100 where there
-        is none: a batch then holds them as B T in place of the rows' labels. `truncated` may say
-        how many rows were cut, where that is not for the tokenizer's encodings to tell.
+        `train`: the rows are trained on, and not scored. Fields: `input_ids`; perhaps
+        `token_type_ids`, and `labels` of the tokens, -100 where there is none: a batch then holds
+        them as B T in place of the rows' labels. Others are for `logits` and `infer` to read, not
+        for the model. `truncated` may say how many rows were cut, where that is not for the
+        tokenizer's encodings to tell.
         """
         encoded: Mapping[str, Any] = plain_encoding(texts, tokenizer, max_length)
         return encoded
@@ -224,6 +234,16 @@ class Task(ABC):
         import torch
 
         return torch.from_numpy(labels)
+
+    def logits(
+        self,
+        model: Any,
+        batch: Mapping[str, Any],
+        *,
+        forward: Callable[[Any, Mapping[str, Any]], "Tensor"],
+    ) -> "Tensor":
+        """What `loss` reads of a batch; `forward(model, batch)` is one pass, giving logits."""
+        return forward(model, batch)
 
     @abstractmethod
     def loss(self, logits: "Tensor", labels: "Tensor") -> "Tensor":
@@ -246,7 +266,7 @@ class Task(ABC):
         One pass, `forward(model, batch)` giving fp32 logits, and `collect`; a kind that generates
         text does so here.
         """
-        return self.collect(forward(model, batch), batch)
+        return self.collect(self.logits(model, batch, forward=forward), batch)
 
     def collect(self, logits: "Tensor", batch: Mapping[str, Any]) -> Any:
         """What is kept of the logits of a batch: a tensor of B rows, or a list of B on the CPU.
@@ -357,44 +377,3 @@ def plain_encoding(texts: Sequence[Sequence[str]], tokenizer: Any, max_length: i
 
 def _constant(values: "Tensor") -> bool:
     return bool((values == values[0]).all())
-
-
-def kinds() -> tuple[str, ...]:
-    """The names of all kinds: the other files of this package."""
-    names = {module.name for module in iter_modules(tasks.__path__)}
-    return tuple(sorted(names - {"task"}))
-
-
-def of_kind(name: str, *, allow: Collection[str] = ()) -> type[Task]:
-    """The class of a kind, from the file that is called like it.
-
-    A dotted name is a module of a package of the user's, which `allow` must name.
-
-    Raises:
-        UserError: with the nearest names, if there is no such kind.
-    """
-    if "." in name:
-        require_allowed("task.kind", name, allow)
-        path = name
-    else:
-        one_of("task.kind", name, kinds())
-        path = f"{tasks.__name__}.{name}"
-    try:
-        module = import_module(path)
-    except ModuleNotFoundError as error:
-        raise UserError(f"task.kind={name}: {error}; {IMPORTABLE}") from error
-    classes = (value for value in vars(module).values() if isinstance(value, type))
-    ours = (kind for kind in classes if issubclass(kind, Task) and kind.__module__ == path)
-    if (kind := next(ours, None)) is None:
-        raise UserError(f"task.kind={name}: the module has no subclass of finegrid's Task")
-    return kind
-
-
-def filled_in(node: Mapping[str, Any], *, allow: Collection[str] = ()) -> dict[str, Any]:
-    """A task's settings with what may be left out: a list of one name, and the kind's metrics."""
-    lists = {key: [node[key]] for key in LISTS if isinstance(node.get(key), str)}
-    filled = {**node, **lists}
-    if filled.get("metrics") is None:
-        kind = of_kind(str(node.get("kind", Task.kind)), allow=allow)
-        filled["metrics"] = list(kind.USUAL or kind.METRICS)
-    return filled
