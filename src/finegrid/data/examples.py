@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from finegrid.data.files import column, texts, values
+from finegrid.data.files import column, texts
+from finegrid.data.nested import values
 from finegrid.errors import UserError
 from finegrid.tasks.task import Task
 
@@ -58,7 +59,7 @@ def read_rows(table: pa.Table, task: Task, where: str) -> Examples:
 
 def column_texts(table: pa.Table, task: Task, name: str, where: str) -> list[Any]:
     """A text column's values; a missing column or an empty text is a `UserError`."""
-    return task.read_text(name, values(table, name, where, nested="text" in task.NESTED), where)
+    return task.read_text(name, values(table, name, where, nested=task.nested_text), where)
 
 
 def _ids(table: pa.Table, where: str) -> list[Any]:

@@ -5,7 +5,6 @@ that mixes types, or holds lists or objects, is of Arrow's type for JSON. Rows c
 header and blank lines left out.
 """
 
-import ast
 import csv
 import gzip
 import io
@@ -293,42 +292,6 @@ def column(table: pa.Table, name: str, where: str) -> pa.ChunkedArray:
             "set task.text=[...] and task.label=..."
         )
     return table.column(names[0])
-
-
-def values(table: pa.Table, name: str, where: str, *, nested: bool) -> list[Any]:
-    """A column's values as text, None where there is none; lists and objects too, if `nested`.
-
-    A text column in which every value is a list in brackets, as JSON or Python writes it, is then
-    a column of lists.
-
-    Raises:
-        UserError: if there is no such column, or it holds what is not asked for.
-    """
-    found = column(table, name, where)
-    kind = found.type
-    if not nested or not (pa.types.is_nested(kind) or isinstance(kind, pa.JsonType)):
-        written = texts(found, where, name)
-        return _written_lists(written, where, name) if nested else list(written)
-    plain: list[Any] = found.to_pylist()
-    if isinstance(kind, pa.JsonType):
-        plain = [None if value is None else json.loads(value) for value in plain]
-    return plain
-
-
-def _written_lists(values: Sequence[str | None], where: str, name: str) -> list[Any]:
-    """Values as they are, or the lists that all of them are written as."""
-    bare = [value.strip() for value in values if value is not None]
-    if not bare or not all(value.startswith("[") and value.endswith("]") for value in bare):
-        return list(values)
-    lists: list[Any] = []
-    for row, value in enumerate(values, start=1):
-        try:
-            lists.append(None if value is None else ast.literal_eval(value.strip()))
-        except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
-            raise UserError(
-                f"{where}, row {row}: column {name!r} holds no readable list ({value!r:.60})"
-            ) from error
-    return lists
 
 
 def texts(values: pa.ChunkedArray, where: str, name: str) -> list[str | None]:
