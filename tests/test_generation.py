@@ -179,7 +179,7 @@ def test_a_run_is_scored_as_its_predictions_say(method: str, decoder: Path, tmp_
     assert (record.status, record.metric) == ("ok", "mean")
     assert record.truncated == {"train": 0, "validation": 0, "test": 0}
     found = pq.read_table(run / "predictions.parquet").to_pydict()
-    scores = TASK.score(found["prediction"], found["references"])
+    scores = TASK.score(found["prediction"], found["label"])
     assert record.metrics["test"] == pytest.approx(scores)
     assert record.test_rows == len(found["prediction"]) == 6  # meanings
     assert record.params_head == 0

@@ -219,8 +219,13 @@ class Generation(Task):
         )
 
     def table(self, outputs: list[str], labels: "Array") -> dict[str, Any]:
-        """The generated texts and their references."""
-        return {"prediction": outputs, "references": [list(known) for known in labels]}
+        """The references of each unit as its label, and the generated text."""
+        return {"label": [list(known) for known in labels], "prediction": outputs}
+
+    def statistics(self, outputs: list[str], labels: "Array") -> dict[str, "Array"]:
+        """By metric: BLEU's counts, N 10, and each row's own score, N 1."""
+        found = {name: self._statistic(name, outputs, labels) for name in self.metrics}
+        return {name: values.reshape(len(outputs), -1) for name, values in found.items()}
 
     def degenerate(self, outputs: list[str]) -> bool:
         """Whether all texts are the same."""
