@@ -160,7 +160,10 @@ def test_an_encoder_is_refused() -> None:
         (table(["a", "b"], ["x", " "]), "f, row 2: column 'target': target is missing"),
         (table(["a", ""], ["x", "y"]), "f, row 2: column 'source' is empty"),
         (pa.table({"source": [[1]], "target": ["y"]}), "row 1: column 'source' holds .* no text"),
-        (pa.table({"source": ["a"], "target": [["y"]]}), "row 1: column 'target' holds a list"),
+        (
+            pa.table({"source": ["a"], "target": [["y"]]}),
+            "row 1: column 'target' holds .*, no text",
+        ),
     ],
 )
 def test_what_is_no_text_is_refused_with_its_row(rows: pa.Table, words: str) -> None:
@@ -189,3 +192,30 @@ def test_sums_of_counts_are_the_corpus_bleu() -> None:
     counts = text_metrics.bleu_counts(TEXTS, REFERENCES)
     assert counts.shape == (5, 10)
     assert 0 < text_metrics.bleu(counts) < 1
+
+
+def test_texts_that_leave_no_positions_are_refused(decoder: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    lines = [{"source": f"name[{n}]", "target": "fish"} for n in range(40)]
+    rows.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    told = f"task.train={rows}", f"model.path={decoder}", "method=lora"
+    with pytest.raises(UserError, match=r"the task generates 250, but .* has 256 positions"):
+        run_cell(tmp_path / "run", *SETTINGS, *told, "task.max_new_tokens=250")
+
+
+def test_tags_of_words_become_json() -> None:
+    """A slot that occurs twice is a list; class numbers are read by the names that a file has."""
+    names = ["O", "B-artist", "I-artist", "B-year"]
+    features = {"intent": {"names": ["Play", "Rate"]}, "tags": {"feature": {"names": names}}}
+    rows = pa.table({"words": [["play", "the", "cat", "and", "fish"], ["now"]], "intent": [0, 1],
+                     "tags": [[0, 1, 2, 0, 1], [3]]})  # fmt: skip
+    told = json.dumps({"info": {"features": features}})
+    task = Generation("t", ["words"], ["exact_match"], label="intent", slots="tags")
+    read = read_rows(rows.replace_schema_metadata({"huggingface": told}), task, "f")
+    assert read.texts == (["play the cat and fish", "now"],)
+    assert [json.loads(one) for (one,) in read.labels] == [
+        {"label": "Play", "slots": {"artist": ["the cat", "fish"]}},
+        {"label": "Rate", "slots": {"year": "now"}},
+    ]
+    with pytest.raises(UserError, match="f, row 1: tag 0 is neither O nor"):
+        read_rows(rows, task, "f")

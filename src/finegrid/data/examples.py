@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from finegrid.data.files import column, texts, values
+from finegrid.data.files import class_names, column, texts, values
 from finegrid.errors import UserError
 from finegrid.tasks.task import Task
 
@@ -80,4 +80,18 @@ def label_values(table: pa.Table, task: Task, where: str) -> list[Any]:
     """What the label column says of each row, or a tuple of what several columns say."""
     nested = "label" in task.NESTED
     columns = [values(table, name, where, nested=nested) for name in task.label_columns]
+    if task.CLASSES_BY_NAME:
+        names = [class_names(table, name) for name in task.label_columns]
+        columns = [_named(*pair) for pair in zip(columns, names, strict=True)]
     return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
+
+
+def _named(values: list[Any], names: list[str]) -> list[Any]:
+    """Class numbers, and lists of them, by their names where these are known."""
+    known = {str(number): name for number, name in enumerate(names)}
+    return [
+        [known.get(str(one), one) for one in value]
+        if isinstance(value, list)
+        else known.get(value, value)
+        for value in values
+    ]

@@ -331,6 +331,17 @@ def _written_lists(values: Sequence[str | None], where: str, name: str) -> list[
     return lists
 
 
+def class_names(table: pa.Table, name: str) -> list[str]:
+    """The names of a column's classes by number, where the table says them as `datasets` does."""
+    try:
+        told = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
+        feature = told["info"]["features"][name]
+        names = feature.get("names") or feature["feature"]["names"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return []
+    return list(map(str, names))
+
+
 def texts(values: pa.ChunkedArray, where: str, name: str) -> list[str | None]:
     """A column's values as text; None where there is none, or a number that is none.
 
