@@ -171,7 +171,7 @@ def test_what_is_no_text_is_refused_with_its_row(rows: pa.Table, words: str) -> 
         read_rows(rows, TASK, "f")
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("method", ["lora", "prompt", "prefix", "full"])
 def test_a_run_is_scored_as_its_predictions_say(method: str, decoder: Path, tmp_path: Path) -> None:
     lines = [{"source": f"name[{n // 2}]", "target": f"the fish {n}"} for n in range(60)]
     rows, run = tmp_path / "rows.jsonl", tmp_path / "run"
