@@ -10,18 +10,19 @@ import pyarrow.parquet as pq
 import pytest
 import small_decoder
 import torch
-from conftest import composed, run_cell
+from conftest import composed, run_cell, tuning_method
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics.bleu import BLEU
 from transformers import LlamaForCausalLM
 
-from finegrid.config import DataConfig, bind, bind_task
+from finegrid.config import DataConfig, RunConfig, bind, bind_task
 from finegrid.data.batching import TokenizedDataset
 from finegrid.data.examples import Examples, read_rows
 from finegrid.data.loading import RawSplits
 from finegrid.data.splits import split
 from finegrid.data.tokenization import encode
 from finegrid.errors import UserError
+from finegrid.models import backbone, surgery
 from finegrid.tasks.generation import Generation
 from finegrid.tasks.modules import language_model, text_metrics
 from finegrid.training.module import predict
@@ -88,13 +89,34 @@ def test_a_text_is_the_same_alone_and_in_a_batch(decoder: Path) -> None:
         assert text == reader.decode(ids[0, start:], skip_special_tokens=True).strip()
 
 
+@pytest.mark.parametrize("name", ["lora", "prompt", "prefix", "unipelt"])
+def test_what_a_method_adds_reads_as_without_padding_and_cache(name: str, decoder: Path) -> None:
+    config = RunConfig.of(composed("model=tiny")).model
+    config.path, config.architecture = str(decoder), {}
+    base = backbone.build(config, outputs=1, seed=0, auto_class="AutoModelForCausalLM")
+    tuning_method(f"method={name}").tune(base, seed=0)
+    for value in surgery.trainable(base.model).values():
+        value.data += 0.3 * torch.randn_like(value)
+    model: Any = base.model.eval()
+    batch = dataset(objects([("a",)] * 4), train=False).batch([0, 1, 2, 3])
+    padded = language_model.left_padded(batch["input_ids"], batch["attention_mask"])
+    made = language_model.greedy(model, *padded, most=4, end=-1, padding=0)
+    for row, real in enumerate(batch["attention_mask"].bool()):
+        ids = start = batch["input_ids"][row][real][None]
+        with torch.no_grad():
+            for _ in range(4):
+                seen = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+                ids = torch.cat([ids, model(**seen).logits[:, -1:].argmax(-1)], 1)
+        assert made[row].tolist() == ids[0, start.shape[1] :].tolist()
+
+
 def test_a_row_ends_where_the_model_says_so(decoder: Path) -> None:
     model, end = LlamaForCausalLM.from_pretrained(decoder).eval(), 0
     ids, mask = torch.tensor([[5, 6], [7, 8]]), torch.ones(2, 2, dtype=torch.long)
     model.generation_config.repetition_penalty = 9.0
     settings: Any = {"most": 6, "padding": end}
     free = language_model.greedy(model, ids, mask, end=-1, **settings)
-    stop = int(free[0, 1])
+    stop = int(free[0][1])
     made = language_model.greedy(model, ids, mask, end=stop, **settings)
     first = free[0].tolist().index(stop)
     assert made[0, : first + 1].tolist() == free[0, : first + 1].tolist()
@@ -159,10 +181,10 @@ def test_an_encoder_is_refused() -> None:
     [
         (table(["a", "b"], ["x", " "]), "f, row 2: column 'target': target is missing"),
         (table(["a", ""], ["x", "y"]), "f, row 2: column 'source' is empty"),
-        (pa.table({"source": [[1]], "target": ["y"]}), "row 1: column 'source' holds .* no text"),
+        (pa.table({"source": [[1]], "target": ["y"]}), "row 1: column 'source' holds a list"),
         (
             pa.table({"source": ["a"], "target": [["y"]]}),
-            "row 1: column 'target' holds .*, no text",
+            "row 1: column 'target' holds a list",
         ),
     ],
 )
@@ -210,7 +232,8 @@ def test_tags_of_words_become_json() -> None:
     rows = pa.table({"words": [["play", "the", "cat", "and", "fish"], ["now"]], "intent": [0, 1],
                      "tags": [[0, 1, 2, 0, 1], [3]]})  # fmt: skip
     told = json.dumps({"info": {"features": features}})
-    task = Generation("t", ["words"], ["exact_match"], label="intent", slots="tags")
+    task = Generation("t", ["words"], ["exact_match"], label="intent", slots="tags",
+                      word_lists=True)  # fmt: skip
     read = read_rows(rows.replace_schema_metadata({"huggingface": told}), task, "f")
     assert read.texts == (["play the cat and fish", "now"],)
     assert [json.loads(one) for (one,) in read.labels] == [

@@ -5,7 +5,6 @@ that mixes types, or holds lists or objects, is of Arrow's type for JSON. Rows c
 header and blank lines left out.
 """
 
-import ast
 import csv
 import gzip
 import io
@@ -22,11 +21,12 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from finegrid.data import conll
 from finegrid.errors import UserError, require, shown
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 JSON = (".json", ".jsonl", ".ndjson")
-ENDINGS = (*DELIMITERS, *JSON, ".parquet")
+ENDINGS = (*DELIMITERS, *JSON, ".parquet", *conll.ENDINGS)
 MARK = b"\xef\xbb\xbf"  # which Excel puts before UTF-8
 # What tells a TSV whose fields are quoted: its first line, or a doubled quote in a quoted field.
 QUOTED = re.compile(r'\A"|(?m:^|\t)"[^"\t\r\n]*""')
@@ -65,6 +65,8 @@ def _parsed(path: Path, data: bytes, ending: str) -> pa.Table:
     data = data.removeprefix(MARK)
     if ending in DELIMITERS:
         return _delimited(path, data, DELIMITERS[ending])
+    if ending in conll.ENDINGS:
+        return conll.table(path, _decoded(path, data, json_lines=True))
     return _objects(path, _decoded(path, data, json_lines=True), single=ending == ".json")
 
 
@@ -293,53 +295,6 @@ def column(table: pa.Table, name: str, where: str) -> pa.ChunkedArray:
             "set task.text=[...] and task.label=..."
         )
     return table.column(names[0])
-
-
-def values(table: pa.Table, name: str, where: str, *, nested: bool) -> list[Any]:
-    """A column's values as text, None where there is none; lists and objects too, if `nested`.
-
-    A text column in which every value is a list in brackets, as JSON or Python writes it, is then
-    a column of lists.
-
-    Raises:
-        UserError: if there is no such column, or it holds what is not asked for.
-    """
-    found = column(table, name, where)
-    kind = found.type
-    if not nested or not (pa.types.is_nested(kind) or isinstance(kind, pa.JsonType)):
-        written = texts(found, where, name)
-        return _written_lists(written, where, name) if nested else list(written)
-    plain: list[Any] = found.to_pylist()
-    if isinstance(kind, pa.JsonType):
-        plain = [None if value is None else json.loads(value) for value in plain]
-    return plain
-
-
-def _written_lists(values: Sequence[str | None], where: str, name: str) -> list[Any]:
-    """Values as they are, or the lists that all of them are written as."""
-    bare = [value.strip() for value in values if value is not None]
-    if not bare or not all(value.startswith("[") and value.endswith("]") for value in bare):
-        return list(values)
-    lists: list[Any] = []
-    for row, value in enumerate(values, start=1):
-        try:
-            lists.append(None if value is None else ast.literal_eval(value.strip()))
-        except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
-            raise UserError(
-                f"{where}, row {row}: column {name!r} holds no readable list ({value!r:.60})"
-            ) from error
-    return lists
-
-
-def class_names(table: pa.Table, name: str) -> list[str]:
-    """The names of a column's classes by number, where the table says them as `datasets` does."""
-    try:
-        told = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
-        feature = told["info"]["features"][name]
-        names = feature.get("names") or feature["feature"]["names"]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return []
-    return list(map(str, names))
 
 
 def texts(values: pa.ChunkedArray, where: str, name: str) -> list[str | None]:

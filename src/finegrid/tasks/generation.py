@@ -33,12 +33,11 @@ class Generation(Task):
 
     template: str = "{text}\n"  # what the target follows: at once behind a space or a line's end
     max_new_tokens: int = 64
-    slots: str | None = None  # column of the words' tags: targets are then JSON of label and slots
+    slots: str | None = None  # column of the tags of `word_lists`: targets are JSON of label, slots
     answer_after: str = ""  # a mark in the targets; exact_match reads what follows its last one
 
     METRICS: ClassVar[tuple[str, ...]] = ("exact_match", "bleu", "rouge_l")
     PROBLEM_TYPE: ClassVar[str] = "single_label_classification"
-    NESTED: ClassVar[tuple[str, ...]] = ("text", "label")
     CLASSES_BY_NAME: ClassVar[bool] = True
     FUSES: ClassVar[bool] = False
     ONE_STATE: ClassVar[bool] = False
@@ -58,6 +57,10 @@ class Generation(Task):
         """Of no meaning: the language-model head has one for each token of the vocabulary."""
         return 1
 
+    def nested(self, column: str) -> bool:
+        """Of words and their tags."""
+        return column == self.slots or super().nested(column)
+
     @property
     def new_tokens(self) -> int:
         """Tokens of a generated text, at most."""
@@ -75,20 +78,6 @@ class Generation(Task):
             "cannot generate text",
         )
         return "AutoModelForCausalLM"
-
-    def read_text(self, name: str, values: Sequence[Any], where: str) -> list[Any]:
-        """Sources as texts; a list of words is joined by spaces."""
-        joined = []
-        for row, value in enumerate(values, start=1):
-            if isinstance(value, list) and all(isinstance(word, str) for word in value):
-                value = " ".join(value)
-            good = value is None or isinstance(value, str)
-            require(
-                good,
-                f"{where}, row {row}: column {name!r} holds {shown(json.dumps(value))}, no text",
-            )
-            joined.append(value)
-        return super().read_text(name, joined, where)
 
     def read_labels(self, values: Sequence[Any], where: str, *, typed: bool) -> "Array":
         """The target of each of N rows."""

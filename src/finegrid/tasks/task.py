@@ -42,6 +42,7 @@ class Task(ABC):
     dev: list[str] = field(default_factory=lambda: ["validation"])  # labelled dev splits
     train: str | None = None  # files of `task=custom`
     test: str | None = None  # null: a stratified fifth of the training file
+    word_lists: bool = False  # the text columns hold lists of words, to be joined by spaces
     positive: str | None = None  # class that F1 is of; null: the second of two
 
     METRICS: ClassVar[tuple[str, ...]]  # names that `task.metrics` may list
@@ -96,6 +97,15 @@ class Task(ABC):
         return self.text
 
     @property
+    def nested_text(self) -> bool:
+        """Whether the text columns may hold lists."""
+        return self.word_lists or "text" in self.NESTED
+
+    def nested(self, column: str) -> bool:
+        """Whether a column may hold lists or objects."""
+        return self.nested_text if column in self.text else "label" in self.NESTED
+
+    @property
     def label_columns(self) -> list[str]:
         """The columns that a row's label is made of."""
         return list(self.label) if isinstance(self.label, list | tuple) else [self.label]
@@ -136,6 +146,8 @@ class Task(ABC):
         Raises:
             UserError: naming `where`, the row and the column, for an empty text.
         """
+        if self.word_lists:
+            values = [" ".join(map(str, x)) if isinstance(x, list) else x for x in values]
         for row, value in enumerate(values, start=1):
             if value is None or not value.strip():
                 raise UserError(f"{where}, row {row}: column {name!r} is empty ({value!r})")
