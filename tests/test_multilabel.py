@@ -1,6 +1,7 @@
 """Multi-label classification: labels in files, thresholds, scores, statistics, other libraries."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from sklearn.metrics import f1_score
 from sklearn.preprocessing import MultiLabelBinarizer
 
 import finegrid
-from finegrid.config import bind_task
+from finegrid.config import DataConfig, bind, bind_task, to_plain
 from finegrid.data import splits
+from finegrid.data.examples import read_rows
 from finegrid.data.loading import load
 from finegrid.errors import UserError
 from finegrid.export import export
@@ -114,7 +116,7 @@ def test_a_threshold_is_chosen_on_validation(file: Path, tmp_path: Path) -> None
 def test_the_chosen_threshold_scores_highest() -> None:
     labels = torch.tensor([[1, 0, 1], [0, 1, 0], [1, 1, 0]])
     logits = torch.where(labels > 0, -1.0, -2.0)  # right, but all below one half
-    task = bind_task({**vars(TASK), "threshold": "validation"})
+    task = replace(TASK, threshold="validation")
     assert task.score(logits, labels)["mean"] == 0
     chosen = task.calibrated(logits, labels)
     assert chosen.score(logits, labels)["mean"] == 1
@@ -134,24 +136,21 @@ def test_the_chosen_threshold_scores_highest() -> None:
 def test_labels_are_lists_or_columns(text: str, tmp_path: Path) -> None:
     several = "boss" in text.splitlines()[0]
     path = tmp_path / "rows.csv"
-    path.write_text(text.replace("b,[]", "b,") if False else text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
     label = "[boss,gift,judge]" if several else "label"
     given = (f"task.train={path}", f"task.label={label}", f"task.labels=[{','.join(NAMES)}]")
     cfg = composed(*SETTINGS, *given)
     task = bind_task(cfg.task)
-    from finegrid.config import DataConfig, bind
-    from finegrid.data.examples import read_rows
-
     _, tables = load(task, bind(DataConfig, cfg.data, "data"))
     assert read_rows(tables.train, task, "x").labels.tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
 
 
 BAD = {
     "no such class": ('{"text": "a", "label": ["bos"]}', ["task.labels=[boss,gift]"],
-                      r"row 1: class 'bos' must be one of 'boss', 'gift'"),
+                      "row 1: class bos must be one of boss, gift"),
     "no list": ('{"text": "a", "label": {"b": 1}}', [], r"row 1: label .* is no list of classes"),
     "missing": ('{"text": "a", "label": ["x"]}\n{"text": "b"}', [], "row 2: label is missing"),
-    "a nested list": ('{"text": "a", "label": [["x"]]}', [], r"row 1: class \['x'\] must be a name"),
+    "a nested list": ('{"text": "a", "label": [["x"]]}', [], r"row 1: class \['x'\] must be"),
     "one class": ('{"text": "a", "label": ["x"]}', [], "1 classes; two or more are needed"),
     "a flag": ('{"text": "a", "x": 1, "y": 2}', ["task.label=[x,y]"],
                "row 1: column 'y' holds '2'; 0 or 1 is needed"),
@@ -174,7 +173,7 @@ def test_what_does_not_fit_is_one_line(
 
 def test_several_label_columns_are_for_this_kind_alone() -> None:
     with pytest.raises(UserError, match=r"task\.label=.* must name one column"):
-        bind_task(composed("task=mrpc", "task.label=[a,b]").task)
+        bind_task({**to_plain(composed("task=mrpc").task), "label": ["a", "b"]})
 
 
 def test_splits_and_fractions_have_their_share_of_a_rare_class() -> None:
@@ -204,9 +203,9 @@ def test_runs_share_passes(file: Path, tmp_path: Path) -> None:
 
 
 def test_a_report_resamples_rows(file: Path, tmp_path: Path) -> None:
-    for method, steps in (("full", 30), ("head", 2)):
+    for method in ("full", "head"):
         for seed in (0, 1):
-            more = (f"method={method}", f"budget.steps={steps}", f"seed={seed}")
+            more = (f"method={method}", "budget.steps=20", f"seed={seed}")
             run_cell(tmp_path / f"{method}{seed}", *SETTINGS, f"task.train={file}", *more)
     runs = rankings.results([tmp_path])
     known = next(iter(evidence(runs).rankings.values()))
@@ -249,7 +248,5 @@ def test_names_of_classes_come_with_a_table(tmp_path: Path) -> None:
         table.replace_schema_metadata({"huggingface": json.dumps(about)}), tmp_path / "r.parquet"
     )
     cfg = composed(*SETTINGS, f"task.train={tmp_path / 'r.parquet'}")
-    from finegrid.config import DataConfig, bind
-
     task, _ = load(bind_task(cfg.task), bind(DataConfig, cfg.data, "data"))
     assert task.labels == NAMES

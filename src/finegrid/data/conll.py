@@ -29,7 +29,7 @@ def table(path: Path, text: str) -> pa.Table:
             if len(fields) < 2 or not fields[0] or not fields[-1]:
                 row = sum(bool(words) for words, _ in rows[:-1]) + 1
                 raise UserError(
-                    f"{path}, row {row}: line {number} is {line!r:.40}; a word and its tag are needed"
+                    f"{path}, row {row}: line {number} is {line!r:.40}, not a word and its tag"
                 )
             rows[-1][0].append(fields[0])
             rows[-1][1].append(fields[-1])
