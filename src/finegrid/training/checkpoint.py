@@ -111,17 +111,20 @@ class BestCheckpoint(pl.Callback):
         self._losses = []
         loss = losses.mean()
         self._check(loss)
-        logits = predict(
+        outputs = predict(
             module.model,
             self.validation,
             batch_size=self.batch_size,
             precision=str(trainer.precision),
+            task=module.task,
         )
         self.passes += 1
-        self._keep_loss(float(module.task.loss(logits, self.validation.labels)))
-        scores = module.task.score(logits, self.validation.labels)
-        value = scores[module.task.headline]
-        constant = module.task.degenerate(logits)
+        self._keep_loss(module.task.loss_of_all(outputs, self.validation.labels))
+        task, labels = module.task, self.validation.labels
+        task = task.calibrated(outputs, labels) if task.calibrates else task
+        scores = task.score(outputs, labels)
+        value = scores[task.headline]
+        constant = task.degenerate(outputs)
         self.last = Checkpoint(self.clock.steps, value, scores, constant)
         if module.state.checkpointable and value > self.best.value:
             self.best = self.last
