@@ -119,8 +119,8 @@ def test_a_row_ends_where_the_model_says_so(decoder: Path) -> None:
     stop = int(free[0][1])
     made = language_model.greedy(model, ids, mask, end=stop, **settings)
     first = free[0].tolist().index(stop)
-    assert made[0, : first + 1].tolist() == free[0, : first + 1].tolist()
-    assert set(made[0, first + 1 :].tolist()) <= {end}
+    assert made[0][: first + 1].tolist() == free[0][: first + 1].tolist()
+    assert set(made[0][first + 1 :].tolist()) <= {end}
     assert model.generation_config.repetition_penalty == 9.0  # and was not heeded
 
 
