@@ -175,7 +175,7 @@ def test_a_prompt_that_runs_into_what_follows_is_refused() -> None:
 @pytest.mark.parametrize("family", ["encoder", "decoder"])
 def test_a_run_is_scored_as_its_predictions_say(family: str, decoder: Path, tmp_path: Path) -> None:
     rows, run = write_rows(tmp_path / "rows.jsonl"), tmp_path / "run"
-    model = [f"model.path={decoder}", "trainer.kernels=false"] if family == "decoder" else []
+    model = [f"model.path={decoder}"] if family == "decoder" else []
     metrics = ["task.metrics=[accuracy,accuracy_norm]", "+task.headline=accuracy"]
     record = run_cell(run, *SETTINGS, f"task.train={rows}", "method=lora", *metrics, *model)
     assert (record.status, record.metric) == ("ok", "accuracy")

@@ -13,6 +13,7 @@ import torch
 from conftest import composed, run_cell, tuning_method
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics.bleu import BLEU
+from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
 from finegrid.config import DataConfig, RunConfig, bind, bind_task
@@ -33,7 +34,7 @@ SOURCES = ["name[The Mill]", "name[The Mill], food[English], area[riverside]", "
 SETTINGS = ("task=custom", "task.kind=generation", "task.text=source", "task.label=target",
             "task.max_new_tokens=4", "budget=steps", "budget.steps=2", "evaluations=1",
             "data.batch_size=4", "data.eval_batch_size=8", "model.max_length=64",
-            "trainer.threads=1", "trainer.kernels=false")  # fmt: skip
+            "trainer.threads=1")  # fmt: skip
 TEXTS = ["the cat eats a fish", "a bird", "the mill near the river", "so it is", ""]
 REFERENCES = [
     ("the cat eats the fish", "a cat eats fish now"),
@@ -195,9 +196,7 @@ def test_what_is_no_text_is_refused_with_its_row(rows: pa.Table, words: str) -> 
 
 @pytest.mark.parametrize("method", ["lora", "prompt", "prefix", "full"])
 def test_a_run_is_scored_as_its_predictions_say(method: str, decoder: Path, tmp_path: Path) -> None:
-    lines = [{"source": f"name[{n // 2}]", "target": f"the fish {n}"} for n in range(60)]
-    rows, run = tmp_path / "rows.jsonl", tmp_path / "run"
-    rows.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    rows, run = json_lines(tmp_path / "rows.jsonl"), tmp_path / "run"
     record = run_cell(
         run, *SETTINGS, f"task.train={rows}", f"method={method}", f"model.path={decoder}"
     )
@@ -242,3 +241,32 @@ def test_tags_of_words_become_json() -> None:
     ]
     with pytest.raises(UserError, match="f, row 1: tag 0 is neither O nor"):
         read_rows(rows, task, "f")
+
+
+def json_lines(path: Path) -> Path:
+    lines = [{"source": f"name[{n // 2}]", "target": f"the fish {n}"} for n in range(60)]
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    return path
+
+
+def test_tied_embeddings_train_as_a_head_too(decoder: Path, tmp_path: Path) -> None:
+    """With the kernels as without: also the rows of tokens that no text has."""
+    rows, deltas = json_lines(tmp_path / "rows.jsonl"), []
+    for kernels in ("true", "false"):
+        run = tmp_path / kernels
+        told = [f"task.train={rows}", "method=full", f"model.path={decoder}", "optim.lr=1e-3"]
+        run_cell(run, *SETTINGS, *told, "optim.weight_decay=0", f"trainer.kernels={kernels}")
+        deltas.append(load_file(run / "delta.safetensors"))
+    (name,) = [name for name in deltas[0] if "embed_tokens" in name]
+    assert not any("lm_head" in name for name in deltas[0])
+    for key, value in deltas[0].items():
+        torch.testing.assert_close(value, deltas[1][key], rtol=0, atol=1e-5)
+    before = LlamaForCausalLM.from_pretrained(decoder).get_input_embeddings().weight
+    assert ((deltas[0][name] - before).abs().amax(1) > 0).all()
+
+
+def test_a_method_that_trains_the_head_alone_is_refused(decoder: Path, tmp_path: Path) -> None:
+    rows = json_lines(tmp_path / "rows.jsonl")
+    told = f"task.train={rows}", "method=head", f"model.path={decoder}"
+    with pytest.raises(UserError, match="nothing trains"):
+        run_cell(tmp_path / "run", *SETTINGS, *told)
