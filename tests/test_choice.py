@@ -13,11 +13,13 @@ import torch
 from conftest import composed, run_cell
 from transformers import LlamaForCausalLM
 
+import finegrid
 from finegrid.config import bind_task
 from finegrid.data.batching import TokenizedDataset
 from finegrid.data.examples import Examples
 from finegrid.data.tokenization import encode
 from finegrid.errors import UserError
+from finegrid.inference import predict_file
 from finegrid.tasks.choice import Choice
 from finegrid.tasks.modules import options, prompts
 from finegrid.training.module import predict
@@ -187,6 +189,9 @@ def test_a_run_is_scored_as_its_predictions_say(family: str, decoder: Path, tmp_
     right = np.mean([a == b for a, b in zip(chosen, table["label"], strict=True)])
     assert record.test == pytest.approx(right)
     assert ("accuracy_norm" in record.metrics["test"]) == (family == "decoder")
+    assert predict_file(run, rows, tmp_path / "out.csv") == len(table["label"]) * 5
+    chosen = finegrid.load(run).predict([(f"who eats {n}?", ["fish", "a cat"]) for n in range(3)])
+    assert set(chosen["prediction"]) <= {0, 1}
     if family == "decoder":
         assert record.params_head == 0
         normed = [int(np.argmax(scores)) for scores in table["scores_norm"]]

@@ -16,6 +16,7 @@ from sacrebleu.metrics.bleu import BLEU
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
+import finegrid
 from finegrid.config import DataConfig, RunConfig, bind, bind_task
 from finegrid.data.batching import TokenizedDataset
 from finegrid.data.examples import Examples, read_rows
@@ -24,6 +25,9 @@ from finegrid.data.splits import split
 from finegrid.data.tokenization import encode
 from finegrid.errors import UserError
 from finegrid.models import backbone, surgery
+from finegrid.report.load import rankings
+from finegrid.report.stats.scores import evidence
+from finegrid.report.stats.sums import METRICS
 from finegrid.tasks.generation import Generation
 from finegrid.tasks.modules import language_model, text_metrics
 from finegrid.training.module import predict
@@ -207,12 +211,34 @@ def test_a_run_is_scored_as_its_predictions_say(method: str, decoder: Path, tmp_
     assert record.metrics["test"] == pytest.approx(scores)
     assert record.test_rows == len(found["prediction"]) == 6  # meanings
     assert record.params_head == 0
+    sources = [f"name[{n}]" for n in range(3)]
+    assert finegrid.load(run).predict(sources)["prediction"].map(type).eq(str).all()
+
+
+def test_a_report_resamples_units(decoder: Path, tmp_path: Path) -> None:
+    """BLEU of the units drawn, from their counts; as the libraries have it for all of them."""
+    rows = json_lines(tmp_path / "rows.jsonl")
+    for seed in (0, 1):
+        told = f"task.train={rows}", "method=lora", f"model.path={decoder}", f"seed={seed}"
+        run_cell(tmp_path / str(seed), *SETTINGS, *told, "task.metrics=[bleu]")
+    (known,) = evidence(rankings.results([tmp_path])).rankings.values()
+    scores = known["lora"].scores
+    assert scores.resampled is not None
+    assert scores.rows == 6
+    assert np.isfinite(scores.resampled).all()
+    found = pq.read_table(tmp_path / "0/predictions.parquet").to_pydict()
+    counts = np.asarray(found["stat_bleu"])
+    assert text_metrics.bleu(counts) == pytest.approx(
+        TASK.score(found["prediction"], found["label"])["bleu"]
+    )
 
 
 def test_sums_of_counts_are_the_corpus_bleu() -> None:
     counts = text_metrics.bleu_counts(TEXTS, REFERENCES)
     assert counts.shape == (5, 10)
-    assert 0 < text_metrics.bleu(counts) < 1
+    for drawn in (counts, counts[:2], counts[[3, 3]]):
+        ours = float(METRICS["bleu"].of(drawn.sum(0), len(drawn)))
+        assert ours == pytest.approx(text_metrics.bleu(drawn))
 
 
 def test_texts_that_leave_no_positions_are_refused(decoder: Path, tmp_path: Path) -> None:
