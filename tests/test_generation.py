@@ -24,6 +24,7 @@ from finegrid.data.loading import RawSplits
 from finegrid.data.splits import split
 from finegrid.data.tokenization import encode
 from finegrid.errors import UserError
+from finegrid.export import export
 from finegrid.models import backbone, surgery
 from finegrid.report.load import rankings
 from finegrid.report.stats.scores import evidence
@@ -211,6 +212,8 @@ def test_a_run_is_scored_as_its_predictions_say(method: str, decoder: Path, tmp_
     assert record.metrics["test"] == pytest.approx(scores)
     assert record.test_rows == len(found["prediction"]) == 6  # meanings
     assert record.params_head == 0
+    if method == "lora":
+        assert "AutoModelForCausalLM" in export(run, "merged", tmp_path / "merged")
     sources = [f"name[{n}]" for n in range(3)]
     assert finegrid.load(run).predict(sources)["prediction"].map(type).eq(str).all()
 
