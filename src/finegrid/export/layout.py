@@ -132,7 +132,7 @@ def loading(run: Restored) -> str:
 def example(run: Restored) -> str:
     """A call of the tokenizer on the task's columns, as Python's source."""
     between = backbone.separator(run.config.model)
-    texts = [f"a text for {column!r}" for column in run.task.text]
+    texts = [f"a text for {column!r}" for column in run.task.text_columns]
     given = ", ".join(map(repr, texts if between is None else [between.join(texts)]))
     longest = min(run.config.model.max_length, room(run))
     return f'tokenizer({given}, truncation=True, max_length={longest}, return_tensors="pt")'
@@ -152,7 +152,9 @@ def _length(child: Any) -> int:
 
 def save_tokenizer(run: Restored, folder: Path) -> None:
     """Save the tokenizer so that it gives the model what the model takes."""
-    tokens = encode([["a"] for _ in run.task.text], run.tokenizer, run.config.model.max_length)
+    tokens = encode(
+        [["a"] for _ in run.task.text_columns], run.tokenizer, run.config.model.max_length
+    )
     limits = Limits.of(run.model, run.config.model.name)
     if "token_type_ids" not in limits.fit({"a text": tokens})["a text"].fields:
         names = run.tokenizer.model_input_names

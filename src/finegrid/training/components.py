@@ -86,6 +86,8 @@ def load_backbone(
     seed = stream(config.seed, "init")
     head = task.auto_class(backbone.is_decoder(config.model))
     base = build(config.model, outputs=task.outputs, seed=seed, auto_class=head)
+    if base.language_model:
+        token_ids = None  # tied to the head, all rows of the embeddings get gradients
     return base, [optimize(base.model, token_ids=token_ids)] if config.trainer.kernels else []
 
 
