@@ -228,7 +228,10 @@ def _attention() -> str:
 
 
 def _source(model: ModelConfig) -> dict[str, Any]:
-    if not Path(locate(model)).is_dir():
+    where = locate(model)
+    name = where.removeprefix(paths.FETCH)
+    require(name == where, f"is not on this machine; get it with `finegrid fetch {name}`")
+    if not Path(where).is_dir():
         hub.go_offline_if_unreachable()
     return {"revision": model.revision, "trust_remote_code": False}
 
