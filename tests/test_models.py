@@ -11,7 +11,8 @@ import yaml
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
-from finegrid.models.sites import ANATOMY, SiteError, Sites
+from finegrid.models.anatomy import ENCODERS
+from finegrid.models.sites import SiteError, Sites
 
 CONF = pathlib.Path(__file__).parents[1] / "conf"
 FILES = sorted((CONF / "model").glob("*.yaml"))
@@ -25,7 +26,7 @@ SUBLAYERS = [  # a block, the norm it feeds, and a module that reads the residua
     ("attention_block", "attention_norm", "value"),
     ("output_block", "output_norm", "intermediate"),
 ]
-POST_LN = sorted(set(ANATOMY) - {"modernbert"})
+POST_LN = sorted(set(ENCODERS) - {"modernbert"})
 
 SMALL = {
     "vocab_size": 40,
@@ -56,7 +57,7 @@ def published(request: pytest.FixtureRequest) -> tuple[dict, PreTrainedModel]:
         return MODELS[request.param], build(MODELS[request.param]["architecture"])
 
 
-@pytest.fixture(params=sorted(ANATOMY))
+@pytest.fixture(params=sorted(ENCODERS))
 def small(request: pytest.FixtureRequest) -> PreTrainedModel:
     return build_small(request.param)
 
@@ -124,10 +125,10 @@ def test_every_role_resolves_in_every_layer(published):
     depth = config.num_hidden_layers
     if config.model_type == "albert":
         depth = config.num_hidden_groups * config.inner_group_num
-    assert sites.roles == (*ANATOMY[config.model_type], "layernorm")
+    assert sites.roles == (*ENCODERS[config.model_type], "layernorm")
     assert sites.n_layers == depth
     assert sites.hidden_size == config.hidden_size
-    for role in ANATOMY[config.model_type]:
+    for role in ENCODERS[config.model_type]:
         layers = [None] if role in SINGLE else list(range(depth))
         assert [site.layer for site in sites[role]] == layers
         assert len({id(site.module) for site in sites[role]}) == len(layers)
