@@ -52,7 +52,9 @@ WINGS = {
     "analysis": {
         "config", "data", "errors", "inference", "methods", "models", "runs", "seeds", "tasks",
     },
-    "export": {"config", "data", "errors", "inference", "methods", "models", "runs", "training"},
+    "export": {
+        "config", "data", "errors", "inference", "methods", "models", "runs", "storage", "training",
+    },
     "api": {
         "config", "data", "errors", "export", "grid", "inference", "methods", "models", "report",
         "runs", "seeds", "storage", "strategies", "training",

@@ -11,7 +11,7 @@ import yaml
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
-from finegrid.models.anatomy import ENCODERS
+from finegrid.models.anatomy import ANATOMY, ENCODERS
 from finegrid.models.sites import SiteError, Sites
 
 CONF = pathlib.Path(__file__).parents[1] / "conf"
@@ -125,10 +125,10 @@ def test_every_role_resolves_in_every_layer(published):
     depth = config.num_hidden_layers
     if config.model_type == "albert":
         depth = config.num_hidden_groups * config.inner_group_num
-    assert sites.roles == (*ENCODERS[config.model_type], "layernorm")
+    assert sites.roles == (*ANATOMY[config.model_type], "layernorm")
     assert sites.n_layers == depth
     assert sites.hidden_size == config.hidden_size
-    for role in ENCODERS[config.model_type]:
+    for role in ANATOMY[config.model_type]:
         layers = [None] if role in SINGLE else list(range(depth))
         assert [site.layer for site in sites[role]] == layers
         assert len({id(site.module) for site in sites[role]}) == len(layers)

@@ -11,7 +11,8 @@ from typing import Any
 from finegrid.errors import require
 
 PACKAGE = Path(__file__).resolve().parents[1]
-BUILTIN = PACKAGE / "data/builtin"  # its code and its model `tiny`
+BUILTIN = PACKAGE / "data/builtin"  # its code and its models
+SHIPPED = {"builtin": "tiny", "builtin:tiny_llama": "tiny_llama"}  # path of a model -> its folder
 TOKENIZER_FILES = ("*.json", "*.txt", "*.model", "*.spm", "*.codes")  # settings and vocabulary
 FETCH = "fetch:"  # how the path of a model begins that `finegrid fetch` makes
 MODEL_FILES = ("*.safetensors", *TOKENIZER_FILES)  # weights and architecture too
@@ -49,12 +50,12 @@ def shards(folder: Path, split: str) -> list[Path]:
 
 
 def model(path: str) -> str:
-    """The builtin folder, a local directory, a copy below $FINEGRID_MODEL_DIR, or the hub id.
+    """A builtin folder, a local directory, a copy below $FINEGRID_MODEL_DIR, or the hub id.
 
     `fetch:NAME` is what `finegrid fetch NAME` makes, and itself before that.
     """
-    if path == "builtin":
-        return str(BUILTIN / "tiny")
+    if path in SHIPPED:
+        return str(BUILTIN / SHIPPED[path])
     if path.startswith(FETCH):
         folder = fetched(path.removeprefix(FETCH))
         return str(folder) if folder.is_dir() else path
@@ -67,6 +68,11 @@ def model(path: str) -> str:
             if folder.is_dir() and folder.name.lower() == name:
                 return str(folder)
     return path
+
+
+def comes_with_finegrid(path: str) -> bool:
+    """Whether only finegrid knows a model's path: a builtin one, or one that it has fetched."""
+    return path in SHIPPED or path.startswith(FETCH)
 
 
 def fetched(name: str) -> Path:
