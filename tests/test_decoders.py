@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import composed
+from test_models import small_architecture
 from torch import Tensor
 from transformers import AutoConfig, BertConfig, BertForMaskedLM, PreTrainedModel
 
@@ -16,27 +17,6 @@ from finegrid.models import backbone, decoder
 from finegrid.models.anatomy import DECODERS
 from finegrid.models.backbone import Backbone
 
-# Small, and unlike one another in what is a trap: fewer key heads than query heads, heads whose
-# widths do not add up to the hidden size, a window, a partial rotation.
-SMALL: dict[str, Any] = {
-    "vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "intermediate_size": 48, "max_position_embeddings": 64, "initializer_range": 0.2,
-    "pad_token_id": None, "bos_token_id": None, "eos_token_id": None,
-}  # fmt: skip
-GROUPED: dict[str, Any] = {"num_key_value_heads": 2}
-WIDER: dict[str, Any] = {"num_key_value_heads": 1, "head_dim": 16}
-DIFFERENT: dict[str, dict[str, Any]] = {
-    "llama": GROUPED,
-    "mistral": GROUPED | {"sliding_window": 5, "head_dim": 8},
-    "qwen2": GROUPED,
-    "qwen3": WIDER,
-    "gemma2": WIDER | {"sliding_window": 5, "query_pre_attn_scalar": 16},
-    "gemma3_text": WIDER | {"sliding_window": 5, "query_pre_attn_scalar": 16},
-    "phi3": GROUPED,
-    "gpt2": {"resid_pdrop": 0.3, "embd_pdrop": 0.3, "attn_pdrop": 0.3},
-    "gpt_neox": {"hidden_dropout": 0.3},
-    "opt": {"ffn_dim": 48, "dropout": 0.3, "word_embed_proj_dim": 32},
-}
 TEXT = [[5, 6, 7, 8, 9, 10, 11, 12], [13, 14, 15], [16]]
 HEADS = ("AutoModelForSequenceClassification", "AutoModelForTokenClassification",
          "AutoModelForCausalLM")  # fmt: skip
@@ -45,9 +25,8 @@ NO_TOKEN_HEAD = ("gemma3_text", "opt")  # in transformers
 
 @cache
 def _small(kind: str, auto_class: str) -> Backbone:
-    architecture = {"model_type": kind} | SMALL | DIFFERENT[kind]
     config = RunConfig.of(composed("model=bert-base", "model.pretrained=false")).model
-    config.architecture = architecture
+    config.architecture = small_architecture(kind) | {"pad_token_id": None}
     return backbone.build(config, outputs=3, seed=0, auto_class=auto_class)
 
 
@@ -149,7 +128,7 @@ def test_a_language_models_head_of_the_other_family_is_refused(
     config = RunConfig.of(composed("model=tiny")).model
     if model != "tiny":
         config.path, config.pretrained = "nowhere", False
-        config.architecture = {"model_type": "llama"} | SMALL
+        config.architecture = small_architecture("llama")
     with pytest.raises(UserError, match=words):
         backbone.build(config, outputs=2, seed=0, auto_class=auto_class)
 
@@ -187,7 +166,7 @@ def test_saved_and_loaded_it_bears_its_name(tmp_path: Any) -> None:
 
 
 def test_a_checkpoint_without_its_language_models_head_is_refused(tmp_path: Any) -> None:
-    small("llama", HEADS[0]).model.save_pretrained(tmp_path)
+    small("mistral", HEADS[0]).model.save_pretrained(tmp_path)  # whose head is not tied
     config = RunConfig.of(composed("model=tiny")).model
     config.path, config.architecture = str(tmp_path), {}
     with pytest.raises(UserError, match="no language-model head"):

@@ -130,7 +130,7 @@ class OptimConfig:
 
 @dataclass
 class ModelConfig:
-    """A pre-trained encoder: where its files are and what they are expected to hold."""
+    """A pre-trained model: where its files are and what they are expected to hold."""
 
     name: str
     path: str  # hub id, a local directory, or `builtin`
@@ -142,6 +142,7 @@ class ModelConfig:
     architecture: dict[str, Any]  # model_type and what differs from its defaults; empty: the files'
     parameters: int | None  # of the base model, without the head, as published
     sites: dict[str, str]  # role -> pattern, for an architecture that is not known yet
+    separator: str | None = None  # between two texts on a decoder; older runs do not name it
 
     def __post_init__(self) -> None:
         require(self.max_length > 1, f"model.max_length={self.max_length} must be at least 2")

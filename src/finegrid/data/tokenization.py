@@ -50,9 +50,19 @@ class Tokeniser:
     """A model's way from texts to tokens; its tokenizer is loaded when texts are new."""
 
     def __init__(
-        self, model: str, revision: str, *, max_length: int, load: Callable[[], Any]
+        self,
+        model: str,
+        revision: str,
+        *,
+        max_length: int,
+        load: Callable[[], Any],
+        separator: str | None = None,
     ) -> None:
-        """`model` is a folder or a hub id; `load` refuses a `max_length` that it cannot read."""
+        """`model` is a folder or a hub id; `load` refuses a `max_length` that it cannot read.
+
+        `separator` is what the tokenizer puts between two texts, where that is a setting.
+        """
+        self.separator = separator
         self.model, self.revision, self.max_length, self.load = model, revision, max_length, load
 
     def __call__(self, texts: Sequence[list[str]]) -> Tokens:
@@ -60,6 +70,8 @@ class Tokeniser:
         source = identity(self.model, self.revision)
         if source is None:
             return self._encoded(texts)
+        if self.separator is not None:
+            source += f" separated by {self.separator!r}"
         path = cache.place(f"tokens/{_key(texts, source, self.max_length)}")
         if stored := cache.read(path):
             fields = {name: stored[name] for name in FIELDS if name in stored}

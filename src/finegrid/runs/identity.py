@@ -49,6 +49,8 @@ def _settings(plain: Mapping[str, Any]) -> dict[str, Any]:
     kept["task"] = filled_in(kept["task"], allow=allow)
     if not _chooses(kept["task"]):
         kept["task"].pop("positive", None)
+    if kept["model"].get("separator") is None or len(kept["task"]["text"]) < 2:
+        kept["model"].pop("separator", None)  # it separates nothing, or is what it always was
     if kept["store"] == "none":  # the scores are those of float32
         kept["store"] = "float32"
     kept["method"] = MethodConfig.of(plain["method"], allow=allow).decisive()

@@ -107,6 +107,7 @@ def rows_of(config: RunConfig) -> tuple[Task, Splits, dict[str, TokenizedDataset
         config.model.revision,
         max_length=config.model.max_length,
         load=partial(backbone.tokenizer, config.model),
+        separator=backbone.separator(config.model),
     )
     named = {"train": splits.train, "validation": splits.validation, **splits.test}
     encoded = {
