@@ -57,12 +57,14 @@ class Tokeniser:
         max_length: int,
         load: Callable[[], Any],
         separator: str | None = None,
+        chat_template: str = "none",
     ) -> None:
         """`model` is a folder or a hub id; `load` refuses a `max_length` that it cannot read.
 
-        `separator` is what the tokenizer puts between two texts, where that is a setting.
+        `separator` is what the tokenizer puts between two texts, where that is a setting;
+        `chat_template=own` that it makes a row a user's turn.
         """
-        self.separator = separator
+        self.separator, self.chat_template = separator, chat_template
         self.model, self.revision, self.max_length, self.load = model, revision, max_length, load
 
     def __call__(self, texts: Sequence[list[str]]) -> Tokens:
@@ -72,6 +74,8 @@ class Tokeniser:
             return self._encoded(texts)
         if self.separator is not None:
             source += f" separated by {self.separator!r}"
+        if self.chat_template != "none":
+            source += f" in the {self.chat_template} chat template"
         path = cache.place(f"tokens/{_key(texts, source, self.max_length)}")
         if stored := cache.read(path):
             fields = {name: stored[name] for name in FIELDS if name in stored}

@@ -108,6 +108,7 @@ def rows_of(config: RunConfig) -> tuple[Task, Splits, dict[str, TokenizedDataset
         max_length=config.model.max_length,
         load=partial(backbone.tokenizer, config.model),
         separator=backbone.separator(config.model),
+        chat_template=config.model.chat_template,
     )
     named = {"train": splits.train, "validation": splits.validation, **splits.test}
     encoded = {
