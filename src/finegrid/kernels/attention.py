@@ -44,13 +44,8 @@ def attend(
     dropout: float = 0.0,
     **_: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Softmax attention, B heads T d -> B T heads d, and its weights; `mask` is added to scores.
-
-    Key and value may have fewer heads, each of several neighbouring heads of the query.
-    """
+    """Softmax attention, B heads T d -> B T heads d, and its weights; `mask` is added to scores."""
     batch, heads, length, width = query.shape
-    if heads > key.shape[1]:
-        key, value = (x.repeat_interleave(heads // key.shape[1], dim=1) for x in (key, value))
     keys = key.shape[2]
     if query.is_cpu and query.dtype == torch.bfloat16:
         key, value, mask = _aligned(key, value, mask)
