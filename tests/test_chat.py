@@ -14,6 +14,7 @@ from finegrid.errors import UserError
 from finegrid.models import backbone
 from finegrid.runs import identity
 from finegrid.storage import paths
+from finegrid.training.components import rows_of
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"
@@ -90,6 +91,12 @@ def test_it_decides_tokens_and_the_cell_and_none_is_as_before(folder: Path) -> N
         how: Any = {"max_length": 64, "load": lambda one=one: load(one), "chat_template": own}
         ids.append(Tokeniser(str(folder), "main", **how)([["A dog slept."]]).fields["input_ids"])
     assert len(ids[1]) > len(ids[0])
+
+
+def test_kinds_that_make_their_own_tokens_are_refused(folder: Path) -> None:
+    given = ("model=tiny_llama", f"model.path={folder}", OWN, "task=e2e_cleaned")
+    with pytest.raises(UserError, match="generation makes its own prompts"):
+        rows_of(RunConfig.of(composed(*given)))
 
 
 def test_a_run_records_it(folder: Path, tmp_path: Path) -> None:

@@ -146,7 +146,33 @@ def test_a_rung_has_its_share_of_the_budget(
     assert halving.amount(unit, budget, share) == expected
 
 
-def test_the_best_enter_and_failed_and_constant_trials_lose() -> None:
+def test_trials_enter_a_rung_by_their_validation_loss() -> None:
+    scores = [
+        Score(0, "constant", 0.9, -0.1),
+        Score(1, "failed", 0.0, -9.0),
+        Score(2, "ok", 0.5, 0.2),
+        Score(3, "ok", 0.7),
+        Score(4, "constant", 0.9, -0.3),
+    ]
+    assert halving.survivors(scores, Rung(5, 0.25)) == [4, 0, 2, 3, 1]
+    assert halving.winner(scores) == 3, "at full length the score decides"
+
+
+def test_a_trials_loss_is_the_mean_over_tasks_whatever_their_scales() -> None:
+    losses = ((0.5, 0.25), (4.0, 2.0))
+    runs = [
+        [record("lora", 0, 0.5, validation=0.5, validation_loss=loss) for loss in pair]
+        for pair in losses
+    ]
+    below, above = (rungs.scored(0, pair).loss for pair in runs)
+    assert below == pytest.approx(math.log(0.5 * 0.25) / 2)
+    assert above == pytest.approx(math.log(4.0 * 2.0) / 2)
+    assert rungs.scored(0, [*runs[0], record("lora", 0, 0.5, validation=0.5)]).loss is None
+    zero = record("lora", 0, 0.5, validation=0.5, validation_loss=0.0)
+    assert rungs.scored(0, [zero]).loss == pytest.approx(math.log(1e-12))
+
+
+def test_without_losses_the_best_scores_enter_and_failed_and_constant_trials_lose() -> None:
     scores = [
         Score(0, "constant", 0.9),
         Score(1, "failed", 0.0),

@@ -1,22 +1,28 @@
 """Examples: the texts and labels of a table's rows, checked, with the row named in every error."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from finegrid.data.files import column, texts
+from finegrid.data.nested import class_names, values
 from finegrid.errors import UserError
 from finegrid.tasks.task import Task
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Checked rows of one split: texts, one list a column, labels and the source's row ids."""
+    """Checked rows of one split: texts, one list a column, labels and the source's row ids.
 
-    texts: tuple[list[str], ...]
+    A text is a string, of some kinds a tuple. Labels are an array of any shape that begins with N,
+    or N objects.
+    """
+
+    texts: tuple[list[Any], ...]
     labels: np.ndarray[Any, np.dtype[Any]]
     idx: list[Any]  # numbers or text
 
@@ -27,6 +33,10 @@ class Examples:
         """The rows at these positions, in this order."""
         texts = tuple([column[i] for i in index] for column in self.texts)
         return Examples(texts, self.labels[index], [self.idx[i] for i in index])
+
+    def labelled(self, index: Sequence[int], labels: np.ndarray[Any, Any]) -> "Examples":
+        """The rows at these positions with other labels."""
+        return replace(self.take(np.asarray(index)), labels=labels)
 
     def digest(self) -> str:
         """Hash of what the rows say, in their order."""
@@ -40,17 +50,16 @@ def read_rows(table: pa.Table, task: Task, where: str) -> Examples:
     """Check a table's columns, texts and labels and take them out."""
     if len(table) == 0:
         raise UserError(f"{where}: no rows")
-    columns = tuple(column_texts(table, name, where) for name in task.text)
-    return Examples(columns, _labels(table, task, where), _ids(table, where))
+    columns = tuple(column_texts(table, task, name, where) for name in task.text_columns)
+    rows = Examples(columns, _labels(table, task, where), _ids(table, where))
+    task.check_rows(rows.texts, rows.labels, where)
+    units = task.units(rows.texts, rows.labels)
+    return rows if units is None else rows.labelled(*units)
 
 
-def column_texts(table: pa.Table, name: str, where: str) -> list[str]:
+def column_texts(table: pa.Table, task: Task, name: str, where: str) -> list[Any]:
     """A text column's values; a missing column or an empty text is a `UserError`."""
-    values = texts(column(table, name, where), where, name)
-    for row, value in enumerate(values, start=1):
-        if value is None or not value.strip():
-            raise UserError(f"{where}, row {row}: column {name!r} is empty ({value!r})")
-    return values  # type: ignore[return-value]
+    return task.read_text(name, values(table, name, where, nested=task.nested(name)), where)
 
 
 def _ids(table: pa.Table, where: str) -> list[Any]:
@@ -63,6 +72,27 @@ def _ids(table: pa.Table, where: str) -> list[Any]:
 
 
 def _labels(table: pa.Table, task: Task, where: str) -> np.ndarray[Any, np.dtype[Any]]:
-    values = column(table, task.label, where)
-    typed = not pa.types.is_string(values.type)
-    return task.read_labels(texts(values, where, task.label), where, typed=typed)
+    columns = task.label_columns
+    typed = not all(pa.types.is_string(column(table, name, where).type) for name in columns)
+    return task.read_labels(label_values(table, task, where), where, typed=typed)
+
+
+def label_values(table: pa.Table, task: Task, where: str) -> list[Any]:
+    """What the label column says of each row, or a tuple of what several columns say."""
+    names = task.label_columns
+    columns = [values(table, name, where, nested=task.nested(name)) for name in names]
+    if task.CLASSES_BY_NAME:
+        known = (class_names(table, name) for name in names)
+        columns = [_named(*pair) for pair in zip(columns, known, strict=True)]
+    return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
+
+
+def _named(values: list[Any], names: list[str]) -> list[Any]:
+    """Class numbers, and lists of them, by their names where these are known."""
+    known = {str(number): name for number, name in enumerate(names)}
+    return [
+        [known.get(str(one), one) for one in value]
+        if isinstance(value, list)
+        else known.get(str(value), value)
+        for value in values
+    ]

@@ -78,6 +78,8 @@ def split(tables: RawSplits, task: Task, data: DataConfig) -> Splits:
     if shared:
         used, validation = _share_out(train, order, task, data)
     seen = set(zip(*used.texts, strict=True))
+    if (rows := task.training_rows(used.labels)) is not None:
+        used = used.labelled(*rows)
     overlap = sum(text in seen for text in zip(*test["test"].texts, strict=True))
     fraction = data.fraction if data.rows is None else data.rows / len(train)
     return Splits(used, validation, test, overlap, tables.source, fraction)
@@ -147,7 +149,8 @@ def share_order(strata: np.ndarray[Any, Any], seed: int) -> Order:
 def _require_classes(rows: Examples, task: Task, data: DataConfig, kept: str) -> None:
     """Refuse training rows that lack a class."""
     counts = task.class_counts(rows.labels)
-    missing = [name for number, name in enumerate(task.labels) if not counts[number]]
+    named = enumerate(task.labels) if task.EVERY_CLASS else ()
+    missing = [name for number, name in named if not counts[number]]
     require(
         not missing,
         f"{_asked(data)} {kept} of {task.name} and none of class {', '.join(missing)}; raise "

@@ -15,7 +15,7 @@ from finegrid.errors import one_of, require
 from finegrid.runs import settings
 from finegrid.runs.record import SCHEMA, cell_hash
 from finegrid.storage import paths
-from finegrid.tasks.task import filled_in
+from finegrid.tasks.modules.registry import filled_in
 
 # Of a config these differ between machines, and its hash must not.
 PLACES = ("data.source", "data.root", "model.path", "task.path", "task.train", "task.test")

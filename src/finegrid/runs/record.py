@@ -57,16 +57,20 @@ class Record:
     validation_rows: int | None = None
     test_rows: int | None = None
     test_overlap: int | None = None  # test rows whose text also occurs in train
+    truncated: dict[str, int] | None = None  # split -> rows cut to model.max_length; null: older
     # outcome
     status: str = "running"
     error: str | None = None
     metric: str | None = None
     positive: str | None = None  # class that F1 is of; null: the mean over all, or no F1
     positive_class: int | None = None  # its number in the predictions
+    threshold: float | None = None  # of a class's probability, where a row may have several
+    threshold_chosen: bool | None = None  # on validation rows; null: no threshold
     labels: str | None = None  # names of the classes by number, as JSON; null: none, or older
     test: float | None = None
     test_last: float | None = None  # of the last weights; null: not asked for, or a trial
     validation: float | None = None
+    validation_loss: float | None = None  # lowest mean loss of a validation pass; null: older
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     best_step: int | None = None
     evaluations: int | None = None  # validation passes made; null: older
@@ -237,6 +241,7 @@ KINDS: dict[Any, tuple[Callable[[Any], bool], str]] = {
     float: (_number, "a finite number"),
     list[str]: (lambda value: isinstance(value, list) and all(map(_text, value)), "a list of text"),
     dict[str, str]: (_each(_text, _text), "a table of text"),
+    dict[str, int]: (_each(is_name, _whole), "numbers of rows by split"),
     dict[str, dict[str, float]]: (_each(is_name, _each(is_name, _number)), "scores by split"),
 }
 # What decides where a run stands, and what files are named after it.

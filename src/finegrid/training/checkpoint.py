@@ -73,6 +73,7 @@ class BestCheckpoint(pl.Callback):
         self.done = self.passes = 0
         self.seconds = 0.0
         self.best = self.last = Checkpoint()
+        self.lowest_loss: float | None = None  # on the validation rows, of all passes
         self.weights: dict[str, Tensor] = {}
         self._losses: list[Tensor] = []
 
@@ -110,16 +111,20 @@ class BestCheckpoint(pl.Callback):
         self._losses = []
         loss = losses.mean()
         self._check(loss)
-        logits = predict(
+        outputs = predict(
             module.model,
             self.validation,
             batch_size=self.batch_size,
             precision=str(trainer.precision),
+            task=module.task,
         )
         self.passes += 1
-        scores = module.task.score(logits, self.validation.labels)
-        value = scores[module.task.headline]
-        constant = module.task.degenerate(logits)
+        self._keep_loss(module.task.loss_of_all(outputs, self.validation.labels))
+        task, labels = module.task, self.validation.labels
+        task = task.calibrated(outputs, labels) if task.calibrates else task
+        scores = task.score(outputs, labels)
+        value = scores[task.headline]
+        constant = task.degenerate(outputs)
         self.last = Checkpoint(self.clock.steps, value, scores, constant)
         if module.state.checkpointable and value > self.best.value:
             self.best = self.last
@@ -129,6 +134,10 @@ class BestCheckpoint(pl.Callback):
         for logger in trainer.loggers:
             named = {f"validation/{name}": score for name, score in scores.items()}
             logger.log_metrics(named, step=self.clock.steps)
+
+    def _keep_loss(self, loss: float) -> None:
+        if math.isfinite(loss) and (self.lowest_loss is None or loss < self.lowest_loss):
+            self.lowest_loss = loss
 
     def restore(self, module: FineTuner) -> None:
         """Put the best weights back."""

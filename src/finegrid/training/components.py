@@ -63,7 +63,7 @@ def prepare(config: RunConfig, *, build: Callable[..., Backbone] = backbone.buil
     acts = any(overrides(method, hook) for hook in ("after_step", "after_backward"))
     token_ids = None if acts else encoded["train"].token_ids  # it may look at all of what trains
     base, kernels = load_backbone(config, task, build=build, token_ids=token_ids)
-    _check_lengths(method, encoded, base, config)
+    _check_lengths(method, task, encoded, base, config)
     module = FineTuner(base, task, config.optim, seed=config.seed, train=encoded["train"])
     return RunComponents(config, task, splits, encoded, module, method, kernels)
 
@@ -81,7 +81,8 @@ def load_backbone(
     `optimize`.
     """
     seed = stream(config.seed, "init")
-    base = build(config.model, outputs=task.outputs, seed=seed, auto_class=task.AUTO_CLASS)
+    head = task.auto_class(backbone.is_decoder(config.model))
+    base = build(config.model, outputs=task.outputs, seed=seed, auto_class=head)
     return base, [optimize(base.model, token_ids=token_ids)] if config.trainer.kernels else []
 
 
@@ -91,7 +92,8 @@ def stored_bytes(config: RunConfig, number: int) -> float:
     A mask counts with a bit an entry, which it takes at most.
     """
     task = config.task
-    base = backbone.outline(config.model, outputs=task.outputs or 2, auto_class=task.AUTO_CLASS)
+    head = task.auto_class(backbone.is_decoder(config.model))
+    base = backbone.outline(config.model, outputs=task.outputs or 2, auto_class=head)
     with torch.device("meta"):
         build_method(config.method).apply(base.model.base_model, base.sites)
     tensors = delta.state(base.model).values()
@@ -99,7 +101,16 @@ def stored_bytes(config: RunConfig, number: int) -> float:
 
 
 def rows_of(config: RunConfig) -> tuple[Task, Splits, dict[str, TokenizedDataset]]:
-    """The task with its class names, its splits, and each of them tokenised."""
+    """The task with its class names, its splits, and each of them tokenised.
+
+    Raises:
+        UserError: for what is wrong with rows or settings, such as a user's turn around prompts.
+    """
+    require(
+        config.model.chat_template == "none" or config.task.ONE_STATE,
+        f"model.chat_template=own is for tasks that label a text; {config.task.kind} makes its own "
+        "prompts, use none",
+    )
     task, tables = load(config.task, config.data)
     splits = split(tables, task, config.data)
     tokenise = Tokeniser(
@@ -107,12 +118,19 @@ def rows_of(config: RunConfig) -> tuple[Task, Splits, dict[str, TokenizedDataset
         config.model.revision,
         max_length=config.model.max_length,
         load=partial(backbone.tokenizer, config.model),
+        task=task,
+        decoder=backbone.is_decoder(config.model),
         separator=backbone.separator(config.model),
         chat_template=config.model.chat_template,
     )
     named = {"train": splits.train, "validation": splits.validation, **splits.test}
     encoded = {
-        name: TokenizedDataset(rows, tokenise(rows.texts), collate=task.collate)
+        name: TokenizedDataset(
+            rows,
+            tokenise(rows.texts, rows.labels, train=name == "train"),
+            collate=task.collate,
+            tokenizer=lambda: tokenise.tokenizer,
+        )
         for name, rows in named.items()
     }
     return task, splits, encoded
@@ -166,7 +184,11 @@ def _class(target: str, where: str) -> type[TuningMethod]:
 
 
 def _check_lengths(
-    method: TuningMethod, encoded: Mapping[str, TokenizedDataset], base: Backbone, config: RunConfig
+    method: TuningMethod,
+    task: Task,
+    encoded: Mapping[str, TokenizedDataset],
+    base: Backbone,
+    config: RunConfig,
 ) -> None:
     """Refuse texts that the model cannot read, or that leave no room for a method's positions."""
     limits = Limits.of(base.model, config.model.name)
@@ -174,15 +196,17 @@ def _check_lengths(
     for name, tokens in limits.fit({k: rows.tokens for k, rows in encoded.items()}).items():
         encoded[name].tokens = tokens
     _warn(encoded["train"], base, config)
-    if not method.positions:
+    added = {"method adds": method.positions, "task generates": task.new_tokens}
+    if not any(added.values()):
         return
-    longest = max(int(rows.lengths.max()) for rows in encoded.values())
-    room = base.sites.positions - method.positions
+    longest = max(rows.longest for rows in encoded.values())
+    room = base.sites.positions - sum(added.values())
+    told = " and ".join(f"the {what} {count}" for what, count in added.items() if count)
     require(
         longest <= room,
-        f"the longest text has {longest} tokens and the method adds {method.positions}, but "
+        f"the longest text has {longest} tokens and {told}, but "
         f"{config.model.name} has {base.sites.positions} positions; "
-        + (f"set model.max_length={room}" if room > 2 else "use a shorter prompt"),
+        + (f"set model.max_length={room}" if room > 2 else "let these be fewer"),
     )
 
 

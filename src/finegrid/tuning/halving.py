@@ -7,7 +7,7 @@ the same for every method by construction: the ladder depends on the number of t
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, inf
 
 from finegrid.tuning.design import BASES, position
 
@@ -32,6 +32,7 @@ class Score:
     trial: int
     state: str  # ok, constant (one prediction for all rows), or failed
     value: float  # mean validation score; of no meaning for a failed one
+    loss: float | None = None  # mean log of the validation loss; None: not recorded or not finite
 
     @property
     def rank(self) -> tuple[int, float, float, int]:
@@ -57,8 +58,19 @@ def ladder(n: int) -> tuple[Rung, ...]:
 
 
 def survivors(scores: Sequence[Score], rung: Rung) -> list[int]:
-    """The trials that enter a rung by what they scored in the one before, the best first."""
-    return [score.trial for score in sorted(scores, key=lambda s: s.rank)][: rung.trials]
+    """The trials that enter a rung by how they ended the one before, the best first.
+
+    By validation loss: in a few steps it moves, where most trials predict one class still and their
+    scores are equal. Runs of versions that recorded no loss count by their score.
+    """
+    if all(score.loss is None for score in scores):
+        return [score.trial for score in sorted(scores, key=lambda s: s.rank)][: rung.trials]
+    ranked = sorted(scores, key=lambda s: (s.state == "failed", _or_infinite(s.loss), *s.rank))
+    return [score.trial for score in ranked][: rung.trials]
+
+
+def _or_infinite(loss: float | None) -> float:
+    return inf if loss is None else loss
 
 
 def winner(scores: Sequence[Score]) -> int | None:

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import log
 from statistics import fmean
 
 from finegrid.errors import require
@@ -11,6 +12,8 @@ from finegrid.runs.record import Record
 from finegrid.runs.settings import chosen, split_override
 from finegrid.tuning import halving
 from finegrid.tuning.halving import LAST, Score
+
+LEAST = 1e-12  # a loss that has a logarithm
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,14 @@ def scored(trial: int, records: Sequence[Record | None]) -> Score:
     if len(numbers) < len(records):
         return Score(trial, "failed", 0.0)
     constant = any(record is not None and record.degenerate for record in records)
-    return Score(trial, "constant" if constant else "ok", fmean(numbers))
+    return Score(trial, "constant" if constant else "ok", fmean(numbers), _mean_log_loss(records))
+
+
+def _mean_log_loss(records: Iterable[Record | None]) -> float | None:
+    """Mean logarithm of the validation losses, so that no task's scale outweighs another's."""
+    losses = [record.validation_loss for record in records if record is not None]
+    known = [loss for loss in losses if loss is not None]
+    return fmean(log(max(loss, LEAST)) for loss in known) if len(known) == len(losses) else None
 
 
 def examples(record: Record) -> int:

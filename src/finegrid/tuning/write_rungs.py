@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from math import exp
 
 from finegrid.errors import UserError
 from finegrid.recipes import RATE
@@ -112,11 +113,12 @@ def _table(results: Sequence[Result]) -> str:
 
 
 def _tried(tried: Tried) -> str:
-    """For example `0.001: 0.8213` or `0.01: diverged`."""
+    """For example `0.001: 0.8213, loss 0.52` or `0.01: diverged`."""
     score = tried.score
     ends = {run.status for run in tried.runs} - {"ok"}
     text = " and ".join(sorted(ends)) if score.state == "failed" else f"{score.value:.4f}"
-    return f"{_values(tried)}: {text}" + " constant" * (score.state == "constant")
+    loss = "" if score.loss is None or score.state == "failed" else f" (loss {exp(score.loss):.4g})"
+    return f"{_values(tried)}: {text}{loss}" + " constant" * (score.state == "constant")
 
 
 def _values(tried: Tried) -> str:
