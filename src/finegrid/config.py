@@ -89,10 +89,8 @@ class DataConfig:
             0 < self.fraction <= 1,
             f"data.fraction={self.fraction:g} must lie in (0, 1]; 0.1 means 10 % of the train rows",
         )
-        require(
-            0 < self.validation_fraction < 1,
-            f"data.validation_fraction={self.validation_fraction:g} must lie in (0, 1)",
-        )
+        share = self.validation_fraction
+        require(0 < share < 1, f"data.validation_fraction={share:g} must lie in (0, 1)")
         one_of("data.protocol", self.protocol, self.PROTOCOLS)
         one_of("data.validation", self.validation, self.VALIDATIONS)
         require(self.rows is None or self.rows > 0, f"data.rows={self.rows} must be at least 1")
@@ -143,9 +141,11 @@ class ModelConfig:
     parameters: int | None  # of the base model, without the head, as published
     sites: dict[str, str]  # role -> pattern, for an architecture that is not known yet
     separator: str | None = None  # between two texts on a decoder; older runs do not name it
+    chat_template: str = "none"  # own: a row's text is a user's turn; older runs do not name it
 
     def __post_init__(self) -> None:
         require(self.max_length > 1, f"model.max_length={self.max_length} must be at least 2")
+        one_of("model.chat_template", self.chat_template, ("none", "own"))
 
 
 @dataclass

@@ -51,6 +51,8 @@ def _settings(plain: Mapping[str, Any]) -> dict[str, Any]:
         kept["task"].pop("positive", None)
     if kept["model"].get("separator") is None or len(kept["task"]["text"]) < 2:
         kept["model"].pop("separator", None)  # it separates nothing, or is what it always was
+    if kept["model"].get("chat_template") == "none":
+        kept["model"].pop("chat_template")  # as before there was a choice
     if kept["store"] == "none":  # the scores are those of float32
         kept["store"] = "float32"
     kept["method"] = MethodConfig.of(plain["method"], allow=allow).decisive()

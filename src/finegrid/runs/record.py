@@ -49,6 +49,7 @@ class Record:
     config_hash: str | None = None  # of the settings in .hydra/config.yaml beside it
     fingerprint: str | None = None  # of the backbone's weights as loaded
     drawn_pooler: bool | None = None  # the checkpoint had none: it trains as part of the head
+    chat_template: str = "none"  # own: a row's text was a user's turn by the tokenizer's template
     separator: str | None = None  # what was put between two texts; null: nothing, or by an encoder
     train_hash: str | None = None
     validation_hash: str | None = None

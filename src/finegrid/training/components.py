@@ -106,7 +106,16 @@ def stored_bytes(config: RunConfig, number: int) -> float:
 
 
 def rows_of(config: RunConfig) -> tuple[Task, Splits, dict[str, TokenizedDataset]]:
-    """The task with its class names, its splits, and each of them tokenised."""
+    """The task with its class names, its splits, and each of them tokenised.
+
+    Raises:
+        UserError: for what is wrong with rows or settings, such as a user's turn around prompts.
+    """
+    require(
+        config.model.chat_template == "none" or config.task.ONE_STATE,
+        f"model.chat_template=own is for tasks that label a text; {config.task.kind} makes its own "
+        "prompts, use none",
+    )
     task, tables = load(config.task, config.data)
     splits = split(tables, task, config.data)
     tokenise = Tokeniser(
@@ -117,6 +126,7 @@ def rows_of(config: RunConfig) -> tuple[Task, Splits, dict[str, TokenizedDataset
         task=task,
         decoder=backbone.is_decoder(config.model),
         separator=backbone.separator(config.model),
+        chat_template=config.model.chat_template,
     )
     named = {"train": splits.train, "validation": splits.validation, **splits.test}
     encoded = {
