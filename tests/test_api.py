@@ -352,7 +352,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "both": (lambda: finegrid.apply(LoRA(), stock(), rank=2), r"LoRA\(\.\.\.\)"),
     "no model": (lambda: finegrid.apply("lora", nn.Linear(2, 2)), "no transformers model"),
     "half": (lambda: finegrid.apply("lora", stock().half()), "dtype=torch.float32"),
-    "decoder": (lambda: finegrid.apply("lora", _gpt2()), "no anatomy for architecture 'gpt2'"),
+    "decoder": (lambda: finegrid.apply("lora", _bloom()), "no anatomy for architecture 'bloom'"),
     "twice": (
         lambda: finegrid.apply("bitfit", finegrid.apply("lora", stock(), verbose=False)),
         r"a method already \(lora\)",
@@ -377,9 +377,9 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
 }  # fmt: skip
 
 
-def _gpt2() -> Any:
-    config = transformers.GPT2Config(n_layer=1, n_head=1, n_embd=8, vocab_size=9, n_positions=8)
-    return transformers.GPT2Model(config)
+def _bloom() -> Any:
+    config = transformers.BloomConfig(n_layer=1, n_head=1, hidden_size=8, vocab_size=9)
+    return transformers.BloomModel(config)
 
 
 def _after_an_error() -> None:

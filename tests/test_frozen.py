@@ -23,8 +23,8 @@ from finegrid.data.batching import TokenizedDataset
 from finegrid.inference import restore
 from finegrid.methods.base import overrides as changes
 from finegrid.models import backbone
+from finegrid.models.anatomy import ENCODERS, LAYERED
 from finegrid.models.backbone import Backbone
-from finegrid.models.sites import ANATOMY, LAYERED
 from finegrid.runs import delta
 from finegrid.runs.record import Record, read
 from finegrid.strategies import cached_features, split_model
@@ -223,7 +223,7 @@ def test_rows_are_padded_to_their_longest() -> None:
     assert single[..., 0].tolist() == [[5], [0]]
 
 
-@pytest.mark.parametrize("architecture", sorted(ANATOMY))
+@pytest.mark.parametrize("architecture", sorted(ENCODERS))
 def test_only_the_prefix_loses_its_dropout(architecture: str, rows: TokenizedDataset) -> None:
     known = rows.tokens.fields["input_ids"] % 40 + 5  # the vocabulary is small
     rows.tokens = replace(rows.tokens, fields={"input_ids": known})

@@ -16,10 +16,11 @@ from finegrid.errors import UserError
 from finegrid.methods.modules.adapter import width_of
 from finegrid.methods.prompt import _some_words
 from finegrid.models import surgery
-from finegrid.models.sites import ANATOMY, Sites
+from finegrid.models.anatomy import ENCODERS
+from finegrid.models.sites import Sites
 
 B, T = 3, 7
-PREFIX_FITS = sorted(set(ANATOMY) - {"deberta-v2"})
+PREFIX_FITS = sorted(set(ENCODERS) - {"deberta-v2"})
 METHODS = ["lora", "ia3", "parallel", "compacter", "prefix", "prompt", "prompt_deep"]
 
 
@@ -163,7 +164,7 @@ def test_ia3_is_its_formula() -> None:
         torch.testing.assert_close(site(x), plain if before else plain * scale)
 
 
-@pytest.mark.parametrize("model_type", sorted(ANATOMY))
+@pytest.mark.parametrize("model_type", sorted(ENCODERS))
 def test_a_parallel_adapter_reads_what_feed_forward_reads(model_type: str) -> None:
     model = small(model_type)
     first = Sites.of(model)["output_block"][0].module
@@ -311,7 +312,7 @@ def fits(model_type: str, override: str) -> bool:
 
 CASES = [
     (model_type, override)
-    for model_type in sorted(ANATOMY)
+    for model_type in sorted(ENCODERS)
     for override in [*PROMPTS, "method=prefix method.gated=true"]
     if fits(model_type, override)
 ]

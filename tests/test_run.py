@@ -466,7 +466,7 @@ def test_a_local_directory_of_a_known_architecture(tmp_path: Path) -> None:
 def test_an_incomplete_checkpoint_is_refused(tmp_path: Path) -> None:
     with altered_model(tmp_path) as weights:
         weights.pop(next(name for name in weights if "query" in name))
-    with pytest.raises(UserError, match="lacks 1 of the encoder's tensors"):
+    with pytest.raises(UserError, match="lacks 1 of the model's tensors"):
         run_cell(tmp_path / "run", f"model.path={tmp_path}")
 
 

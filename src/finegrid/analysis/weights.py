@@ -16,8 +16,9 @@ from finegrid.config import ModelConfig
 from finegrid.errors import UserError
 from finegrid.inference import Restored, restore
 from finegrid.models import backbone, surgery
+from finegrid.models.anatomy import LINEAR
 from finegrid.models.backbone import Backbone
-from finegrid.models.sites import LINEAR, Sites
+from finegrid.models.sites import Sites
 from finegrid.runs import layout
 from finegrid.runs.record import Record, read
 from finegrid.seeds import stream

@@ -99,9 +99,13 @@ def encode(texts: Sequence[list[str]], tokenizer: Any, max_length: int) -> Token
         if name in encoded
     }
     unknown = getattr(tokenizer, "unk_token_id", None)
-    return Tokens(
-        fields, offsets, int(tokenizer.pad_token_id or 0), -1 if unknown is None else int(unknown)
-    )
+    return Tokens(fields, offsets, padding_of(tokenizer), -1 if unknown is None else int(unknown))
+
+
+def padding_of(tokenizer: Any) -> int:
+    """The id that fills a row up, which the mask alone tells from text: eos where none is named."""
+    named = (tokenizer.pad_token_id, getattr(tokenizer, "eos_token_id", None))
+    return int(next((one for one in named if one is not None), 0))
 
 
 def _key(texts: Sequence[list[str]], source: str, max_length: int) -> str:

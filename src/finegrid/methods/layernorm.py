@@ -10,6 +10,7 @@ from torch import nn
 
 from finegrid.methods.base import TuningMethod
 from finegrid.models import surgery
+from finegrid.models.anatomy import is_norm
 from finegrid.models.sites import Sites
 
 
@@ -22,7 +23,7 @@ class LayerNorm(TuningMethod):
         Raises:
             MatchError: if the backbone has none.
         """
-        norms = [module for module in backbone.modules() if isinstance(module, nn.LayerNorm)]
+        norms = [module for module in backbone.modules() if is_norm(module)]
         if not norms:
             raise surgery.MatchError(f"{type(backbone).__name__} has no LayerNorm to train")
         for norm in norms:

@@ -1,4 +1,4 @@
-"""The pre-trained encoder with a fresh head: found, loaded, frozen, fingerprinted."""
+"""The pre-trained encoder or decoder with its head: found, loaded, frozen, fingerprinted."""
 
 import copy
 import hashlib
@@ -17,23 +17,25 @@ from transformers.utils import logging as transformers_logging
 
 from finegrid.config import ModelConfig
 from finegrid.errors import UserError, require
-from finegrid.models import pretrained, surgery
+from finegrid.models import decoder, pretrained, surgery
 from finegrid.models.sites import Sites
 from finegrid.seeds import forked
 from finegrid.storage import hub, paths
 from finegrid.storage.hub import WAYS_OUT
 
 HEAD = "AutoModelForSequenceClassification"  # the class that knows a head, if no other is named
+LM_HEADS = ("AutoModelForCausalLM", "AutoModelForMaskedLM")  # pre-trained ones, never drawn
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A model whose base is frozen and whose head trains, with the base's anatomy."""
+    """A model whose base is frozen and whose fresh head trains, with the base's anatomy."""
 
     model: PreTrainedModel
     sites: Sites
     fingerprint: str  # of the base model's weights as loaded, without what was drawn
     revision: str  # commit of the hub repository, or empty for local files
+    language_model: bool = False  # whether its head is a language model's, as pre-trained
 
     def sharing(self, *, seed: int | None = None) -> "Backbone":
         """A copy whose base's parameters lie in the same memory; its head is drawn from the seed.
@@ -48,7 +50,7 @@ class Backbone:
         }
         memo |= {id(buffer): buffer for buffer in base.buffers()}
         network, sites = copy.deepcopy((self.model, self.sites), memo)
-        if seed is not None:
+        if seed is not None and not self.language_model:
             draw_head(network, seed)
         return replace(self, model=network, sites=sites)
 
@@ -85,11 +87,14 @@ def tokenizer(model: ModelConfig) -> Any:
 
 
 def build(model: ModelConfig, *, outputs: int, seed: int, auto_class: str = HEAD) -> Backbone:
-    """Load the encoder in fp32, put a head of so many outputs on it, freeze the base.
+    """Load the model in fp32, put a head of so many outputs on it, freeze the base.
 
     The head is drawn from `seed` alone, so it is the same for every method. So is a pooler that the
     checkpoint lacks: it counts as part of the head, trains with it and is stored with it.
-    `auto_class` is the class of transformers that knows the head (see `tasks.task.Task`).
+    `auto_class` is the class of transformers that knows the head (see `tasks.task.Task`). One of
+    `LM_HEADS` stays as pre-trained, whatever `outputs` says, and is frozen like the base: it trains
+    only where it is tied to embeddings that a method trains. A decoder computes as
+    `models.decoder` says: as a classifier of texts it reads the last token.
 
     Raises:
         UserError: if the files are missing, incomplete or of an unknown architecture.
@@ -97,16 +102,35 @@ def build(model: ModelConfig, *, outputs: int, seed: int, auto_class: str = HEAD
     _quieten()
     with forked(seed), _one_line(model):
         make = _pretrained if model.pretrained else _random
-        network, revision = make(model, outputs, getattr(transformers, auto_class))
+        network, revision = make(model, outputs, auto_class)
         pretrained.check_pass(network)
-    surgery.freeze(network.base_model)
-    for parameter in drawn_pooler(network).values():
-        parameter.requires_grad_(True)
-    draw_head(network, seed)
-    _keep_fp32(network)
-    own = Sites(network, model.sites, network.base_model_prefix) if model.sites else None
-    sites = own or Sites.of(network)
-    return Backbone(network, sites, fingerprint(network.base_model), revision)
+    lm = auto_class in LM_HEADS
+    surgery.freeze(network if lm else network.base_model)
+    if not lm:
+        for parameter in drawn_pooler(network).values():
+            parameter.requires_grad_(True)
+        draw_head(network, seed)
+        _keep_fp32(network)
+    weights = fingerprint(network.base_model)
+    return Backbone(network, _sites(network, model), weights, revision, language_model=lm)
+
+
+def _sites(network: PreTrainedModel, model: ModelConfig) -> Sites:
+    if not model.sites:
+        return Sites.of(network)
+    causal = pretrained.is_decoder(network.config)
+    return Sites(network, model.sites, network.base_model_prefix, decoder=causal)
+
+
+def is_decoder(model: ModelConfig) -> bool:
+    """Whether a model is a causal decoder, by its YAML or config.json.
+
+    Raises:
+        UserError: if neither tells, or it is no model that can be tuned.
+    """
+    _quieten()
+    with _one_line(model):
+        return pretrained.is_decoder(_architecture(model, outputs=2, auto_class=HEAD))
 
 
 def _quieten() -> None:
@@ -122,11 +146,10 @@ def outline(model: ModelConfig, *, outputs: int, auto_class: str = HEAD) -> Back
         UserError: if neither the model's YAML nor a folder of its files tells the architecture.
     """
     with _one_line(model), torch.device("meta"):
-        auto = getattr(transformers, auto_class)
-        network, _ = _random(replace(model, pretrained=False), outputs, auto)
-    surgery.freeze(network.base_model)
-    own = Sites(network, model.sites, network.base_model_prefix) if model.sites else None
-    return Backbone(network, own or Sites.of(network), "", "")
+        network, _ = _random(replace(model, pretrained=False), outputs, auto_class)
+    lm = auto_class in LM_HEADS
+    surgery.freeze(network if lm else network.base_model)
+    return Backbone(network, _sites(network, model), "", "", language_model=lm)
 
 
 class Fp32Linear(nn.Linear):
@@ -185,40 +208,52 @@ def fingerprint(module: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-def _pretrained(model: ModelConfig, outputs: int, auto: Any) -> tuple[PreTrainedModel, str]:
+def _pretrained(model: ModelConfig, outputs: int, auto_class: str) -> tuple[PreTrainedModel, str]:
     where, source = locate(model), _source(model)
     if Path(where).is_dir():
         pretrained.check_files(Path(where))
-    network, info = auto.from_pretrained(
+    network, info = getattr(transformers, auto_class).from_pretrained(
         where,
         **source,
-        config=_architecture(model, outputs),
+        config=_architecture(model, outputs, auto_class),
         use_safetensors=True,
         dtype=torch.float32,
         attn_implementation=_attention(),
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # of the head, which is drawn anew
     )
-    if pretrained.check_loaded(network, info, changed=bool(model.config)):
+    lm = auto_class in LM_HEADS
+    if pretrained.check_loaded(network, info, changed=bool(model.config), lm=lm):
         network.base_model.pooler.drawn = True
+    _adapt(network)
     return network, str(getattr(network.config, "_commit_hash", None) or "")
 
 
-def _random(model: ModelConfig, outputs: int, auto: Any) -> tuple[PreTrainedModel, str]:
+def _random(model: ModelConfig, outputs: int, auto_class: str) -> tuple[PreTrainedModel, str]:
     """The same architecture from random weights: the control that shows what pre-training gives."""
-    network = auto.from_config(
-        _architecture(model, outputs), dtype=torch.float32, attn_implementation=_attention()
+    network = getattr(transformers, auto_class).from_config(
+        _architecture(model, outputs, auto_class),
+        dtype=torch.float32,
+        attn_implementation=_attention(),
     )
+    _adapt(network)
     return network, ""
 
 
-def _architecture(model: ModelConfig, outputs: int) -> Any:
+def _adapt(network: PreTrainedModel) -> None:
+    if pretrained.is_decoder(network.config):
+        decoder.adapt(network)
+
+
+def _architecture(model: ModelConfig, outputs: int, auto_class: str) -> Any:
     """What config.json says, or for random weights the model's YAML, with `model.config` in it."""
     if model.pretrained or not model.architecture or Path(locate(model)).is_dir():
         config = AutoConfig.from_pretrained(locate(model), **_source(model))
     else:
         config = AutoConfig.for_model(**model.architecture)
-    pretrained.configure(config, model.config, outputs=outputs, sites=bool(model.sites))
+    pretrained.configure(
+        config, model.config, outputs=outputs, auto_class=auto_class, sites=bool(model.sites)
+    )
     return config
 
 

@@ -16,6 +16,7 @@ from torch import nn
 from transformers.models.auto import modeling_auto as auto
 
 from finegrid.errors import UserError, nearest, require
+from finegrid.models.anatomy import DECODERS
 from finegrid.models.sites import need_anatomy
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -37,8 +38,12 @@ def reason(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def configure(config: Any, changes: Mapping[str, Any], *, outputs: int, sites: bool) -> None:
-    """Apply `model.config` and the number of outputs to a config; refuse what is no encoder.
+def configure(
+    config: Any, changes: Mapping[str, Any], *, outputs: int, auto_class: str, sites: bool
+) -> None:
+    """Apply `model.config` and the number of outputs to a config; refuse what cannot be tuned.
+
+    `auto_class` is the class of transformers that knows the head.
 
     Raises:
         UserError: naming the setting or the kind of model.
@@ -53,20 +58,26 @@ def configure(config: Any, changes: Mapping[str, Any], *, outputs: int, sites: b
             raise UserError(f"model.config.{key}={value}: {reason(error)}") from error
     config.update({"num_labels": outputs, **FORWARD})
     vars(config).pop("auto_map", None)  # remote code: neither run nor passed on by an export
-    _need_encoder(config, sites=sites)
+    _need_known(config, auto_class, sites=sites)
 
 
-def _need_encoder(config: Any, *, sites: bool) -> None:
+def is_decoder(config: Any) -> bool:
+    """Whether a model type is that of a causal decoder, by transformers' tables or ours."""
+    kind = config.model_type
+    causal = kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return kind in DECODERS or (causal and kind not in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES)
+
+
+def _need_known(config: Any, auto_class: str, *, sites: bool) -> None:
     kind, quantised = config.model_type, getattr(config, "quantization_config", None)
-    masked = kind in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    decoder = kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not masked
+    decoder = is_decoder(config)
     classifies = kind in auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
-    encoders = "; only encoders of text such as BERT can be fine-tuned here"
-    require(not config.is_encoder_decoder, f"{kind} is an encoder-decoder{encoders}")
-    require(not decoder, f"{kind} is a decoder{encoders}")
-    require(classifies, f"{kind} is no model that classifies text{encoders}")
+    these = "; only encoders such as BERT and decoders such as Llama can be fine-tuned here"
+    require(not config.is_encoder_decoder, f"{kind} is an encoder-decoder{these}")
+    require(classifies, f"{kind} is no model that classifies text{these}")
+    _need_head(kind, auto_class, decoder=decoder)
     require(
-        not getattr(config, "is_decoder", False),
+        decoder or not getattr(config, "is_decoder", False),
         "config.json says is_decoder: true, so that no token sees those behind it; if it is an "
         "encoder after all, add +model.config.is_decoder=false",
     )
@@ -75,6 +86,23 @@ def _need_encoder(config: Any, *, sites: bool) -> None:
     require(not quantised, "its weights are quantised; use the checkpoint in fp32, bf16 or fp16")
     if not sites:
         need_anatomy(kind)
+
+
+def _need_head(kind: str, auto_class: str, *, decoder: bool) -> None:
+    """Refuse a model type that has no head of that class."""
+    heads = {
+        "AutoModelForCausalLM": (decoder, "predicts no next token"),
+        "AutoModelForMaskedLM": (
+            kind in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+            "has no masked-language-model head",
+        ),
+        "AutoModelForTokenClassification": (
+            kind in auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+            "has no head in transformers that classifies tokens",
+        ),
+    }
+    has, lack = heads.get(auto_class, (True, ""))
+    require(has, f"{kind} {lack}; use another model for this task")
 
 
 def check_files(folder: Path) -> None:
@@ -126,19 +154,29 @@ def _check_name(name: str, kind: str, file: Path) -> None:
     require(fits, f"{file.name} holds {name} as {kind}; use the weights in fp32, bf16 or fp16")
 
 
-def check_loaded(network: Any, info: Mapping[str, Any], *, changed: bool) -> bool:
+def check_loaded(network: Any, info: Mapping[str, Any], *, changed: bool, lm: bool) -> bool:
     """Check the weights as loaded; True if the pooler alone is missing and must be drawn.
+
+    `lm`: the head is a language model's, which must be there too.
 
     Raises:
         UserError: if anything else of it is missing, of another shape, left over or not finite.
     """
+    if lm:
+        base = f"{network.base_model_prefix}."
+        head = sorted(name for name in info["missing_keys"] if not name.startswith(base))
+        require(
+            not head,
+            f"holds no language-model head ({head[:1]} is missing), which this task reads words "
+            "with; use a model that was saved with it",
+        )
     prefix, pooler = f"{network.base_model_prefix}.", pooler_parameters(network)
     missing = {name for name in info["missing_keys"] if name.startswith(prefix)}
     drawn = bool(pooler) and pooler.keys() <= missing
     lacks = sorted(missing - pooler.keys() if drawn else missing)
     require(
         not lacks,
-        f"lacks {len(lacks)} of the encoder's tensors, {lacks[:1]} among them; they would start "
+        f"lacks {len(lacks)} of the model's tensors, {lacks[:1]} among them; they would start "
         "at random. Use a complete checkpoint, of the architecture that config.json says",
     )
     for name, theirs, ours in info["mismatched_keys"]:

@@ -1,19 +1,7 @@
-"""Sites: the modules of an encoder by their role, for all supported architectures.
+"""Sites: the modules of an encoder or decoder by their role, for all supported architectures.
 
-A tuning method asks for a role (`sites["query"]`); the table `ANATOMY` says under which name each
-architecture has it. Patterns are relative to the base model; `*` stands for one layer number.
-
-    embeddings                      ids -> B T E (E may be narrower than H: ALBERT, small ELECTRA)
-    word_embeddings                 Embedding, ids -> B T E, before positions and types are added
-    layer                           one transformer layer
-    attention                       calls the attention function: heads, H split into d each
-    query key value, or fused qkv   Linear, H -> H (or 3H)
-    attention_output                Linear, H -> H, after the attention heads
-    intermediate, output            Linear, the first and second matrix of the feed-forward block
-    attention_norm, output_norm     LayerNorm after the residual sum; post-LN architectures only
-    attention_block, output_block   the module whose output, B T H, is added to the residual as is
-    pooler                          what turns B T H into B H, where the base model has it itself
-    layernorm                       every LayerNorm, by its type, the embeddings' included
+A tuning method asks for a role (`sites["query"]`); `models.anatomy` says under which name each
+architecture has it.
 """
 
 import re
@@ -24,75 +12,14 @@ from typing import Any
 from torch import nn
 
 from finegrid.errors import UserError
-
-
-def _anatomy(root: str, roles: dict[str, str]) -> dict[str, str]:
-    """The roles of one layer put below the layers' path `root`, and the embeddings."""
-    embeddings = {"embeddings": "embeddings", "word_embeddings": "embeddings.word_embeddings"}
-    return embeddings | {role: f"{root}{path}" for role, path in roles.items()}
-
-
-# fmt: off
-_BERT = _anatomy("encoder.layer.*", {
-    "layer": "", "attention": ".attention.self", "query": ".attention.self.query",
-    "key": ".attention.self.key", "value": ".attention.self.value",
-    "attention_output": ".attention.output.dense", "attention_block": ".attention.output.dropout",
-    "attention_norm": ".attention.output.LayerNorm",
-    "intermediate": ".intermediate.dense", "output": ".output.dense",
-    "output_block": ".output.dropout", "output_norm": ".output.LayerNorm",
-})
-# v3 projects its relative positions with query and key too: a hook there also meets 1 P H.
-# It computes its disentangled attention itself, without the shared attention functions.
-_DEBERTA = {role: path for role, path in _BERT.items() if role != "attention"} | {
-    role: f"encoder.layer.*.attention.self.{role}_proj" for role in ("query", "key", "value")
-}
-_DISTILBERT = _anatomy("transformer.layer.*", {
-    "layer": "", "attention": ".attention", "query": ".attention.q_lin",
-    "key": ".attention.k_lin", "value": ".attention.v_lin",
-    "attention_output": ".attention.out_lin",
-    "attention_block": ".attention.out_lin",  # no dropout between it and the sum
-    "attention_norm": ".sa_layer_norm",
-    "intermediate": ".ffn.lin1", "output": ".ffn.lin2", "output_block": ".ffn.dropout",
-    "output_norm": ".output_layer_norm",
-})
-# All layers of a group are one physical layer, called again and again: a role has one site, and a
-# hook there runs `num_hidden_layers` times a pass. Two stars: the group, the layer inside it.
-_ALBERT = _anatomy("encoder.albert_layer_groups.*.albert_layers.*", {
-    "layer": "", "attention": ".attention",
-    "query": ".attention.query", "key": ".attention.key", "value": ".attention.value",
-    "attention_output": ".attention.dense", "attention_block": ".attention.output_dropout",
-    "attention_norm": ".attention.LayerNorm", "intermediate": ".ffn", "output": ".ffn_output",
-    "output_block": ".ffn_output",  # the layer has a `dropout` but never calls it
-    "output_norm": ".full_layer_layer_norm",
-})
-# Pre-LN: its norms stand before the sub-layers, so no role is called a norm here.
-_MODERNBERT = _anatomy("layers.*", {
-    "layer": "", "attention": ".attn", "qkv": ".attn.Wqkv",
-    "attention_output": ".attn.Wo", "attention_block": ".attn.out_drop",
-    "intermediate": ".mlp.Wi", "output": ".mlp.Wo", "output_block": ".mlp",  # gated: Wi is H -> 2F
-}) | {"word_embeddings": "embeddings.tok_embeddings"}
-# fmt: on
-
-ANATOMY: dict[str, dict[str, str]] = {
-    "bert": _BERT | {"pooler": "pooler"},
-    "roberta": _BERT,
-    "xlm-roberta": _BERT,
-    "electra": _BERT,
-    "deberta-v2": _DEBERTA,
-    "distilbert": _DISTILBERT,
-    "albert": _ALBERT | {"pooler": "pooler"},
-    "modernbert": _MODERNBERT,
-}
-
-
-# Architectures that are embeddings, then layers, each a module: others make positions or masks, or
-# pool, between them.
-LAYERED = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
-LINEAR = ("query", "key", "value", "qkv", "attention_output", "intermediate", "output")
+from finegrid.models.anatomy import ANATOMY, DECODERS, LINEAR, POSITIONS, is_linear, is_norm
 
 
 class SiteError(UserError, LookupError):
     """An architecture without an anatomy, or a role that an architecture does not have."""
+
+
+FUSED = ("query", "key", "value")  # which `qkv` is, where an architecture has that
 
 
 @dataclass(frozen=True)
@@ -121,9 +48,13 @@ class Sites:
     """The modules of a model by role.
 
     `prefix` is the base model's path in it, e.g. `bert`; empty if the model is a base model.
+    `decoder` says whether a token sees only those before it.
     """
 
-    def __init__(self, model: nn.Module, anatomy: Mapping[str, str], prefix: str) -> None:
+    def __init__(
+        self, model: nn.Module, anatomy: Mapping[str, str], prefix: str, *, decoder: bool = False
+    ) -> None:
+        self.decoder = decoder
         self._config: Any = getattr(model, "config", None)
         below = f"{prefix}." if prefix else ""
         self._patterns = {role: f"{below}{path}" for role, path in anatomy.items()}
@@ -145,13 +76,16 @@ class Sites:
         config: Any = model.config
         need_anatomy(config.model_type)
         prefix = "" if model.base_model is model else str(model.base_model_prefix)
-        return cls(model, ANATOMY[config.model_type], prefix)
+        kind = config.model_type
+        return cls(model, ANATOMY[kind], prefix, decoder=kind in DECODERS)
 
     def __getitem__(self, role: str) -> list[Site]:
         """The sites of a role in layer order, never empty; raises SiteError with the choices."""
         if role in self:
             return list(self._sites[role])
         why = f"{self.architecture} has no role {role!r}"
+        if role in FUSED and "qkv" in self:
+            why += ", its query, key and value being one matrix, `qkv`"
         if role in self._patterns:
             why = f"{self.architecture}: {role} = {self._patterns[role]!r} matches no module"
         raise SiteError(f"{why} (roles found: {', '.join(self.roles) or 'none'})")
@@ -192,7 +126,7 @@ class Sites:
         """
         chosen = self.select(roles, layers)
         for role, site in chosen:
-            if not isinstance(site.module, nn.Linear):
+            if not is_linear(site.module):
                 raise SiteError(
                     f"method.roles: {role!r} is no weight matrix of {self.architecture}; "
                     f"choose among {', '.join(self.linear)}"
@@ -223,12 +157,12 @@ class Sites:
         return tuple(role for role in LINEAR if role in self)
 
     def _norms(self, model: nn.Module, prefix: str) -> list[Site]:
-        """Every LayerNorm below the base model, with the layer that it lies in."""
+        """Every norm below the base model, with the layer that it lies in."""
         layers = [(f"{site.name}.", site.layer) for site in self._sites.get("layer", ())]
         return [
             Site(name, module, next((n for path, n in layers if name.startswith(path)), None))
             for name, module in model.named_modules()
-            if isinstance(module, nn.LayerNorm) and name.startswith(prefix)
+            if is_norm(module) and name.startswith(prefix)
         ]
 
     @property
@@ -241,13 +175,35 @@ class Sites:
         """H, the width of the residual stream."""
         return int(self._config.hidden_size)
 
+    @property
+    def head_width(self) -> int:
+        """d, the width of an attention head."""
+        heads = int(self._config.num_attention_heads)
+        return int(getattr(self._config, "head_dim", None) or self.hidden_size // heads)
+
+    @property
+    def query_width(self) -> int:
+        """Width of the queries, all heads together: H but for some decoders."""
+        return self.head_width * int(self._config.num_attention_heads)
+
+    @property
+    def key_width(self) -> int:
+        """Width of the keys, and of the values: narrower where query heads share them."""
+        config = self._config
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        return self.head_width * int(heads)
+
 
 def positions(model: nn.Module) -> int | None:
-    """Rows of the position table that tokens can use; RoBERTa's start after its padding id."""
+    """Rows of the position table that tokens can use.
+
+    RoBERTa's start after its padding id, OPT's after an offset.
+    """
     for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+        if name.endswith(POSITIONS) and isinstance(module, nn.Embedding):
             padding = module.padding_idx
-            return module.num_embeddings - (0 if padding is None else padding + 1)
+            unused = getattr(module, "offset", 0) if padding is None else padding + 1
+            return module.num_embeddings - unused
     return None
 
 

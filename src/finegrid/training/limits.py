@@ -10,6 +10,7 @@ from torch import nn
 
 from finegrid.data.tokenization import Tokens
 from finegrid.errors import require
+from finegrid.models.pretrained import is_decoder
 from finegrid.models.sites import positions
 
 
@@ -26,7 +27,10 @@ class Limits:
     def of(cls, network: Any, name: str) -> "Limits":
         """The limits of a model; where it has no table of a kind, there is none."""
         base = network.base_model
-        takes_types = "token_type_ids" in inspect.signature(base.forward).parameters
+        # GPT-2 would add the embeddings of words 0 and 1
+        takes_types = "token_type_ids" in inspect.signature(
+            base.forward
+        ).parameters and not is_decoder(network.config)
         types = [
             float(module.num_embeddings)
             for path, module in base.named_modules()

@@ -1,0 +1,88 @@
+"""How a decoder is called here: positions by the attention mask, no cache, one state a text.
+
+transformers numbers the tokens of a padded row from the padding on, fills a key-value cache in
+every pass, and reads the state of the last id that is not the padding's: another token's wherever
+the padding is a word too, or is not known. A decoder of ours gets its positions from the mask, so
+that padding on either side changes nothing; fills a cache only where `use_cache=True` is given, as
+`generate` does; and as a classifier reads the last token by the mask.
+"""
+
+import inspect
+from functools import cache, wraps
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.modeling_outputs import SequenceClassifierOutputWithPast
+
+from finegrid.errors import require
+
+CLASSIFIER = "ForSequenceClassification"  # ends the name of a class whose output is one a text
+
+
+def adapt(network: Any) -> None:
+    """Let a decoder of transformers compute as this module says, in place.
+
+    Raises:
+        UserError: for a classifier whose head is not called `score`.
+    """
+    plain: Any = type(network)
+    if plain.__name__.endswith(CLASSIFIER):
+        require(hasattr(network, "score"), f"{plain.__name__} has no head called `score`")
+        network.__class__ = _classifier(plain)
+    else:
+        network.__class__ = _masked(plain)
+
+
+def positions(mask: Tensor) -> Tensor:
+    """The position of each token among those that are none of the padding: B T -> B T."""
+    return (mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def last_token(mask: Tensor) -> Tensor:
+    """Where each row's last token is, by its mask: B T -> B; 0 in a row of padding alone."""
+    places = torch.arange(mask.shape[1], device=mask.device)
+    return (places * (mask != 0)).argmax(-1)
+
+
+def _inputs(named: dict[str, Any]) -> dict[str, Any]:
+    """A call's arguments with the positions, and without a cache unless one is asked for."""
+    named.setdefault("use_cache", False)
+    mask = named.get("attention_mask")
+    cached = named.get("past_key_values") is not None
+    if mask is not None and mask.ndim == 2 and not cached and named.get("position_ids") is None:
+        named["position_ids"] = positions(mask)
+    return named
+
+
+@cache
+def _masked(plain: type) -> type:
+    """The same class, with positions by the mask and no cache of its own accord."""
+    complete: Any = plain.__dict__.get("forward") or plain.forward  # type: ignore[attr-defined]
+    names = list(inspect.signature(complete).parameters)[1:]
+
+    @wraps(complete)  # `generate` reads the signature
+    def forward(self: Any, *inputs: Any, **named: Any) -> Any:
+        return complete(self, **_inputs(dict(zip(names, inputs, strict=False)) | named))
+
+    # `save_pretrained` writes the name
+    return type(plain.__name__, (plain,), {"forward": forward, "__module__": plain.__module__})
+
+
+@cache
+def _classifier(plain: type) -> type:
+    """The same class, with its head at each text's last token alone."""
+
+    def forward(
+        self: Any,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        **named: Any,
+    ) -> SequenceClassifierOutputWithPast:
+        given = _inputs({"input_ids": input_ids, "attention_mask": attention_mask} | named)
+        h: Tensor = self.base_model(**given).last_hidden_state  # B T H
+        mask = h.new_ones(h.shape[:2]) if attention_mask is None else attention_mask
+        pooled = h[torch.arange(len(h), device=h.device), last_token(mask)]
+        return SequenceClassifierOutputWithPast(logits=self.score(pooled))
+
+    return type(plain.__name__, (plain,), {"forward": forward, "__module__": plain.__module__})
