@@ -54,7 +54,7 @@ WINGS = {
     "export": {"config", "data", "errors", "inference", "methods", "models", "runs", "training"},
     "api": {
         "config", "data", "errors", "export", "grid", "inference", "methods", "models", "report",
-        "runs", "seeds", "storage", "strategies", "training",
+        "runs", "seeds", "storage", "strategies", "tasks", "training",
     },
     "report": {"errors", "runs", "storage"},
     "tuning": {"errors", "recipes", "report", "runs"},

@@ -120,7 +120,7 @@ def test_a_trial_predicts_no_test_rows(monkeypatch: pytest.MonkeyPatch) -> None:
         config = SimpleNamespace(trial=trial, trainer=None, data=SimpleNamespace(eval_batch_size=8))
         components: Any = SimpleNamespace(
             config=config, module=SimpleNamespace(model=None), encoded={"test": "rows"},
-            splits=SimpleNamespace(test={"test": None}),
+            splits=SimpleNamespace(test={"test": None}), task=None,
         )  # fmt: skip
         assert scoring._predict_tests(components).keys() == (set() if trial == 0 else {"test"})
     assert seen == ["rows"]

@@ -4,12 +4,11 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
@@ -46,18 +45,36 @@ class Restored:
     model: torch.nn.Module
     tokenizer: Any
 
-    def logits(self, texts: tuple[list[str], ...]) -> Tensor:
-        """fp32 logits (N, outputs) for texts, one list a column."""
-        unknown = np.zeros(len(texts[0]), dtype=np.int64)
-        rows = Examples(texts, unknown, list(range(len(unknown))))
-        model = self.config.model
-        tokens = encode(texts, self.tokenizer, model.max_length)
+    @property
+    def auto_class(self) -> str:
+        """The class of transformers that its model is of."""
+        return self.task.auto_class(backbone.is_decoder(self.config.model))
+
+    def outputs(self, texts: tuple[Sequence[Any], ...]) -> Any:
+        """What the task keeps of each row of texts, one list a column; see `Task.infer`."""
+        model, task = self.config.model, self.task
+        unknown = task.unknown_labels(texts)
+        rows = Examples(tuple(map(list, texts)), unknown, list(range(len(texts[0]))))
+        decoder = backbone.is_decoder(model)
+        tokens = encode(
+            texts, self.tokenizer, model.max_length, task=task, labels=unknown, decoder=decoder
+        )
         limits = Limits.of(self.model, model.name)
-        encoded = TokenizedDataset(rows, limits.fit({"rows": tokens})["rows"])
+        encoded = TokenizedDataset(
+            rows,
+            limits.fit({"rows": tokens})["rows"],
+            collate=task.collate,
+            tokenizer=lambda: self.tokenizer,
+        )
         size = self.config.data.eval_batch_size
         precision = str(self.record.precision)
-        logits = predict(self.model, encoded, batch_size=size, precision=precision)
-        require_finite(logits)
+        outputs = predict(self.model, encoded, batch_size=size, precision=precision, task=task)
+        require_finite(outputs)
+        return outputs
+
+    def logits(self, texts: tuple[Sequence[Any], ...]) -> Tensor:
+        """fp32 logits (N, outputs) for texts, one list a column, of a kind that keeps these."""
+        logits: Tensor = self.outputs(texts)
         return logits
 
 
@@ -115,22 +132,23 @@ def predict_file(
     _require_writable(target, source)
     table = read_table(source)
     require(len(table) > 0, f"{source}: no rows")
-    columns = tuple(column_texts(table, name, str(source)) for name in task.text)
-    for name in ("prediction", *(f"score_{label}" for label in task.labels)):
+    columns = tuple(column_texts(table, task, name, str(source)) for name in task.text)
+    for name in ("prediction", *(f"score_{label}" for label in task.scored)):
         require(name not in table.column_names, f"{source} already has a column {name!r}")
     names = table.column_names
     table = pa.table({x: _writable(table.column(x), str(source), x) for x in names})
-    logits = restore(directory, model_path=model_path, allow=allow).logits(columns)
-    for name, values in _added(task, logits).items():
+    run = restore(directory, model_path=model_path, allow=allow)
+    for name, values in _added(run.task, run.outputs(columns)).items():
         table = table.append_column(name, pa.array(values))
     with whole(target) as draft:
         pa.csv.write_csv(table if raw else _without_formulas(table), draft)
     return len(table)
 
 
-def _added(task: Task, logits: Tensor) -> dict[str, list[Any]]:
-    columns = {"prediction": task.written(task.predictions(logits))}
-    return columns | {f"score_{x}": logits[:, n].tolist() for n, x in enumerate(task.labels)}
+def _added(task: Task, outputs: Any) -> dict[str, list[Any]]:
+    written = task.written(task.predictions(outputs))
+    columns = {"prediction": [json_text(x) if isinstance(x, list) else x for x in written]}
+    return columns | {f"score_{x}": outputs[:, n].tolist() for n, x in enumerate(task.scored)}
 
 
 def _require_writable(target: Path, source: Path) -> None:
@@ -190,12 +208,16 @@ def _opened(directory: Path, allow: Collection[str]) -> tuple[Record, RunConfig,
     return record, config, config.task.named(labels)
 
 
-def require_finite(logits: Tensor) -> None:
+def require_finite(outputs: Any) -> None:
     """Raise `UserError` unless every logit is a finite number."""
-    bad = (~logits.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+    if isinstance(outputs, Tensor):
+        finite = outputs.isfinite().flatten(1).all(1).tolist()
+    else:
+        finite = [not isinstance(x, Tensor) or bool(x.isfinite().all()) for x in outputs]
+    bad = [row for row, fine in enumerate(finite, start=1) if not fine]
     require(
         not bad,
-        f"the run's model gives no finite logits for {len(bad)} of {len(logits)} rows (row "
-        f"{bad[0] + 1 if bad else 0} first): its weights are damaged, or too large for its "
+        f"the run's model gives no finite logits for {len(bad)} of {len(finite)} rows (row "
+        f"{bad[0] if bad else 0} first): its weights are damaged, or too large for its "
         "precision; train it again",
     )

@@ -35,7 +35,7 @@ def table(a: Solution, b: Solution, *, points: int = 11, where: str = "validatio
     require(points >= 2, f"--points {points} must be at least 2, the two ends")
     _check(a, b)
     rows = _rows(a, b, where)
-    labels = torch.from_numpy(rows.labels)
+    labels = a.run.task.collate(rows.labels)
     ends, others = _dense(a), _dense(b)
     network = copy.deepcopy(a.start.model)
     scores = []
@@ -43,8 +43,8 @@ def table(a: Solution, b: Solution, *, points: int = 11, where: str = "validatio
         with torch.no_grad():
             for name, parameter in network.named_parameters():
                 parameter.copy_(torch.lerp(ends[name], others[name], alpha))
-        logits = replace(a.run, model=network).logits(rows.texts)
-        for metric, score in a.run.task.score(logits, labels).items():
+        outputs = replace(a.run, model=network).outputs(rows.texts)
+        for metric, score in a.run.task.score(outputs, labels).items():
             scores.append((alpha, where, metric, score, metric == a.run.task.headline))
     return pd.DataFrame(scores, columns=["alpha", "split", "metric", "score", "headline"])
 

@@ -108,7 +108,7 @@ class Weights:
         """A restored run, in eval mode from now on, beside its start."""
         run.model.eval()
         model, seed = run.config.model, stream(run.config.seed, "init")
-        auto_class = run.task.AUTO_CLASS
+        auto_class = run.auto_class
         start = self._copy(model, outputs=run.task.outputs, seed=seed, auto_class=auto_class)
         fresh = replace(model, pretrained=False)
         return Solution(run, start, self._load(fresh, outputs=2, seed=stream(0, "random")))

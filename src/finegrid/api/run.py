@@ -28,6 +28,7 @@ from finegrid.storage.paths import CONF
 
 if TYPE_CHECKING:
     from finegrid.inference import Restored
+    from finegrid.tasks.task import Task as Kind
 
 LENGTHS = {1: "a text", 2: "a pair of texts"}  # of a row, by the task's columns
 Rows = Sequence[str] | Sequence[tuple[str, str]] | pd.DataFrame
@@ -84,10 +85,8 @@ class Run:
         """
         restored = self._restored
         task = restored.task
-        logits = restored.logits(_columns(texts, task.text))
-        made = {"prediction": task.written(task.predictions(logits))}
-        chances = logits.softmax(-1)
-        made |= {name: chances[:, number].tolist() for number, name in enumerate(task.labels)}
+        outputs = restored.outputs(_columns(texts, task))
+        made = {"prediction": task.written(task.predictions(outputs)), **task.chances(outputs)}
         index = texts.index if isinstance(texts, pd.DataFrame) else None
         return pd.DataFrame(made, index=index)
 
@@ -204,18 +203,20 @@ def _explained(error: HydraException) -> str:
     return str(error).strip().splitlines()[0]
 
 
-def _columns(texts: Rows, names: Sequence[str]) -> tuple[list[str], ...]:
+def _columns(texts: Rows, task: "Kind") -> tuple[list[Any], ...]:
     """The texts of each column of the task."""
+    names = task.text
     if not isinstance(texts, pd.DataFrame):
         require(not isinstance(texts, str), "predict takes a list of texts; put it into brackets")
-        rows = [(row,) if isinstance(row, str) else row for row in texts]
+        single = len(names) == 1 and "text" in task.NESTED  # a row may be a list by itself
+        rows = [(row,) if single or isinstance(row, str) else row for row in texts]
         for number, row in enumerate(rows, start=1):
             fits = isinstance(row, tuple | list) and len(row) == len(names)
             require(
-                fits and all(isinstance(text, str) for text in row),
+                fits and (single or all(isinstance(text, str) for text in row)),
                 f"row {number} must be {LENGTHS[len(names)]} ({', '.join(names)}), not {row!r:.80}",
             )
         texts = pd.DataFrame(rows, columns=list(names))
     require(len(texts) > 0, "there is no text to predict")
     read = tasks.table(texts, names)
-    return tuple(column_texts(read, name, "the texts") for name in names)
+    return tuple(column_texts(read, task, name, "the texts") for name in names)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from finegrid.data.examples import Examples
-from finegrid.data.tokenization import Tokens
+from finegrid.data.tokenization import NO_LABEL, Tokens
 from finegrid.storage.cache import Array
 
 log = logging.getLogger(__name__)
@@ -28,13 +28,15 @@ class TokenizedDataset:
         rows: Examples,
         tokens: Tokens,
         *,
-        collate: Callable[[Array], Tensor] = torch.from_numpy,
+        collate: Callable[[Array], Any] = torch.from_numpy,
+        tokenizer: Callable[[], Any] | None = None,
     ) -> None:
-        self.tokens = tokens
+        """`collate` gives labels of rows; `tokenizer` is the one that gave the tokens."""
+        self.tokens, self.tokenizer = tokens, tokenizer
         self.collate, self.numbers = collate, rows.labels
         self.labels = collate(rows.labels)  # of all rows, for their scores
         self.lengths = np.diff(tokens.offsets)
-        self.padding = {"input_ids": tokens.padding, "token_type_ids": 0}
+        self.padding = {"input_ids": tokens.padding, "token_type_ids": 0, "labels": NO_LABEL}
         # name -> the tensor of a batch's rows, for a model that reads more than tokens
         self.extra_inputs: dict[str, Callable[[Sequence[int]], Tensor]] = {}
 
@@ -47,9 +49,10 @@ class TokenizedDataset:
         return torch.from_numpy(ids.astype(np.int64))
 
     def batch(self, index: Sequence[int]) -> dict[str, Any]:
-        """input_ids, attention_mask (token_type_ids): B T; labels: B; real_tokens: their number.
+        """input_ids, attention_mask (token_type_ids): B T; labels; real_tokens: their number.
 
-        And the extra inputs.
+        Labels are those of the rows, B or B ..., or of the tokens where these have any, B T. And
+        the extra inputs.
         """
         lengths, starts = self.lengths[index], self.tokens.offsets[index]
         columns = np.arange(int(lengths.max()))
@@ -62,8 +65,9 @@ class TokenizedDataset:
             batch[name] = torch.from_numpy(padded)
         for name, of_rows in self.extra_inputs.items():
             batch[name] = of_rows(index)
-        labels = self.collate(self.numbers[index])
-        return batch | {"labels": labels, "real_tokens": int(lengths.sum())}
+        if "labels" not in batch:
+            batch["labels"] = self.collate(self.numbers[index])
+        return batch | {"real_tokens": int(lengths.sum())}
 
 
 class BucketSampler(Sampler[list[int]]):

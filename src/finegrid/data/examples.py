@@ -7,16 +7,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from finegrid.data.files import column, texts
+from finegrid.data.files import column, texts, values
 from finegrid.errors import UserError
 from finegrid.tasks.task import Task
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Checked rows of one split: texts, one list a column, labels and the source's row ids."""
+    """Checked rows of one split: texts, one list a column, labels and the source's row ids.
 
-    texts: tuple[list[str], ...]
+    A text is a string, of some kinds a tuple. Labels are an array of any shape that begins with N,
+    or N objects.
+    """
+
+    texts: tuple[list[Any], ...]
     labels: np.ndarray[Any, np.dtype[Any]]
     idx: list[Any]  # numbers or text
 
@@ -40,17 +44,13 @@ def read_rows(table: pa.Table, task: Task, where: str) -> Examples:
     """Check a table's columns, texts and labels and take them out."""
     if len(table) == 0:
         raise UserError(f"{where}: no rows")
-    columns = tuple(column_texts(table, name, where) for name in task.text)
+    columns = tuple(column_texts(table, task, name, where) for name in task.text)
     return Examples(columns, _labels(table, task, where), _ids(table, where))
 
 
-def column_texts(table: pa.Table, name: str, where: str) -> list[str]:
+def column_texts(table: pa.Table, task: Task, name: str, where: str) -> list[Any]:
     """A text column's values; a missing column or an empty text is a `UserError`."""
-    values = texts(column(table, name, where), where, name)
-    for row, value in enumerate(values, start=1):
-        if value is None or not value.strip():
-            raise UserError(f"{where}, row {row}: column {name!r} is empty ({value!r})")
-    return values  # type: ignore[return-value]
+    return task.read_text(name, values(table, name, where, nested="text" in task.NESTED), where)
 
 
 def _ids(table: pa.Table, where: str) -> list[Any]:
@@ -63,6 +63,13 @@ def _ids(table: pa.Table, where: str) -> list[Any]:
 
 
 def _labels(table: pa.Table, task: Task, where: str) -> np.ndarray[Any, np.dtype[Any]]:
-    values = column(table, task.label, where)
-    typed = not pa.types.is_string(values.type)
-    return task.read_labels(texts(values, where, task.label), where, typed=typed)
+    columns = task.label_columns
+    typed = not all(pa.types.is_string(column(table, name, where).type) for name in columns)
+    return task.read_labels(label_values(table, task, where), where, typed=typed)
+
+
+def label_values(table: pa.Table, task: Task, where: str) -> list[Any]:
+    """What the label column says of each row, or a tuple of what several columns say."""
+    nested = "label" in task.NESTED
+    columns = [values(table, name, where, nested=nested) for name in task.label_columns]
+    return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))

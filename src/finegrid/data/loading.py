@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from finegrid.config import DataConfig
-from finegrid.data.files import column, read_table, texts
+from finegrid.data.examples import label_values
+from finegrid.data.files import read_table
 from finegrid.errors import UserError, nearest, require
 from finegrid.storage import cache, hub, paths
 from finegrid.storage.hub import WAYS_OUT
@@ -124,5 +125,4 @@ def _with_labels(task: Task, tables: RawSplits) -> Task:
         return task
     where = tables.where("train")
     require(len(tables.train) > 0, f"{where}: no rows")
-    labels = texts(column(tables.train, task.label, where), where, task.label)
-    return task.with_labels_of(labels, where)
+    return task.with_labels_of(label_values(tables.train, task, where), where)

@@ -147,7 +147,8 @@ def share_order(strata: np.ndarray[Any, Any], seed: int) -> Order:
 def _require_classes(rows: Examples, task: Task, data: DataConfig, kept: str) -> None:
     """Refuse training rows that lack a class."""
     counts = task.class_counts(rows.labels)
-    missing = [name for number, name in enumerate(task.labels) if not counts[number]]
+    named = enumerate(task.labels) if task.EVERY_CLASS else ()
+    missing = [name for number, name in named if not counts[number]]
     require(
         not missing,
         f"{_asked(data)} {kept} of {task.name} and none of class {', '.join(missing)}; raise "

@@ -2,12 +2,13 @@
 
 A cache entry holds one split as a run uses it, not the full table, so that a run on a hundredth of
 a large table does not wait for the rest. Its key is a hash of the texts, the tokenizer, the longest
-length and the libraries' versions: methods, seeds and sweeps share an entry.
+length, what the task's kind adds to them and the libraries' versions: methods, seeds and sweeps
+share an entry.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -20,19 +21,22 @@ import transformers
 
 from finegrid.storage import cache, hub, paths
 from finegrid.storage.cache import Array
+from finegrid.tasks.task import Task, plain_encoding
 
-FORMAT = 2  # of an entry
-FIELDS = {"input_ids": np.int32, "token_type_ids": np.uint8}
+FORMAT = 3  # of an entry
+FIELDS = {"input_ids": np.int32, "token_type_ids": np.uint8, "labels": np.int32}
+NO_LABEL = -100  # of a token
 
 
 @dataclass(frozen=True)
 class Tokens:
     """Tokenised rows end to end; row i lies from `offsets[i]` to `offsets[i + 1]` in each field."""
 
-    fields: dict[str, Array]  # input_ids and, if the tokenizer gives them, token_type_ids
+    fields: dict[str, Array]  # input_ids and, where there are any, token_type_ids and labels
     offsets: Array
     padding: int  # the token id
     unknown: int = -1  # the token id; -1: there is none
+    truncated: int = 0  # rows that were cut
 
     def without_types(self) -> "Tokens":
         """The same for a model that tells no first text from a second."""
@@ -50,30 +54,54 @@ class Tokeniser:
     """A model's way from texts to tokens; its tokenizer is loaded when texts are new."""
 
     def __init__(
-        self, model: str, revision: str, *, max_length: int, load: Callable[[], Any]
+        self,
+        model: str,
+        revision: str,
+        *,
+        max_length: int,
+        load: Callable[[], Any],
+        task: Task | None = None,
+        decoder: bool = False,
     ) -> None:
-        """`model` is a folder or a hub id; `load` refuses a `max_length` that it cannot read."""
-        self.model, self.revision, self.max_length, self.load = model, revision, max_length, load
+        """`model` is a folder or a hub id; `load` refuses a `max_length` that it cannot read.
 
-    def __call__(self, texts: Sequence[list[str]]) -> Tokens:
-        """The tokens of rows of one or two texts, one list a column."""
+        `task` decides how a row becomes tokens, on a causal decoder or on an encoder; None: as
+        texts alone.
+        """
+        self.model, self.revision, self.max_length, self.load = model, revision, max_length, load
+        self.task, self.decoder = task, decoder
+
+    def __call__(self, texts: Sequence[list[Any]], labels: Array | None = None) -> Tokens:
+        """The tokens of rows of one or two texts, one list a column, and of their labels."""
         source = identity(self.model, self.revision)
         if source is None:
-            return self._encoded(texts)
-        path = cache.place(f"tokens/{_key(texts, source, self.max_length)}")
+            return self._encoded(texts, labels)
+        path = cache.place(f"tokens/{self._key(texts, labels, source)}")
         if stored := cache.read(path):
             fields = {name: stored[name] for name in FIELDS if name in stored}
             return Tokens(fields, stored["offsets"], *map(int, stored["special"]))
-        new = self._encoded(texts)
-        special = np.asarray([new.padding, new.unknown])
+        new = self._encoded(texts, labels)
+        special = np.asarray([new.padding, new.unknown, new.truncated])
         cache.keep(path, {**new.fields, "offsets": new.offsets, "special": special})
         return new
 
-    def _encoded(self, texts: Sequence[list[str]]) -> Tokens:
-        return encode(texts, self._tokenizer, self.max_length)
+    def _key(self, texts: Sequence[list[Any]], labels: Array | None, source: str) -> str:
+        about = self.task.encoding(self.decoder) if self.task else {}
+        return _key(texts, labels if about else None, source, self.max_length, about)
+
+    def _encoded(self, texts: Sequence[list[Any]], labels: Array | None) -> Tokens:
+        return encode(
+            texts,
+            self.tokenizer,
+            self.max_length,
+            task=self.task,
+            labels=labels,
+            decoder=self.decoder,
+        )
 
     @cached_property
-    def _tokenizer(self) -> Any:
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
         return self.load()
 
 
@@ -89,9 +117,22 @@ def identity(model: str, revision: str) -> str | None:
     return commit and f"hub {model}@{commit}"
 
 
-def encode(texts: Sequence[list[str]], tokenizer: Any, max_length: int) -> Tokens:
-    """Tokenise rows of one or two texts, each row cut to `max_length`."""
-    encoded = tokenizer(*texts, truncation=True, max_length=max_length, return_attention_mask=False)
+def encode(
+    texts: Sequence[Sequence[Any]],
+    tokenizer: Any,
+    max_length: int,
+    *,
+    task: Task | None = None,
+    labels: Array | None = None,
+    decoder: bool = False,
+) -> Tokens:
+    """Tokenise rows of one or two texts, each row cut to `max_length`, as their task says."""
+    encoded: Any
+    if task is None:
+        encoded = plain_encoding(texts, tokenizer, max_length)
+    else:
+        labels = task.unknown_labels(texts) if labels is None else labels
+        encoded = task.encode(texts, labels, tokenizer, max_length=max_length, decoder=decoder)
     offsets = np.cumsum([0, *map(len, encoded["input_ids"])])
     fields: dict[str, Array] = {
         name: np.fromiter(chain.from_iterable(encoded[name]), kind, count=offsets[-1])
@@ -99,7 +140,13 @@ def encode(texts: Sequence[list[str]], tokenizer: Any, max_length: int) -> Token
         if name in encoded
     }
     unknown = getattr(tokenizer, "unk_token_id", None)
-    return Tokens(fields, offsets, padding_of(tokenizer), -1 if unknown is None else int(unknown))
+    return Tokens(
+        fields,
+        offsets,
+        padding_of(tokenizer),
+        -1 if unknown is None else int(unknown),
+        encoded["truncated"] if "truncated" in encoded else _cut(encoded, texts, max_length),
+    )
 
 
 def padding_of(tokenizer: Any) -> int:
@@ -108,12 +155,29 @@ def padding_of(tokenizer: Any) -> int:
     return int(next((one for one in named if one is not None), 0))
 
 
-def _key(texts: Sequence[list[str]], source: str, max_length: int) -> str:
+def _cut(encoded: Any, texts: Sequence[Sequence[Any]], max_length: int) -> int:
+    """How many rows were longer; a tokenizer in Python keeps no account, so as many as are full."""
+    full = [row for row, ids in enumerate(encoded["input_ids"]) if len(ids) >= max_length]
+    parts = getattr(encoded, "encodings", None)
+    return sum(bool(parts[row].overflowing) for row in full) if parts else len(full)
+
+
+def _key(
+    texts: Sequence[list[Any]],
+    labels: Array | None,
+    source: str,
+    max_length: int,
+    encoding: Mapping[str, Any],
+) -> str:
     """Hash of all that decides the tokens."""
     versions = [tokenizers.__version__, transformers.__version__, FORMAT]
-    about = json.dumps([source, max_length, versions, len(texts)])
+    about = json.dumps(
+        [source, max_length, versions, len(texts), *([encoding] if encoding else [])]
+    )
     digest = hashlib.blake2b(about.encode(), digest_size=16)
-    for column in texts:
-        digest.update(np.asarray([len(column), *map(len, column)]).data)  # where each text ends
-        digest.update("".join(column).encode())
+    more = [] if labels is None else [labels.tolist()]
+    for column in (*texts, *more):
+        rows = [row if isinstance(row, str) else json.dumps(row) for row in column]
+        digest.update(np.asarray([len(rows), *map(len, rows)]).data)  # where each text ends
+        digest.update("".join(rows).encode())
     return digest.hexdigest()

@@ -108,7 +108,7 @@ class Adapters:
         """Python that loads the plain encoder and these files with the adapters library."""
         return USAGE.format(
             base=layout.base_path(run),
-            auto_class=run.task.AUTO_CLASS,
+            auto_class=run.auto_class,
             folder=str(folder.resolve()),
             # transformers 4, which that library pins, has the older name
             loading=layout.loading(run).replace("dtype=", "torch_dtype="),

@@ -51,14 +51,14 @@ class Merged:
     def usage(self, run: Restored, folder: Path) -> str:
         """Python that loads the files with transformers alone."""
         return USAGE.format(
-            auto_class=run.task.AUTO_CLASS,
+            auto_class=run.auto_class,
             folder=str(folder.resolve()),
             example=layout.example(run),
         )
 
     def load_back(self, run: Restored, folder: Path, inputs: Inputs) -> tuple[Tensor, str]:
         """Logits of what the README's lines load, after a look at what they leave out."""
-        auto_class: Any = getattr(transformers, run.task.AUTO_CLASS)
+        auto_class: Any = getattr(transformers, run.auto_class)
         _, info = auto_class.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
         for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             need(not info[problem], f"{folder.name} has {problem}: {sorted(info[problem])[:3]}")

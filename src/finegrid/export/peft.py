@@ -92,7 +92,7 @@ class Peft:
         """Python that loads the plain encoder and these files with peft."""
         return USAGE.format(
             base=layout.base_path(run),
-            auto_class=run.task.AUTO_CLASS,
+            auto_class=run.auto_class,
             folder=str(folder.resolve()),
             loading=layout.loading(run),
             example=layout.example(run),

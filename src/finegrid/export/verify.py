@@ -13,6 +13,7 @@ from finegrid.data.tokenization import encode
 from finegrid.errors import UserError, require
 from finegrid.export.layout import Inputs, room
 from finegrid.inference import Restored
+from finegrid.models import backbone
 from finegrid.training.limits import Limits
 from finegrid.training.module import logits_of
 
@@ -58,8 +59,12 @@ def difference(ours: Tensor, theirs: Tensor) -> float:
 
 def _batch(run: Restored, rows: Examples, longest: int) -> Inputs:
     limits = Limits.of(run.model, run.config.model.name)
-    tokens = limits.fit({"rows": encode(rows.texts, run.tokenizer, longest)})["rows"]
-    batch = TokenizedDataset(rows, tokens).batch(range(len(rows)))
+    decoder = backbone.is_decoder(run.config.model)
+    tokens = encode(
+        rows.texts, run.tokenizer, longest, task=run.task, labels=rows.labels, decoder=decoder
+    )
+    fitting = limits.fit({"rows": tokens})["rows"]
+    batch = TokenizedDataset(rows, fitting, collate=run.task.collate).batch(range(len(rows)))
     return {name: value for name, value in batch.items() if name not in ("labels", "real_tokens")}
 
 

@@ -17,6 +17,7 @@ from finegrid.errors import is_name, slug
 RECORD = "record.json"
 DELTA = "delta.safetensors"
 PREDICTIONS = "predictions.parquet"
+STATISTIC = "stat_"  # begins the names of its columns of numbers whose sums decide a metric
 CURVE = "curve.csv"
 LIVE = "live.json"  # while it trains: step, loss, last score; see runs/live
 DISTANCES = "distances.csv"  # of finegrid analyse --beside

@@ -1,10 +1,11 @@
 """Per-example predictions as a parquet file."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from torch import Tensor
 
 from finegrid.data.examples import Examples
 from finegrid.runs import layout
@@ -15,17 +16,19 @@ FILE = layout.PREDICTIONS
 
 
 def write_predictions(
-    directory: Path, task: Task, tests: dict[str, Examples], logits: dict[str, Tensor]
+    directory: Path, task: Task, tests: dict[str, Examples], outputs: dict[str, Any]
 ) -> None:
-    """Write one row a test example: split, idx, label, prediction, scores (the logits)."""
+    """Write one row a test example: split, idx, label, prediction, scores (the logits).
+
+    And the kind's sufficient statistics, a list a row in `stat_NAME`, where it has any.
+    """
     tables = [
         pa.table(
             {
                 "split": [name] * len(rows),
                 "idx": rows.idx,
-                "label": rows.labels,
-                "prediction": task.predictions(logits[name]).numpy(),
-                "scores": logits[name].tolist(),
+                **task.table(outputs[name], rows.labels),
+                **_statistics(task, outputs[name], rows),
             }
         )
         for name, rows in tests.items()
@@ -33,3 +36,12 @@ def write_predictions(
     buffer = pa.BufferOutputStream()
     pq.write_table(pa.concat_tables(tables), buffer)
     write_atomic(directory / FILE, buffer.getvalue().to_pybytes())
+
+
+def _statistics(task: Task, outputs: Any, rows: Examples) -> dict[str, pa.Array]:
+    return {
+        f"{layout.STATISTIC}{name}": pa.FixedSizeListArray.from_arrays(
+            pa.array(np.ascontiguousarray(values).reshape(-1)), values.shape[1]
+        )
+        for name, values in task.statistics(outputs, rows.labels).items()
+    }

@@ -55,6 +55,7 @@ class Record:
     validation_rows: int | None = None
     test_rows: int | None = None
     test_overlap: int | None = None  # test rows whose text also occurs in train
+    truncated: dict[str, int] | None = None  # split -> rows cut to model.max_length; null: older
     # outcome
     status: str = "running"
     error: str | None = None
@@ -236,6 +237,7 @@ KINDS: dict[Any, tuple[Callable[[Any], bool], str]] = {
     float: (_number, "a finite number"),
     list[str]: (lambda value: isinstance(value, list) and all(map(_text, value)), "a list of text"),
     dict[str, str]: (_each(_text, _text), "a table of text"),
+    dict[str, int]: (_each(is_name, _whole), "numbers of rows by split"),
     dict[str, dict[str, float]]: (_each(is_name, _each(is_name, _number)), "scores by split"),
 }
 # What decides where a run stands, and what files are named after it.

@@ -9,7 +9,7 @@ Importing a kind does not import torch, since the command line and the report ch
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pkgutil import iter_modules
@@ -62,6 +62,9 @@ class Task(ABC):
     AUTO_CLASS: ClassVar[str] = "AutoModelForSequenceClassification"  # of transformers; its head
     PROBLEM_TYPE: ClassVar[str]  # what config.json of an exported model calls the kind
     PEFT_TYPE: ClassVar[str] = "SEQ_CLS"  # peft's name of the kind
+    NESTED: ClassVar[tuple[str, ...]] = ()  # of text and label: whose columns may hold lists
+    EVERY_CLASS: ClassVar[bool] = True  # training rows must hold each class
+    ONE_STATE: ClassVar[bool] = True  # the head reads one hidden state a row, not one a token
 
     def __post_init__(self) -> None:
         require(1 <= len(self.text) <= 2, f"task.text={self.text} must name one or two columns")
@@ -85,6 +88,11 @@ class Task(ABC):
         """Number of logits that the head gives for a row."""
 
     @property
+    def label_columns(self) -> list[str]:
+        """The columns that a row's label is made of."""
+        return [self.label]
+
+    @property
     def positive_class(self) -> int | None:
         """The class that F1 is of; None: the mean over all, or there is no F1."""
         return None
@@ -104,13 +112,32 @@ class Task(ABC):
 
     @abstractmethod
     def read_labels(self, values: Sequence[str | None], where: str, *, typed: bool) -> "Array":
-        """Labels of N rows as numbers, from what the label column says as text; None is missing.
+        """Labels of N rows as an array with N entries, from what the label column says.
 
-        `typed` columns held numbers or booleans, which have several spellings (1 and 1.0).
+        A value is text, None where it is missing; with "label" in `NESTED` it is a list or what
+        JSON has, with several label columns a tuple of theirs. `typed` columns held numbers or
+        booleans, which have several spellings (1 and 1.0).
 
         Raises:
             UserError: naming `where` and the row, for a value that is no label.
         """
+
+    def read_text(self, name: str, values: Sequence[Any], where: str) -> list[Any]:
+        """The checked values of a text column, each of a type that can be hashed.
+
+        Raises:
+            UserError: naming `where`, the row and the column, for an empty text.
+        """
+        for row, value in enumerate(values, start=1):
+            if value is None or not value.strip():
+                raise UserError(f"{where}, row {row}: column {name!r} is empty ({value!r})")
+        return list(values)
+
+    def unknown_labels(self, texts: Sequence[Sequence[Any]]) -> "Array":
+        """Labels of the right shape for rows that have none, to predict."""
+        import numpy as np
+
+        return np.zeros(len(texts[0]), dtype=np.int64)
 
     def strata(self, labels: "Array") -> "Array":
         """N numbers: the stratum of each row, of which every split has its share."""
@@ -129,7 +156,7 @@ class Task(ABC):
             where: the file or data set, for the message.
         """
         left, counts = self.class_counts(used), self.class_counts(labels)
-        every = range(len(self.labels))
+        every = range(len(self.labels)) if self.EVERY_CLASS else range(0)
         most = max((counts[n] for n in every if not left[n]), default=-1)
         rare = [n for n in every if counts[n] <= most]
         listed = ", ".join(f"{shown(self.labels[n])} ({counts[n]})" for n in rare[:LISTED])
@@ -142,51 +169,148 @@ class Task(ABC):
             + ("; use task.kind=regression for graded labels" if graded else ""),
         )
 
-    def collate(self, labels: "Array") -> "Tensor":
-        """The labels of some rows as one tensor, for `loss` and `score`."""
+    def auto_class(self, decoder: bool) -> str:
+        """The class of transformers that knows the head, on a causal decoder or on an encoder.
+
+        Raises:
+            UserError: where the family cannot do the kind.
+        """
+        return self.AUTO_CLASS
+
+    def encoding(self, decoder: bool) -> dict[str, Any]:
+        """What else than texts, tokenizer and length decides the tokens, for their cache's key.
+
+        Where it is not empty, the labels are part of the key too.
+        """
+        return {}
+
+    def encode(
+        self,
+        texts: Sequence[Sequence[Any]],
+        labels: "Array",
+        tokenizer: Any,
+        *,
+        max_length: int,
+        decoder: bool,
+    ) -> Mapping[str, Any]:
+        """Tokens of N rows, each at most `max_length` long, as N lists for every field.
+
+        Fields: `input_ids`; perhaps `token_type_ids`, and `labels` of the tokens, -100 where there
+        is none: a batch then holds them as B T in place of the rows' labels. `truncated` may say
+        how many rows were cut, where that is not for the tokenizer's encodings to tell.
+        """
+        encoded: Mapping[str, Any] = plain_encoding(texts, tokenizer, max_length)
+        return encoded
+
+    def collate(self, labels: "Array") -> Any:
+        """The labels of some rows, for `loss` (as a tensor) and of all rows, for `score`."""
         import torch
 
         return torch.from_numpy(labels)
 
     @abstractmethod
     def loss(self, logits: "Tensor", labels: "Tensor") -> "Tensor":
-        """Mean loss of a batch, from fp32 logits (B, outputs)."""
+        """Mean loss of a batch, from fp32 logits (B, outputs), or (B, T, outputs) by token."""
+
+    def loss_terms(self, labels: "Tensor") -> int:
+        """Number of terms that `loss` is the mean of."""
+        return len(labels)
+
+    def infer(
+        self,
+        model: Any,
+        batch: Mapping[str, Any],
+        *,
+        forward: Callable[[Any, Mapping[str, Any]], "Tensor"],
+        tokenizer: Callable[[], Any] | None,
+    ) -> Any:
+        """What is kept of each row of a batch on the model's device, without gradients.
+
+        One pass, `forward(model, batch)` giving fp32 logits, and `collect`; a kind that generates
+        text does so here.
+        """
+        return self.collect(forward(model, batch), batch)
+
+    def collect(self, logits: "Tensor", batch: Mapping[str, Any]) -> Any:
+        """What is kept of the logits of a batch: a tensor of B rows, or a list of B on the CPU.
+
+        `predictions` and all that follows read it of N rows, the outputs.
+        """
+        return logits
 
     @abstractmethod
-    def predictions(self, logits: "Tensor") -> "Tensor":
-        """What the logits (N, outputs) predict: N numbers.
+    def predictions(self, outputs: Any) -> Any:
+        """What the outputs predict, for logits (N, outputs) N numbers.
 
         An entry is a row of predictions.parquet, the unit that statistics resample.
         """
 
     @abstractmethod
-    def metric(self, name: str, predicted: "Tensor", labels: "Tensor") -> float:
+    def metric(self, name: str, predicted: Any, labels: Any) -> float:
         """One metric over the full set."""
 
-    def written(self, predicted: "Tensor") -> list[Any]:
+    def written(self, predicted: Any) -> list[Any]:
         """Predictions as `finegrid predict` writes them."""
-        return predicted.tolist()
+        values: list[Any] = predicted.tolist()
+        return values
 
-    def score(self, logits: "Tensor", labels: "Tensor") -> dict[str, float]:
+    @property
+    def scored(self) -> list[str]:
+        """The names that each row has a score for, such as its classes."""
+        return self.labels
+
+    def chances(self, outputs: Any) -> dict[str, list[float]]:
+        """Name -> probability in each row."""
+        shares = outputs.softmax(-1)
+        return {name: shares[:, number].tolist() for number, name in enumerate(self.scored)}
+
+    def table(self, outputs: Any, labels: "Array") -> dict[str, Any]:
+        """Columns of predictions.parquet: label, prediction, scores, and more to check them by."""
+        return {
+            "label": labels,
+            "prediction": self.predictions(outputs).numpy(),
+            "scores": outputs.tolist(),
+        }
+
+    def statistics(self, outputs: Any, labels: "Array") -> dict[str, "Array"]:
+        """Name -> numbers (N, K) whose sums over rows decide the metrics.
+
+        Empty where the columns label and prediction hold a number a row, which decide them. A name
+        is one that `report.stats.sums` knows.
+        """
+        return {}
+
+    def score(self, outputs: Any, labels: Any) -> dict[str, float]:
         """Every metric over the full set and, where there are several, their mean.
 
         A correlation that is undefined, because predictions or labels are constant, counts as 0,
         as in GLUE.
         """
-        predicted, labels = self.predictions(logits.float().cpu()), labels.cpu()
+        predicted, labels = self.predictions(outputs.float().cpu()), labels.cpu()
         undefined = self.CORRELATIONS if _constant(predicted) or _constant(labels) else ()
-        scores = {}
-        for name in self.metrics:
-            value = 0.0 if name in undefined else self.metric(name, predicted, labels)
-            scores[name] = value if value == value else 0.0
+        return self.with_mean(
+            {
+                name: 0.0 if name in undefined else self.metric(name, predicted, labels)
+                for name in self.metrics
+            }
+        )
+
+    def with_mean(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Metrics with their mean, if there are several; an undefined one is 0."""
+        scores = {name: value if value == value else 0.0 for name, value in values.items()}
         if len(scores) > 1:
             scores[MEAN] = sum(scores.values()) / len(scores)
         return scores
 
-    def degenerate(self, logits: "Tensor") -> bool:
+    def degenerate(self, outputs: Any) -> bool:
         """Whether the predictions are the same for every row."""
-        predicted = self.predictions(logits.float())
+        predicted = self.predictions(outputs.float())
         return bool(((predicted - predicted[0]).abs() <= 1e-6).all())
+
+
+def plain_encoding(texts: Sequence[Sequence[str]], tokenizer: Any, max_length: int) -> Any:
+    """A tokenizer's way with rows of one or two texts."""
+    return tokenizer(*texts, truncation=True, max_length=max_length, return_attention_mask=False)
 
 
 def _constant(values: "Tensor") -> bool:

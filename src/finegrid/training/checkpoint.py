@@ -111,17 +111,19 @@ class BestCheckpoint(pl.Callback):
         self._losses = []
         loss = losses.mean()
         self._check(loss)
-        logits = predict(
+        outputs = predict(
             module.model,
             self.validation,
             batch_size=self.batch_size,
             precision=str(trainer.precision),
+            task=module.task,
         )
         self.passes += 1
-        self._keep_loss(float(module.task.loss(logits, self.validation.labels)))
-        scores = module.task.score(logits, self.validation.labels)
+        if isinstance(outputs, Tensor):
+            self._keep_loss(float(module.task.loss(outputs, self.validation.labels)))
+        scores = module.task.score(outputs, self.validation.labels)
         value = scores[module.task.headline]
-        constant = module.task.degenerate(logits)
+        constant = module.task.degenerate(outputs)
         self.last = Checkpoint(self.clock.steps, value, scores, constant)
         if module.state.checkpointable and value > self.best.value:
             self.best = self.last

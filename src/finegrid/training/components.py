@@ -81,7 +81,8 @@ def load_backbone(
     `optimize`.
     """
     seed = stream(config.seed, "init")
-    base = build(config.model, outputs=task.outputs, seed=seed, auto_class=task.AUTO_CLASS)
+    head = task.auto_class(backbone.is_decoder(config.model))
+    base = build(config.model, outputs=task.outputs, seed=seed, auto_class=head)
     return base, [optimize(base.model, token_ids=token_ids)] if config.trainer.kernels else []
 
 
@@ -91,7 +92,8 @@ def stored_bytes(config: RunConfig, number: int) -> float:
     A mask counts with a bit an entry, which it takes at most.
     """
     task = config.task
-    base = backbone.outline(config.model, outputs=task.outputs or 2, auto_class=task.AUTO_CLASS)
+    head = task.auto_class(backbone.is_decoder(config.model))
+    base = backbone.outline(config.model, outputs=task.outputs or 2, auto_class=head)
     with torch.device("meta"):
         build_method(config.method).apply(base.model.base_model, base.sites)
     tensors = delta.state(base.model).values()
@@ -107,10 +109,17 @@ def rows_of(config: RunConfig) -> tuple[Task, Splits, dict[str, TokenizedDataset
         config.model.revision,
         max_length=config.model.max_length,
         load=partial(backbone.tokenizer, config.model),
+        task=task,
+        decoder=backbone.is_decoder(config.model),
     )
     named = {"train": splits.train, "validation": splits.validation, **splits.test}
     encoded = {
-        name: TokenizedDataset(rows, tokenise(rows.texts), collate=task.collate)
+        name: TokenizedDataset(
+            rows,
+            tokenise(rows.texts, rows.labels),
+            collate=task.collate,
+            tokenizer=lambda: tokenise.tokenizer,
+        )
         for name, rows in named.items()
     }
     return task, splits, encoded

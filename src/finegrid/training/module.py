@@ -64,13 +64,15 @@ class FineTuner(pl.LightningModule):
         runs the last one's, and whatever follows sees the gradient of the whole batch.
         """
         self.zero_grad()
-        rows = len(batch["labels"])
+        terms = self.task.loss_terms(batch["labels"])
         total = torch.zeros((), device=self.device)
-        for chunk in _chunks(batch, self.state.micro_batch_size or rows):
+        for chunk in _chunks(batch, self.state.micro_batch_size or len(batch["labels"])):
             if total.requires_grad:
                 with torch.autocast(self.device.type, enabled=False):  # for forward passes alone
                     total.backward()  # type: ignore[no-untyped-call]
-            total = total.detach() + self.loss(chunk) * (len(chunk["labels"]) / rows)
+            total = total.detach() + self.loss(chunk) * (
+                self.task.loss_terms(chunk["labels"]) / terms
+            )
         return total
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
@@ -147,26 +149,50 @@ def logits_of(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
     return logits
 
 
-def predict(
-    model: nn.Module, encoded: TokenizedDataset, *, batch_size: int, precision: str = "32"
-) -> Tensor:
-    """fp32 logits (N, outputs) on the CPU, in the rows' order, without dropout.
+def _fp32_logits(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+    return logits_of(model, batch).float()
 
-    The model's train or eval mode is left as it was.
+
+def predict(
+    model: nn.Module,
+    encoded: TokenizedDataset,
+    *,
+    batch_size: int,
+    precision: str = "32",
+    task: Task | None = None,
+) -> Any:
+    """Outputs on the CPU, in the rows' order, without dropout: fp32 logits (N, outputs).
+
+    `task` may keep something else of each row, see `Task.infer`. The model's train or eval mode is
+    left as it was.
     """
     device = next(model.parameters()).device
     training = model.training
     model.eval()
-    parts, order = [], []
+    parts: list[Any] = []
+    order: list[int] = []
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed")
     with torch.inference_mode(), autocast:
         for index, batch in sorted_batches(encoded, batch_size, tokens=EVAL_TOKENS[device.type]):
             moved = {
                 name: value.to(device) for name, value in batch.items() if name != "real_tokens"
             }
-            parts.append(logits_of(model, moved).float())
+            if task is None:
+                parts.append(_fp32_logits(model, moved))
+            else:
+                parts.append(
+                    task.infer(model, moved, forward=_fp32_logits, tokenizer=encoded.tokenizer)
+                )
             heartbeat.beat()
             order += index
     model.train(training)
-    logits = torch.cat(parts).cpu()
-    return torch.empty_like(logits).index_copy_(0, torch.tensor(order), logits)
+    return _in_order(parts, order)
+
+
+def _in_order(parts: list[Any], order: list[int]) -> Any:
+    """What was kept of the rows, batch after batch, in the rows' own order."""
+    if isinstance(parts[0], Tensor):
+        logits = torch.cat(parts).cpu()
+        return torch.empty_like(logits).index_copy_(0, torch.tensor(order), logits)
+    kept = dict(zip(order, (row for part in parts for row in part), strict=True))
+    return [kept[number] for number in range(len(order))]

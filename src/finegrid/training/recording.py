@@ -47,6 +47,7 @@ def add_inputs(record: Record, components: RunComponents) -> None:
     record.test_hash = splits.test["test"].digest()
     record.train_rows, record.validation_rows = len(splits.train), len(splits.validation)
     record.test_rows, record.test_overlap = len(splits.test["test"]), splits.overlap
+    record.truncated = {name: rows.tokens.truncated for name, rows in components.encoded.items()}
 
 
 def add_costs(record: Record, clock: BudgetTimer, meter: CostMonitor, *, setup: float) -> None:

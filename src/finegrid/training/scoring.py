@@ -1,9 +1,9 @@
 """After training: scores on the test splits, the delta file and the predictions file."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from finegrid.runs import delta
 from finegrid.runs.predictions import write_predictions
@@ -35,16 +35,16 @@ def score(
         chosen = selection.best
         selection.restore(components.module)
     delta.round_to(model, dtype)
-    logits = _predict_tests(components)
-    scores = _scores(components, logits)
+    outputs = _predict_tests(components)
+    scores = _scores(components, outputs)
     record.metric, record.test = task.headline, scores.get("test", {}).get(task.headline)
     record.validation = chosen.scores[task.headline]
     record.validation_loss = selection.lowest_loss
     record.metrics = {"validation": chosen.scores, **scores}
     record.degenerate = chosen.constant  # of a trial, which has no test scores
-    if logits:
-        record.degenerate = task.degenerate(logits["test"])
-        write_predictions(directory, task, components.splits.test, logits)
+    if outputs:
+        record.degenerate = task.degenerate(outputs["test"])
+        write_predictions(directory, task, components.splits.test, outputs)
     _save_delta(components, record, directory, dtype)
 
 
@@ -68,8 +68,8 @@ def _save_delta(
     record.delta_bound_bytes = delta.bound(delta.state(model), dtype)
 
 
-def _predict_tests(components: RunComponents) -> dict[str, Tensor]:
-    """Logits of every test split; of none in a trial, which must not see test scores."""
+def _predict_tests(components: RunComponents) -> dict[str, Any]:
+    """Outputs of every test split; of none in a trial, which must not see test scores."""
     config = components.config
     return {
         name: predict(
@@ -77,14 +77,15 @@ def _predict_tests(components: RunComponents) -> dict[str, Tensor]:
             components.encoded[name],
             batch_size=config.data.eval_batch_size,
             precision=device.precision(config.trainer),
+            task=components.task,
         )
         for name in components.splits.test
         if config.trial is None
     }
 
 
-def _scores(components: RunComponents, logits: dict[str, Tensor]) -> Scores:
+def _scores(components: RunComponents, outputs: dict[str, Any]) -> Scores:
     return {
         name: components.task.score(values, components.encoded[name].labels)
-        for name, values in logits.items()
+        for name, values in outputs.items()
     }

@@ -12,7 +12,12 @@ from finegrid.errors import UserError, printable
 from finegrid.runs import layout
 from finegrid.runs.record import CHECKS, REQUIRED, WANTED, Record, read_fields
 
-NESTED = ("overrides", "metrics", "versions")  # the fields of a record that are no scalars
+NESTED = (
+    "overrides",
+    "metrics",
+    "truncated",
+    "versions",
+)  # the fields of a record that are no scalars
 DEFAULTS = {
     item.name: None if item.default is MISSING else item.default
     for item in fields(Record)
