@@ -38,7 +38,7 @@ from peers.processes import ROOT, Contender, environment, measured, note
 METHODS = ("full", "bitfit", "lora", "houlsby", "ia3", "head")
 TASKS = ("mrpc", "stsb")
 RATES, SEEDS = 8, 10
-MODEL, BATCH = "minilm", 16
+MODEL, BATCH = "minilm", 8
 LABELS = ("data.fraction=0.1", "data.validation=share")
 FACTORS = [0.1, 0.2, 0.4, 0.7, 1.4, 2.7, 5.2, 10]  # 0.6's rates; what they are costs the same
 TINY = ("method=head", "task=builtin_paraphrase", "model=tiny", "budget=steps", "budget.steps=1",
@@ -87,7 +87,7 @@ def parsed() -> argparse.Namespace:
         "sides", nargs="?", default=[], help="finegrid, before, shipped, peer", type=words
     )
     parser.add_argument("--tasks", default=list(TASKS), help="to sample", type=words)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--sample", type=int, default=1, help="rates and seeds of a sample")
     parser.add_argument("--rounds", type=int, default=1, help="times that a sample runs")
     parser.add_argument("--keep", type=Path, help="finegrid's sweep directory")

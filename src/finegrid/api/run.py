@@ -28,7 +28,6 @@ from finegrid.storage.paths import CONF
 
 if TYPE_CHECKING:
     from finegrid.inference import Restored
-    from finegrid.tasks.task import Task as Kind
 
 LENGTHS = {1: "a text", 2: "a pair of texts"}  # of a row, by the task's columns
 Rows = Sequence[str] | Sequence[tuple[str, str]] | pd.DataFrame
@@ -85,7 +84,7 @@ class Run:
         """
         restored = self._restored
         task = restored.task
-        outputs = restored.outputs(_columns(texts, task))
+        outputs = restored.outputs(_columns(texts, restored))
         made = {"prediction": task.written(task.predictions(outputs)), **task.chances(outputs)}
         index = texts.index if isinstance(texts, pd.DataFrame) else None
         return pd.DataFrame(made, index=index)
@@ -203,9 +202,9 @@ def _explained(error: HydraException) -> str:
     return str(error).strip().splitlines()[0]
 
 
-def _columns(texts: Rows, task: "Kind") -> tuple[list[Any], ...]:
-    """The texts of each column of the task."""
-    names = task.text
+def _columns(texts: Rows, run: "Restored") -> tuple[list[Any], ...]:
+    """The texts of each column of the run's task."""
+    task, names = run.task, run.task.text
     if not isinstance(texts, pd.DataFrame):
         require(not isinstance(texts, str), "predict takes a list of texts; put it into brackets")
         single = len(names) == 1 and "text" in task.NESTED  # a row may be a list by itself

@@ -238,6 +238,10 @@ class Task(ABC):
         """
         return logits
 
+    def loss_of_all(self, outputs: Any, labels: Any) -> float:
+        """Mean loss of all rows from their outputs; nan where these do not tell."""
+        return float(self.loss(outputs, labels))
+
     @abstractmethod
     def predictions(self, outputs: Any) -> Any:
         """What the outputs predict, for logits (N, outputs) N numbers.

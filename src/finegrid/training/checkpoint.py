@@ -119,8 +119,7 @@ class BestCheckpoint(pl.Callback):
             task=module.task,
         )
         self.passes += 1
-        if isinstance(outputs, Tensor):
-            self._keep_loss(float(module.task.loss(outputs, self.validation.labels)))
+        self._keep_loss(module.task.loss_of_all(outputs, self.validation.labels))
         scores = module.task.score(outputs, self.validation.labels)
         value = scores[module.task.headline]
         constant = module.task.degenerate(outputs)

@@ -177,14 +177,15 @@ def _render_growth(
 
 def _mark(axes: Axes, x: Numbers, rows: pd.DataFrame, mark: Mark, alpha: float) -> None:
     """A method's means and their whiskers; hollow where the best is certainly better."""
-    known = rows[["low", "high"]].notna().all(axis=1).to_numpy()
-    ends = rows.assign(gap=np.nan)[["low", "high", "gap"]].to_numpy(dtype=float)
-    axes.plot(np.repeat(x[known], 3), ends[known].ravel(), color=mark.colour, lw=0.9,
+    mean, low, high = (rows[name].to_numpy(dtype=float) for name in ("mean", "low", "high"))
+    known = ~np.isnan(low + high)
+    ends = np.column_stack([low, high, np.full(len(low), np.nan)])[known]
+    axes.plot(np.repeat(x[known], 3), ends.ravel(), color=mark.colour, lw=0.9,
               alpha=0.55 * alpha, zorder=2)  # fmt: skip
     tie = rows["tie"].to_numpy(dtype=bool)
     for chosen, fill in ((tie, mark.colour), (~tie, PAPER)):
-        axes.plot(x[chosen], rows["mean"].to_numpy()[chosen], mark.marker, color=mark.colour,
-                  mfc=fill, ms=5.2, mew=1.1, alpha=1 if alpha == 1 else 0.75, zorder=3)  # fmt: skip
+        axes.plot(x[chosen], mean[chosen], mark.marker, color=mark.colour, mfc=fill, ms=5.2,
+                  mew=1.1, alpha=1 if alpha == 1 else 0.75, zorder=3)  # fmt: skip
 
 
 def _limits(axes: Axes, data: pd.DataFrame, look: Style) -> None:

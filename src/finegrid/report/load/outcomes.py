@@ -130,7 +130,7 @@ def stored(
 
 def _packed(values: NDArray[np.generic]) -> bytes:
     letter = b"f" if values.dtype.kind == "f" else b"i"
-    return letter + zlib.compress(values.astype(DTYPES[letter]).tobytes(), 9)
+    return letter + zlib.compress(values.astype(DTYPES[letter]).tobytes())
 
 
 def _unpacked(data: bytes) -> NDArray[np.generic]:

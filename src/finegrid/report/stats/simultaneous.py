@@ -74,8 +74,10 @@ class Pairs:
         if len(parts) == 1:
             return studentized.exceeded(distance / se, methods, parts[0][1])
 
+        of_parts = [(v, studentized.criticals_of(methods, df)) for v, df in parts]
+
         def squared_half(p: float) -> float:
-            return sum(v * studentized.critical(p, methods, df) ** 2 for v, df in parts)
+            return sum(variance * critical(p) ** 2 for variance, critical in of_parts)
 
         return falling_root(squared_half, distance**2, LEAST_P, 1.0)
 

@@ -5,6 +5,7 @@ t. Read from tables, accurate to about 1e-3 of p: one critical value of `scipy.s
 and a report of 5,000 runs needs some thousands.
 """
 
+from collections.abc import Callable
 from functools import cache
 from math import inf, isinf
 
@@ -27,10 +28,16 @@ def exceeded(t: float, methods: int, df: float) -> float:
 
 def critical(p: float, methods: int, df: float) -> float:
     """The t that the largest difference exceeds with probability p."""
+    return criticals_of(methods, df)(p)
+
+
+def criticals_of(methods: int, df: float) -> Callable[[float], float]:
+    """`critical` as a function of p, for many of them."""
     if methods <= 2:
-        return -float(special.stdtrit(df, p / 2))
+        return lambda p: -float(special.stdtrit(df, p / 2))
     log_t, log_p = _table(methods, float(_rounded(np.array(df))))
-    return float(np.exp(np.interp(-np.log(p), -log_p, log_t)))
+    rising = -log_p
+    return lambda p: float(np.exp(np.interp(-np.log(p), rising, log_t)))
 
 
 _known = cache(critical)
