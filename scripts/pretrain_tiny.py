@@ -259,6 +259,8 @@ def main() -> None:
     torch.manual_seed(args.seed)
     if args.head_of:
         tokenizer = AutoTokenizer.from_pretrained(args.head_of)
+        for of_the_load in ("is_local", "local_files_only"):
+            tokenizer.init_kwargs.pop(of_the_load, None)
         finish(with_head_to_train(args.head_of).train(), tokenizer, args)
         return
     vocab = build_vocab(f"vocab/{args.seed}", words=args.words, sample=args.sample)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import tokenizers
@@ -21,11 +21,32 @@ import transformers
 
 from finegrid.storage import cache, hub, paths
 from finegrid.storage.cache import Array
-from finegrid.tasks.task import Task, plain_encoding
+from finegrid.tasks.task import plain_encoding
 
 FORMAT = 3  # of an entry
 FIELDS = {"input_ids": np.int32, "token_type_ids": np.uint8, "labels": np.int32}
 NO_LABEL = -100  # of a token
+
+
+class Reader(Protocol):
+    """What makes tokens of rows: a task, or a head that reads them its own way."""
+
+    def encoding(self, decoder: bool) -> dict[str, Any]:
+        """What else than texts, tokenizer and length decides the tokens, see `Task.encoding`."""
+
+    def encode(
+        self,
+        texts: Sequence[Sequence[Any]],
+        labels: Array,
+        tokenizer: Any,
+        *,
+        max_length: int,
+        decoder: bool,
+    ) -> Mapping[str, Any]:
+        """Tokens of N rows, as N lists for every field, see `Task.encode`."""
+
+    def unknown_labels(self, texts: Sequence[Sequence[Any]]) -> Array:
+        """Labels of the right shape for rows that have none."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +81,7 @@ class Tokeniser:
         *,
         max_length: int,
         load: Callable[[], Any],
-        task: Task | None = None,
+        task: Reader | None = None,
         decoder: bool = False,
     ) -> None:
         """`model` is a folder or a hub id; `load` refuses a `max_length` that it cannot read.
@@ -122,7 +143,7 @@ def encode(
     tokenizer: Any,
     max_length: int,
     *,
-    task: Task | None = None,
+    task: Reader | None = None,
     labels: Array | None = None,
     decoder: bool = False,
 ) -> Tokens:

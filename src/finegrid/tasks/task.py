@@ -25,6 +25,7 @@ from finegrid.errors import (
     require_allowed,
     shown,
 )
+from finegrid.tasks.modules.pattern import Pattern
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,6 +56,7 @@ class Task(ABC):
     train: str | None = None  # files of `task=custom`
     test: str | None = None  # null: a stratified fifth of the training file
     positive: str | None = None  # class that F1 is of; null: the second of two
+    pattern: Pattern | None = None  # template and words of head=pattern
 
     METRICS: ClassVar[tuple[str, ...]]  # names that `task.metrics` may list
     USUAL: ClassVar[tuple[str, ...]] = ()  # where it lists none; empty: all of METRICS
@@ -64,6 +66,7 @@ class Task(ABC):
     PEFT_TYPE: ClassVar[str] = "SEQ_CLS"  # peft's name of the kind
     NESTED: ClassVar[tuple[str, ...]] = ()  # of text and label: whose columns may hold lists
     EVERY_CLASS: ClassVar[bool] = True  # training rows must hold each class
+    HEADS: ClassVar[tuple[str, ...]] = ("classifier",)  # that fit the kind
     ONE_STATE: ClassVar[bool] = True  # the head reads one hidden state a row, not one a token
 
     def __post_init__(self) -> None:
@@ -81,6 +84,17 @@ class Task(ABC):
     def named(self, labels: list[str]) -> Self:
         """The task with the class names of a run, which number its classes."""
         return replace(self, labels=labels)
+
+    def check_head(self, head: str) -> None:
+        """Refuse a head (an option of `conf/head`) that does not fit the task.
+
+        Raises:
+            UserError: naming those that fit.
+        """
+        require(
+            head in self.HEADS,
+            f"head={head} does not fit task.kind={self.kind}; {nearest(head, self.HEADS)}",
+        )
 
     @property
     @abstractmethod
@@ -324,7 +338,7 @@ def _constant(values: "Tensor") -> bool:
 def kinds() -> tuple[str, ...]:
     """The names of all kinds: the other files of this package."""
     names = {module.name for module in iter_modules(tasks.__path__)}
-    return tuple(sorted(names - {"task"}))
+    return tuple(sorted(names - {"task", "modules"}))
 
 
 def of_kind(name: str, *, allow: Collection[str] = ()) -> type[Task]:

@@ -30,6 +30,7 @@ from finegrid.training.budget import BudgetTimer
 from finegrid.training.checkpoint import BestCheckpoint, passes
 from finegrid.training.components import RunComponents, prepare
 from finegrid.training.cost import CostMonitor, peak_memory
+from finegrid.training.heads import HeadUpdates
 from finegrid.training.progress import ProgressFile
 from finegrid.training.step_logger import StepLogger
 
@@ -51,7 +52,8 @@ class RunCallbacks:
         The clock counts a step before the method acts on it and the selection evaluates it.
         """
         method = components.method
-        acting = [self.meter, *components.kernels, self.clock, method, self.selection]
+        updates = HeadUpdates(components.head)
+        acting = [self.meter, updates, *components.kernels, self.clock, method, self.selection]
         return [*acting, *self.reports]
 
 

@@ -1,0 +1,1 @@
+"""What several kinds of task share; no kind itself."""
