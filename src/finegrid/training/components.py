@@ -62,6 +62,7 @@ def prepare(config: RunConfig, *, build: Callable[..., Backbone] = backbone.buil
     """
     method, head = build_method(config.method), heads.of(config.head)
     head.check(config.model, config.task)
+    _check_rows(config, method, head)
     task, splits, encoded = rows_of(config)
     acts = any(overrides(method, hook) for hook in ("after_step", "after_backward"))
     token_ids = None if acts else encoded["train"].token_ids  # it may look at all of what trains
@@ -197,6 +198,23 @@ def _check_lengths(
         f"{config.model.name} has {base.sites.positions} positions; "
         + (f"set model.max_length={room}" if room > 2 else "use a shorter prompt"),
     )
+
+
+def _check_rows(config: RunConfig, method: TuningMethod, head: Head) -> None:
+    """Refuse a run without training rows, unless the model can be scored as it is."""
+    if config.data.rows != 0:
+        return
+    require(
+        not head.needs_rows,
+        f"data.rows=0 scores a model without training; head={config.head} needs rows to learn from,"
+        " use head=pattern",
+    )
+    require(
+        not overrides(method, "choose"),
+        f"data.rows=0 leaves no rows for method={config.method.name}, which chooses by them what "
+        "trains; use method=head",
+    )
+    require(config.trial is None, "data.rows=0 trains nothing, so there is no rate to search for")
 
 
 def _warn(train: TokenizedDataset, base: Backbone, config: RunConfig) -> None:

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from finegrid.config import OptimConfig
 from finegrid.data.batching import TokenizedDataset, sorted_batches
+from finegrid.errors import require
 from finegrid.models import surgery
 from finegrid.models.backbone import Backbone, drawn_pooler
 from finegrid.seeds import stream
@@ -106,6 +107,11 @@ class FineTuner(pl.LightningModule):
             tuned = not fresh and name not in drawn
             lr = self.state.lr_scale * self.optim.lr if tuned else head_lr
             groups[lr, self.optim.weight_decay if parameter.ndim > 1 else 0.0].append(parameter)
+        require(
+            bool(groups),
+            "nothing trains: the method leaves the backbone as it is and the head is pre-trained; "
+            "use another method, or data.rows=0 to score the model without training",
+        )
         return torch.optim.AdamW(
             [
                 {"params": parameters, "lr": lr, "initial_lr": lr, "weight_decay": decay}
