@@ -29,6 +29,7 @@ from finegrid.runs import delta, identity
 from finegrid.runs.record import read
 from finegrid.strategies.fused_trainer import run_together
 from finegrid.tasks.classification import Classification
+from finegrid.tasks.modules.heads import check_head
 from finegrid.tasks.modules.pattern import Pattern
 from finegrid.training.components import load_backbone, rows_of
 
@@ -205,7 +206,7 @@ def test_a_cloze_is_the_template_with_masks_and_a_prompt_ends_before_them() -> N
     rows = (["the cat slept [MASK]"], ["a dog"])
     for decoder, behind in ((False, ["[MASK]", ".", "a", "dog", "[SEP]"]), (True, [])):
         reader = PatternHead().reader(two)
-        encoded = reader.encode(rows, None, tokenizer(), max_length=64, decoder=decoder)
+        encoded = reader.encode(rows, None, tokenizer(), max_length=64, decoder=decoder, train=True)
         words = tokenizer().convert_ids_to_tokens(encoded["input_ids"][0])
         assert words[words.index("is") + 1 :] == behind
         assert words[: words.index("is")].count("[MASK]") == 0, "a special token's name is text"
@@ -216,14 +217,14 @@ def test_long_texts_are_cut_and_the_template_is_kept(decoder: bool) -> None:
     made = PatternHead().reader(task("the cat {one} was {two} this is {label}", "not", "right"))
     long, short = "dog " * 40, "horse soup"
     rows = ([long, "dog"], [short, short])
-    encoded = made.encode(rows, None, tokenizer(), max_length=20, decoder=decoder)
+    encoded = made.encode(rows, None, tokenizer(), max_length=20, decoder=decoder, train=True)
     assert encoded["truncated"] == 1
     first = tokenizer().convert_ids_to_tokens(encoded["input_ids"][0])
     assert len(first) == 20 - decoder  # the word is behind the prompt
     kept = [word for word in first if word not in ("[CLS]", "[SEP]", "[MASK]", "dog")]
     assert kept == ["the", "cat", "was", "horse", "soup", "this", "is"]
     with pytest.raises(UserError, match="leaves no room for texts"):
-        made.encode(rows, None, tokenizer(), max_length=6, decoder=decoder)
+        made.encode(rows, None, tokenizer(), max_length=6, decoder=decoder, train=True)
 
 
 def test_words_of_several_tokens_are_read_at_as_many_masks() -> None:
@@ -236,7 +237,7 @@ def test_words_of_several_tokens_are_read_at_as_many_masks() -> None:
         RunConfig.of(composed("task=builtin_acceptability", setting)).task
     )
     encoded = reader.encode(
-        (["the cat slept"],), np.zeros(1), tokenizer(), max_length=64, decoder=False
+        (["the cat slept"],), np.zeros(1), tokenizer(), max_length=64, decoder=False, train=True
     )["input_ids"]
     ids = torch.tensor(encoded)
     mask = tokenizer().mask_token_id
@@ -366,7 +367,7 @@ def test_a_pattern_that_does_not_fit_its_task_is_refused(
     with pytest.raises(UserError, match=why):
         task(template, *words)
     with pytest.raises(UserError, match=r"needs task\.pattern"):
-        Classification(**TASK).check_head("pattern")
+        check_head(Classification(**TASK), "pattern")
 
 
 def test_words_that_the_tokenizer_does_not_know_or_tell_apart_are_refused() -> None:

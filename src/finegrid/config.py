@@ -25,7 +25,9 @@ from finegrid.errors import (
     require_allowed,
     slug,
 )
-from finegrid.tasks.task import Task, filled_in, of_kind
+from finegrid.tasks.modules.heads import check_head
+from finegrid.tasks.modules.registry import filled_in, of_kind
+from finegrid.tasks.task import Task
 
 T = TypeVar("T")
 NOT_ARGUMENTS = ("name", "recipe", "fuses")  # of a method's YAML, for people, optimizer and sweep
@@ -130,7 +132,7 @@ class OptimConfig:
 
 @dataclass
 class ModelConfig:
-    """A pre-trained encoder: where its files are and what they are expected to hold."""
+    """A pre-trained model: where its files are and what they are expected to hold."""
 
     name: str
     path: str  # hub id, a local directory, or `builtin`
@@ -142,6 +144,7 @@ class ModelConfig:
     architecture: dict[str, Any]  # model_type and what differs from its defaults; empty: the files'
     parameters: int | None  # of the base model, without the head, as published
     sites: dict[str, str]  # role -> pattern, for an architecture that is not known yet
+    separator: str | None = None  # between two texts on a decoder; older runs do not name it
 
     def __post_init__(self) -> None:
         require(self.max_length > 1, f"model.max_length={self.max_length} must be at least 2")
@@ -365,7 +368,7 @@ class RunConfig:
             f"trial={trial} chooses the learning rate; leave out either it or optim.lr",
         )
         task, head = bind_task(cfg.task, allow=allow), str((cfg.get("head") or OLDER_HEAD)["name"])
-        task.check_head(head)
+        check_head(task, head)
         return cls(
             task=task,
             head=head,

@@ -138,7 +138,7 @@ def predict_file(
     _require_writable(target, source)
     table = read_table(source)
     require(len(table) > 0, f"{source}: no rows")
-    columns = tuple(column_texts(table, task, name, str(source)) for name in task.text)
+    columns = tuple(column_texts(table, task, name, str(source)) for name in task.text_columns)
     for name in ("prediction", *(f"score_{label}" for label in task.scored)):
         require(name not in table.column_names, f"{source} already has a column {name!r}")
     names = table.column_names
@@ -211,7 +211,7 @@ def _opened(directory: Path, allow: Collection[str]) -> tuple[Record, RunConfig,
     labels = delta.metadata(directory / delta.FILE)["labels"]
     if record.delta_digest is not None:
         delta.verify(directory / delta.FILE, record.delta_digest)
-    return record, config, config.task.named(labels)
+    return record, config, config.task.named(labels).of_record(vars(record))
 
 
 def require_finite(outputs: Any) -> None:

@@ -207,7 +207,7 @@ def _columns(texts: Rows, run: "Restored") -> tuple[list[Any], ...]:
     task, names = run.task, run.task.text
     if not isinstance(texts, pd.DataFrame):
         require(not isinstance(texts, str), "predict takes a list of texts; put it into brackets")
-        single = len(names) == 1 and "text" in task.NESTED  # a row may be a list by itself
+        single = len(names) == 1 and task.nested_text  # a row may be a list by itself
         rows = [(row,) if single or isinstance(row, str) else row for row in texts]
         for number, row in enumerate(rows, start=1):
             fits = isinstance(row, tuple | list) and len(row) == len(names)

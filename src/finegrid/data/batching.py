@@ -60,7 +60,7 @@ class TokenizedDataset:
         places = (starts[:, None] + columns)[mask]
         batch: dict[str, Any] = {"attention_mask": torch.from_numpy(mask.astype(np.int64))}
         for name, flat in self.tokens.fields.items():
-            padded = np.full(mask.shape, self.padding[name], dtype=np.int64)
+            padded = np.full(mask.shape, self.padding.get(name, 0), dtype=np.int64)
             padded[mask] = flat[places]
             batch[name] = torch.from_numpy(padded)
         for name, of_rows in self.extra_inputs.items():

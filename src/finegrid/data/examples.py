@@ -1,13 +1,15 @@
 """Examples: the texts and labels of a table's rows, checked, with the row named in every error."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from finegrid.data.files import column, texts, values
+from finegrid.data.files import column, texts
+from finegrid.data.nested import values
 from finegrid.errors import UserError
 from finegrid.tasks.task import Task
 
@@ -32,6 +34,10 @@ class Examples:
         texts = tuple([column[i] for i in index] for column in self.texts)
         return Examples(texts, self.labels[index], [self.idx[i] for i in index])
 
+    def labelled(self, index: Sequence[int], labels: np.ndarray[Any, Any]) -> "Examples":
+        """The rows at these positions with other labels."""
+        return replace(self.take(np.asarray(index)), labels=labels)
+
     def digest(self) -> str:
         """Hash of what the rows say, in their order."""
         digest = hashlib.sha256()
@@ -44,13 +50,16 @@ def read_rows(table: pa.Table, task: Task, where: str) -> Examples:
     """Check a table's columns, texts and labels and take them out."""
     if len(table) == 0:
         raise UserError(f"{where}: no rows")
-    columns = tuple(column_texts(table, task, name, where) for name in task.text)
-    return Examples(columns, _labels(table, task, where), _ids(table, where))
+    columns = tuple(column_texts(table, task, name, where) for name in task.text_columns)
+    rows = Examples(columns, _labels(table, task, where), _ids(table, where))
+    task.check_rows(rows.texts, rows.labels, where)
+    units = task.units(rows.texts, rows.labels)
+    return rows if units is None else rows.labelled(*units)
 
 
 def column_texts(table: pa.Table, task: Task, name: str, where: str) -> list[Any]:
     """A text column's values; a missing column or an empty text is a `UserError`."""
-    return task.read_text(name, values(table, name, where, nested="text" in task.NESTED), where)
+    return task.read_text(name, values(table, name, where, nested=task.nested_text), where)
 
 
 def _ids(table: pa.Table, where: str) -> list[Any]:

@@ -294,22 +294,6 @@ def column(table: pa.Table, name: str, where: str) -> pa.ChunkedArray:
     return table.column(names[0])
 
 
-def values(table: pa.Table, name: str, where: str, *, nested: bool) -> list[Any]:
-    """A column's values as text, None where there is none; lists and objects too, if `nested`.
-
-    Raises:
-        UserError: if there is no such column, or it holds what is not asked for.
-    """
-    found = column(table, name, where)
-    kind = found.type
-    if not nested or not (pa.types.is_nested(kind) or isinstance(kind, pa.JsonType)):
-        return list(texts(found, where, name))
-    plain: list[Any] = found.to_pylist()
-    if isinstance(kind, pa.JsonType):
-        plain = [None if value is None else json.loads(value) for value in plain]
-    return plain
-
-
 def texts(values: pa.ChunkedArray, where: str, name: str) -> list[str | None]:
     """A column's values as text; None where there is none, or a number that is none.
 

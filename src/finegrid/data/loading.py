@@ -10,6 +10,7 @@ import pyarrow as pa
 from finegrid.config import DataConfig
 from finegrid.data.examples import label_values
 from finegrid.data.files import read_table
+from finegrid.data.nested import class_names
 from finegrid.errors import UserError, nearest, require
 from finegrid.storage import cache, hub, paths
 from finegrid.storage.hub import WAYS_OUT
@@ -120,9 +121,12 @@ def _shards(folder: Path, name: str) -> pa.Table:
 
 
 def _with_labels(task: Task, tables: RawSplits) -> Task:
-    """Fill in the class names that only the training rows tell."""
+    """Fill in the class names that only the files or the training rows tell."""
     if not task.lacks_labels:
         return task
     where = tables.where("train")
     require(len(tables.train) > 0, f"{where}: no rows")
+    named = task.path != "files" or "label" in task.NESTED
+    if named and (names := class_names(tables.train, task.label_columns[0])):
+        return task.named(names)
     return task.with_labels_of(label_values(tables.train, task, where), where)

@@ -78,6 +78,8 @@ def split(tables: RawSplits, task: Task, data: DataConfig) -> Splits:
     if shared:
         used, validation = _share_out(train, order, task, data)
     seen = set(zip(*used.texts, strict=True))
+    if (rows := task.training_rows(used.labels)) is not None:
+        used = used.labelled(*rows)
     overlap = sum(text in seen for text in zip(*test["test"].texts, strict=True))
     fraction = data.fraction if data.rows is None else data.rows / len(train)
     return Splits(used, validation, test, overlap, tables.source, fraction)

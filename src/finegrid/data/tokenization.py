@@ -24,7 +24,13 @@ from finegrid.storage.cache import Array
 from finegrid.tasks.task import plain_encoding
 
 FORMAT = 3  # of an entry
-FIELDS = {"input_ids": np.int32, "token_type_ids": np.uint8, "labels": np.int32}
+FIELDS: dict[str, type] = {
+    "input_ids": np.int32,
+    "token_type_ids": np.uint8,
+    "labels": np.int32,
+    "option": np.uint8,  # these two are of choices
+    "characters": np.int32,
+}
 NO_LABEL = -100  # of a token
 
 
@@ -42,6 +48,7 @@ class Reader(Protocol):
         *,
         max_length: int,
         decoder: bool,
+        train: bool,
     ) -> Mapping[str, Any]:
         """Tokens of N rows, as N lists for every field, see `Task.encode`."""
 
@@ -83,34 +90,43 @@ class Tokeniser:
         load: Callable[[], Any],
         task: Reader | None = None,
         decoder: bool = False,
+        separator: str | None = None,
     ) -> None:
         """`model` is a folder or a hub id; `load` refuses a `max_length` that it cannot read.
 
         `task` decides how a row becomes tokens, on a causal decoder or on an encoder; None: as
-        texts alone.
+        texts alone. `separator` is what the tokenizer puts between two texts, where that is a
+        setting.
         """
         self.model, self.revision, self.max_length, self.load = model, revision, max_length, load
-        self.task, self.decoder = task, decoder
+        self.task, self.decoder, self.separator = task, decoder, separator
 
-    def __call__(self, texts: Sequence[list[Any]], labels: Array | None = None) -> Tokens:
+    def __call__(
+        self, texts: Sequence[list[Any]], labels: Array | None = None, *, train: bool = False
+    ) -> Tokens:
         """The tokens of rows of one or two texts, one list a column, and of their labels."""
         source = identity(self.model, self.revision)
         if source is None:
-            return self._encoded(texts, labels)
-        path = cache.place(f"tokens/{self._key(texts, labels, source)}")
+            return self._encoded(texts, labels, train)
+        if self.separator is not None:
+            source += f" separated by {self.separator!r}"
+        path = cache.place(f"tokens/{self._key(texts, labels, source, train)}")
         if stored := cache.read(path):
             fields = {name: stored[name] for name in FIELDS if name in stored}
             return Tokens(fields, stored["offsets"], *map(int, stored["special"]))
-        new = self._encoded(texts, labels)
+        new = self._encoded(texts, labels, train)
         special = np.asarray([new.padding, new.unknown, new.truncated])
         cache.keep(path, {**new.fields, "offsets": new.offsets, "special": special})
         return new
 
-    def _key(self, texts: Sequence[list[Any]], labels: Array | None, source: str) -> str:
+    def _key(
+        self, texts: Sequence[list[Any]], labels: Array | None, source: str, train: bool
+    ) -> str:
         about = self.task.encoding(self.decoder) if self.task else {}
+        about |= {"train": True} if about and train else {}
         return _key(texts, labels if about else None, source, self.max_length, about)
 
-    def _encoded(self, texts: Sequence[list[Any]], labels: Array | None) -> Tokens:
+    def _encoded(self, texts: Sequence[list[Any]], labels: Array | None, train: bool) -> Tokens:
         return encode(
             texts,
             self.tokenizer,
@@ -118,6 +134,7 @@ class Tokeniser:
             task=self.task,
             labels=labels,
             decoder=self.decoder,
+            train=train,
         )
 
     @cached_property
@@ -146,6 +163,7 @@ def encode(
     task: Reader | None = None,
     labels: Array | None = None,
     decoder: bool = False,
+    train: bool = False,
 ) -> Tokens:
     """Tokenise rows of one or two texts, each row cut to `max_length`, as their task says."""
     encoded: Any
@@ -153,7 +171,9 @@ def encode(
         encoded = plain_encoding(texts, tokenizer, max_length)
     else:
         labels = task.unknown_labels(texts) if labels is None else labels
-        encoded = task.encode(texts, labels, tokenizer, max_length=max_length, decoder=decoder)
+        encoded = task.encode(
+            texts, labels, tokenizer, max_length=max_length, decoder=decoder, train=train
+        )
     offsets = np.cumsum([0, *map(len, encoded["input_ids"])])
     fields: dict[str, Array] = {
         name: np.fromiter(chain.from_iterable(encoded[name]), kind, count=offsets[-1])

@@ -92,7 +92,24 @@ def tokenizer(model: ModelConfig) -> Any:
         f"model.max_length={model.max_length} exceeds the {found.model_max_length} tokens that "
         f"{model.name} can read",
     )
+    if (between := separator(model)) is not None:
+        decoder.adapt_tokenizer(found, between)
     return found
+
+
+def separator(model: ModelConfig) -> str | None:
+    """What stands between two texts of a row; None on an encoder, whose tokenizer separates them.
+
+    Raises:
+        UserError: for a setting that says otherwise.
+    """
+    if is_decoder(model):
+        return decoder.SEPARATOR if model.separator is None else model.separator
+    require(
+        model.separator is None,
+        f"model.separator is for decoders; the tokenizer of {model.name} separates texts itself",
+    )
+    return None
 
 
 def build(model: ModelConfig, *, outputs: int, seed: int, auto_class: str = HEAD) -> Backbone:

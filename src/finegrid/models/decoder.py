@@ -1,10 +1,14 @@
-"""How a decoder is called here: positions by the attention mask, no cache, one state a text.
+"""How a decoder and its tokenizer are called: positions by the mask, no cache, one state a text.
 
 transformers numbers the tokens of a padded row from the padding on, fills a key-value cache in
 every pass, and reads the state of the last id that is not the padding's: another token's wherever
 the padding is a word too, or is not known. A decoder of ours gets its positions from the mask, so
 that padding on either side changes nothing; fills a cache only where `use_cache=True` is given, as
 `generate` does; and as a classifier reads the last token by the mask.
+
+Its tokenizer puts nothing between two texts, makes no token of an empty one and takes the names of
+special tokens in a text for these. Ours joins two texts by a separator, gives an empty one a token
+that the model can be read at, and reads a text as text.
 """
 
 import inspect
@@ -17,6 +21,7 @@ from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 
 from finegrid.errors import require
 
+SEPARATOR = "\n"  # of two texts, if the model's settings name none
 CLASSIFIER = "ForSequenceClassification"  # ends the name of a class whose output is one a text
 
 
@@ -86,3 +91,49 @@ def _classifier(plain: type) -> type:
         return SequenceClassifierOutputWithPast(logits=self.score(pooled))
 
     return type(plain.__name__, (plain,), {"forward": forward, "__module__": plain.__module__})
+
+
+def adapt_tokenizer(tokenizer: Any, separator: str) -> None:
+    """Let a decoder's tokenizer read complete texts as this module says, in place.
+
+    With `add_special_tokens=False`, as for parts of a text and chat templates, nothing differs.
+    """
+    plain: Any = type(tokenizer)
+    tokenizer.__class__ = _reading(plain)
+    tokenizer.text_separator = separator
+
+
+@cache
+def _reading(plain: Any) -> type:
+    """The same class of tokenizers, which joins pairs and leaves no row empty."""
+
+    def call(self: Any, text: Any = None, text_pair: Any = None, **named: Any) -> Any:
+        if not named.get("add_special_tokens", True):
+            return plain.__call__(self, text, text_pair, **named)
+        if text_pair is not None:
+            text = _joined(text, text_pair, self.text_separator)
+        named.setdefault("split_special_tokens", True)
+        encoded = plain.__call__(self, text, **named)
+        if named.get("return_tensors") is None:
+            _fill_empty(encoded, self)
+        return encoded
+
+    return type(plain.__name__, (plain,), {"__call__": call, "__module__": plain.__module__})
+
+
+def _joined(first: Any, second: Any, separator: str) -> Any:
+    if isinstance(first, str):
+        return f"{first}{separator}{second}"
+    return [f"{one}{separator}{other}" for one, other in zip(first, second, strict=True)]
+
+
+def _fill_empty(encoded: Any, tokenizer: Any) -> None:
+    """Give each row without a token one: that which begins a text, or else the one that ends it."""
+    named = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    fills = {"input_ids": next((one for one in named if one is not None), 0), "attention_mask": 1}
+    ids = encoded["input_ids"]
+    single = not ids or not isinstance(ids[0], list)
+    empty = [] if single else [row for row, tokens in enumerate(ids) if not tokens]
+    for name, values in encoded.items():
+        for tokens in [values] if single and not ids else [values[row] for row in empty]:
+            tokens.append(fills.get(name, 0))

@@ -15,7 +15,7 @@ from finegrid.errors import one_of, require
 from finegrid.runs import settings
 from finegrid.runs.record import SCHEMA, cell_hash
 from finegrid.storage import paths
-from finegrid.tasks.task import filled_in
+from finegrid.tasks.modules.registry import filled_in
 
 HEAD = settings.OLDER["head.name"]
 # Of a config these differ between machines, and its hash must not.
@@ -54,6 +54,8 @@ def _settings(plain: Mapping[str, Any]) -> dict[str, Any]:
         kept["head"] = plain["head"]["name"]
     if kept.get("head") != "pattern":
         kept["task"].pop("pattern", None)
+    if kept["model"].get("separator") is None or len(kept["task"]["text"]) < 2:
+        kept["model"].pop("separator", None)  # it separates nothing, or is what it always was
     if kept["store"] == "none":  # the scores are those of float32
         kept["store"] = "float32"
     kept["method"] = MethodConfig.of(plain["method"], allow=allow).decisive()

@@ -49,6 +49,7 @@ class Record:
     config_hash: str | None = None  # of the settings in .hydra/config.yaml beside it
     fingerprint: str | None = None  # of the backbone's weights as loaded
     drawn_pooler: bool | None = None  # the checkpoint had none: it trains as part of the head
+    separator: str | None = None  # what was put between two texts; null: nothing, or by an encoder
     train_hash: str | None = None
     validation_hash: str | None = None
     test_hash: str | None = None
@@ -63,6 +64,8 @@ class Record:
     metric: str | None = None
     positive: str | None = None  # class that F1 is of; null: the mean over all, or no F1
     positive_class: int | None = None  # its number in the predictions
+    threshold: float | None = None  # of a class's probability, where a row may have several
+    threshold_chosen: bool | None = None  # on validation rows; null: no threshold
     labels: str | None = None  # names of the classes by number, as JSON; null: none, or older
     test: float | None = None
     test_last: float | None = None  # of the last weights; null: not asked for, or a trial

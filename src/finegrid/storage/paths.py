@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,8 +38,22 @@ def published_runs() -> list[Path]:
 
 
 def rows(root: str, task: Mapping[str, Any]) -> Path:
-    """The folder of a hub task below a local root, named as its subset or, without one, itself."""
-    return Path(root, str(task.get("subset") or task["name"]))
+    """The folder of a hub task, named as its subset or, without one, itself.
+
+    It lies below a local root or one folder deeper, such as `glue/mrpc`. `root` may name several
+    with `os.pathsep` between. Where there is none it is the place that was looked at first.
+    """
+    names = [str(name) for name in (task.get("subset"), task["name"]) if name]
+    folders = [Path(one, name) for one in root.split(os.pathsep) if one for name in names]
+    return next(
+        (found for folder in folders for found in _near(folder) if found.is_dir()), folders[0]
+    )
+
+
+def _near(folder: Path) -> Iterator[Path]:
+    """A folder, and those of its name one level below where it would lie."""
+    yield folder
+    yield from sorted(folder.parent.glob(f"*/{folder.name}"))
 
 
 def shards(folder: Path, split: str) -> list[Path]:

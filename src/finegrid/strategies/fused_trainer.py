@@ -264,7 +264,7 @@ def run_together(specs: Sequence[RunSpec], *, most: int | None) -> None:
     `most` null fills a pass with as many tokens as keep the device busy. What cannot share a pass,
     by its nature or because sharing failed, runs alone, one after the other.
     """
-    size = most or _runs_of_a_pass(specs[0])
+    size = (most or _runs_of_a_pass(specs[0])) if specs[0].config.task.FUSES else 1
     shared = SharedBackbone()
     for start in range(0, len(specs), size):
         now = list(specs[start : start + size])

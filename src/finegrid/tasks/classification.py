@@ -46,15 +46,6 @@ class Classification(Task):
         if self.pattern is not None:
             self.pattern.check(self.text, self.labels)
 
-    def check_head(self, head: str) -> None:
-        """Refuse what is no head of this kind, and a pattern that is not there."""
-        super().check_head(head)
-        require(
-            head != "pattern" or self.pattern is not None,
-            "head=pattern needs task.pattern: a template with {label} and a place for each text "
-            "column, and a word for each class; conf/task/rte.yaml has an example",
-        )
-
     def named(self, labels: list[str]) -> Self:
         """The task with the class names of a run; they may be given by number."""
         return replace(self, labels=labels, numbered=bool(self.labels))

@@ -9,22 +9,11 @@ Importing a kind does not import torch, since the command line and the report ch
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import import_module
-from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from finegrid import tasks
-from finegrid.errors import (
-    IMPORTABLE,
-    UserError,
-    nearest,
-    one_of,
-    require,
-    require_allowed,
-    shown,
-)
+from finegrid.errors import UserError, nearest, one_of, require, shown
 from finegrid.tasks.modules.pattern import Pattern
 
 if TYPE_CHECKING:
@@ -35,7 +24,6 @@ if TYPE_CHECKING:
 
 MEAN = "mean"  # of all metrics: the headline of a task with several
 LISTED = 20  # classes in a message
-LISTS = ("text", "metrics", "labels", "dev")  # for which one name may stand by itself
 NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*")
 
 
@@ -48,13 +36,14 @@ class Task(ABC):
     metrics: list[str]  # all are recorded; the headline is their mean unless `headline` names one
     path: str = ""  # hub data set, `builtin`, or `files`
     subset: str = ""  # of the hub data set, if it has any; the folder's name below a local root
-    label: str = "label"
+    label: Any = "label"  # a column; of some kinds several
     kind: str = "classification"
     labels: list[str] = field(default_factory=list)  # class names by number, if there are classes
     headline: str = ""
     dev: list[str] = field(default_factory=lambda: ["validation"])  # labelled dev splits
     train: str | None = None  # files of `task=custom`
     test: str | None = None  # null: a stratified fifth of the training file
+    word_lists: bool = False  # the text columns hold lists of words, to be joined by spaces
     positive: str | None = None  # class that F1 is of; null: the second of two
     pattern: Pattern | None = None  # template and words of head=pattern
 
@@ -62,15 +51,24 @@ class Task(ABC):
     USUAL: ClassVar[tuple[str, ...]] = ()  # where it lists none; empty: all of METRICS
     CORRELATIONS: ClassVar[tuple[str, ...]] = ()  # those that are 0 where predictions are constant
     AUTO_CLASS: ClassVar[str] = "AutoModelForSequenceClassification"  # of transformers; its head
-    PROBLEM_TYPE: ClassVar[str]  # what config.json of an exported model calls the kind
+    PROBLEM_TYPE: ClassVar[str | None]  # what config.json of an exported model calls the kind
     PEFT_TYPE: ClassVar[str] = "SEQ_CLS"  # peft's name of the kind
+    SEVERAL: ClassVar[tuple[str, ...]] = ()  # settings of one column that may name several
     NESTED: ClassVar[tuple[str, ...]] = ()  # of text and label: whose columns may hold lists
     EVERY_CLASS: ClassVar[bool] = True  # training rows must hold each class
     HEADS: ClassVar[tuple[str, ...]] = ("classifier",)  # that fit the kind
     ONE_STATE: ClassVar[bool] = True  # the head reads one hidden state a row, not one a token
+    FUSES: ClassVar[bool] = True  # a row is one sequence, so that runs can share a pass
 
     def __post_init__(self) -> None:
         require(1 <= len(self.text) <= 2, f"task.text={self.text} must name one or two columns")
+        several = isinstance(self.label, list | tuple)
+        if not several:
+            self.label = str(self.label)
+        elif "label" not in self.SEVERAL:
+            raise UserError(
+                f"task.label={self.label} must name one column for task.kind={self.kind}"
+            )
         require(bool(self.metrics), "task.metrics is empty; name at least one metric")
         wrong = next((metric for metric in self.metrics if metric not in self.METRICS), "")
         require(
@@ -85,26 +83,25 @@ class Task(ABC):
         """The task with the class names of a run, which number its classes."""
         return replace(self, labels=labels)
 
-    def check_head(self, head: str) -> None:
-        """Refuse a head (an option of `conf/head`) that does not fit the task.
-
-        Raises:
-            UserError: naming those that fit.
-        """
-        require(
-            head in self.HEADS,
-            f"head={head} does not fit task.kind={self.kind}; {nearest(head, self.HEADS)}",
-        )
-
     @property
     @abstractmethod
     def outputs(self) -> int:
         """Number of logits that the head gives for a row."""
 
     @property
+    def text_columns(self) -> list[str]:
+        """The columns that a row's texts are read from."""
+        return self.text
+
+    @property
+    def nested_text(self) -> bool:
+        """Whether the text columns may hold lists."""
+        return self.word_lists or "text" in self.NESTED
+
+    @property
     def label_columns(self) -> list[str]:
         """The columns that a row's label is made of."""
-        return [self.label]
+        return list(self.label) if isinstance(self.label, list | tuple) else [self.label]
 
     @property
     def positive_class(self) -> int | None:
@@ -142,16 +139,40 @@ class Task(ABC):
         Raises:
             UserError: naming `where`, the row and the column, for an empty text.
         """
+        if self.word_lists:
+            values = [" ".join(map(str, x)) if isinstance(x, list) else x for x in values]
         for row, value in enumerate(values, start=1):
             if value is None or not value.strip():
                 raise UserError(f"{where}, row {row}: column {name!r} is empty ({value!r})")
         return list(values)
+
+    def check_rows(  # noqa: B027
+        self, texts: Sequence[Sequence[Any]], labels: "Array", where: str
+    ) -> None:
+        """Refuse rows whose texts and labels do not belong together.
+
+        Raises:
+            UserError: naming `where` and the row.
+        """
 
     def unknown_labels(self, texts: Sequence[Sequence[Any]]) -> "Array":
         """Labels of the right shape for rows that have none, to predict."""
         import numpy as np
 
         return np.zeros(len(texts[0]), dtype=np.int64)
+
+    def units(
+        self, texts: Sequence[Sequence[Any]], labels: "Array"
+    ) -> tuple[list[int], "Array"] | None:
+        """The rows that stand for all of their unit, and the units' labels; None: each row is one.
+
+        A unit is what is split, scored and resampled as one.
+        """
+        return None
+
+    def training_rows(self, labels: "Array") -> tuple[list[int], "Array"] | None:
+        """The units that rows to train on are of, and the rows' labels; None: each is one row."""
+        return None
 
     def strata(self, labels: "Array") -> "Array":
         """N numbers: the stratum of each row, of which every split has its share."""
@@ -206,12 +227,15 @@ class Task(ABC):
         *,
         max_length: int,
         decoder: bool,
+        train: bool,
     ) -> Mapping[str, Any]:
         """Tokens of N rows, each at most `max_length` long, as N lists for every field.
 
-        Fields: `input_ids`; perhaps `token_type_ids`, and `labels` of the tokens, -100 where there
-        is none: a batch then holds them as B T in place of the rows' labels. `truncated` may say
-        how many rows were cut, where that is not for the tokenizer's encodings to tell.
+        `train`: the rows are trained on, and not scored. Fields: `input_ids`; perhaps
+        `token_type_ids`, and `labels` of the tokens, -100 where there is none: a batch then holds
+        them as B T in place of the rows' labels. Others are for `logits` and `infer` to read, not
+        for the model. `truncated` may say how many rows were cut, where that is not for the
+        tokenizer's encodings to tell.
         """
         encoded: Mapping[str, Any] = plain_encoding(texts, tokenizer, max_length)
         return encoded
@@ -221,6 +245,16 @@ class Task(ABC):
         import torch
 
         return torch.from_numpy(labels)
+
+    def logits(
+        self,
+        model: Any,
+        batch: Mapping[str, Any],
+        *,
+        forward: Callable[[Any, Mapping[str, Any]], "Tensor"],
+    ) -> "Tensor":
+        """What `loss` reads of a batch; `forward(model, batch)` is one pass, giving logits."""
+        return forward(model, batch)
 
     @abstractmethod
     def loss(self, logits: "Tensor", labels: "Tensor") -> "Tensor":
@@ -243,7 +277,7 @@ class Task(ABC):
         One pass, `forward(model, batch)` giving fp32 logits, and `collect`; a kind that generates
         text does so here.
         """
-        return self.collect(forward(model, batch), batch)
+        return self.collect(self.logits(model, batch, forward=forward), batch)
 
     def collect(self, logits: "Tensor", batch: Mapping[str, Any]) -> Any:
         """What is kept of the logits of a batch: a tensor of B rows, or a list of B on the CPU.
@@ -252,9 +286,30 @@ class Task(ABC):
         """
         return logits
 
+    def complete(self, outputs: Any, labels: "Array") -> Any:
+        """The outputs of N rows with what no batch held, in the shape that their labels have."""
+        return outputs
+
     def loss_of_all(self, outputs: Any, labels: Any) -> float:
         """Mean loss of all rows from their outputs; nan where these do not tell."""
         return float(self.loss(outputs, labels))
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether predictions follow from something that is chosen on validation rows."""
+        return False
+
+    def calibrated(self, outputs: Any, labels: Any) -> Self:
+        """The task with what is chosen on these rows; used where `calibrates`."""
+        return self
+
+    def facts(self) -> dict[str, Any]:
+        """Fields of a record that the kind fills in."""
+        return {}
+
+    def of_record(self, values: Mapping[str, Any]) -> Self:
+        """The task as the run with such a record was scored."""
+        return self
 
     @abstractmethod
     def predictions(self, outputs: Any) -> Any:
@@ -333,44 +388,3 @@ def plain_encoding(texts: Sequence[Sequence[str]], tokenizer: Any, max_length: i
 
 def _constant(values: "Tensor") -> bool:
     return bool((values == values[0]).all())
-
-
-def kinds() -> tuple[str, ...]:
-    """The names of all kinds: the other files of this package."""
-    names = {module.name for module in iter_modules(tasks.__path__)}
-    return tuple(sorted(names - {"task", "modules"}))
-
-
-def of_kind(name: str, *, allow: Collection[str] = ()) -> type[Task]:
-    """The class of a kind, from the file that is called like it.
-
-    A dotted name is a module of a package of the user's, which `allow` must name.
-
-    Raises:
-        UserError: with the nearest names, if there is no such kind.
-    """
-    if "." in name:
-        require_allowed("task.kind", name, allow)
-        path = name
-    else:
-        one_of("task.kind", name, kinds())
-        path = f"{tasks.__name__}.{name}"
-    try:
-        module = import_module(path)
-    except ModuleNotFoundError as error:
-        raise UserError(f"task.kind={name}: {error}; {IMPORTABLE}") from error
-    classes = (value for value in vars(module).values() if isinstance(value, type))
-    ours = (kind for kind in classes if issubclass(kind, Task) and kind.__module__ == path)
-    if (kind := next(ours, None)) is None:
-        raise UserError(f"task.kind={name}: the module has no subclass of finegrid's Task")
-    return kind
-
-
-def filled_in(node: Mapping[str, Any], *, allow: Collection[str] = ()) -> dict[str, Any]:
-    """A task's settings with what may be left out: a list of one name, and the kind's metrics."""
-    lists = {key: [node[key]] for key in LISTS if isinstance(node.get(key), str)}
-    filled = {**node, **lists}
-    if filled.get("metrics") is None:
-        kind = of_kind(str(node.get("kind", Task.kind)), allow=allow)
-        filled["metrics"] = list(kind.USUAL or kind.METRICS)
-    return filled

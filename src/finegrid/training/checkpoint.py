@@ -130,9 +130,11 @@ class BestCheckpoint(pl.Callback):
         )
         self.passes += 1
         self._keep_loss(module.task.loss_of_all(outputs, self.validation.labels))
-        scores = module.task.score(outputs, self.validation.labels)
-        value = scores[module.task.headline]
-        constant = module.task.degenerate(outputs)
+        task, labels = module.task, self.validation.labels
+        task = task.calibrated(outputs, labels) if task.calibrates else task
+        scores = task.score(outputs, labels)
+        value = scores[task.headline]
+        constant = task.degenerate(outputs)
         self.last = Checkpoint(self.clock.steps, value, scores, constant)
         if module.state.checkpointable and value > self.best.value:
             self.best = self.last

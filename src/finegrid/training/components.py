@@ -118,12 +118,13 @@ def rows_of(config: RunConfig) -> tuple[Task, Splits, dict[str, TokenizedDataset
         load=partial(backbone.tokenizer, config.model),
         task=heads.of(config.head).reader(task),
         decoder=backbone.is_decoder(config.model),
+        separator=backbone.separator(config.model),
     )
     named = {"train": splits.train, "validation": splits.validation, **splits.test}
     encoded = {
         name: TokenizedDataset(
             rows,
-            tokenise(rows.texts, rows.labels),
+            tokenise(rows.texts, rows.labels, train=name == "train"),
             collate=task.collate,
             tokenizer=lambda: tokenise.tokenizer,
         )

@@ -78,7 +78,7 @@ class FineTuner(pl.LightningModule):
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         """Mean loss over the batch's rows, in fp32."""
-        return self.loss_of(logits_of(self.model, batch), batch)
+        return self.loss_of(self.task.logits(self.model, batch, forward=logits_of), batch)
 
     def loss_of(self, logits: Tensor, batch: Mapping[str, Any]) -> Tensor:
         """Mean loss of a batch's logits, in fp32."""
@@ -193,7 +193,8 @@ def predict(
             heartbeat.beat()
             order += index
     model.train(training)
-    return _in_order(parts, order)
+    outputs = _in_order(parts, order)
+    return outputs if task is None else task.complete(outputs, encoded.numbers)
 
 
 def _in_order(parts: list[Any], order: list[int]) -> Any:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from finegrid.models import backbone
 from finegrid.models.backbone import drawn_pooler
 from finegrid.runs import identity, provenance
 from finegrid.runs.record import Record
@@ -41,6 +42,8 @@ def add_inputs(record: Record, components: RunComponents) -> None:
     record.data_source, record.model_revision = splits.source, base.revision
     record.fingerprint = base.fingerprint
     record.drawn_pooler = bool(drawn_pooler(base.model))
+    if len(task.text) > 1:
+        record.separator = backbone.separator(components.config.model)
     record.fraction = splits.fraction
     record.train_hash = splits.train.digest()
     record.validation_hash = splits.validation.digest()

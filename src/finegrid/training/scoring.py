@@ -8,6 +8,7 @@ import torch
 from finegrid.runs import delta
 from finegrid.runs.predictions import write_predictions
 from finegrid.runs.record import Record
+from finegrid.tasks.task import Task
 from finegrid.training import device
 from finegrid.training.checkpoint import BestCheckpoint
 from finegrid.training.components import RunComponents
@@ -28,19 +29,21 @@ def score(
     task, config, model = components.task, components.config, components.module.model
     dtype = DTYPES[config.store]
     if config.score_last:
-        last = _scores(components, _predict_tests(components))
+        last = _scores(_calibrated(components), components, _predict_tests(components))
         record.test_last = last.get("test", {}).get(task.headline)
     chosen, record.best_step = selection.last, selection.best.step
     if config.select == "best" and selection.best.step != selection.last.step:
         chosen = selection.best
         selection.restore(components.module)
     delta.round_to(model, dtype)
-    outputs = _predict_tests(components)
-    scores = _scores(components, outputs)
+    task, outputs = _calibrated(components), _predict_tests(components)
+    scores = _scores(task, components, outputs)
     record.metric, record.test = task.headline, scores.get("test", {}).get(task.headline)
     record.validation = chosen.scores[task.headline]
     record.validation_loss = selection.lowest_loss
     record.metrics = {"validation": chosen.scores, **scores}
+    for name, value in task.facts().items():
+        setattr(record, name, value)
     record.degenerate = chosen.constant  # of a trial, which has no test scores
     if outputs:
         record.degenerate = task.degenerate(outputs["test"])
@@ -70,22 +73,31 @@ def _save_delta(
 
 def _predict_tests(components: RunComponents) -> dict[str, Any]:
     """Outputs of every test split; of none in a trial, which must not see test scores."""
+    splits = components.splits.test if components.config.trial is None else ()
+    return {name: _predict(components, name) for name in splits}
+
+
+def _predict(components: RunComponents, split: str) -> Any:
     config = components.config
-    return {
-        name: predict(
-            components.module.model,
-            components.encoded[name],
-            batch_size=config.data.eval_batch_size,
-            precision=device.precision(config.trainer),
-            task=components.task,
-        )
-        for name in components.splits.test
-        if config.trial is None
-    }
+    return predict(
+        components.module.model,
+        components.encoded[split],
+        batch_size=config.data.eval_batch_size,
+        precision=device.precision(config.trainer),
+        task=components.task,
+    )
 
 
-def _scores(components: RunComponents, outputs: dict[str, Any]) -> Scores:
+def _calibrated(components: RunComponents) -> Task:
+    """The task with what is chosen on validation with the weights as they are, if anything is."""
+    if not components.task.calibrates:
+        return components.task
+    labels = components.encoded["validation"].labels
+    return components.task.calibrated(_predict(components, "validation"), labels)
+
+
+def _scores(task: Task, components: RunComponents, outputs: dict[str, Any]) -> Scores:
     return {
-        name: components.task.score(values, components.encoded[name].labels)
+        name: task.score(values, components.encoded[name].labels)
         for name, values in outputs.items()
     }

@@ -1,7 +1,7 @@
 """Heads: what turns a backbone's states into the logits of a task; one file a head.
 
 `head=pattern` is the class in `heads/pattern.py`. Which heads fit a kind of task says the kind
-(`Task.check_head`); everything else asks the head.
+(`tasks.modules.heads`); everything else asks the head.
 """
 
 from finegrid.models.heads.base import Head

@@ -38,6 +38,7 @@ class Cloze:
         *,
         max_length: int,
         decoder: bool,
+        train: bool,
     ) -> Mapping[str, Any]:
         """`input_ids` of N rows, and how many lost a part of their texts."""
         rows = [tuple(row) for row in zip(*texts, strict=True)]

@@ -90,7 +90,7 @@ class PatternHead(Head):
 
 
 def pattern_of(task: Task) -> Pattern:
-    """The pattern of a task that has one (see `Task.check_head`)."""
+    """The pattern of a task that has one (see `tasks.modules.heads`)."""
     assert task.pattern is not None
     return task.pattern
 

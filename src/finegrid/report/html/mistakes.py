@@ -61,7 +61,7 @@ def mistakes(
     """
     by_run = dict(readable(runs, [], known))
     first = next(iter(by_run.values()), None)
-    if first is None or any(one.values.dtype.kind != "i" for one in (first, *by_run.values())):
+    if first is None or not all(one.numbered for one in by_run.values()):
         return None
     labels, every = first.labels, [first.labels, *(one.values for one in by_run.values())]
     size = 1 + int(max(numbers.max() for numbers in every))

@@ -4,18 +4,20 @@ N rows, D draws, S runs. A draw is N rows with replacement, kept as how often ea
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from finegrid.errors import UserError
+from finegrid.report.stats import sums
 
 MEAN = "mean"  # the headline metric of a task with several: their mean
 CELLS = 24_000_000  # of draws x rows at most, 4 bytes each; large test sets get fewer draws
 LEAST = 200  # draws, whatever the rows: a standard error known to 5 %
 Floats = NDArray[np.floating]
+Statistics = Mapping[str, NDArray[np.generic]]  # of one run: name -> N K, see `sums`
 
 
 class Resampler:
@@ -40,9 +42,10 @@ class Resampler:
         Raises:
             UserError: if a metric is unknown.
         """
-        unknown = [name for name in metrics if name not in METRICS]
+        known = (*METRICS, *sums.METRICS)
+        unknown = [name for name in metrics if name not in known]
         if unknown:
-            raise UserError(f"metric {unknown[0]} cannot be resampled; known: {', '.join(METRICS)}")
+            raise UserError(f"metric {unknown[0]} cannot be resampled; known: {', '.join(known)}")
         self.labels, self.metrics, self.positive = labels, tuple(metrics), positive
         rows = len(labels)
         draws = max(LEAST, min(draws, CELLS // rows))
@@ -52,14 +55,29 @@ class Resampler:
             drawn = rng.integers(rows, size=rows)
             self.weights[:, draw] = np.bincount(drawn, minlength=rows)
 
-    def __call__(self, predictions: NDArray[np.generic]) -> Floats:
-        """Scores on every draw, D x S, of predictions S x N."""
-        return self.scores(predictions)[1:]
+    def __call__(
+        self, predictions: NDArray[np.generic], statistics: Sequence[Statistics] = ()
+    ) -> Floats:
+        """Scores on every draw, D x S, of predictions S x N or the S runs' statistics."""
+        return self.scores(predictions, statistics)[1:]
 
-    def scores(self, predictions: NDArray[np.generic]) -> Floats:
-        """Scores on the rows as they are, then on every draw: 1 + D x S, of predictions S x N."""
-        scores = [METRICS[name](self, predictions) for name in self.metrics]
+    def scores(
+        self, predictions: NDArray[np.generic], statistics: Sequence[Statistics] = ()
+    ) -> Floats:
+        """Scores on the rows as they are, then on every draw: 1 + D x S."""
+        scores = [
+            self._of_sums(sums.METRICS[name], statistics)
+            if name in sums.METRICS
+            else METRICS[name](self, predictions)
+            for name in self.metrics
+        ]
         return np.asarray(sum(scores[1:], scores[0]) / len(scores))
+
+    def _of_sums(self, metric: sums.Metric, statistics: Sequence[Statistics]) -> Floats:
+        """A metric that follows from sums over rows: 1 + D x S."""
+        rows = len(self.labels)
+        each = [self.weights.T @ one[metric.statistic].astype(np.float32) for one in statistics]
+        return np.stack([metric.of(one.astype(np.float64), rows) for one in each], axis=1)
 
     def counts(self, of: NDArray[np.bool_]) -> Floats:
         """How many rows of each draw are among some of the rows: 1+D x S from S x N."""

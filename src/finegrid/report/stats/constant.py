@@ -11,7 +11,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import special
 
-from finegrid.report.stats.bootstrap import Resampler
+from finegrid.report.stats import sums
+from finegrid.report.stats.bootstrap import Resampler, Statistics
 from finegrid.report.stats.paired import Scores, variance_over_rows
 
 LEVEL = 0.05
@@ -27,19 +28,41 @@ class Baseline:
 
 
 def baseline(
-    runs: pd.DataFrame, metrics: tuple[str, ...], resampler: Resampler | None
+    runs: pd.DataFrame,
+    metrics: tuple[str, ...],
+    resampler: Resampler | None,
+    statistics: Statistics,
 ) -> Baseline | None:
-    """Of a ranking's test set; none if neither its labels nor a constant run are known."""
+    """Of a ranking's test set; none if neither its labels nor a constant run are known.
+
+    `statistics`: of any run on it.
+    """
     if metrics and set(metrics) <= UNDEFINED:
         return Baseline(0.0)
-    if resampler is not None:
+    if resampler is not None and not statistics:
         labels = resampler.labels
         constant = np.repeat(np.unique(labels)[:, None], len(labels), axis=1)
         scores = resampler.scores(constant)
         best = int(scores[0].argmax())
         return Baseline(float(scores[0, best]), scores[1:, best])
+    if resampler is not None and (best_row := _best(metrics, statistics, len(resampler.labels))):
+        scores = resampler.scores(resampler.labels[None], [best_row])
+        return Baseline(float(scores[0, 0]), scores[1:, 0])
     constants = runs.loc[runs["degenerate"].eq(True), "test"]
     return Baseline(float(constants.max())) if len(constants) else None
+
+
+def _best(metrics: tuple[str, ...], statistics: Statistics, rows: int) -> Statistics | None:
+    """The statistics of the constant prediction that scores best, if it is known."""
+    names = {sums.METRICS[name].statistic for name in metrics if name in sums.METRICS}
+    if len(names) != 1 or not all(name in sums.METRICS for name in metrics):
+        return None
+    (name,) = names
+    every = sums.constants(name, statistics[name].astype(float))
+
+    totals = [one.sum(0) for one in every]
+    scores = [sum(float(sums.METRICS[x].of(one, rows)) for x in metrics) for one in totals]
+    return {name: every[int(np.argmax(scores))]} if every else None
 
 
 def learned(runs: pd.DataFrame, scores: Scores, constant: Baseline | None) -> bool:

@@ -50,6 +50,11 @@ def _f1(score: float, accuracy: float | None, rows: int) -> float:
     return (2 - f) ** 2 * f * (1 - f) / (2 * min(max(either, 4.0), float(rows)))
 
 
+def _of_sums(score: float, _: float | None, rows: int) -> float:
+    """Of what is made of counts in rows: as F1 where nothing else is known."""
+    return _f1(score, None, rows)
+
+
 def _matthews(score: float, accuracy: float | None, rows: int) -> float:
     """Of a phi coefficient, classes as frequent among predictions as among labels."""
     phi = min(max(score, 0.0), 0.999)
@@ -75,4 +80,10 @@ VARIANCES: dict[str, Callable[[float, float | None, int], float]] = {
     "matthews": _matthews,
     "pearson": _correlation,
     "spearman": _correlation,
+    "accuracy_norm": _accuracy,
+    "exact_match": _accuracy,
+    **dict.fromkeys(
+        ("micro_f1", "macro_f1", "entity_f1", "entity_precision", "entity_recall"), _of_sums
+    ),
+    **dict.fromkeys(("bleu", "rouge_l"), _of_sums),
 }

@@ -18,6 +18,7 @@ from finegrid.report.load import caveats
 from finegrid.report.load.outcomes import COLUMNS as STORED
 from finegrid.report.load.outcomes import Predictions, of_run
 from finegrid.report.load.rankings import CELL, RANKING, Results
+from finegrid.report.stats import sums
 from finegrid.report.stats.bootstrap import MEAN, METRICS, Resampler
 from finegrid.report.stats.constant import Baseline, baseline, learned
 from finegrid.report.stats.paired import Scores
@@ -29,6 +30,7 @@ TOGETHER = 256  # runs scored at once: what makes matrix products of useful size
 HELD = 50_000_000  # bytes of predictions
 AGREES = 1e-3  # of the record's score with that of the predictions
 POSITIVE = "positive_class"  # of a record
+KNOWN = (*METRICS, *sums.METRICS)
 Key = tuple[Any, ...]  # the values of rankings.RANKING
 
 
@@ -64,7 +66,7 @@ class Held:
         labels = None
         for directory, one in read:
             labels = one.labels if labels is None else labels
-            self.size += one.values.nbytes
+            self.size += one.values.nbytes + sum(x.nbytes for x in one.statistics.values())
             if directory and self.size <= HELD:
                 self.by_directory[directory] = one._replace(labels=labels)
 
@@ -93,6 +95,7 @@ def evidence(
         metrics = () if seeds_alone else _metrics(ranking)
         read = dict(readable(ranking, refused)) if metrics else {}
         held.take(zip(runs.loc[list(read), "directory"], read.values(), strict=True))
+        metrics, read = _computable(metrics, read, refused)
         if one := next(iter(read.values()), None):
             positive = _positive(ranking)
             if of != (one.rows, metrics, positive):
@@ -115,7 +118,8 @@ def _cells(
 ) -> dict[str, Known]:
     """The cells of one ranking, by method."""
     scored = _scored(runs, read, resampler, refused) if resampler else {}
-    constant = baseline(runs, metrics, resampler)
+    some = next(iter(read.values()), None)
+    constant = baseline(runs, metrics, resampler, some.statistics if some else {})
     return {
         str(method): _cell(of_method, read, scored, metrics, constant)
         for method, of_method in runs.groupby("method", observed=True, sort=False)
@@ -133,9 +137,13 @@ def _scored(
 ) -> dict[Any, NDArray[np.float32]]:
     """Run -> scores on resampled rows, of the predictions that give their record's score."""
     runs = runs.loc[list(read)]
-    values = [predictions.values for predictions in read.values()]
-    batches = [values[start : start + TOGETHER] for start in range(0, len(values), TOGETHER)]
-    scores = np.concatenate([resampler.scores(np.stack(batch)) for batch in batches], axis=1)
+    every = list(read.values())
+    batches = [every[start : start + TOGETHER] for start in range(0, len(every), TOGETHER)]
+    parts = [
+        resampler.scores(np.stack([one.values for one in batch]), [one.statistics for one in batch])
+        for batch in batches
+    ]
+    scores = np.concatenate(parts, axis=1)
     constant = runs["degenerate"].eq(True).to_numpy()  # some metrics are undefined there
     agree = constant | (np.abs(scores[0] - runs["test"].to_numpy(float)) <= AGREES)
     for run in runs.index[~agree]:
@@ -147,13 +155,24 @@ def _scored(
     }
 
 
+def _computable(
+    metrics: tuple[str, ...], read: dict[Any, Predictions], refused: list[str]
+) -> tuple[tuple[str, ...], dict[Any, Predictions]]:
+    """The metrics, and the predictions that have the numbers which all of them are made of."""
+    needed = {sums.METRICS[name].statistic for name in metrics if name in sums.METRICS}
+    fine = {run: one for run, one in read.items() if needed <= set(one.statistics)}
+    if len(fine) < len(read):
+        refused.append(f"of {len(read) - len(fine)} runs ({', '.join(sorted(needed))} lacking)")
+    return metrics, fine
+
+
 def _metrics(runs: pd.DataFrame) -> tuple[str, ...]:
     """What the headline metric is made of; nothing if that cannot be computed here."""
     headline = str(runs["metric"].iloc[0])
     if headline != MEAN:
-        return (headline,) if headline in METRICS else ()
+        return (headline,) if headline in KNOWN else ()
     return tuple(
-        name for name in METRICS if f"test/{name}" in runs and runs[f"test/{name}"].notna().any()
+        name for name in KNOWN if f"test/{name}" in runs and runs[f"test/{name}"].notna().any()
     )
 
 
@@ -210,7 +229,7 @@ def _cell(
     correct = {
         seed: np.packbits(read[run].values == read[run].labels)
         for seed, run in known.items()
-        if read[run].values.dtype.kind in "iu"
+        if read[run].numbered
     }
     known_score = nan if constant is None else constant.score
     return Known(scores, correct, learned(runs, scores, constant), known_score)

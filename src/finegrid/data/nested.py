@@ -1,0 +1,58 @@
+"""Columns that may hold lists or objects, and the names of classes that a table brings along."""
+
+import ast
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from finegrid.data.files import column, texts
+from finegrid.errors import UserError
+
+
+def values(table: pa.Table, name: str, where: str, *, nested: bool) -> list[Any]:
+    """A column's values as text, None where there is none; lists and objects too, if `nested`.
+
+    A text column in which every value is a list in brackets, as JSON or Python writes it, is then
+    a column of lists.
+
+    Raises:
+        UserError: if there is no such column, or it holds what is not asked for.
+    """
+    found = column(table, name, where)
+    kind = found.type
+    if not nested or not (pa.types.is_nested(kind) or isinstance(kind, pa.JsonType)):
+        written = texts(found, where, name)
+        return _written_lists(written, where, name) if nested else list(written)
+    plain: list[Any] = found.to_pylist()
+    if isinstance(kind, pa.JsonType):
+        plain = [None if value is None else json.loads(value) for value in plain]
+    return plain
+
+
+def _written_lists(values: Sequence[str | None], where: str, name: str) -> list[Any]:
+    """Values as they are, or the lists that all of them are written as."""
+    bare = [value.strip() for value in values if value is not None]
+    if not bare or not all(value.startswith("[") and value.endswith("]") for value in bare):
+        return list(values)
+    lists: list[Any] = []
+    for row, value in enumerate(values, start=1):
+        try:
+            lists.append(None if value is None else ast.literal_eval(value.strip()))
+        except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+            raise UserError(
+                f"{where}, row {row}: column {name!r} holds no readable list ({value!r:.60})"
+            ) from error
+    return lists
+
+
+def class_names(table: pa.Table, name: str) -> list[str]:
+    """The names of a column's classes by number, where the table says them as `datasets` does."""
+    try:
+        told = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
+        feature = told["info"]["features"][name]
+        names = feature.get("names") or feature["feature"]["names"]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return []
+    return list(map(str, names))

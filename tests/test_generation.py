@@ -1,0 +1,191 @@
+"""Generation: loss on the target alone, greedy texts whatever the batch, metrics by unit."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import small_decoder
+import torch
+from conftest import composed, run_cell
+from rouge_score.rouge_scorer import RougeScorer
+from sacrebleu.metrics.bleu import BLEU
+from transformers import LlamaForCausalLM
+
+from finegrid.config import DataConfig, bind, bind_task
+from finegrid.data.batching import TokenizedDataset
+from finegrid.data.examples import Examples, read_rows
+from finegrid.data.loading import RawSplits
+from finegrid.data.splits import split
+from finegrid.data.tokenization import encode
+from finegrid.errors import UserError
+from finegrid.tasks.generation import Generation
+from finegrid.tasks.modules import language_model, text_metrics
+from finegrid.training.module import predict
+
+TASK = Generation("t", ["source"], ["exact_match", "bleu", "rouge_l"], label="target",
+                  template="Meaning: {text}\nText:", max_new_tokens=5)  # fmt: skip
+SOURCES = ["name[The Mill]", "name[The Mill], food[English], area[riverside]", "food[fish]", "x"]
+SETTINGS = ("task=custom", "task.kind=generation", "task.text=source", "task.label=target",
+            "task.max_new_tokens=4", "budget=steps", "budget.steps=2", "evaluations=1",
+            "data.batch_size=4", "data.eval_batch_size=8", "model.max_length=64",
+            "trainer.threads=1", "trainer.kernels=false")  # fmt: skip
+TEXTS = ["the cat eats a fish", "a bird", "the mill near the river", "so it is", ""]
+REFERENCES = [
+    ("the cat eats the fish", "a cat eats fish now"),
+    ("a bird",),
+    ("the old mill by the river", "the mill near a river", "the mill"),
+    ("so it was",),
+    ("one more text",),
+]
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_decoder.save(tmp_path_factory.mktemp("decoder"))
+
+
+def objects(values: Any) -> np.ndarray[Any, Any]:
+    made = np.empty(len(values), dtype=object)
+    for row, value in enumerate(values):
+        made[row] = value
+    return made
+
+
+def dataset(labels: Any, *, train: bool) -> TokenizedDataset:
+    reader = small_decoder.tokenizer()
+    tokens = encode([SOURCES], reader, 64, task=TASK, labels=labels, decoder=True, train=train)
+    rows = Examples((SOURCES,), labels, list(range(len(SOURCES))))
+    return TokenizedDataset(rows, tokens, collate=TASK.collate, tokenizer=lambda: reader)
+
+
+def test_the_loss_is_that_of_the_targets_and_the_end(decoder: Path) -> None:
+    model, reader = LlamaForCausalLM.from_pretrained(decoder), small_decoder.tokenizer()
+    batch = dataset(objects(["a", "the river mill", "a fish", "the"]), train=True).batch(range(4))
+    loss = TASK.loss(TASK.logits(model, batch, forward=None), batch["labels"])  # type: ignore[arg-type]
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "labels")}
+    torch.testing.assert_close(loss, model(**inputs).loss)
+    targets = [reader.decode(row[row != -100]) for row in batch["labels"]]
+    assert targets == [f" {x}<end>" for x in ("a", "the river mill", "a fish", "the")]
+
+
+def test_a_text_is_the_same_alone_and_in_a_batch(decoder: Path) -> None:
+    """Left-padded and with a cache, as one by one and without; it stops at the end or the limit."""
+    model, reader = LlamaForCausalLM.from_pretrained(decoder).eval(), small_decoder.tokenizer()
+    together = predict(model, dataset(objects([("a",)] * 4), train=False), batch_size=3, task=TASK)
+    for source, text in zip(SOURCES, together, strict=True):
+        prompt = f"Meaning: {source}\nText:"
+        ids = torch.tensor([reader(prompt)["input_ids"]])
+        start = ids.shape[1]
+        with torch.no_grad():
+            while ids.shape[1] < start + TASK.max_new_tokens:
+                ids = torch.cat([ids, model(ids, use_cache=False).logits[:, -1:].argmax(-1)], 1)
+                if ids[0, -1] == reader.eos_token_id:
+                    break
+        assert text == reader.decode(ids[0, start:], skip_special_tokens=True).strip()
+
+
+def test_a_row_ends_where_the_model_says_so(decoder: Path) -> None:
+    model, end = LlamaForCausalLM.from_pretrained(decoder).eval(), 0
+    ids, mask = torch.tensor([[5, 6], [7, 8]]), torch.ones(2, 2, dtype=torch.long)
+    model.generation_config.repetition_penalty = 9.0
+    settings: Any = {"most": 6, "padding": end}
+    free = language_model.greedy(model, ids, mask, end=-1, **settings)
+    stop = int(free[0, 1])
+    made = language_model.greedy(model, ids, mask, end=stop, **settings)
+    first = free[0].tolist().index(stop)
+    assert made[0, : first + 1].tolist() == free[0, : first + 1].tolist()
+    assert set(made[0, first + 1 :].tolist()) <= {end}
+    assert model.generation_config.repetition_penalty == 9.0  # and was not heeded
+
+
+@pytest.mark.parametrize("smooth", [TEXTS, ["x y", "bird", "q", "s", "t"]])
+def test_scores_are_those_of_the_libraries(smooth: list[str]) -> None:
+    scores = TASK.score(smooth, REFERENCES)
+    most = max(map(len, REFERENCES))
+    streams: Any = [[r[n] if n < len(r) else None for r in REFERENCES] for n in range(most)]
+    assert scores["bleu"] == pytest.approx(BLEU().corpus_score(smooth, streams).score / 100)
+    scorer = RougeScorer(["rougeL"])
+    best = [
+        max(scorer.score(reference, text)["rougeL"].fmeasure for reference in references)
+        for text, references in zip(smooth, REFERENCES, strict=True)
+    ]
+    assert scores["rouge_l"] == pytest.approx(np.mean(best))
+    exact = [text in references for text, references in zip(smooth, REFERENCES, strict=True)]
+    assert scores["exact_match"] == np.mean(exact)
+    assert scores["mean"] == pytest.approx(np.mean([*scores.values()][:3]))
+
+
+def test_an_answer_may_stand_behind_a_mark() -> None:
+    task = Generation("t", ["q"], ["exact_match"], answer_after="####")
+    assert task.score(["so 3 #### 12", "12"], [("7 + 5\n####  12",), ("#### 13",)]) == {
+        "exact_match": 0.5
+    }
+
+
+def table(sources: list[str], targets: list[str]) -> pa.Table:
+    return pa.table({"source": sources, "target": targets})
+
+
+def test_rows_of_one_source_are_one_unit() -> None:
+    """All its references stand together; no source is on two sides; each trains as a row."""
+    sources = [f"s{n // 3}" for n in range(60)]
+    rows = table(sources, [f"t{n}" for n in range(60)])
+    data = bind(DataConfig, composed("task=mrpc").data, "data")
+    splits = split(RawSplits(rows, {"validation": table(["v", "w", "v"], ["a", "b", "c"])}, "x"),
+                   TASK, data)  # fmt: skip
+    assert splits.test["test"].texts == (["v", "w"],)
+    assert splits.test["test"].labels.tolist() == [("a", "c"), ("b",)]
+    assert splits.test["test"].idx == [0, 1]
+    train, validation = set(splits.train.texts[0]), set(splits.validation.texts[0])
+    assert not train & validation
+    assert train | validation == set(sources)
+    assert len(splits.train) == 3 * len(train)
+    assert len(splits.validation) == len(validation)
+    for source, target in zip(*splits.train.texts, splits.train.labels, strict=True):
+        assert sources[int(target[1:])] == source
+
+
+def test_an_encoder_is_refused() -> None:
+    with pytest.raises(UserError, match="generation needs a causal decoder"):
+        bind_task(composed("task=e2e_cleaned").task).auto_class(decoder=False)
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (table(["a", "b"], ["x", " "]), "f, row 2: column 'target': target is missing"),
+        (table(["a", ""], ["x", "y"]), "f, row 2: column 'source' is empty"),
+        (pa.table({"source": [[1]], "target": ["y"]}), "row 1: column 'source' holds .* no text"),
+        (pa.table({"source": ["a"], "target": [["y"]]}), "row 1: column 'target' holds a list"),
+    ],
+)
+def test_what_is_no_text_is_refused_with_its_row(rows: pa.Table, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        read_rows(rows, TASK, "f")
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_run_is_scored_as_its_predictions_say(method: str, decoder: Path, tmp_path: Path) -> None:
+    lines = [{"source": f"name[{n // 2}]", "target": f"the fish {n}"} for n in range(60)]
+    rows, run = tmp_path / "rows.jsonl", tmp_path / "run"
+    rows.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    record = run_cell(
+        run, *SETTINGS, f"task.train={rows}", f"method={method}", f"model.path={decoder}"
+    )
+    assert (record.status, record.metric) == ("ok", "mean")
+    assert record.truncated == {"train": 0, "validation": 0, "test": 0}
+    found = pq.read_table(run / "predictions.parquet").to_pydict()
+    scores = TASK.score(found["prediction"], found["references"])
+    assert record.metrics["test"] == pytest.approx(scores)
+    assert record.test_rows == len(found["prediction"]) == 6  # meanings
+    assert record.params_head == 0
+
+
+def test_sums_of_counts_are_the_corpus_bleu() -> None:
+    counts = text_metrics.bleu_counts(TEXTS, REFERENCES)
+    assert counts.shape == (5, 10)
+    assert 0 < text_metrics.bleu(counts) < 1
