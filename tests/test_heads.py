@@ -31,7 +31,8 @@ from finegrid.strategies.fused_trainer import run_together
 from finegrid.tasks.classification import Classification
 from finegrid.tasks.modules.heads import check_head
 from finegrid.tasks.modules.pattern import Pattern
-from finegrid.training.components import load_backbone, rows_of
+from finegrid.training import forgetting
+from finegrid.training.components import load_backbone, prepare, rows_of
 
 SHORT = ("data.fraction=0.05", "data.validation_max=50", "budget.epochs=1", "evaluations=2")
 OTHERS = ("head=pattern", "head=prototype")
@@ -379,3 +380,60 @@ def test_words_that_the_tokenizer_does_not_know_or_tell_apart_are_refused() -> N
 def test_every_head_of_conf_is_known() -> None:
     options = {path.stem for path in (Path(__file__).parents[1] / "conf/head").glob("*.yaml")}
     assert options == set(heads.HEADS)
+
+
+# forgetting
+
+
+def components(*overrides: str) -> Any:
+    config = RunConfig.of(composed("model=tiny", "data.rows=16", *overrides))
+    made = prepare(config)
+    made.method.tune(made.module.backbone, seed=0)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("method", "head"),
+    [("full", "head=pattern"), ("lora", "head=prototype"), ("houlsby", "head=classifier")],
+)
+def test_a_delta_that_changes_nothing_forgets_nothing(method: str, head: str) -> None:
+    made = components(f"method={method}", head)
+    assert forgetting.measure(made) == 0.0
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in made.module.backbone.model.base_model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    assert abs(float(forgetting.measure(made) or 0)) > 1e-3
+
+
+def test_a_decoder_forgets_nothing_either(tmp_path: Path) -> None:
+    source = decoder_of((3,), (4,))
+    plain = type(source).__mro__[2]
+    config = source.config
+    config.vocab_size = 613
+    torch.manual_seed(0)
+    plain(config).save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((MODEL_DIR / name).read_bytes())
+    local = (f"model.path={tmp_path}", "trainer.kernels=false", "model.max_length=32")
+    assert forgetting.measure(components("method=lora", *local)) == 0.0
+
+
+def test_what_is_not_measured_says_why(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    for more, why in (
+        ((lacks(tmp_path / "model"),), "holds no language-model head"),
+        (("model.pretrained=false",), "random weights know nothing"),
+    ):
+        assert forgetting.measure(components("method=lora", *more)) is None
+        assert why in caplog.text
+
+
+def test_forgetting_is_a_cost_of_a_run_that_asks_for_it(tmp_path: Path) -> None:
+    short = ("method=full", *SHORT[:2], "budget=steps", "budget.steps=2")
+    asked = run_cell(tmp_path / "asked", *short, "forgetting=true")
+    usual = run_cell(tmp_path / "usual", *short)
+    assert usual.forgetting is None
+    assert asked.forgetting
+    assert (asked.cell, asked.test) == (usual.cell, usual.test)

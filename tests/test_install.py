@@ -17,6 +17,7 @@ NEEDED = {  # of the checkout -> where it lies in the wheel
     "src/finegrid/**/*.py": ("src", ""),
     "src/hydra_plugins/**/*.py": ("src", ""),
     "src/finegrid/report/html/page.*": ("src", ""),
+    "src/finegrid/data/neutral.txt": ("src", ""),
     "src/finegrid/data/builtin/tiny/*": ("src", ""),
     "conf/**/*": ("conf", "finegrid/conf"),
     "docs/results/*/runs.parquet": ("docs/results", "finegrid/results"),

@@ -25,7 +25,7 @@ from finegrid.seeds import stream
 from finegrid.tracking import loggers
 from finegrid.tracking.loggers import SafeLogger
 from finegrid.tracking.run_info import RunInfo
-from finegrid.training import heartbeat, recording, scoring
+from finegrid.training import forgetting, heartbeat, recording, scoring
 from finegrid.training.budget import BudgetTimer
 from finegrid.training.checkpoint import BestCheckpoint, passes
 from finegrid.training.components import RunComponents, prepare
@@ -136,6 +136,8 @@ class RunSession:
         scoring.score(components, self.record, selection, self.directory)
         self.record.eval_seconds = selection.seconds + time.perf_counter() - began
         self.record.peak_memory_bytes = peak_memory()
+        if self.config.forgetting:
+            self.record.forgetting = forgetting.measure(components)
 
     def end(self, error: BaseException | None) -> None:
         """Write the record, unless the run was interrupted, and close the logger."""

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from finegrid.errors import require
+from finegrid.models.heads.texts import frame, tokens_of
 from finegrid.tasks.modules.pattern import PLACE, WHERE, Pattern, fill
 from finegrid.tasks.task import Task
 
@@ -43,7 +44,7 @@ class Cloze:
         """`input_ids` of N rows, and how many lost a part of their texts."""
         rows = [tuple(row) for row in zip(*texts, strict=True)]
         longest = max(map(len, word_ids(self.pattern, tokenizer)))
-        left, right = _frame(tokenizer)
+        left, right = frame(tokenizer)
         middle = [] if decoder else [mask_id(tokenizer)] * longest
         right = [] if decoder else right
         room = max_length - len(left) - longest - len(right)
@@ -109,30 +110,6 @@ def mask_id(tokenizer: Any) -> int:
         "head=pattern: the model's tokenizer has no mask token; use another model",
     )
     return int(tokenizer.mask_token_id)
-
-
-def tokens_of(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of texts alone, in which no special token is read."""
-    if not texts:
-        return []
-    encoded = tokenizer(
-        list(texts),
-        add_special_tokens=False,
-        split_special_tokens=True,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,
-    )
-    ids: list[list[int]] = encoded["input_ids"]
-    return ids
-
-
-def _frame(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """The special tokens that a tokenizer puts before and behind a text."""
-    (bare,) = tokens_of(tokenizer, ["a"])
-    complete = tokenizer("a", return_attention_mask=False)["input_ids"]
-    start = next(n for n in range(len(complete)) if complete[n : n + len(bare)] == bare)
-    return complete[:start], complete[start + len(bare) :]
 
 
 def _ends(tokenizer: Any, text: str) -> list[int]:

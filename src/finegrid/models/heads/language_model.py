@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
+LM_HEAD = {True: "AutoModelForCausalLM", False: "AutoModelForMaskedLM"}  # of a decoder, or not
+
 
 class Given(nn.Module):
     """Stands in for a base model: its output is what it is given."""

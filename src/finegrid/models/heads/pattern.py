@@ -34,11 +34,9 @@ from finegrid.models import backbone, decoder
 from finegrid.models.backbone import Backbone
 from finegrid.models.heads import cloze
 from finegrid.models.heads.base import Head
-from finegrid.models.heads.language_model import vocabulary_logits
+from finegrid.models.heads.language_model import LM_HEAD, vocabulary_logits
 from finegrid.tasks.modules.pattern import Pattern
 from finegrid.tasks.task import Task
-
-LM_HEAD = {True: "AutoModelForCausalLM", False: "AutoModelForMaskedLM"}  # of a decoder, or not
 
 
 @dataclass(frozen=True)
