@@ -215,3 +215,10 @@ def test_a_task_that_contradicts_itself_is_one_line(override: str, words: str) -
 
 def test_numbers_are_options_too() -> None:
     assert options.rows([[1, 2.5, True]], "c", "f") == [(("1", "2.5", "true"), None)]
+
+
+def test_its_longest_sequence_is_an_options() -> None:
+    reader = small_decoder.tokenizer()
+    prompt, (question, choices, _) = "Question: {}\nAnswer: {}", QUESTIONS[0]
+    lengths = [len(reader(prompt.format(question, text))["input_ids"]) for text in choices]
+    assert encoded(reader, decoder=True).longest == max(lengths)

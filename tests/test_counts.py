@@ -7,6 +7,7 @@ import torch
 from conftest import METHODS, ROOT, composed, tuning_method
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
+from finegrid.config import to_plain
 from finegrid.errors import UserError
 from finegrid.models import surgery
 from finegrid.models.sites import Sites
@@ -35,6 +36,7 @@ BERT_BASE = {  # method -> (delta, pooler)
     "full": (109_482_240 - H * H - H, H * H + H),
     "head": (0, 0),
     "bitfit": (BIASES, H),
+    "bitfit_added": (BIASES, H),  # BERT's matrices have one each
     "bitfit_q_m2": (LAYERS * (H + FF), 0),
     "layernorm": (LAYERS * 2 * NORMS + NORMS, 0),
     "houlsby": (LAYERS * 2 * BOTTLENECK, 0),
@@ -70,7 +72,7 @@ BERT_BASE = {  # method -> (delta, pooler)
 
 def on_meta(model: str) -> tuple[torch.nn.Module, Sites]:
     """A published architecture without its weights, frozen but for the head."""
-    architecture = dict(composed(f"model={model}").model.architecture)
+    architecture = to_plain(composed(f"model={model}").model.architecture)
     config = AutoConfig.for_model(**architecture)
     with torch.device("meta"):
         network = AutoModelForSequenceClassification.from_config(config)
@@ -163,3 +165,33 @@ def test_methods_that_fit_modernbert(method: str) -> None:
     with torch.device("meta"):
         tuning_method(f"method={method}").apply(network.base_model, sites)
     assert (count_parameters(network, sites)["params_delta"] > 0) == (method != "head")
+
+
+# SmolLM2-135M: hidden size, its layers, the width of keys, of feed-forward
+H2, LAYERS2, KEY2, FF2 = 576, 30, 192, 1536
+SQUARE2 = 2 * H2 * H2 + 2 * H2 * KEY2 + 3 * H2 * FF2
+SMOLLM2 = {  # method -> delta; keys and values are a third as wide as queries
+    "head": 0,
+    "full": 134_515_008,
+    "bitfit_added": LAYERS2 * (3 * H2 + 2 * KEY2 + 2 * FF2),
+    "layernorm": (2 * LAYERS2 + 1) * H2,
+    "lora": LAYERS2 * 8 * (H2 + H2 + H2 + KEY2),
+    "ia3": LAYERS2 * (2 * KEY2 + FF2),
+    "prefix": LAYERS2 * 2 * 10 * KEY2,
+    "prompt": 10 * H2,
+    "houlsby": LAYERS2 * 2 * (2 * H2 * (H2 // 16) + H2 // 16 + H2),
+    "supermask": LAYERS2 * SQUARE2,
+}
+
+
+@pytest.mark.parametrize(("name", "expected"), SMOLLM2.items())
+def test_smollm2(name: str, expected: int) -> None:
+    counts = counted(name, "smollm2-135m")
+    assert (counts["params_delta"], counts["params_head"]) == (expected, 2 * H2)
+
+
+def test_published_counts_of_decoders() -> None:
+    """peft prints 460,800 for LoRA r8 on query and value of SmolLM2-135M."""
+    assert SMOLLM2["lora"] == 460_800
+    assert SMOLLM2["bitfit_added"] == 155_520
+    assert sum(BERT_BASE["bitfit_added"]) == 102_912

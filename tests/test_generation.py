@@ -10,18 +10,19 @@ import pyarrow.parquet as pq
 import pytest
 import small_decoder
 import torch
-from conftest import composed, run_cell
+from conftest import composed, run_cell, tuning_method
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics.bleu import BLEU
 from transformers import LlamaForCausalLM
 
-from finegrid.config import DataConfig, bind, bind_task
+from finegrid.config import DataConfig, RunConfig, bind, bind_task
 from finegrid.data.batching import TokenizedDataset
 from finegrid.data.examples import Examples, read_rows
 from finegrid.data.loading import RawSplits
 from finegrid.data.splits import split
 from finegrid.data.tokenization import encode
 from finegrid.errors import UserError
+from finegrid.models import backbone, surgery
 from finegrid.tasks.generation import Generation
 from finegrid.tasks.modules import language_model, text_metrics
 from finegrid.training.module import predict
@@ -88,13 +89,34 @@ def test_a_text_is_the_same_alone_and_in_a_batch(decoder: Path) -> None:
         assert text == reader.decode(ids[0, start:], skip_special_tokens=True).strip()
 
 
+@pytest.mark.parametrize("name", ["lora", "prompt", "prefix", "unipelt"])
+def test_what_a_method_adds_reads_as_without_padding_and_cache(name: str, decoder: Path) -> None:
+    config = RunConfig.of(composed("model=tiny")).model
+    config.path, config.architecture = str(decoder), {}
+    base = backbone.build(config, outputs=1, seed=0, auto_class="AutoModelForCausalLM")
+    tuning_method(f"method={name}").tune(base, seed=0)
+    for value in surgery.trainable(base.model).values():
+        value.data += 0.3 * torch.randn_like(value)
+    model: Any = base.model.eval()
+    batch = dataset(objects([("a",)] * 4), train=False).batch([0, 1, 2, 3])
+    padded = language_model.left_padded(batch["input_ids"], batch["attention_mask"])
+    made = language_model.greedy(model, *padded, most=4, end=-1, padding=0)
+    for row, real in enumerate(batch["attention_mask"].bool()):
+        ids = start = batch["input_ids"][row][real][None]
+        with torch.no_grad():
+            for _ in range(4):
+                seen = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+                ids = torch.cat([ids, model(**seen).logits[:, -1:].argmax(-1)], 1)
+        assert made[row].tolist() == ids[0, start.shape[1] :].tolist()
+
+
 def test_a_row_ends_where_the_model_says_so(decoder: Path) -> None:
     model, end = LlamaForCausalLM.from_pretrained(decoder).eval(), 0
     ids, mask = torch.tensor([[5, 6], [7, 8]]), torch.ones(2, 2, dtype=torch.long)
     model.generation_config.repetition_penalty = 9.0
     settings: Any = {"most": 6, "padding": end}
     free = language_model.greedy(model, ids, mask, end=-1, **settings)
-    stop = int(free[0, 1])
+    stop = int(free[0][1])
     made = language_model.greedy(model, ids, mask, end=stop, **settings)
     first = free[0].tolist().index(stop)
     assert made[0, : first + 1].tolist() == free[0, : first + 1].tolist()
@@ -159,8 +181,11 @@ def test_an_encoder_is_refused() -> None:
     [
         (table(["a", "b"], ["x", " "]), "f, row 2: column 'target': target is missing"),
         (table(["a", ""], ["x", "y"]), "f, row 2: column 'source' is empty"),
-        (pa.table({"source": [[1]], "target": ["y"]}), "row 1: column 'source' holds .* no text"),
-        (pa.table({"source": ["a"], "target": [["y"]]}), "row 1: column 'target' holds a list"),
+        (pa.table({"source": [[1]], "target": ["y"]}), "row 1: column 'source' holds a list"),
+        (
+            pa.table({"source": ["a"], "target": [["y"]]}),
+            "row 1: column 'target' holds a list",
+        ),
     ],
 )
 def test_what_is_no_text_is_refused_with_its_row(rows: pa.Table, words: str) -> None:
@@ -168,7 +193,7 @@ def test_what_is_no_text_is_refused_with_its_row(rows: pa.Table, words: str) -> 
         read_rows(rows, TASK, "f")
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("method", ["lora", "prompt", "prefix", "full"])
 def test_a_run_is_scored_as_its_predictions_say(method: str, decoder: Path, tmp_path: Path) -> None:
     lines = [{"source": f"name[{n // 2}]", "target": f"the fish {n}"} for n in range(60)]
     rows, run = tmp_path / "rows.jsonl", tmp_path / "run"
@@ -179,7 +204,7 @@ def test_a_run_is_scored_as_its_predictions_say(method: str, decoder: Path, tmp_
     assert (record.status, record.metric) == ("ok", "mean")
     assert record.truncated == {"train": 0, "validation": 0, "test": 0}
     found = pq.read_table(run / "predictions.parquet").to_pydict()
-    scores = TASK.score(found["prediction"], found["references"])
+    scores = TASK.score(found["prediction"], found["label"])
     assert record.metrics["test"] == pytest.approx(scores)
     assert record.test_rows == len(found["prediction"]) == 6  # meanings
     assert record.params_head == 0
@@ -189,3 +214,31 @@ def test_sums_of_counts_are_the_corpus_bleu() -> None:
     counts = text_metrics.bleu_counts(TEXTS, REFERENCES)
     assert counts.shape == (5, 10)
     assert 0 < text_metrics.bleu(counts) < 1
+
+
+def test_texts_that_leave_no_positions_are_refused(decoder: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    lines = [{"source": f"name[{n}]", "target": "fish"} for n in range(40)]
+    rows.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    told = f"task.train={rows}", f"model.path={decoder}", "method=lora"
+    with pytest.raises(UserError, match=r"the task generates 250, but .* has 256 positions"):
+        run_cell(tmp_path / "run", *SETTINGS, *told, "task.max_new_tokens=250")
+
+
+def test_tags_of_words_become_json() -> None:
+    """A slot that occurs twice is a list; class numbers are read by the names that a file has."""
+    names = ["O", "B-artist", "I-artist", "B-year"]
+    features = {"intent": {"names": ["Play", "Rate"]}, "tags": {"feature": {"names": names}}}
+    rows = pa.table({"words": [["play", "the", "cat", "and", "fish"], ["now"]], "intent": [0, 1],
+                     "tags": [[0, 1, 2, 0, 1], [3]]})  # fmt: skip
+    told = json.dumps({"info": {"features": features}})
+    task = Generation("t", ["words"], ["exact_match"], label="intent", slots="tags",
+                      word_lists=True)  # fmt: skip
+    read = read_rows(rows.replace_schema_metadata({"huggingface": told}), task, "f")
+    assert read.texts == (["play the cat and fish", "now"],)
+    assert [json.loads(one) for (one,) in read.labels] == [
+        {"label": "Play", "slots": {"artist": ["the cat", "fish"]}},
+        {"label": "Rate", "slots": {"year": "now"}},
+    ]
+    with pytest.raises(UserError, match="f, row 1: tag 0 is neither O nor"):
+        read_rows(rows, task, "f")

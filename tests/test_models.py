@@ -24,7 +24,7 @@ LINEAR = {
     "query", "key", "value", "qkv", "attention_output", "gate", "intermediate", "output"
 }  # fmt: skip
 NORMS = {"attention_norm", "output_norm"}
-SINGLE = {"embeddings", "word_embeddings", "pooler"}
+SINGLE = {"embeddings", "word_embeddings", "pooler", "stack"}
 SUBLAYERS = [  # a block, the norm it feeds, and a module that reads the residual it is added to
     ("attention_block", "attention_norm", "value"),
     ("output_block", "output_norm", "intermediate"),

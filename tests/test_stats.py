@@ -202,8 +202,8 @@ def test_draws_are_the_same_for_all_and_fewer_on_large_sets(
     assert (Resampler(labels, ["f1"]).weights == Resampler(labels, ["f1"]).weights).all()
     monkeypatch.setattr(bootstrap, "CELLS", 100_000)
     assert Resampler(labels, ["f1"]).weights.shape == (300, 1 + 333)
-    with pytest.raises(UserError, match="bleu cannot be resampled; known: accuracy, f1"):
-        Resampler(labels, ["bleu"])
+    with pytest.raises(UserError, match="chrf cannot be resampled; known: accuracy, f1"):
+        Resampler(labels, ["chrf"])
 
 
 def two_methods(

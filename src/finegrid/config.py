@@ -7,7 +7,6 @@ knows OmegaConf. Values live in `conf/`; the classes here hold types and limits,
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, fields
-from math import inf
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -260,7 +259,7 @@ class Budget:
         one_of("budget", unit, UNITS)
         good = isinstance(amount, int | float) and not isinstance(amount, bool)
         require(good, f"budget.{unit}={amount} must be a number")
-        finite = 0 < amount < inf  # a run without an end would never leave a record
+        finite = 0 < amount < float("inf")  # a run without an end would never leave a record
         require(finite, f"budget.{unit}={amount:g} must be above 0 and finite")
         return cls(unit=unit, amount=float(amount))
 

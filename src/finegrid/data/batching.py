@@ -43,6 +43,14 @@ class TokenizedDataset:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence; a row of a choice has one an option."""
+        if (option := self.tokens.fields.get("option")) is None:
+            return int(self.lengths.max())
+        row = np.repeat(np.arange(len(self)), self.lengths)
+        return int(np.unique_counts(row * 256 + option).counts.max())
+
     def token_ids(self) -> Tensor:
         """Every token id in the rows once, the padding's included, in order."""
         ids = np.union1d(self.tokens.fields["input_ids"], self.tokens.padding)

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from finegrid.data.files import column, texts
-from finegrid.data.nested import values
+from finegrid.data.nested import class_names, values
 from finegrid.errors import UserError
 from finegrid.tasks.task import Task
 
@@ -59,7 +59,7 @@ def read_rows(table: pa.Table, task: Task, where: str) -> Examples:
 
 def column_texts(table: pa.Table, task: Task, name: str, where: str) -> list[Any]:
     """A text column's values; a missing column or an empty text is a `UserError`."""
-    return task.read_text(name, values(table, name, where, nested=task.nested_text), where)
+    return task.read_text(name, values(table, name, where, nested=task.nested(name)), where)
 
 
 def _ids(table: pa.Table, where: str) -> list[Any]:
@@ -79,6 +79,20 @@ def _labels(table: pa.Table, task: Task, where: str) -> np.ndarray[Any, np.dtype
 
 def label_values(table: pa.Table, task: Task, where: str) -> list[Any]:
     """What the label column says of each row, or a tuple of what several columns say."""
-    nested = "label" in task.NESTED
-    columns = [values(table, name, where, nested=nested) for name in task.label_columns]
+    names = task.label_columns
+    columns = [values(table, name, where, nested=task.nested(name)) for name in names]
+    if task.CLASSES_BY_NAME:
+        known = (class_names(table, name) for name in names)
+        columns = [_named(*pair) for pair in zip(columns, known, strict=True)]
     return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
+
+
+def _named(values: list[Any], names: list[str]) -> list[Any]:
+    """Class numbers, and lists of them, by their names where these are known."""
+    known = {str(number): name for number, name in enumerate(names)}
+    return [
+        [known.get(str(one), one) for one in value]
+        if isinstance(value, list)
+        else known.get(str(value), value)
+        for value in values
+    ]

@@ -21,11 +21,12 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from finegrid.data import conll
 from finegrid.errors import UserError, require, shown
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 JSON = (".json", ".jsonl", ".ndjson")
-ENDINGS = (*DELIMITERS, *JSON, ".parquet")
+ENDINGS = (*DELIMITERS, *JSON, ".parquet", *conll.ENDINGS)
 MARK = b"\xef\xbb\xbf"  # which Excel puts before UTF-8
 # What tells a TSV whose fields are quoted: its first line, or a doubled quote in a quoted field.
 QUOTED = re.compile(r'\A"|(?m:^|\t)"[^"\t\r\n]*""')
@@ -64,6 +65,8 @@ def _parsed(path: Path, data: bytes, ending: str) -> pa.Table:
     data = data.removeprefix(MARK)
     if ending in DELIMITERS:
         return _delimited(path, data, DELIMITERS[ending])
+    if ending in conll.ENDINGS:
+        return conll.table(path, _decoded(path, data, json_lines=True))
     return _objects(path, _decoded(path, data, json_lines=True), single=ending == ".json")
 
 

@@ -17,6 +17,7 @@ from finegrid.storage.paths import CONF
 
 if TYPE_CHECKING:  # for editors and type checkers; at run time the YAMLs say what there is
     from finegrid.methods.bitfit import BitFit as BitFit
+    from finegrid.methods.bitfit_added import BitFitAdded as BitFitAdded
     from finegrid.methods.compacter import Compacter as Compacter
     from finegrid.methods.compose import Compose as Compose
     from finegrid.methods.diff_pruning import DiffPruning as DiffPruning

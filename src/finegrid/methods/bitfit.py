@@ -27,11 +27,21 @@ class BitFit(TuningMethod):
         """Unfreeze the biases.
 
         Raises:
-            MatchError: on a backbone without biases, such as ModernBERT.
+            MatchError: on a backbone without biases, such as ModernBERT or Llama.
         """
-        if self.roles is None:
-            surgery.unfreeze(surgery.match(backbone, "*.bias").values())
-            return
-        for role in self.roles:
-            for site in sites[role]:
-                surgery.unfreeze(surgery.match(site.module, "bias").values())
+        modules = [backbone] if self.roles is None else _chosen(sites, self.roles)
+        for module in modules:
+            biases = [
+                p for name, p in module.named_parameters() if name.rpartition(".")[2] == "bias"
+            ]
+            if not biases:
+                raise surgery.MatchError(
+                    f"{sites.architecture} has no biases to train"
+                    + (f" at method.roles={list(self.roles)}" if self.roles else "")
+                    + "; method=bitfit_added adds some, which start at zero"
+                )
+            surgery.unfreeze(biases)
+
+
+def _chosen(sites: Sites, roles: Sequence[str]) -> list[nn.Module]:
+    return [site.module for role in roles for site in sites[role]]

@@ -5,9 +5,9 @@ feed-forward matrices; half of all LayerNorms; the embeddings always. A matrix b
 With `rounds` above one the half is drawn anew after each of so many equal shares of the budget.
 
 Where we differ: an encoder's feed-forward block has two matrices where the authors' has three, so
-one of two trains. The authors draw per training round of several data sets; here a round is a share
-of one run. Between rounds a matrix keeps what it learned; outside its rounds it gets no gradient,
-so neither momentum nor weight decay moves it.
+one of two trains; of three, two do. The authors draw per training round of several data sets; here
+a round is a share of one run. Between rounds a matrix keeps what it learned; outside its rounds it
+gets no gradient, so neither momentum nor weight decay moves it.
 """
 
 import torch
@@ -19,7 +19,7 @@ from finegrid.models import surgery
 from finegrid.models.sites import Sites
 
 ATTENTION = ("query", "key", "value", "qkv", "attention_output")
-FEED_FORWARD = ("intermediate", "output")
+FEED_FORWARD = ("gate", "intermediate", "output")
 
 
 class HFT(TuningMethod):

@@ -16,7 +16,7 @@ from torch import nn
 from finegrid.methods.base import YAML, TuningMethod
 from finegrid.methods.modules.adapter import Bottleneck, residual
 from finegrid.models import surgery
-from finegrid.models.sites import Sites
+from finegrid.models.sites import Site, Sites
 
 
 class Houlsby(TuningMethod):
@@ -40,5 +40,12 @@ class Houlsby(TuningMethod):
             bottleneck = self.bottleneck(sites.hidden_size)
             surgery.attach(site.module, "houlsby", bottleneck, residual("houlsby"))
         if self.train_layernorm:
-            for site in (*sites["attention_norm"], *sites["output_norm"]):
+            for site in _norms(sites):
                 surgery.unfreeze(site.module.parameters(recurse=False))
+
+
+def _norms(sites: Sites) -> list[Site]:
+    """The norms behind the residual sums; on a pre-LN backbone all that its layers have."""
+    if "output_norm" in sites:
+        return [*sites["attention_norm"], *sites["output_norm"]]
+    return [site for site in sites["layernorm"] if site.layer is not None]

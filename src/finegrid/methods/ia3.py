@@ -3,7 +3,8 @@
 k' = l_k * k, v' = l_v * v and y = W_2 (l_ff * x) + b_2, x being what enters the second matrix of
 the feed-forward block; every l starts at one, so the start is exactly the pre-trained model. At
 role `output` the vector multiplies the input, at every other role the output. `fold` merges the
-vectors into the matrices after training.
+vectors into the matrices after training. Where query heads share keys and values, l_k and l_v are
+as narrow as these; in a gated block l_ff multiplies the product of both matrices.
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from finegrid.methods.base import YAML, TuningMethod
 from finegrid.models import surgery
+from finegrid.models.anatomy import is_transposed, widths
 from finegrid.models.sites import Sites
 
 
@@ -31,7 +33,7 @@ class ScaleOutput(nn.Module):
     @torch.no_grad()
     def fold(self, site: nn.Linear) -> None:
         """Merge: multiply the rows of the site's weight and its bias by l."""
-        site.weight.mul_(self.scale[:, None])
+        site.weight.mul_(self.scale if is_transposed(site) else self.scale[:, None])
         if site.bias is not None:
             site.bias.mul_(self.scale)
 
@@ -42,7 +44,7 @@ class ScaleInput(ScaleOutput):
     @torch.no_grad()
     def fold(self, site: nn.Linear) -> None:
         """Merge: multiply the columns of the site's weight by l."""
-        site.weight.mul_(self.scale)
+        site.weight.mul_(self.scale[:, None] if is_transposed(site) else self.scale)
 
 
 def _after(site: nn.Module, inputs: tuple[Any, ...], y: Tensor) -> Tensor:
@@ -65,8 +67,8 @@ class IA3(TuningMethod):
         """Attach the vectors: before the second feed-forward matrix, after every other one."""
         for role in self.roles:
             for site in sites[role]:
-                linear: Any = site.module
+                inputs, outputs = widths(site.module)
                 if role == "output":
-                    surgery.attach_before(linear, "ia3", ScaleInput(linear.in_features), _before)
+                    surgery.attach_before(site.module, "ia3", ScaleInput(inputs), _before)
                 else:
-                    surgery.attach(linear, "ia3", ScaleOutput(linear.out_features), _after)
+                    surgery.attach(site.module, "ia3", ScaleOutput(outputs), _after)

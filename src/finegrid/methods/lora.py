@@ -24,6 +24,7 @@ from finegrid.errors import UserError
 from finegrid.methods.base import YAML, TuningMethod
 from finegrid.methods.modules.adapter import Gate
 from finegrid.models import surgery
+from finegrid.models.anatomy import is_transposed, widths
 from finegrid.models.sites import Sites
 
 
@@ -51,7 +52,8 @@ class LowRank(Update):
     @torch.no_grad()
     def fold(self, site: nn.Linear) -> None:
         """Merge: add scale B A to the site's weight."""
-        site.weight.add_(self.b @ self.a, alpha=self.scale)
+        update = self.b @ self.a
+        site.weight.add_(update.T if is_transposed(site) else update, alpha=self.scale)
 
 
 class GatedLowRank(Update):
@@ -102,8 +104,8 @@ class LoRA(TuningMethod):
             for site in sites[role]:
                 surgery.attach(site.module, "lora", self._made_for(site.module, role), _add)
 
-    def _made_for(self, linear: Any, role: str) -> Update:
-        inputs, outputs = linear.in_features, linear.out_features
+    def _made_for(self, linear: nn.Module, role: str) -> Update:
+        inputs, outputs = widths(linear)
         if not 1 <= self.rank <= min(inputs, outputs):
             raise UserError(
                 f"method.rank={self.rank} must lie in [1, {min(inputs, outputs)}], the matrix of "

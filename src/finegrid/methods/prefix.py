@@ -12,8 +12,9 @@ being the query of the row's first token (UniPELT, Mao et al. 2022, arXiv 2110.0
 
 Where we differ: the authors share one W_1 and E among the layers, we do not; UniPELT gates by the
 mean over a row's tokens, we by the first token, because a mean over a padded batch would let the
-padding matter. ALBERT's layers share one prefix as they share their weights. In ModernBERT the
-prefix has no position (its keys are not rotated) and local layers see all of it.
+padding matter. ALBERT's layers share one prefix as they share their weights. With rotary positions
+(ModernBERT, most decoders) the prefix has no position (its keys are not rotated), and local layers
+see all of it. Where query heads share keys and values, the prefix is as narrow as these.
 """
 
 import torch
@@ -33,11 +34,12 @@ class Prefix(nn.Module):
     Queries B heads T d -> keys and values, B heads length d each.
     """
 
-    def __init__(self, hidden: int, *, length: int, gated: bool) -> None:
+    def __init__(self, width: int, *, length: int, gate: int | None) -> None:
+        """`width` is that of keys and values, `gate` that of the queries, or None for no gate."""
         super().__init__()
-        self.key = nn.Parameter(torch.empty(length, hidden).normal_(std=0.02))
-        self.value = nn.Parameter(torch.empty(length, hidden).normal_(std=0.02))
-        self.gate = Gate(hidden) if gated else None
+        self.key = nn.Parameter(torch.empty(length, width).normal_(std=0.02))
+        self.value = nn.Parameter(torch.empty(length, width).normal_(std=0.02))
+        self.gate = None if gate is None else Gate(gate)
 
     def pair(self) -> tuple[Tensor, Tensor]:
         """Keys and values before they are split into heads: length H."""
@@ -45,8 +47,8 @@ class Prefix(nn.Module):
 
     def forward(self, query: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values for each row of the queries, B heads T d."""
-        rows, heads = query.shape[:2]
-        key, value = (x.reshape(len(x), heads, -1).transpose(0, 1) for x in self.pair())
+        rows, d = len(query), query.shape[-1]
+        key, value = (x.reshape(len(x), -1, d).transpose(0, 1) for x in self.pair())
         key, value = key.expand(rows, -1, -1, -1), value.expand(rows, -1, -1, -1)
         if self.gate is None:
             return key, value
@@ -57,12 +59,14 @@ class Prefix(nn.Module):
 class ReparametrizedPrefix(Prefix):
     """A prefix computed by a network in training; its delta holds keys and values only."""
 
-    def __init__(self, hidden: int, *, length: int, gated: bool, width: int) -> None:
-        super().__init__(hidden, length=length, gated=gated)
+    def __init__(
+        self, width: int, *, length: int, gate: int | None, hidden: int, inner: int
+    ) -> None:
+        super().__init__(width, length=length, gate=gate)
         del self.key, self.value
         self.embedding = nn.Parameter(torch.empty(length, hidden).normal_())
         self.network = nn.Sequential(
-            nn.Linear(hidden, width), nn.Tanh(), nn.Linear(width, 2 * hidden)
+            nn.Linear(hidden, inner), nn.Tanh(), nn.Linear(inner, 2 * width)
         )
 
     def pair(self) -> tuple[Tensor, Tensor]:
@@ -124,9 +128,16 @@ class PrefixTuning(TuningMethod):
             )
         read_prefixes(backbone)
         for site in attentions:
-            surgery.add_child(site.module, "prefix", self._made_for(sites.hidden_size))
+            surgery.add_child(site.module, "prefix", self._made_for(sites))
 
-    def _made_for(self, hidden: int) -> Prefix:
+    def _made_for(self, sites: Sites) -> Prefix:
+        gate = sites.query_width if self.gated else None
         if self.width is None:
-            return Prefix(hidden, length=self.length, gated=self.gated)
-        return ReparametrizedPrefix(hidden, length=self.length, gated=self.gated, width=self.width)
+            return Prefix(sites.key_width, length=self.length, gate=gate)
+        return ReparametrizedPrefix(
+            sites.key_width,
+            length=self.length,
+            gate=gate,
+            hidden=sites.hidden_size,
+            inner=self.width,
+        )

@@ -13,9 +13,11 @@ drawn from N(0, 0.02), in place of the previous layer's output for the prompt (V
 Where we differ: the paper prompts T5, a decoder that needs no first token; for encoders we default
 to `after_cls`, where the pooled token stays the first one and the prompt leaves the encoder's
 output again, so that heads see the text's tokens alone. `front` is what peft does: the pooled
-token is the prompt's first vector. The words to copy are drawn from the middle nine tenths of the
-vocabulary rather than the 5,000 most frequent. ModernBERT's local layers attend to a prompt only
-within their window.
+token is the prompt's first vector. A causal decoder, whose first token would not see a prompt
+behind it, has it in front whatever `place` says; it leaves the output there, too. The words to
+copy are drawn from the middle nine tenths of the vocabulary rather than the 5,000 most frequent.
+Local layers, as ModernBERT and Gemma have them, attend to a prompt only within their window, which
+padding between it and the text uses up.
 """
 
 import inspect
@@ -27,6 +29,7 @@ from torch import Tensor, nn
 from finegrid.errors import UserError, nearest
 from finegrid.methods.base import YAML, TuningMethod
 from finegrid.models import surgery
+from finegrid.models.decoder import positions
 from finegrid.models.sites import Sites
 
 PLACES = {"front": 0, "after_cls": 1}  # -> the prompt's first position
@@ -38,14 +41,22 @@ class PromptSlots(nn.Module):
     The child of the base model; `PromptVectors` then replaces the placeholders' embeddings.
     """
 
-    def __init__(self, *, start: int, length: int, limit: int, filler: int) -> None:
+    def __init__(
+        self, *, start: int, length: int, limit: int, filler: int, stays: bool = False
+    ) -> None:
         super().__init__()
-        self.start, self.length = start, length
+        self.start, self.length, self.stays = start, length, stays
         self.limit = limit  # positions that the backbone has
         self.filler = filler  # an id that is not padding; its embedding is never used
 
     def forward(self, named: dict[str, Any]) -> dict[str, Any]:
-        """The encoder's keyword arguments with `length` attended tokens more."""
+        """The backbone's keyword arguments with `length` attended tokens more.
+
+        Where a cache holds the prompt already, the mask and the positions alone tell of it.
+        """
+        cache = named.get("past_key_values")
+        if cache is not None and cache.get_seq_length():
+            return self._behind(named)
         tokens = named["input_ids"].shape[1]
         if tokens + self.length > self.limit:
             raise UserError(
@@ -54,23 +65,36 @@ class PromptSlots(nn.Module):
             )
         fills = {"input_ids": self.filler, "attention_mask": 1, "token_type_ids": 0}
         present = {name: fill for name, fill in fills.items() if named.get(name) is not None}
-        return named | {name: self._filled(named[name], fill) for name, fill in present.items()}
+        filled = {name: self._filled(named[name], fill) for name, fill in present.items()}
+        if named.get("position_ids") is not None:
+            mask = filled.get("attention_mask")
+            named = named | {"position_ids": None if mask is None else positions(mask)}
+        return named | filled
+
+    def _behind(self, named: dict[str, Any]) -> dict[str, Any]:
+        mask, places = named.get("attention_mask"), named.get("position_ids")
+        if mask is not None:
+            named = named | {"attention_mask": self._filled(mask, 1)}
+        return named if places is None else named | {"position_ids": places + self.length}
 
     def _filled(self, x: Tensor, fill: int) -> Tensor:
         slots = x.new_full((len(x), self.length), fill)
         return torch.cat([x[:, : self.start], slots, x[:, self.start :]], dim=1)
 
     def remove(self, output: Any) -> Any:
-        """Remove the prompt from the hidden states, B T H, unless it stands at the front."""
-        if self.start:
-            h = output["last_hidden_state"]
+        """Remove the prompt from the hidden states, B T H, unless it stays or is not in them."""
+        h = output["last_hidden_state"]
+        if not self.stays and h.shape[1] > self.length:
             text = torch.cat([h[:, : self.start], h[:, self.start + self.length :]], dim=1)
             output["last_hidden_state"] = text
         return output
 
 
 class PromptVectors(nn.Module):
-    """Replaces the hidden states at the prompt's positions by learned vectors: B T H -> B T H."""
+    """Replaces the hidden states at the prompt's positions by learned vectors: B T H -> B T H.
+
+    Too few states to hold it are those of tokens behind it, the rest being in a cache.
+    """
 
     def __init__(self, vectors: Tensor, start: int) -> None:
         super().__init__()
@@ -79,6 +103,8 @@ class PromptVectors(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """The hidden states with the prompt."""
+        if h.shape[1] <= len(self.vectors):
+            return h
         prompt = self.vectors.to(h.dtype).expand(len(h), -1, -1)
         end = self.start + len(self.vectors)
         return torch.cat([h[:, : self.start], prompt, h[:, end:]], dim=1)
@@ -122,9 +148,16 @@ class Prompt(TuningMethod):
         config: Any = backbone.config
         limit = sites.positions
         self._check(config, sites, limit)
-        start, filler = PLACES[self.place], 1 if config.pad_token_id == 0 else 0
-        slots = PromptSlots(start=start, length=self.length, limit=limit, filler=filler)
-        surgery.attach_around(backbone, "prompt", slots, _insert_slots, _remove_slots)
+        start = 0 if sites.decoder else PLACES[self.place]
+        slots = PromptSlots(
+            start=start,
+            length=self.length,
+            limit=limit,
+            filler=1 if config.pad_token_id == 0 else 0,
+            stays=start == 0 and not sites.decoder,
+        )
+        stack = sites["stack"][0].module if "stack" in sites else backbone
+        surgery.attach_around(stack, "prompt", slots, _insert_slots, _remove_slots)
         (words,) = sites["word_embeddings"]
         vectors = PromptVectors(_some_words(words.module, self.length), start)
         surgery.attach(words.module, "prompt", vectors, _replace_embeddings)

@@ -14,6 +14,7 @@ into modules.
     attention_norm, output_norm     LayerNorm after the residual sum; post-LN architectures only
     attention_block, output_block   the module whose output, B T H, is added to the residual as is
     pooler                          what turns B T H into B H, where the base model has it itself
+    stack                           what a language-model head calls, where not the base model
     layernorm                       every LayerNorm and RMSNorm, by its type: in no table
 
 "linear" is `nn.Linear`, or in GPT-2 transformers' `Conv1D`, whose weight is transposed.
@@ -108,7 +109,7 @@ _OPT = dict.fromkeys(("embeddings", "word_embeddings"), "decoder.embed_tokens") 
     "key": ".self_attn.k_proj", "value": ".self_attn.v_proj",
     "attention_output": ".self_attn.out_proj", "attention_block": ".self_attn.out_proj",
     "intermediate": ".fc1", "output": ".fc2", "output_block": ".fc2",
-})
+}) | {"stack": "decoder"}
 # fmt: on
 
 ENCODERS: dict[str, dict[str, str]] = {

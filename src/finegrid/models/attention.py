@@ -62,12 +62,20 @@ def _prefixed(attend: Callable[..., Any]) -> Callable[..., Any]:
         prefix = module._modules.get("prefix")
         if prefix is not None:
             more_keys, more_values = prefix(query)  # B heads length d
+            if mask is None and getattr(module, "is_causal", False):
+                mask = _causal(query, key)  # which the function would misplace by the prefix
+            mask = _widened(mask, more_keys.shape[2])
             key = torch.cat([more_keys.to(key.dtype), key], dim=2)
             value = torch.cat([more_values.to(value.dtype), value], dim=2)
-            mask = _widened(mask, more_keys.shape[2])
         return attend(module, query, key, value, mask, **named)
 
     return attend_to_prefix
+
+
+def _causal(query: Tensor, key: Tensor) -> Tensor:
+    """Which keys a query may see, queries x keys: those before it, its own, and all of a cache."""
+    queries, keys = query.shape[2], key.shape[2]
+    return query.new_ones(queries, keys, dtype=torch.bool).tril(keys - queries)
 
 
 def _widened(mask: Tensor | None, columns: int) -> Tensor | None:

@@ -254,13 +254,14 @@ def _pretrained(model: ModelConfig, outputs: int, auto_class: str) -> tuple[PreT
     where, source = locate(model), _source(model)
     if Path(where).is_dir():
         pretrained.check_files(Path(where))
-    network, info = getattr(transformers, auto_class).from_pretrained(
+    config, auto = _architecture(model, outputs, auto_class), getattr(transformers, auto_class)
+    network, info = auto.from_pretrained(
         where,
         **source,
-        config=_architecture(model, outputs, auto_class),
+        config=config,
         use_safetensors=True,
         dtype=torch.float32,
-        attn_implementation=_attention(),
+        attn_implementation=_attention(config, auto),
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # of the head, which is drawn anew
     )
@@ -273,10 +274,9 @@ def _pretrained(model: ModelConfig, outputs: int, auto_class: str) -> tuple[PreT
 
 def _random(model: ModelConfig, outputs: int, auto_class: str) -> tuple[PreTrainedModel, str]:
     """The same architecture from random weights: the control that shows what pre-training gives."""
-    network = getattr(transformers, auto_class).from_config(
-        _architecture(model, outputs, auto_class),
-        dtype=torch.float32,
-        attn_implementation=_attention(),
+    config, auto = _architecture(model, outputs, auto_class), getattr(transformers, auto_class)
+    network = auto.from_config(
+        config, dtype=torch.float32, attn_implementation=_attention(config, auto)
     )
     _adapt(network)
     return network, ""
@@ -299,9 +299,10 @@ def _architecture(model: ModelConfig, outputs: int, auto_class: str) -> Any:
     return config
 
 
-def _attention() -> str:
+def _attention(config: Any, auto: Any) -> str:
     """Eager attention trains faster than SDPA on a CPU, where dropout rules out its fused path."""
-    return "sdpa" if torch.cuda.is_available() else "eager"
+    known = auto._model_mapping[type(config)]._supports_sdpa  # Gemma 2 caps its scores, for one
+    return "sdpa" if torch.cuda.is_available() and known else "eager"
 
 
 def _source(model: ModelConfig) -> dict[str, Any]:

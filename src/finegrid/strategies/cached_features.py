@@ -84,7 +84,11 @@ class CacheFeatures(pl.Callback):
         _quiet(backbone, depth)
         quiet = f"no dropout in the embeddings and {depth} of {backbone.sites.n_layers} layers"
         layers = FrozenLayers(
-            backbone, depth, str(trainer.precision), self.config.data.eval_batch_size
+            backbone,
+            depth,
+            str(trainer.precision),
+            self.config.data.eval_batch_size,
+            one_state=self.config.task.ONE_STATE,
         )
         if reason := self._reason(layers):
             log.info("%s; they run in every pass: %s", quiet, reason)
@@ -110,6 +114,8 @@ class CacheFeatures(pl.Callback):
         if not self.one_state:
             return "the head reads other states than the first"
         architecture = layers.backbone.sites.architecture
+        if not self.config.task.FUSES:
+            return "a row of the task is not one sequence"
         if layers.depth == 0:
             return "embeddings are as quick as memory"
         if architecture not in LAYERED:
@@ -155,10 +161,19 @@ def repeats(budget: Budget, rows: TokenizedDataset, batch_size: int) -> bool:
 class FrozenLayers:
     """A backbone's embeddings and lowest layers: rows -> the hidden states that leave them."""
 
-    def __init__(self, backbone: Backbone, depth: int, precision: str, batch_size: int) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        depth: int,
+        precision: str,
+        batch_size: int,
+        *,
+        one_state: bool = True,
+    ) -> None:
+        """`one_state`: the head reads the first state of a row alone, where no layer follows."""
         self.backbone, self.depth = backbone, depth
         self.precision, self.batch_size = precision, batch_size
-        self.all_layers = depth == backbone.sites.n_layers
+        self.all_layers = one_state and depth == backbone.sites.n_layers
         self.dtype = torch.bfloat16 if precision == "bf16-mixed" else torch.float32
 
     def size(self, encoded: TokenizedDataset) -> int:

@@ -43,7 +43,6 @@ class Choice(Task):
     METRICS: ClassVar[tuple[str, ...]] = ("accuracy", "accuracy_norm")
     USUAL: ClassVar[tuple[str, ...]] = ("accuracy",)
     PROBLEM_TYPE: ClassVar[str] = "single_label_classification"
-    NESTED: ClassVar[tuple[str, ...]] = ("text", "label")
     FUSES: ClassVar[bool] = False
     ONE_STATE: ClassVar[bool] = False
 
@@ -68,6 +67,10 @@ class Choice(Task):
     def label_columns(self) -> list[str]:
         """The right answers, and the options that they are among."""
         return [self.label, self.choices]
+
+    def nested(self, column: str) -> bool:
+        """Of the options alone."""
+        return column == self.choices
 
     def auto_class(self, decoder: bool) -> str:
         """A head with one output on an encoder, the language-model head of a decoder.
@@ -236,6 +239,12 @@ class Choice(Task):
     def chances(self, outputs: list["Array"]) -> dict[str, list[float]]:
         """None: questions differ in their options."""
         return {}
+
+    def statistics(self, outputs: list["Array"], labels: "Array") -> dict[str, "Array"]:
+        """Whether the likeliest option by character is right, N 1; of a decoder alone."""
+        if len(outputs[0]) == 1 or "accuracy_norm" not in self.metrics:
+            return {}
+        return {"accuracy_norm": (_best(outputs, 1) == labels)[:, None].astype(np.int16)}
 
     def table(self, outputs: list["Array"], labels: "Array") -> dict[str, Any]:
         """Label, prediction and the options' scores; for a decoder those by character too."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from finegrid.errors import UserError, require, shown
+from finegrid.errors import require, shown
 from finegrid.tasks.modules import language_model, prompts, text_metrics
 from finegrid.tasks.modules.language_model import IGNORED
 from finegrid.tasks.task import Task
@@ -33,11 +33,12 @@ class Generation(Task):
 
     template: str = "{text}\n"  # what the target follows: at once behind a space or a line's end
     max_new_tokens: int = 64
+    slots: str | None = None  # column of the tags of `word_lists`: targets are JSON of label, slots
     answer_after: str = ""  # a mark in the targets; exact_match reads what follows its last one
 
     METRICS: ClassVar[tuple[str, ...]] = ("exact_match", "bleu", "rouge_l")
     PROBLEM_TYPE: ClassVar[str] = "single_label_classification"
-    NESTED: ClassVar[tuple[str, ...]] = ("text",)
+    CLASSES_BY_NAME: ClassVar[bool] = True
     FUSES: ClassVar[bool] = False
     ONE_STATE: ClassVar[bool] = False
 
@@ -56,6 +57,15 @@ class Generation(Task):
         """Of no meaning: the language-model head has one for each token of the vocabulary."""
         return 1
 
+    def nested(self, column: str) -> bool:
+        """Of words and their tags."""
+        return column == self.slots or super().nested(column)
+
+    @property
+    def new_tokens(self) -> int:
+        """Tokens of a generated text, at most."""
+        return self.max_new_tokens
+
     def auto_class(self, decoder: bool) -> str:
         """The language-model head of a decoder.
 
@@ -69,26 +79,23 @@ class Generation(Task):
         )
         return "AutoModelForCausalLM"
 
-    def read_text(self, name: str, values: Sequence[Any], where: str) -> list[Any]:
-        """Sources as texts; a list of words is joined by spaces."""
-        joined = []
-        for row, value in enumerate(values, start=1):
-            if isinstance(value, list) and all(isinstance(word, str) for word in value):
-                value = " ".join(value)
-            good = value is None or isinstance(value, str)
-            require(
-                good,
-                f"{where}, row {row}: column {name!r} holds {shown(json.dumps(value))}, no text",
-            )
-            joined.append(value)
-        return super().read_text(name, joined, where)
-
     def read_labels(self, values: Sequence[Any], where: str, *, typed: bool) -> "Array":
         """The target of each of N rows."""
+        targets = []
         for row, value in enumerate(values, start=1):
-            if value is None or not value.strip():
-                raise UserError(f"{where}, row {row}: column {self.label!r}: target is missing")
-        return _objects([value.strip() for value in values])
+            place = f"{where}, row {row}: column {self.label!r}"
+            if self.slots is not None:
+                label, *lists = value
+                value = label and _json(label, *lists, where=f"{where}, row {row}")
+            require(value is not None and bool(str(value).strip()), f"{place}: target is missing")
+            require(isinstance(value, str), f"{place} holds {shown(json.dumps(value))}, no text")
+            targets.append(value.strip())
+        return _objects(targets)
+
+    @property
+    def label_columns(self) -> list[str]:
+        """The targets or, with slots, the label, the words and their tags."""
+        return [self.label, *([] if self.slots is None else [*self.text, self.slots])]
 
     def unknown_labels(self, texts: Sequence[Sequence[Any]]) -> "Array":
         """No references."""
@@ -219,8 +226,13 @@ class Generation(Task):
         )
 
     def table(self, outputs: list[str], labels: "Array") -> dict[str, Any]:
-        """The generated texts and their references."""
-        return {"prediction": outputs, "references": [list(known) for known in labels]}
+        """The references of each unit as its label, and the generated text."""
+        return {"label": [list(known) for known in labels], "prediction": outputs}
+
+    def statistics(self, outputs: list[str], labels: "Array") -> dict[str, "Array"]:
+        """By metric: BLEU's counts, N 10, and each row's own score, N 1."""
+        found = {name: self._statistic(name, outputs, labels) for name in self.metrics}
+        return {name: values.reshape(len(outputs), -1) for name, values in found.items()}
 
     def degenerate(self, outputs: list[str]) -> bool:
         """Whether all texts are the same."""
@@ -229,6 +241,26 @@ class Generation(Task):
     def chances(self, outputs: list[str]) -> dict[str, list[float]]:
         """None."""
         return {}
+
+
+def _json(label: str, words: Any, tags: Any, *, where: str) -> str:
+    """A label, and the words of each slot that the tags (IOB2) mark, as JSON."""
+    lists = isinstance(words, list) and isinstance(tags, list)
+    require(lists and len(words) == len(tags), f"{where}: words and tags must be lists of a length")
+    slots: dict[str, list[list[str]]] = {}
+    for word, tag in zip(words, tags, strict=True):
+        start, _, name = str(tag).partition("-")
+        require(
+            tag == "O" or (start in ("B", "I") and bool(name)),
+            f"{where}: tag {shown(tag)} is neither O nor B-... nor I-...",
+        )
+        if start == "B" or (start == "I" and name not in slots):
+            slots.setdefault(name, []).append([])
+        if name:
+            slots[name][-1].append(str(word))
+    values = {name: [" ".join(part) for part in parts] for name, parts in slots.items()}
+    plain = {name: parts[0] if len(parts) == 1 else parts for name, parts in values.items()}
+    return json.dumps({"label": label, "slots": plain}, ensure_ascii=False)
 
 
 def _objects(values: Sequence[Any]) -> "Array":

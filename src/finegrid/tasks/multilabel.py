@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MOST = 1000  # classes
 FLAGS = {"0": 0, "1": 1, "false": 0, "true": 1, "no": 0, "yes": 1}
+NONE = "[]"  # no class
 BETWEEN = re.compile(r"[,;|]")  # the classes of a row that are one text
 CHOSEN = "validation"  # as a threshold: the one of TRIED that scores highest there
 TRIED = tuple(n / 20 for n in range(1, 20))
@@ -193,7 +194,9 @@ class Multilabel(Task):
 def _classes(value: Any, where: str) -> list[str]:
     """The classes of a row, from a list or a text with commas between."""
     require(value is not None, f"{where}: label is missing; a row without a class is []")
+    require(value != "", f"{where}: label is empty; a row without a class is []")
     if isinstance(value, str):
+        value = "" if value.strip() == NONE else value
         value = [part.strip() for part in BETWEEN.split(value) if part.strip()]
     require(isinstance(value, list), f"{where}: label {shown(str(value))} is no list of classes")
     for one in value:

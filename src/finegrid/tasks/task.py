@@ -58,6 +58,7 @@ class Task(ABC):
     EVERY_CLASS: ClassVar[bool] = True  # training rows must hold each class
     HEADS: ClassVar[tuple[str, ...]] = ("classifier",)  # that fit the kind
     ONE_STATE: ClassVar[bool] = True  # the head reads one hidden state a row, not one a token
+    CLASSES_BY_NAME: ClassVar[bool] = False  # labels are read by the names that a file gives them
     FUSES: ClassVar[bool] = True  # a row is one sequence, so that runs can share a pass
 
     def __post_init__(self) -> None:
@@ -89,6 +90,11 @@ class Task(ABC):
         """Number of logits that the head gives for a row."""
 
     @property
+    def new_tokens(self) -> int:
+        """Tokens that are generated behind those of a row, at most."""
+        return 0
+
+    @property
     def text_columns(self) -> list[str]:
         """The columns that a row's texts are read from."""
         return self.text
@@ -97,6 +103,10 @@ class Task(ABC):
     def nested_text(self) -> bool:
         """Whether the text columns may hold lists."""
         return self.word_lists or "text" in self.NESTED
+
+    def nested(self, column: str) -> bool:
+        """Whether a column may hold lists or objects."""
+        return self.nested_text if column in self.text else "label" in self.NESTED
 
     @property
     def label_columns(self) -> list[str]:

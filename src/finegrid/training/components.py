@@ -67,7 +67,7 @@ def prepare(config: RunConfig, *, build: Callable[..., Backbone] = backbone.buil
     acts = any(overrides(method, hook) for hook in ("after_step", "after_backward"))
     token_ids = None if acts else encoded["train"].token_ids  # it may look at all of what trains
     base, kernels = load_backbone(config, task, build=build, token_ids=token_ids)
-    _check_lengths(method, encoded, base, config)
+    _check_lengths(method, task, encoded, base, config)
     module = FineTuner(base, task, config.optim, seed=config.seed, train=encoded["train"])
     return RunComponents(config, task, splits, encoded, head, module, method, kernels)
 
@@ -181,7 +181,11 @@ def _class(target: str, where: str) -> type[TuningMethod]:
 
 
 def _check_lengths(
-    method: TuningMethod, encoded: Mapping[str, TokenizedDataset], base: Backbone, config: RunConfig
+    method: TuningMethod,
+    task: Task,
+    encoded: Mapping[str, TokenizedDataset],
+    base: Backbone,
+    config: RunConfig,
 ) -> None:
     """Refuse texts that the model cannot read, or that leave no room for a method's positions."""
     limits = Limits.of(base.model, config.model.name)
@@ -189,15 +193,17 @@ def _check_lengths(
     for name, tokens in limits.fit({k: rows.tokens for k, rows in encoded.items()}).items():
         encoded[name].tokens = tokens
     _warn(encoded["train"], base, config)
-    if not method.positions:
+    added = {"method adds": method.positions, "task generates": task.new_tokens}
+    if not any(added.values()):
         return
-    longest = max(int(rows.lengths.max(initial=0)) for rows in encoded.values())
-    room = base.sites.positions - method.positions
+    longest = max(rows.longest for rows in encoded.values())
+    room = base.sites.positions - sum(added.values())
+    told = " and ".join(f"the {what} {count}" for what, count in added.items() if count)
     require(
         longest <= room,
-        f"the longest text has {longest} tokens and the method adds {method.positions}, but "
+        f"the longest text has {longest} tokens and {told}, but "
         f"{config.model.name} has {base.sites.positions} positions; "
-        + (f"set model.max_length={room}" if room > 2 else "use a shorter prompt"),
+        + (f"set model.max_length={room}" if room > 2 else "let these be fewer"),
     )
 
 

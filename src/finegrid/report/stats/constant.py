@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from finegrid.report.stats import sums
-from finegrid.report.stats.bootstrap import Resampler, Statistics
+from finegrid.report.stats.bootstrap import METRICS, Resampler, Statistics
 from finegrid.report.stats.paired import Scores, variance_over_rows
 
 LEVEL = 0.05
@@ -39,7 +39,7 @@ def baseline(
     """
     if metrics and set(metrics) <= UNDEFINED:
         return Baseline(0.0)
-    if resampler is not None and not statistics:
+    if resampler is not None and set(metrics) <= {*METRICS}:
         labels = resampler.labels
         constant = np.repeat(np.unique(labels)[:, None], len(labels), axis=1)
         scores = resampler.scores(constant)

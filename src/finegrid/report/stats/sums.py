@@ -30,7 +30,8 @@ def _parts(sums: Floats) -> Floats:
 
 def _share(part: Floats, of: Floats) -> Floats:
     """A quotient; 0 of nothing."""
-    return np.divide(part, of, out=np.zeros_like(part, dtype=float), where=of > 0)
+    shares: Floats = np.divide(part, of, out=np.zeros_like(part, dtype=float), where=of > 0)
+    return shares
 
 
 def _micro_f1(sums: Floats, rows: int) -> Floats:

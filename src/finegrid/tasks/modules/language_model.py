@@ -52,26 +52,27 @@ def left_padded(ids: "Tensor", mask: "Tensor") -> tuple["Tensor", "Tensor"]:
 
 def greedy(
     model: Any, ids: "Tensor", mask: "Tensor", *, most: int, end: int, padding: int
-) -> "Tensor":
-    """Token ids (B, at most `most`) of the likeliest next tokens of left-padded prompts, B T.
+) -> list["Tensor"]:
+    """Ids of the likeliest next tokens of left-padded prompts, B T: at most `most` a row.
 
     A row stops at `end`, and is padded from there on. What a checkpoint's generation_config.json
     asks for, such as a penalty on repetition, is left aside.
     """
     from transformers import GenerationConfig
 
-    theirs, base = model.generation_config, model.base_model
-    # what acts on the inputs of a pass, as a soft prompt does, would do so on each new token
-    cache = not base._forward_pre_hooks
+    # UniPELT's gates read the first token of each pass, which must be the text's
+    gated = any(type(module).__name__ == "Gate" for module in model.modules())
+    rows = zip(ids, mask.bool(), strict=True)
+    parts = [one[real][None] for one, real in rows] if gated else [ids]
+    theirs = model.generation_config
     model.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=padding)
+    settings = {"max_new_tokens": most, "do_sample": False, "use_cache": not gated}
+    made: list[Tensor] = []
     try:
-        made: Tensor = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            max_new_tokens=most,
-            do_sample=False,
-            use_cache=cache,
-        )
+        for part in parts:
+            seen = mask if part is ids else part.new_ones(part.shape)
+            found = model.generate(input_ids=part, attention_mask=seen, **settings)
+            made += found[:, part.shape[1] :]
     finally:
         model.generation_config = theirs
-    return made[:, ids.shape[1] :]
+    return made

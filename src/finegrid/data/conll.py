@@ -1,0 +1,38 @@
+"""CoNLL files as tables: a word and its tag in a line, a blank line after each sentence."""
+
+from pathlib import Path
+
+import pyarrow as pa
+
+from finegrid.errors import UserError
+
+ENDINGS = (".conll", ".bio", ".iob2")
+WORDS, TAGS = "tokens", "tags"  # the columns
+STARTS = "-DOCSTART-"  # of a document, between two sentences
+
+
+def table(path: Path, text: str) -> pa.Table:
+    """Columns `tokens` and `tags`, lists of text: of each line the first field and the last.
+
+    Fields are divided by tabs or, where there is none, by spaces.
+
+    Raises:
+        UserError: naming row and line, for a line of one field.
+    """
+    rows: list[tuple[list[str], list[str]]] = [([], [])]
+    for number, line in enumerate(text.splitlines(), start=1):
+        fields = line.split("\t") if "\t" in line else line.split()
+        fields = [field.strip() for field in fields]
+        if not any(fields):
+            rows.append(([], []))
+        elif fields[0] != STARTS:
+            if len(fields) < 2 or not fields[0] or not fields[-1]:
+                row = sum(bool(words) for words, _ in rows[:-1]) + 1
+                raise UserError(
+                    f"{path}, row {row}: line {number} is {line!r:.40}, not a word and its tag"
+                )
+            rows[-1][0].append(fields[0])
+            rows[-1][1].append(fields[-1])
+    columns = zip(*(row for row in rows if row[0]), strict=True)
+    lists = [pa.array(column, pa.list_(pa.string())) for column in columns]
+    return pa.table(dict(zip((WORDS, TAGS), lists, strict=False)))
