@@ -20,7 +20,7 @@ from finegrid.config import RunConfig, bind_task
 from finegrid.errors import UserError
 from finegrid.inference import Restored
 from finegrid.models import backbone, surgery
-from finegrid.models.anatomy import ENCODERS
+from finegrid.models.anatomy import ANATOMY
 from finegrid.models.backbone import Backbone
 from finegrid.models.sites import Sites
 from finegrid.runs import delta
@@ -110,7 +110,7 @@ def test_kinds_are_roles(weights: Weights) -> None:
     assert row(frame, "bert.encoder.layer.2.output.LayerNorm.weight").kind == "layernorm"
 
 
-@pytest.mark.parametrize("model_type", sorted(ENCODERS))
+@pytest.mark.parametrize("model_type", sorted(ANATOMY))
 def test_every_architectures_parameters_have_a_kind(model_type: str) -> None:
     model = build_small(model_type)
     sites, base = Sites.of(model), f"{model.base_model_prefix}."

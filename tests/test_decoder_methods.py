@@ -13,9 +13,12 @@ from torch.nn import functional
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from finegrid.errors import UserError
+from finegrid.kernels.optimize import optimize
 from finegrid.methods.base import TuningMethod
 from finegrid.models import surgery
+from finegrid.models.anatomy import DECODERS
 from finegrid.models.backbone import Backbone
+from finegrid.strategies.fused_model import FusedBackbone, UnfusableError
 
 KINDS = ["llama", "gpt2", "gpt_neox", "gemma3_text", "phi3", "opt"]
 NO_BIASES = ("llama", "gemma3_text", "phi3")
@@ -193,3 +196,41 @@ def test_counts_on_shared_heads() -> None:
     assert count("prefix") == layers * 10 * 2 * kv
     assert count("layernorm") == (2 * layers + 1) * h
     assert count("bitfit_added") == layers * (3 * h + 2 * kv + 2 * ff)
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+@pytest.mark.parametrize("name", ["full", "lora"])
+def test_kernels_give_the_same_loss_and_gradients(kind: str, name: str) -> None:
+    roles = ["method.roles=[qkv]"] if name == "lora" and kind in FUSED else []
+    found = []
+    for kernels in (False, True):
+        base = small(kind)
+        drop_nothing(base.model)
+        if kernels:
+            optimize(base.model)
+        tuning_method(f"method={name}", *roles).tune(base, seed=0)
+        with torch.no_grad():
+            for parameter in surgery.trainable(base.model.base_model).values():
+                parameter.add_(torch.linspace(-0.1, 0.1, parameter.numel()).view_as(parameter))
+        base.model.train()
+        loss = functional.cross_entropy(base.model(**padded(TEXT)).logits, LABELS)
+        loss.backward()
+        trained = surgery.trainable(base.model).items()
+        found.append({"loss": loss.detach()} | {key: p.grad for key, p in trained})
+    for key, value in found[0].items():
+        torch.testing.assert_close(found[1][key], value, rtol=1e-5, atol=1e-5)
+
+
+def drop_nothing(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in ("dropout", "attention_dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+
+
+def test_decoders_share_no_pass() -> None:
+    base = small("llama")
+    with pytest.raises(UnfusableError, match="llama cannot be shared among runs"):
+        FusedBackbone(base, [base.sharing(seed=0), base.sharing(seed=1)])

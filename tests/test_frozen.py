@@ -13,6 +13,7 @@ import torch
 from conftest import composed, run_cell, tuning_method
 from safetensors.torch import load_file
 from test_methods import encoded  # noqa: F401
+from test_models import DIFFERENT
 from torch import Tensor
 from torch.nn import functional
 from transformers.models.bert.modeling_bert import BertLayer
@@ -23,7 +24,7 @@ from finegrid.data.batching import TokenizedDataset
 from finegrid.inference import restore
 from finegrid.methods.base import overrides as changes
 from finegrid.models import backbone
-from finegrid.models.anatomy import ENCODERS, LAYERED
+from finegrid.models.anatomy import ANATOMY, DECODERS, LAYERED
 from finegrid.models.backbone import Backbone
 from finegrid.runs import delta
 from finegrid.runs.record import Record, read
@@ -91,6 +92,7 @@ def small(architecture: str, *overrides: str) -> Backbone:
         "num_attention_heads": 4, "intermediate_size": 64, "embedding_size": 16, "hidden_dim": 64,
         "hidden_dropout_prob": 0.3, "dropout": 0.3, "attention_dropout": 0.3, "pad_token_id": 0,
     }  # fmt: skip
+    sizes |= DIFFERENT.get(architecture, {})
     if architecture == "distilbert":
         sizes |= {"dim": 32, "n_layers": 2, "n_heads": 4}
     cfg = composed("model=tiny", "model.pretrained=false", "model.path=none", *overrides)
@@ -223,7 +225,27 @@ def test_rows_are_padded_to_their_longest() -> None:
     assert single[..., 0].tolist() == [[5], [0]]
 
 
-@pytest.mark.parametrize("architecture", sorted(ENCODERS))
+@pytest.mark.parametrize("architecture", ["gpt2", "gpt_neox", "llama"])
+def test_a_decoders_frozen_layers_drop_nothing_and_run(
+    architecture: str, rows: TokenizedDataset
+) -> None:
+    """Below its last layer nothing is random, beside its embeddings neither; nothing is cached."""
+    known = rows.tokens.fields["input_ids"] % 40 + 5
+    rows.tokens = replace(rows.tokens, fields={"input_ids": known})
+    base = small(architecture, *TOP)
+    frozen_up(base, rows, *TOP)
+    assert "features" not in rows.extra_inputs
+    base.model.train()
+    entered: list[Tensor] = []
+    top = base.sites["layer"][-1].module
+    top.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
+    inputs = {k: v for k, v in batch().items() if k != "labels"}
+    for _ in range(2):
+        base.model(**inputs)
+    assert torch.equal(*entered)
+
+
+@pytest.mark.parametrize("architecture", sorted(ANATOMY))
 def test_only_the_prefix_loses_its_dropout(architecture: str, rows: TokenizedDataset) -> None:
     known = rows.tokens.fields["input_ids"] % 40 + 5  # the vocabulary is small
     rows.tokens = replace(rows.tokens, fields={"input_ids": known})
@@ -236,7 +258,7 @@ def test_only_the_prefix_loses_its_dropout(architecture: str, rows: TokenizedDat
     first, second = (base.model.base_model(**inputs).last_hidden_state for _ in range(2))
     assert torch.equal(first, second)
     assert any(module.training for module in base.model.modules())
-    if architecture != "modernbert":  # its head drops nothing by default
+    if architecture not in ("modernbert", *DECODERS):  # whose heads drop nothing by default
         assert not torch.equal(logits_of(base.model, inputs), logits_of(base.model, inputs))
 
 

@@ -16,7 +16,7 @@ from finegrid.config import ModelConfig
 from finegrid.errors import UserError
 from finegrid.inference import Restored, restore
 from finegrid.models import backbone, heads, surgery
-from finegrid.models.anatomy import LINEAR
+from finegrid.models.anatomy import LINEAR, POSITIONS
 from finegrid.models.backbone import Backbone
 from finegrid.models.sites import Sites
 from finegrid.runs import layout
@@ -165,6 +165,8 @@ def _below(directory: Path) -> Iterator[tuple[Path, Record]]:
 
 def place(name: str, sites: Sites) -> tuple[int | None, str]:
     """(layer, kind) of a parameter."""
+    if name.rpartition(".")[0].endswith(POSITIONS):
+        return None, "embeddings"
     for role in filter(sites.__contains__, (*KINDS, "layer")):
         for site in sites[role]:
             if name.startswith(f"{site.name}."):

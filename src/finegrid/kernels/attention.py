@@ -22,10 +22,14 @@ VECTOR = 16  # fp32 numbers in a vector register of AVX-512
 def register_attention(base_model: Any) -> None:
     """Let a base model whose attention is eager attend by `attend`.
 
-    An architecture that does not call transformers' attention interface stays as it is.
+    An architecture that does not call transformers' attention interface stays as it is, and so does
+    one whose query heads share keys, which gains nothing, or that caps its scores.
     """
-    reads_interface = base_model._supports_attention_backend
-    if reads_interface and base_model.config._attn_implementation == "eager":
+    config = base_model.config
+    shared = getattr(config, "num_key_value_heads", None) not in (None, config.num_attention_heads)
+    capped = getattr(config, "attn_logit_softcapping", None) is not None
+    fits = base_model._supports_attention_backend and not shared and not capped
+    if fits and config._attn_implementation == "eager":
         base_model.config._attn_implementation = NAME
 
 

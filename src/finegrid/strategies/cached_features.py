@@ -22,7 +22,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from finegrid import __version__
@@ -142,8 +142,11 @@ def _quiet(backbone: Backbone, depth: int) -> None:
     if depth == sites.n_layers:
         _keep_eval(backbone.model.base_model)
     else:
-        for site in (*sites["embeddings"], *sites["layer"][:depth]):
-            _keep_eval(site.module)
+        # GPT-2's dropout of embeddings lies beside them
+        beside = [x for x in backbone.model.base_model.children() if isinstance(x, nn.Dropout)]
+        lowest = [site.module for site in (*sites["embeddings"], *sites["layer"][:depth])]
+        for module in (*beside, *lowest):
+            _keep_eval(module)
 
 
 def _keep_eval(module: torch.nn.Module) -> None:
