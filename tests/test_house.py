@@ -30,7 +30,7 @@ WINGS = {
     "tasks": {"errors"},
     "data": {"config", "errors", "storage", "tasks"},
     "kernels": set(),
-    "models": {"config", "data", "errors", "seeds", "storage", "tasks"},
+    "models": {"config", "errors", "seeds", "storage", "tasks"},
     "methods": {"config", "errors", "models", "seeds", "storage"},
     "runs": {"config", "data", "errors", "models", "recipes", "storage", "tasks"},
     "tracking": {"errors", "runs", "storage"},

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -21,6 +21,7 @@ import transformers
 
 from finegrid.storage import cache, hub, paths
 from finegrid.storage.cache import Array
+from finegrid.tasks.modules.reader import Reader
 from finegrid.tasks.task import plain_encoding
 
 FORMAT = 3  # of an entry
@@ -32,28 +33,6 @@ FIELDS: dict[str, type] = {
     "characters": np.int32,
 }
 NO_LABEL = -100  # of a token
-
-
-class Reader(Protocol):
-    """What makes tokens of rows: a task, or a head that reads them its own way."""
-
-    def encoding(self, decoder: bool) -> dict[str, Any]:
-        """What else than texts, tokenizer and length decides the tokens, see `Task.encoding`."""
-
-    def encode(
-        self,
-        texts: Sequence[Sequence[Any]],
-        labels: Array,
-        tokenizer: Any,
-        *,
-        max_length: int,
-        decoder: bool,
-        train: bool,
-    ) -> Mapping[str, Any]:
-        """Tokens of N rows, as N lists for every field, see `Task.encode`."""
-
-    def unknown_labels(self, texts: Sequence[Sequence[Any]]) -> Array:
-        """Labels of the right shape for rows that have none."""
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from finegrid.config import ModelConfig
-from finegrid.data.tokenization import Reader
 from finegrid.models.backbone import Backbone
+from finegrid.tasks.modules.reader import Reader
 from finegrid.tasks.task import Task
 
 

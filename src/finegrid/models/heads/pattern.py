@@ -28,7 +28,6 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from finegrid.config import ModelConfig
-from finegrid.data.tokenization import Reader
 from finegrid.errors import require
 from finegrid.models import backbone, decoder
 from finegrid.models.backbone import Backbone
@@ -36,6 +35,7 @@ from finegrid.models.heads import cloze
 from finegrid.models.heads.base import Head
 from finegrid.models.heads.language_model import LM_HEAD, vocabulary_logits
 from finegrid.tasks.modules.pattern import Pattern
+from finegrid.tasks.modules.reader import Reader
 from finegrid.tasks.task import Task
 
 
