@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTr
 from finegrid.config import RunConfig, to_plain
 from finegrid.data.tokenization import encode
 from finegrid.errors import UserError
+from finegrid.export import export
 from finegrid.models import backbone
 from finegrid.runs import identity
 from finegrid.training.components import prepare
@@ -98,10 +99,36 @@ def test_the_separator_is_part_of_a_cell_where_it_separates() -> None:
     assert cell(single) == cell(single, "model.separator=x")
 
 
+GIVEN = ("experiment=smoke", "model=bert-base", "model.max_length=60", "task=builtin_paraphrase",
+         "trainer.threads=1")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("method", "to"),
+    [("lora", "merged"), ("lora", "peft"), ("ia3", "peft"), ("layernorm", "peft"),
+     ("bitfit_added", "merged")],
+)  # fmt: skip
+def test_an_export_is_read_as_the_run_is(
+    method: str, to: str, folder: Path, tmp_path: Path
+) -> None:
+    """By transformers and peft, which look for the padding's id."""
+    record = run_cell(tmp_path / "run", *GIVEN, f"model.path={folder}", f"method={method}")
+    assert record.status == "ok"
+    answer = export(tmp_path / "run", to, tmp_path / "out")
+    assert "loaded back" in str(answer)
+
+
+def test_a_prompt_on_a_decoder_is_none_of_pefts(folder: Path, tmp_path: Path) -> None:
+    run_cell(
+        tmp_path / "run", *GIVEN, f"model.path={folder}", "method=prompt", "model.max_length=50"
+    )
+    with pytest.raises(UserError, match="peft reads a decoder at the padding"):
+        export(tmp_path / "run", "peft", tmp_path / "out")
+
+
 def test_a_run_on_a_decoder(folder: Path, tmp_path: Path) -> None:
     """And its scores do not depend on the size of a batch."""
-    given = ("experiment=smoke", "model=bert-base", f"model.path={folder}", "model.max_length=60",
-             "task=builtin_paraphrase", "method=lora", "trainer.threads=1")  # fmt: skip
+    given = (*GIVEN, f"model.path={folder}", "method=lora")
     record = run_cell(tmp_path / "run", *given)
     assert record.status == "ok"
     assert record.separator == "\n"

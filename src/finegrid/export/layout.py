@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoConfig
 
-from finegrid.data.tokenization import encode
+from finegrid.data.tokenization import encode, padding_of
 from finegrid.errors import UserError
 from finegrid.inference import Restored
 from finegrid.models import backbone, pretrained, surgery
@@ -124,14 +124,18 @@ def loading(run: Restored) -> str:
     other = stored.num_labels != run.task.outputs and "Classif" in str(stored.architectures)
     arguments += ["ignore_mismatched_sizes=True"] if other else []
     arguments += [] if stored.return_dict else ["return_dict=True"]
+    if pretrained.is_decoder(stored):  # whose classifiers are read before the first padding
+        arguments.append(f"pad_token_id={padding_of(run.tokenizer)}")
     return ", ".join(arguments)
 
 
 def example(run: Restored) -> str:
     """A call of the tokenizer on the task's columns, as Python's source."""
-    texts = ", ".join(repr(f"a text for {column!r}") for column in run.task.text)
+    between = backbone.separator(run.config.model)
+    texts = [f"a text for {column!r}" for column in run.task.text]
+    given = ", ".join(map(repr, texts if between is None else [between.join(texts)]))
     longest = min(run.config.model.max_length, room(run))
-    return f'tokenizer({texts}, truncation=True, max_length={longest}, return_tensors="pt")'
+    return f'tokenizer({given}, truncation=True, max_length={longest}, return_tensors="pt")'
 
 
 def room(run: Restored) -> int:

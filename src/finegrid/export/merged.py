@@ -7,11 +7,13 @@ import torch
 import transformers
 from torch import Tensor
 
+from finegrid.data.tokenization import padding_of
 from finegrid.export import layout
 from finegrid.export.layout import Inputs, Unfit, label_names, need
 from finegrid.export.verify import logits_from
 from finegrid.inference import Restored
-from finegrid.models import surgery
+from finegrid.methods.bitfit_added import AddedBias
+from finegrid.models import pretrained, surgery
 
 USAGE = """```python
 import torch
@@ -24,6 +26,9 @@ with torch.inference_mode():
     logits = model(**{example}).logits
 ```
 """
+
+
+BIASES = ("attention_bias", "mlp_bias")  # settings of Llama
 
 
 class Merged:
@@ -40,7 +45,13 @@ class Merged:
     def write(self, run: Restored, folder: Path) -> None:
         """Merge the run's own model and save it with class names and tokenizer."""
         model: Any = run.model
+        if any(isinstance(child, AddedBias) for child in layout.injected(model).values()):
+            for name in BIASES:  # with which the architecture says that it has some
+                if hasattr(model.config, name):
+                    setattr(model.config, name, True)
         surgery.merge(model)
+        if pretrained.is_decoder(model.config):  # whose classifiers look for the first padding
+            model.config.pad_token_id = padding_of(run.tokenizer)
         names = label_names(run)
         model.config.id2label = names
         model.config.label2id = {name: number for number, name in names.items()}

@@ -23,6 +23,7 @@ from finegrid.methods.ia3 import ScaleInput, ScaleOutput
 from finegrid.methods.lora import LowRank
 from finegrid.methods.prefix import Prefix, ReparametrizedPrefix
 from finegrid.methods.prompt import PromptSlots, PromptVectors
+from finegrid.models.anatomy import is_norm
 
 VERSION = "0.21.2"  # the one that this was tried with
 USAGE = """```python
@@ -137,8 +138,8 @@ def _layernorm(model: nn.Module, in_place: list[str]) -> Translation:
     need(bool(in_place), "nothing of the encoder trains, so there is no peft type for it")
     names = sorted({name.rpartition(".")[0] for name in in_place})
     for name in names:
-        norm = isinstance(model.get_submodule(name), nn.LayerNorm)
-        need(norm, f"{name} trains and is no LayerNorm, the only kind that peft tunes in place")
+        norm = is_norm(model.get_submodule(name))
+        need(norm, f"{name} trains and is no norm, the only kind that peft tunes in place")
     tensors: dict[str, Tensor] = {
         f"base_model.model.{name}.ln_tuning_layers.{part}": value
         for name in names
@@ -205,6 +206,7 @@ def _moved(table: Any, rows: int) -> Tensor:
 def _prompt(model: Any, children: dict[str, Any]) -> Translation:
     vectors = [child.vectors for child in children.values() if isinstance(child, PromptVectors)]
     room = next(child for child in children.values() if isinstance(child, PromptSlots))
+    need(room.stays or room.start > 0, "peft reads a decoder at the padding behind a prompted text")
     need(room.start == 0, "peft puts a prompt in front: only a run with method.place=front fits")
     need(len(vectors) == 1, "peft has no prompt in deeper layers (method.deep=true)")
     config = {"peft_type": "PROMPT_TUNING"} | _virtual(model, *vectors[0].shape)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from finegrid.data.batching import TokenizedDataset
 from finegrid.data.examples import Examples, read_rows
 from finegrid.data.loading import load
-from finegrid.data.tokenization import encode
+from finegrid.data.tokenization import encode, padding_of
 from finegrid.errors import UserError, require
 from finegrid.export.layout import Inputs, room
 from finegrid.inference import Restored
@@ -72,7 +72,7 @@ def _made_up(run: Restored, longest: int) -> Inputs:
     """Rows of random token ids of several lengths, padded."""
     lengths = torch.tensor([min(length, longest) for length in LENGTHS])
     mask = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
-    padding = int(run.tokenizer.pad_token_id or 0)
+    padding = padding_of(run.tokenizer)
     known = Limits.of(run.model, run.config.model.name).vocabulary
     ids = {*run.tokenizer.get_vocab().values()} - {padding}
     vocabulary = np.array(sorted(number for number in ids if number < known))
