@@ -31,7 +31,7 @@ WINGS = {
     "data": {"config", "errors", "storage", "tasks"},
     "fetch": {"errors", "storage"},
     "kernels": set(),
-    "models": {"config", "errors", "seeds", "storage"},
+    "models": {"config", "errors", "seeds", "storage", "tasks"},
     "methods": {"config", "errors", "models", "seeds", "storage"},
     "runs": {"config", "data", "errors", "models", "recipes", "storage", "tasks"},
     "tracking": {"errors", "runs", "storage"},
@@ -57,7 +57,7 @@ WINGS = {
     },
     "api": {
         "config", "data", "errors", "export", "grid", "inference", "methods", "models", "report",
-        "runs", "seeds", "storage", "strategies", "training",
+        "runs", "seeds", "storage", "strategies", "tasks", "training",
     },
     "report": {"errors", "runs", "storage"},
     "tuning": {"errors", "recipes", "report", "runs"},

@@ -21,7 +21,8 @@ import transformers
 
 from finegrid.storage import cache, hub, paths
 from finegrid.storage.cache import Array
-from finegrid.tasks.task import Task, plain_encoding
+from finegrid.tasks.modules.reader import Reader
+from finegrid.tasks.task import plain_encoding
 
 FORMAT = 3  # of an entry
 FIELDS: dict[str, type] = {
@@ -66,7 +67,7 @@ class Tokeniser:
         *,
         max_length: int,
         load: Callable[[], Any],
-        task: Task | None = None,
+        task: Reader | None = None,
         decoder: bool = False,
         separator: str | None = None,
         chat_template: str = "none",
@@ -142,7 +143,7 @@ def encode(
     tokenizer: Any,
     max_length: int,
     *,
-    task: Task | None = None,
+    task: Reader | None = None,
     labels: Array | None = None,
     decoder: bool = False,
     train: bool = False,
