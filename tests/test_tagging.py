@@ -302,7 +302,8 @@ def test_cached_states_of_all_tokens_change_nothing(
 
 def test_a_decoder_tags_words(file: Path, tmp_path: Path) -> None:
     model = small_decoder.save(tmp_path / "llama")
-    more = (f"task.train={file}", f"model.path={model}", "model.max_length=64", "method=full")
+    more = [f"task.train={file}", f"model.path={model}", "model.max_length=64", "method=full"]
+    more.append("trainer.kernels=false")
     record = run_cell(tmp_path / "run", *SETTINGS, *more, "budget.steps=4")
     table = pq.read_table(tmp_path / "run/predictions.parquet").to_pydict()
     assert record.test == pytest.approx(score(table["label"], table["prediction"]))

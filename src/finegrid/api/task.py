@@ -28,6 +28,7 @@ class Task:
         ```python
         task = finegrid.Task.from_frame(frame, text="message", label="team")
         task = finegrid.Task.from_file("rows.csv", text=["question", "answer"], label="good")
+        task = finegrid.Task.from_file("ner.conll", text="tokens", label="tags", kind="tagging")
         ```
     """
 
@@ -39,20 +40,20 @@ class Task:
         path: str | Path,
         *,
         text: str | Sequence[str],
-        label: str,
+        label: str | Sequence[str],
         test: str | Path | None = None,
         kind: str | None = None,
         name: str | None = None,
         metrics: Sequence[str] | None = None,
     ) -> "Task":
-        """The rows of a csv, tsv, json, jsonl or parquet file.
+        """The rows of a csv, tsv, json, jsonl, parquet or conll file.
 
         Args:
             path: The training rows.
             text: One or two text columns.
-            label: The column to predict.
+            label: The column to predict; of multilabel also one of 0 and 1 for each class.
             test: A file of test rows; without one a stratified fifth of the rows is set aside.
-            kind: `classification` (the default) or `regression`.
+            kind: `classification` (the default), `regression`, `multilabel`, `tagging`, ...
             name: Of the task in directories and tables; by default it follows from the file's.
             metrics: The kind's by default; the headline is their mean.
 
@@ -63,7 +64,8 @@ class Task:
             require(Path(file).is_file(), f"{file}: no such file")
         values = {
             "train": str(path), "text": [text] if isinstance(text, str) else list(text),
-            "label": label, "test": None if test is None else str(test), "kind": kind,
+            "label": label if isinstance(label, str) else list(label),
+            "test": None if test is None else str(test), "kind": kind,
             "name": name, "metrics": None if metrics is None else list(metrics),
         }  # fmt: skip
         given = {f"task.{key}": value for key, value in values.items() if value is not None}
@@ -75,7 +77,7 @@ class Task:
         frame: "pd.DataFrame",
         *,
         text: str | Sequence[str],
-        label: str,
+        label: str | Sequence[str],
         test: "pd.DataFrame | None" = None,
         kind: str | None = None,
         name: str = "frame",
@@ -90,7 +92,9 @@ class Task:
         Raises:
             UserError: for a column that is not there, or that holds values of several types.
         """
-        columns = [*([text] if isinstance(text, str) else text), label]
+        columns = [
+            name for one in (text, label) for name in ([one] if isinstance(one, str) else one)
+        ]
         folder, stem = Path(directory), slug(name)
         train = _written(frame, columns, folder, stem)
         tests = None if test is None else _written(test, columns, folder, stem)

@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = arguments.parser("predict", __doc__)
     parser.add_argument("run", type=Path, help="run directory with record.json and the delta")
     parser.add_argument(
-        "--input", type=Path, required=True, help="csv, tsv, json, jsonl or parquet"
+        "--input", type=Path, required=True, help="csv, tsv, json, jsonl, parquet or conll"
     )
     parser.add_argument("--output", type=Path, help="csv file (default: INPUT.predictions.csv)")
     parser.add_argument(

@@ -73,7 +73,10 @@ def _streamed(table: pa.Table) -> cache.Array:
 
 def _files(task: Task) -> RawSplits:
     """The user's own files; the test file may be missing."""
-    require(task.train is not None, "task=custom needs task.train=FILE (csv, tsv, jsonl, parquet)")
+    require(
+        task.train is not None,
+        "task=custom needs task.train=FILE (csv, tsv, jsonl, parquet, conll)",
+    )
     files = {"train": str(task.train)} | ({} if task.test is None else {"test": task.test})
     tables = {split: read_table(Path(file)) for split, file in files.items()}
     return RawSplits(tables.pop("train"), tables, f"file {Path(files['train']).name}", files)

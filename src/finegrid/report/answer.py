@@ -16,6 +16,7 @@ from finegrid.report.comparison import Comparison
 from finegrid.report.headlines import Headline, Lead, Method
 from finegrid.report.load.rankings import RANKING
 from finegrid.report.next_step import next_step
+from finegrid.report.stats import sums
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,9 @@ def _constant(metric: str) -> str:
     """What the best constant prediction is, by the metric that it is best in."""
     if "pearson" in metric or "spearman" in metric:
         return "the mean"
+    of_sums = [one.statistic for name, one in sums.METRICS.items() if name in metric]
+    if of_sums:
+        return sums.CONSTANTS.get(of_sums[0], "one answer for every row")
     return "always one class" if metric.startswith("f1") else "the majority class"
 
 

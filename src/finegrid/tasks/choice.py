@@ -42,7 +42,7 @@ class Choice(Task):
 
     METRICS: ClassVar[tuple[str, ...]] = ("accuracy", "accuracy_norm")
     USUAL: ClassVar[tuple[str, ...]] = ("accuracy",)
-    PROBLEM_TYPE: ClassVar[str] = "single_label_classification"
+    PROBLEM_TYPE: ClassVar[str | None] = None
     FUSES: ClassVar[bool] = False
     ONE_STATE: ClassVar[bool] = False
 

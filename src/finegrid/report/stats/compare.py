@@ -12,7 +12,7 @@ from scipy import special
 from finegrid.report.load.races import Raced
 from finegrid.report.load.rankings import CELL, RANKING, TABLE, Results, missing, ordered
 from finegrid.report.recommend.verdict import verdict
-from finegrid.report.stats import significance, simultaneous
+from finegrid.report.stats import significance, simultaneous, sums
 from finegrid.report.stats.paired import Scores
 from finegrid.report.stats.scores import Evidence, Key, Known, evidence
 from finegrid.report.stats.shrunken_variance import Spread, spreads
@@ -21,9 +21,9 @@ from finegrid.report.stats.simultaneous import Pairs
 COSTS = [
     "label_rows", "train_seconds", "eval_seconds", "setup_seconds", "params_total", "params_delta",
     "params_pooler", "params_head", "delta_bytes", "delta_bits_per_trainable", "peak_memory_bytes",
-    "train_flops", "mfu", "steps", "epochs",
+    "train_flops", "mfu", "steps", "epochs", "forgetting",
 ]  # fmt: skip
-LOWEST = {"accuracy": 0.0, "f1": 0.0}  # of a metric; -1 of the others
+LOWEST = dict.fromkeys(("accuracy", "f1", *sums.METRICS), 0.0)  # of a metric; -1 of the others
 
 
 class Standing(NamedTuple):

@@ -81,6 +81,10 @@ METRICS = {
 }
 
 
+# Statistic -> the best constant prediction in words
+CONSTANTS = {"classes": "the same classes for every row", "entities": "no entity at all"}
+
+
 def constants(statistic: str, numbers: Floats) -> list[Floats]:
     """The statistic N K of constant predictions of which one scores best; none if not known.
 
