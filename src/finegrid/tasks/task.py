@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from finegrid.errors import UserError, nearest, one_of, require, shown
+from finegrid.tasks.modules.pattern import Pattern
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,6 +48,7 @@ class Task(ABC):
     test: str | None = None  # null: a stratified fifth of the training file
     word_lists: bool = False  # the text columns hold lists of words, to be joined by spaces
     positive: str | None = None  # class that F1 is of; null: the second of two
+    pattern: Pattern | None = None  # template and words of head=pattern
 
     METRICS: ClassVar[tuple[str, ...]]  # names that `task.metrics` may list
     USUAL: ClassVar[tuple[str, ...]] = ()  # where it lists none; empty: all of METRICS
@@ -57,6 +59,7 @@ class Task(ABC):
     SEVERAL: ClassVar[tuple[str, ...]] = ()  # settings of one column that may name several
     NESTED: ClassVar[tuple[str, ...]] = ()  # of text and label: whose columns may hold lists
     EVERY_CLASS: ClassVar[bool] = True  # training rows must hold each class
+    HEADS: ClassVar[tuple[str, ...]] = ("classifier",)  # that fit the kind
     ONE_STATE: ClassVar[bool] = True  # the head reads one hidden state a row, not one a token
     CLASSES_BY_NAME: ClassVar[bool] = False  # labels are read by the names that a file gives them
     FUSES: ClassVar[bool] = True  # a row is one sequence, so that runs can share a pass
