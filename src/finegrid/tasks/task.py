@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from finegrid.errors import UserError, nearest, one_of, require, shown
+from finegrid.tasks.modules.encoding import plain_encoding
 from finegrid.tasks.modules.pattern import Pattern
 
 if TYPE_CHECKING:
@@ -392,11 +393,6 @@ class Task(ABC):
         """Whether the predictions are the same for every row."""
         predicted = self.predictions(outputs.float())
         return bool(((predicted - predicted[0]).abs() <= 1e-6).all())
-
-
-def plain_encoding(texts: Sequence[Sequence[str]], tokenizer: Any, max_length: int) -> Any:
-    """A tokenizer's way with rows of one or two texts."""
-    return tokenizer(*texts, truncation=True, max_length=max_length, return_attention_mask=False)
 
 
 def _constant(values: "Tensor") -> bool:
