@@ -430,9 +430,9 @@ def test_why_states_are_not_kept(
     """All splits together must fit; embeddings alone are not worth it."""
     sites = SimpleNamespace(architecture=architecture)
     prefix = SimpleNamespace(depth=depth, backbone=SimpleNamespace(sites=sites), size=int)
-    encoded = dict(zip(("train", "test"), sizes, strict=True))
+    both = dict(zip(("train", "test"), sizes, strict=True))
     config = SimpleNamespace(task=SimpleNamespace(FUSES=True))
-    splits: Any = SimpleNamespace(encoded=encoded, config=config, one_state=True)
+    splits: Any = SimpleNamespace(encoded=both, config=config, one_state=True)
     said = CacheFeatures._reason(splits, prefix)  # type: ignore[arg-type]
     assert (said is None) == (reason is None)
     assert (reason or "") in (said or "")
