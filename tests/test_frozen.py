@@ -47,6 +47,7 @@ HEAD = ("method=head",)
 TOP = ("method=layers", "method.layers=top-1")
 SPARSE = ("method=sparse", "method.layers=top-1", "method.samples=8")  # it chooses by gradients
 PROBE = 1  # row that goes through the model before it trains, to check the checkpoint
+FULL = "trainer.precision=32"
 MIXED = "trainer.precision=bf16-mixed"
 B, T = 4, 9
 
@@ -287,7 +288,7 @@ def test_features_are_what_every_epoch_would_compute(rows: TokenizedDataset) -> 
 
 @pytest.mark.parametrize("overrides", [HEAD, TOP, SPARSE], ids=lambda o: o[0])
 def test_without_dropout_nothing_changes(overrides: tuple[str, ...], tmp_path: Path) -> None:
-    lines = (*overrides, *SHORT, *NO_DROPOUT)
+    lines = (*overrides, *SHORT, *NO_DROPOUT, FULL)
     usual = run_cell(tmp_path / "usual", *lines)
     ours = run_cell(tmp_path / "ours", *lines, "frozen_dropout=false")
     assert same(ours, usual)
@@ -318,7 +319,7 @@ def test_what_is_kept_is_what_would_be_computed(
 ) -> None:  # fmt: skip
     """With dropout above the prefix, which draws the same numbers either way."""
     caplog.set_level("INFO")
-    lines = (*overrides, *SHORT, "frozen_dropout=false")
+    lines = (*overrides, *SHORT, "frozen_dropout=false", FULL)
     kept = run_cell(tmp_path / "kept", *lines)
     assert "their outputs are cached: train, validation, test" in caplog.text
     monkeypatch.setattr(cached_features, "LIMIT", 0)
@@ -329,7 +330,7 @@ def test_what_is_kept_is_what_would_be_computed(
     assert kept.mfu
     assert computed.mfu
     assert (kept.train_flops or 0) < (computed.train_flops or 0), "the layers ran once"
-    run_cell(tmp_path / "usual", *overrides, *SHORT)
+    run_cell(tmp_path / "usual", *overrides, *SHORT, FULL)
     assert not near(tmp_path / "kept", tmp_path / "usual")
 
 
@@ -380,7 +381,7 @@ def test_what_lies_on_disk_is_found_by_all_that_decides_it(rows: TokenizedDatase
     assert len(places) == 8
 
 
-@pytest.mark.parametrize("precision", ["trainer.precision=32", MIXED])
+@pytest.mark.parametrize("precision", [FULL, MIXED])
 @pytest.mark.parametrize("overrides", [HEAD, TOP], ids=["head", "layers"])
 def test_inference_gives_the_runs_own_predictions(
     overrides: tuple[str, ...], precision: str, tmp_path: Path

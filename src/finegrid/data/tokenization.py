@@ -21,8 +21,8 @@ import transformers
 
 from finegrid.storage import cache, hub, paths
 from finegrid.storage.cache import Array
+from finegrid.tasks.modules.encoding import plain_encoding
 from finegrid.tasks.modules.reader import Reader
-from finegrid.tasks.task import plain_encoding
 
 FORMAT = 3  # of an entry
 FIELDS: dict[str, type] = {
