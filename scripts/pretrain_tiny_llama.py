@@ -2,10 +2,8 @@
 
     python scripts/pretrain_tiny_llama.py --out src/finegrid/data/builtin/tiny_llama
 
-Next-token prediction on documents of the builtin grammar, of up to three lines and the end of text.
-Half of them tell one scene: each line says the first again in other words, or goes on about the
-same people. The others are digests: each line is about a similar scene, or about anything. Which
-of them a document is, its second line tells and its third depends on. What
+Next-token prediction on documents of the builtin grammar: a sentence, a newline, the same said
+again in other words or a continuation (`finegrid.data.builtin.documents`), the end of text. What
 real decoders have, it has: a byte-level BPE tokenizer that adds no token around a text, padding
 that is the end of text, key and value heads shared by query heads, a head tied to the embeddings.
 There is no task label in the text; sentences of the tasks may turn up in it by chance. Same seed,
@@ -31,28 +29,17 @@ from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from finegrid.data.builtin import MODEL_DIR
-from finegrid.data.builtin.documents import continued, rival, shortened
-from finegrid.data.builtin.grammar import Draw, random_event, say
+from finegrid.data.builtin.documents import pairs
 
 END = "<|endoftext|>"
-LINES = (1, 2, 2, 3, 3, 3, 3, 3, 3, 3)  # of a document, each as likely
 Batch = dict[str, torch.Tensor]
 
 
-def documents(seed: str, *, restate: float = 0.8, close: float = 0.8) -> Iterator[str]:
-    """Endless documents; `restate` and `close` are shares of the lines behind a first one."""
-    draw = Draw(seed)
-    while True:
-        event = random_event(draw)
-        synonyms = draw.pick((0.0, 0.5, 0.5))  # some authors have few words: copying comes first
-        one_scene, lines = draw.chance(0.5), [event]
-        for _ in range(draw.pick(LINES) - 1):
-            if one_scene:
-                again = draw.chance(restate)
-                lines.append(shortened(draw, event) if again else continued(draw, event))
-            else:
-                lines.append(rival(draw, event) if draw.chance(close) else random_event(draw))
-        yield "\n".join(say(draw, told, synonyms=synonyms) for told in lines)
+def documents(seed: str, *, single: float) -> Iterator[str]:
+    """Endless documents; a share `single` of them is one sentence only."""
+    spread = 1 / single if single else math.inf
+    for number, (first, second, _) in enumerate(pairs(seed, follows=1.0)):
+        yield first if number % spread < 1 else f"{first}\n{second}"
 
 
 def build_tokenizer(seed: str, *, size: int, sample: int, length: int) -> PreTrainedTokenizerFast:
@@ -64,17 +51,17 @@ def build_tokenizer(seed: str, *, size: int, sample: int, length: int) -> PreTra
         vocab_size=size, special_tokens=[END], show_progress=False,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )  # fmt: skip
-    core.train_from_iterator(itertools.islice(documents(seed), sample), trainer)
+    core.train_from_iterator(itertools.islice(documents(seed, single=0.0), sample), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=core, eos_token=END, pad_token=END, model_max_length=length
     )
 
 
 def batches(
-    tokenizer: PreTrainedTokenizerFast, seed: str, *, size: int, pool: int = 32
+    tokenizer: PreTrainedTokenizerFast, seed: str, *, size: int, single: float, pool: int = 32
 ) -> Iterator[Batch]:
     """Endless batches of documents of similar length, each with its end, padded on the right."""
-    stream, order = documents(seed), torch.Generator().manual_seed(len(seed))
+    stream, order = documents(seed, single=single), torch.Generator().manual_seed(len(seed))
     while True:
         rows = sorted(tokenizer(list(itertools.islice(stream, size * pool))).input_ids, key=len)
         for start in torch.randperm(pool, generator=order).tolist():
@@ -103,8 +90,10 @@ def train(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, args: argparse.Namespace
 ) -> list[Batch]:
     """Optimise for a fixed number of steps; the held-out batches are returned."""
-    fixed = batches(tokenizer, f"held-out/{args.seed}", size=args.batch)
-    held_out = list(itertools.islice(fixed, args.held_out))
+    shape = {"size": args.batch, "single": args.single}
+    held_out = list(
+        itertools.islice(batches(tokenizer, f"held-out/{args.seed}", **shape), args.held_out)
+    )
     optimizer = torch.optim.AdamW(
         [
             {"params": [p for p in model.parameters() if p.ndim > 1]},
@@ -115,7 +104,7 @@ def train(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, args.lr, total_steps=args.steps, pct_start=0.06, anneal_strategy="linear"
     )
-    stream = batches(tokenizer, f"train/{args.seed}", size=args.batch)
+    stream = batches(tokenizer, f"train/{args.seed}", **shape)
     bar = tqdm(range(1, args.steps + 1), desc="pretrain", mininterval=2.0)
     for step in bar:
         optimizer.zero_grad(set_to_none=True)
@@ -150,10 +139,11 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Pre-train the builtin tiny Llama.")
     parser.add_argument("--out", type=pathlib.Path, default=MODEL_DIR.with_name("tiny_llama"))
-    parser.add_argument("--steps", type=int, default=3200)
+    parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch", type=int, default=24)
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--single", type=float, default=0.1, help="share of lone sentences")
     parser.add_argument("--vocabulary", type=int, default=1024)
     parser.add_argument("--sample", type=int, default=20_000, help="documents that it is made from")
     parser.add_argument("--hidden", type=int, default=128)
