@@ -305,11 +305,14 @@ def same(one: Record, other: Record) -> bool:
 
 
 def near(one: Path, other: Path) -> bool:
-    """Whether two runs' deltas agree; but for key biases, whose gradients are noise around zero."""
+    """Whether two runs' deltas agree; but for key biases, whose gradients are noise around zero.
+
+    Adam makes a step of the rate's size of any gradient, so that rounding shows in single weights.
+    """
     ours, theirs = (load_file(path / delta.FILE) for path in (one, other))
     assert ours.keys() == theirs.keys()
     names = [name for name in theirs if not name.endswith("key.bias")]
-    return all(torch.allclose(ours[n], theirs[n], rtol=0, atol=1e-5) for n in names)
+    return all(torch.allclose(ours[n], theirs[n], rtol=0, atol=5e-5) for n in names)
 
 
 @pytest.mark.parametrize("overrides", [HEAD, TOP], ids=["head", "layers"])
