@@ -98,7 +98,7 @@ def rows(task: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     root = data["root"] if data["source"] == "auto" else data["source"]
     if root and (folder := paths.rows(root, task)).is_dir():
         dev = task.get("dev", "validation")
-        splits = ("train", *([dev] if isinstance(dev, str) else dev))
+        splits = ("train", *paths.dev_splits(dev))
         return paths.digest(file for split in splits for file in paths.shards(folder, split))
     return f"hub {task['path']}/{task.get('subset', '')}"
 

@@ -13,6 +13,7 @@ from finegrid.errors import require
 PACKAGE = Path(__file__).resolve().parents[1]
 BUILTIN = PACKAGE / "data/builtin"  # its code and its model `tiny`
 TOKENIZER_FILES = ("*.json", "*.txt", "*.model", "*.spm", "*.codes")  # settings and vocabulary
+AUTO, DEV = "auto", ("test", "validation", "dev")
 MODEL_FILES = ("*.safetensors", *TOKENIZER_FILES)  # weights and architecture too
 
 
@@ -54,6 +55,12 @@ def _near(folder: Path) -> Iterator[Path]:
     """A folder, and those of its name one level below where it would lie."""
     yield folder
     yield from sorted(folder.parent.glob(f"*/{folder.name}"))
+
+
+def dev_splits(dev: str | Iterable[str]) -> tuple[str, ...]:
+    """The names of a task's dev splits; of `auto` all that may be it, the likeliest first."""
+    names = (dev,) if isinstance(dev, str) else tuple(dev)
+    return DEV if names == (AUTO,) else names
 
 
 def shards(folder: Path, split: str) -> list[Path]:

@@ -35,11 +35,14 @@ class Task(ABC):
     metrics: list[str]  # all are recorded; the headline is their mean unless `headline` names one
     path: str = ""  # hub data set, `builtin`, or `files`
     subset: str = ""  # of the hub data set, if it has any; the folder's name below a local root
+    revision: str = ""  # of the hub data set: a commit, tag or branch; empty: its newest
     label: Any = "label"  # a column; of some kinds several
     kind: str = "classification"
     labels: list[str] = field(default_factory=list)  # class names by number, if there are classes
     headline: str = ""
-    dev: list[str] = field(default_factory=lambda: ["validation"])  # labelled dev splits
+    dev: list[str] = field(
+        default_factory=lambda: ["validation"]
+    )  # labelled dev splits; auto: the first there is of test, validation, dev
     train: str | None = None  # files of `task=custom`
     test: str | None = None  # null: a stratified fifth of the training file
     word_lists: bool = False  # the text columns hold lists of words, to be joined by spaces
