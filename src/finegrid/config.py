@@ -156,6 +156,7 @@ class TrainerConfig:
     precision: str  # auto, 32 or bf16-mixed
     threads: int | None  # CPU threads of this process; null leaves torch's choice
     kernels: bool = True  # false: torch's and transformers' own modules; older runs do not name it
+    gradient_checkpointing: bool = False  # true: less memory, one forward pass more a step
 
     def __post_init__(self) -> None:
         one_of("trainer.device", self.device, ("auto", "cpu", "cuda"))
@@ -290,8 +291,7 @@ def bind(cls: type[T], node: Mapping[Any, Any], where: str) -> T:
     for key in node:
         require(str(key) in names, f"unknown key {where}.{key!s}; {nearest(str(key), names)}")
     try:
-        typed = OmegaConf.merge(OmegaConf.structured(cls), _plain(node))
-        return OmegaConf.to_object(typed)  # type: ignore[return-value]
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), _plain(node)))  # type: ignore[return-value]
     except MissingMandatoryValue as error:
         raise UserError(f"{where}: {error.msg}; give it on the command line") from error
     except OmegaConfBaseException as error:

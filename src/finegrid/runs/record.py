@@ -39,6 +39,7 @@ class Record:
     rows_asked: int | None = None  # with data.rows; `fraction` is then what share of all they are
     frozen_dropout: bool = True  # false: none below what trains
     kernels: bool | None = None  # false: torch's own modules; null: older than the choice
+    gradient_checkpointing: bool = False  # true: less memory, one forward pass more a step
     lr: float | None = None  # peak learning rate of what the method trains
     trial: int | None = None  # of a search for that rate: validation alone is scored
     tuning_runs: int | None = None  # trials that the method's rate was chosen from; null: no search

@@ -29,6 +29,7 @@ from finegrid.models.backbone import Backbone
 from finegrid.runs import delta
 from finegrid.seeds import stream
 from finegrid.tasks.task import Task
+from finegrid.training import gradient_checkpointing
 from finegrid.training.limits import Limits
 from finegrid.training.module import FineTuner
 
@@ -63,6 +64,8 @@ def prepare(config: RunConfig, *, build: Callable[..., Backbone] = backbone.buil
     acts = any(overrides(method, hook) for hook in ("after_step", "after_backward"))
     token_ids = None if acts else encoded["train"].token_ids  # it may look at all of what trains
     base, kernels = load_backbone(config, task, build=build, token_ids=token_ids)
+    if config.trainer.gradient_checkpointing:
+        gradient_checkpointing.enable(base.model)
     _check_lengths(method, task, encoded, base, config)
     module = FineTuner(base, task, config.optim, seed=config.seed, train=encoded["train"])
     return RunComponents(config, task, splits, encoded, module, method, kernels)
