@@ -16,13 +16,14 @@ from conftest import composed, run_cell
 from transformers import LlamaForCausalLM
 
 import finegrid
-from finegrid.config import bind_task
+from finegrid.config import RunConfig, bind_task
 from finegrid.data.batching import TokenizedDataset
 from finegrid.data.examples import Examples, read_rows
 from finegrid.data.files import read_table
 from finegrid.data.tokenization import encode
 from finegrid.errors import UserError
 from finegrid.inference import predict_file
+from finegrid.models import backbone
 from finegrid.tasks.choice import Choice
 from finegrid.tasks.modules import options, prompts
 from finegrid.training.module import predict
@@ -131,9 +132,6 @@ def test_a_decoder_trains_on_the_right_options_tokens(decoder: Path) -> None:
 
 def test_an_encoder_scores_pairs_whatever_their_company() -> None:
     """The softmax is over a question's own options; each batch has every option of its rows."""
-    from finegrid.config import RunConfig
-    from finegrid.models import backbone
-
     config = RunConfig.of(composed("model=tiny")).model
     base = backbone.build(config, outputs=1, seed=0)
     base.model.eval()
@@ -254,3 +252,13 @@ def test_questions_come_from_each_kind_of_file(ending: str, tmp_path: Path) -> N
     read = read_rows(read_table(file), task, "f")
     assert read.texts == (["who 0?", "who 1?"], [("a, b", "c 0"), ("a, b", "c 1")])
     assert read.labels.tolist() == [0, 1]
+
+
+def test_likelihoods_are_in_fp32_whatever_the_precision(decoder: Path) -> None:
+    config = RunConfig.of(composed("model=tiny")).model
+    config.path, config.architecture = str(decoder), {}
+    base = backbone.build(config, outputs=1, seed=0, auto_class="AutoModelForCausalLM")
+    batch = encoded(small_decoder.tokenizer(), decoder=True, train=True).batch([0, 1, 2])
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = TASK.logits(base.model, batch, forward=None)  # type: ignore[arg-type]
+    assert logits.dtype == torch.float32
