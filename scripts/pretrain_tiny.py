@@ -1,6 +1,10 @@
 """Pre-train the tiny BERT of the builtin world and save it as a Hugging Face checkpoint.
 
     python scripts/pretrain_tiny.py --out src/finegrid/data/builtin/tiny
+    python scripts/pretrain_tiny.py --head-of src/finegrid/data/builtin/tiny --steps 4000
+
+The second line trains the masked-language-model head alone, on the encoder of a folder that stays
+as it is bit by bit, and saves both.
 
 As in BERT (Devlin et al. 2019): masked-language modelling (15 % of the pieces: 80 % masked,
 10 % random, 10 % kept, drawn anew for every batch) plus next-sentence prediction, which also
@@ -26,10 +30,11 @@ from collections import Counter
 from collections.abc import Iterator
 
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
-from transformers import BertConfig, BertForPreTraining, BertTokenizerFast
+from transformers import AutoTokenizer, BertConfig, BertForPreTraining, BertTokenizerFast
 
 from finegrid.data.builtin import MODEL_DIR
 from finegrid.data.builtin.documents import pairs
@@ -133,8 +138,13 @@ def evaluate(model: BertForPreTraining, held_out: list[Batch]) -> dict[str, floa
 
 
 def objective(model: BertForPreTraining, batch: Batch) -> torch.Tensor:
-    """The sum of both losses; a batch may hold lone sentences only, hence the summed second."""
+    """The sum of both losses; a batch may hold lone sentences only, hence the summed second.
+
+    Of masked pieces alone if only their head trains.
+    """
     pieces, wanted, order, follows = predict(model, batch)
+    if not order.requires_grad:
+        return cross_entropy(pieces, wanted)
     second = cross_entropy(order, follows, reduction="sum") / max(1, len(follows))
     return cross_entropy(pieces, wanted) + second
 
@@ -150,8 +160,9 @@ def train(
     held_out = [
         mask(batch, generator, vocab=vocab, rate=0.15) for batch in itertools.islice(fixed, 32)
     ]
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim == 1]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    decayed = [p for p in trained if p.ndim > 1]
+    plain = [p for p in trained if p.ndim == 1]
     optimizer = torch.optim.AdamW(
         [{"params": decayed}, {"params": plain, "weight_decay": 0.0}],
         lr=args.lr, weight_decay=0.01, betas=(0.9, 0.98), fused=True,
@@ -177,11 +188,18 @@ def train(
 
 
 def save(model: BertForPreTraining, tokenizer: BertTokenizerFast, out: pathlib.Path) -> None:
-    """Write the encoder with its pooler (fp16) and the tokenizer, file by file, atomically."""
+    """Write the encoder with its pooler and masked-language-model head (fp16), and the tokenizer.
+
+    File by file, atomically.
+    """
     out.mkdir(parents=True, exist_ok=True)
     scratch = pathlib.Path(tempfile.mkdtemp(dir=out.parent))
     try:
-        model.bert.half().save_pretrained(scratch)
+        tensors = {name: value for name, value in model.half().state_dict().items() if kept(name)}
+        model.config.architectures = ["BertForMaskedLM"]
+        model.config.dtype = torch.float16
+        model.config.save_pretrained(scratch)
+        save_file(tensors, scratch / "model.safetensors", metadata={"format": "pt"})
         tokenizer.save_pretrained(scratch)
         pieces = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
         (scratch / "vocab.txt").write_text("".join(f"{piece}\n" for piece, _ in pieces))
@@ -192,10 +210,28 @@ def save(model: BertForPreTraining, tokenizer: BertTokenizerFast, out: pathlib.P
         shutil.rmtree(scratch)
 
 
+def kept(name: str) -> bool:
+    """Whether a tensor is saved: all but the next-sentence head and what is tied to others."""
+    return not name.startswith(("cls.seq_relationship.", "cls.predictions.decoder."))
+
+
+def with_head_to_train(folder: pathlib.Path) -> BertForPreTraining:
+    """The encoder of a folder, frozen, with a fresh head for masked pieces."""
+    model = BertForPreTraining.from_pretrained(
+        folder, dtype=torch.float32, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+    )
+    model.requires_grad_(False)
+    head = model.cls.predictions
+    for parameter in (*head.transform.parameters(), head.bias, head.decoder.bias):
+        parameter.requires_grad_(True)
+    return model
+
+
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Pre-train the builtin tiny BERT.")
     parser.add_argument("--out", type=pathlib.Path, default=MODEL_DIR)
+    parser.add_argument("--head-of", type=pathlib.Path, help="folder of the encoder to keep")
     parser.add_argument("--steps", type=int, default=12_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=32)
@@ -221,7 +257,12 @@ def main() -> None:
     args = parse()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    began = time.perf_counter()
+    if args.head_of:
+        tokenizer = AutoTokenizer.from_pretrained(args.head_of)
+        for of_the_load in ("is_local", "local_files_only"):
+            tokenizer.init_kwargs.pop(of_the_load, None)
+        finish(with_head_to_train(args.head_of).train(), tokenizer, args)
+        return
     vocab = build_vocab(f"vocab/{args.seed}", words=args.words, sample=args.sample)
     tokenizer = build_tokenizer(vocab, max_length=64)
     config = BertConfig(
@@ -230,7 +271,14 @@ def main() -> None:
         max_position_embeddings=64, hidden_dropout_prob=args.dropout,
         attention_probs_dropout_prob=args.dropout, initializer_range=args.init,
     )  # fmt: skip
-    model = BertForPreTraining(config).train()
+    finish(BertForPreTraining(config).train(), tokenizer, args)
+
+
+def finish(
+    model: BertForPreTraining, tokenizer: BertTokenizerFast, args: argparse.Namespace
+) -> None:
+    """Train, save, and say what it came to."""
+    began = time.perf_counter()
     scores = train(model, tokenizer, args)
     model.config.update({"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1})
     save(model, tokenizer, args.out)

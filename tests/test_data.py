@@ -524,7 +524,7 @@ def test_data_config_rejects_what_makes_no_sense() -> None:
         ("data.protocol=devv", "did you mean 'dev'"),
         ("data.batch_size=0", "at least 1"),
         ("data.validation=shared", "did you mean 'share'"),
-        ("data.rows=0", "at least 1"),
+        ("data.rows=-1", "at least 0"),
     ):
         with pytest.raises(UserError, match=message):
             bind(DataConfig, composed(override).data, "data")

@@ -29,8 +29,9 @@ WINGS = {
     "storage": {"errors"},
     "tasks": {"errors"},
     "data": {"config", "errors", "storage", "tasks"},
+    "fetch": {"errors", "storage"},
     "kernels": set(),
-    "models": {"config", "errors", "seeds", "storage"},
+    "models": {"config", "errors", "seeds", "storage", "tasks"},
     "methods": {"config", "errors", "models", "seeds", "storage"},
     "runs": {"config", "data", "errors", "models", "recipes", "storage", "tasks"},
     "tracking": {"errors", "runs", "storage"},
@@ -51,17 +52,19 @@ WINGS = {
     "analysis": {
         "config", "data", "errors", "inference", "methods", "models", "runs", "seeds", "tasks",
     },
-    "export": {"config", "data", "errors", "inference", "methods", "models", "runs", "training"},
+    "export": {
+        "config", "data", "errors", "inference", "methods", "models", "runs", "storage", "training",
+    },
     "api": {
         "config", "data", "errors", "export", "grid", "inference", "methods", "models", "report",
-        "runs", "seeds", "storage", "strategies", "training",
+        "runs", "seeds", "storage", "strategies", "tasks", "training",
     },
     "report": {"errors", "runs", "storage"},
     "tuning": {"errors", "recipes", "report", "runs"},
     "studies": {"report", "runs"},
     "commands": {
-        "analysis", "config", "errors", "export", "grid", "inference", "report", "runs", "storage",
-        "studies", "tracking", "tuning",
+        "analysis", "config", "errors", "export", "fetch", "grid", "inference", "report", "runs",
+        "storage", "studies", "tracking", "tuning",
     },
     "cli": {"commands", "config", "errors"},
 }

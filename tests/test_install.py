@@ -17,7 +17,9 @@ NEEDED = {  # of the checkout -> where it lies in the wheel
     "src/finegrid/**/*.py": ("src", ""),
     "src/hydra_plugins/**/*.py": ("src", ""),
     "src/finegrid/report/html/page.*": ("src", ""),
+    "src/finegrid/data/neutral.txt": ("src", ""),
     "src/finegrid/data/builtin/tiny/*": ("src", ""),
+    "src/finegrid/data/builtin/tiny_llama/*": ("src", ""),
     "conf/**/*": ("conf", "finegrid/conf"),
     "docs/results/*/runs.parquet": ("docs/results", "finegrid/results"),
 }

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from scipy import special
 
-from finegrid.config import RaceConfig
 from finegrid.errors import UserError
 from finegrid.grid.expand import Cell
+from finegrid.grid.race.config import RaceConfig
 from finegrid.grid.race.decide import Rule, Standing, chances, decide
 from finegrid.grid.race.levels import levels, looks
 from finegrid.grid.race.race import Race

@@ -24,6 +24,7 @@ from finegrid.errors import (
     require_allowed,
     slug,
 )
+from finegrid.tasks.modules.heads import check_head
 from finegrid.tasks.modules.registry import filled_in, of_kind
 from finegrid.tasks.task import Task
 
@@ -89,13 +90,11 @@ class DataConfig:
             0 < self.fraction <= 1,
             f"data.fraction={self.fraction:g} must lie in (0, 1]; 0.1 means 10 % of the train rows",
         )
-        require(
-            0 < self.validation_fraction < 1,
-            f"data.validation_fraction={self.validation_fraction:g} must lie in (0, 1)",
-        )
+        share = self.validation_fraction
+        require(0 < share < 1, f"data.validation_fraction={share:g} must lie in (0, 1)")
         one_of("data.protocol", self.protocol, self.PROTOCOLS)
         one_of("data.validation", self.validation, self.VALIDATIONS)
-        require(self.rows is None or self.rows > 0, f"data.rows={self.rows} must be at least 1")
+        require(self.rows is None or self.rows >= 0, f"data.rows={self.rows} must be at least 0")
         require(
             self.rows is None or self.fraction == 1,
             f"data.rows={self.rows} and data.fraction={self.fraction:g} both say how many rows to "
@@ -143,9 +142,11 @@ class ModelConfig:
     parameters: int | None  # of the base model, without the head, as published
     sites: dict[str, str]  # role -> pattern, for an architecture that is not known yet
     separator: str | None = None  # between two texts on a decoder; older runs do not name it
+    chat_template: str = "none"  # own: a row's text is a user's turn; older runs do not name it
 
     def __post_init__(self) -> None:
         require(self.max_length > 1, f"model.max_length={self.max_length} must be at least 2")
+        one_of("model.chat_template", self.chat_template, ("none", "own"))
 
 
 @dataclass
@@ -235,27 +236,6 @@ def _reserved(node: Any) -> Iterator[str]:
             yield from _reserved(value)
 
 
-@dataclass
-class RaceConfig:
-    """Whether a sweep stops cells that cannot change its answer, and how sure it has to be."""
-
-    question: str  # none; best: which methods may be the best; table: which pairs differ
-    alpha: float  # of calling a method worse that is not, over all looks
-    margin: float  # of score, within which two methods are equal
-    futility: float  # chance of ever telling two apart below which they are not told apart
-    max_seeds: int | None  # declared at the start; null: as many as are given
-
-    QUESTIONS: ClassVar[tuple[str, ...]] = ("none", "best", "table")
-
-    def __post_init__(self) -> None:
-        one_of("race", self.question, self.QUESTIONS)
-        require(0 < self.alpha < 1, f"race.alpha={self.alpha:g} must lie in (0, 1)")
-        require(self.margin >= 0, f"race.margin={self.margin:g} is negative")
-        require(0 <= self.futility < 1, f"race.futility={self.futility:g} must lie in [0, 1)")
-        seeds = self.max_seeds
-        require(seeds is None or seeds > 1, f"race.max_seeds={seeds} must be at least 2, or null")
-
-
 STORES = ("float32", "bfloat16", "none")  # none: scored as in float32, and no delta file
 UNITS = ("epochs", "steps", "examples", "tokens", "seconds")
 
@@ -331,11 +311,16 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0]
 
 
+OLDER_HEAD = {"name": "classifier"}  # of runs that do not name it
+SWITCHES = {"frozen_dropout": True, "score_last": False, "forgetting": False}  # what older runs had
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """The validated settings of one run."""
 
     task: Task
+    head: str  # an option of conf/head
     method: MethodConfig
     data: DataConfig
     optim: OptimConfig
@@ -349,6 +334,7 @@ class RunConfig:
     log_every: int | None  # steps between two points in a logger; None: about 50 a run
     frozen_dropout: bool
     score_last: bool  # the last weights on test too, besides the selected ones
+    forgetting: bool  # measure what tuning costs the model as a language model
     trial: int | None  # of a search for the learning rate; such a run is not scored on test
 
     @classmethod
@@ -371,18 +357,20 @@ class RunConfig:
         for key, value, least in integers:
             good = isinstance(value, int) and not isinstance(value, bool) and value >= least
             require(good, f"{key}={value} must be an integer of at least {least}")
-        dropout = cfg.get("frozen_dropout", True)  # older runs do not name it
-        require(isinstance(dropout, bool), f"frozen_dropout={dropout} must be true or false")
-        score_last = cfg.get("score_last", False)
-        require(isinstance(score_last, bool), f"score_last={score_last} must be true or false")
+        switches = {key: cfg.get(key, older) for key, older in SWITCHES.items()}
+        for key, value in switches.items():
+            require(isinstance(value, bool), f"{key}={value} must be true or false")
         trial = cfg.get("trial")
         bind(recipes.TuneConfig, cfg.get("tune") or {}, "tune")
         require(
             not recipes.scales(cfg) or OmegaConf.is_interpolation(cfg.optim, "lr"),
             f"trial={trial} chooses the learning rate; leave out either it or optim.lr",
         )
+        task, head = bind_task(cfg.task, allow=allow), str((cfg.get("head") or OLDER_HEAD)["name"])
+        check_head(task, head)
         return cls(
-            task=bind_task(cfg.task, allow=allow),
+            task=task,
+            head=head,
             method=MethodConfig.of(to_plain(cfg.method), allow=allow),
             data=bind(DataConfig, cfg.data, "data"),
             optim=bind(OptimConfig, cfg.optim, "optim"),
@@ -394,7 +382,6 @@ class RunConfig:
             store=str(cfg.store),
             evaluations=int(cfg.evaluations),
             log_every=log_every,
-            frozen_dropout=dropout,
-            score_last=score_last,
             trial=trial,
+            **switches,
         )

@@ -21,7 +21,7 @@ from finegrid.data.examples import Examples, column_texts
 from finegrid.data.files import json_text, read_table, texts
 from finegrid.data.tokenization import encode
 from finegrid.errors import UserError, require
-from finegrid.models import backbone
+from finegrid.models import backbone, heads
 from finegrid.models.backbone import Backbone
 from finegrid.runs import delta, saved_config
 from finegrid.runs.record import Record, read
@@ -48,7 +48,8 @@ class Restored:
     @property
     def auto_class(self) -> str:
         """The class of transformers that its model is of."""
-        return self.task.auto_class(backbone.is_decoder(self.config.model))
+        head = heads.of(self.config.head)
+        return head.auto_class(self.task, backbone.is_decoder(self.config.model))
 
     def outputs(self, texts: tuple[Sequence[Any], ...]) -> Any:
         """What the task keeps of each row of texts, one list a column; see `Task.infer`."""
@@ -57,7 +58,12 @@ class Restored:
         rows = Examples(tuple(map(list, texts)), unknown, list(range(len(texts[0]))))
         decoder = backbone.is_decoder(model)
         tokens = encode(
-            texts, self.tokenizer, model.max_length, task=task, labels=unknown, decoder=decoder
+            texts,
+            self.tokenizer,
+            model.max_length,
+            task=heads.of(self.config.head).reader(task),
+            labels=unknown,
+            decoder=decoder,
         )
         limits = Limits.of(self.model, model.name)
         encoded = TokenizedDataset(

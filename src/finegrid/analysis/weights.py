@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from finegrid.config import ModelConfig
 from finegrid.errors import UserError
 from finegrid.inference import Restored, restore
-from finegrid.models import backbone, surgery
+from finegrid.models import backbone, heads, surgery
 from finegrid.models.anatomy import LINEAR, POSITIONS
 from finegrid.models.backbone import Backbone
 from finegrid.models.sites import Sites
@@ -110,6 +110,7 @@ class Weights:
         model, seed = run.config.model, stream(run.config.seed, "init")
         auto_class = run.auto_class
         start = self._copy(model, outputs=run.task.outputs, seed=seed, auto_class=auto_class)
+        heads.of(run.config.head).attach(start, run.task, lambda: run.tokenizer)
         fresh = replace(model, pretrained=False)
         return Solution(run, start, self._load(fresh, outputs=2, seed=stream(0, "random")))
 

@@ -19,11 +19,11 @@ from tqdm.auto import tqdm
 from finegrid.api import task as tasks
 from finegrid.api.run import Run, load, words
 from finegrid.api.task import Task
-from finegrid.config import RaceConfig
 from finegrid.errors import UserError, one_of, require, shown
 from finegrid.grid import plan
 from finegrid.grid.known import Known
 from finegrid.grid.lifetime import end_with
+from finegrid.grid.race.config import RaceConfig
 from finegrid.grid.status import ENDED
 from finegrid.report import formatting
 from finegrid.report.answer import answer

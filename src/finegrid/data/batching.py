@@ -47,7 +47,7 @@ class TokenizedDataset:
     def longest(self) -> int:
         """Tokens of the longest sequence; a row of a choice has one an option."""
         if (option := self.tokens.fields.get("option")) is None:
-            return int(self.lengths.max())
+            return int(self.lengths.max(initial=0))
         row = np.repeat(np.arange(len(self)), self.lengths)
         return int(np.unique_counts(row * 256 + option).counts.max())
 

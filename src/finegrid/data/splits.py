@@ -106,8 +106,10 @@ def used_rows(train: Examples, task: Task, data: DataConfig) -> Order:
         f"data.rows={data.rows} asks for more than the {len(train)} rows of {task.name} that "
         "there are to train on; ask for fewer, or leave it out for all of them",
     )
-    size = data.rows or max(1, round(data.fraction * len(train)))
+    size = max(1, round(data.fraction * len(train))) if data.rows is None else data.rows
     order = stratified_order(task.strata(train.labels), data.subset_seed)[:size]
+    if size == 0:
+        return order
     _require_classes(train.take(order), task, data, f"keeps {size} of {len(train)} train rows")
     return order
 

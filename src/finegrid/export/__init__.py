@@ -15,6 +15,7 @@ from finegrid.export.merged import Merged
 from finegrid.export.peft import Peft
 from finegrid.export.verify import difference, logits_from, probe
 from finegrid.inference import Restored, restore
+from finegrid.models import heads
 
 TARGETS = ("merged", "peft", "adapters")
 
@@ -95,6 +96,12 @@ def check(run: Restored, to: str) -> None:
     Raises:
         UserError: naming the method, what of it does not fit and what to do instead.
     """
+    head = run.config.head
+    require(
+        heads.of(head).exports,
+        f"--to {to}: transformers has no class for a model with head={head}; predict with finegrid "
+        "predict, or train with head=classifier",
+    )
     why = _misfit(run, to)
     if why:
         fitting = [f"--to {name}" for name in TARGETS if name != to and not _misfit(run, name)]

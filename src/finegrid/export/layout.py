@@ -14,6 +14,7 @@ from finegrid.data.tokenization import encode, padding_of
 from finegrid.errors import UserError
 from finegrid.inference import Restored
 from finegrid.models import backbone, pretrained, surgery
+from finegrid.storage import paths
 from finegrid.training.limits import Limits
 
 README = "README.md"
@@ -98,7 +99,7 @@ def base_path(run: Restored) -> str:
     """Where the encoder comes from: a hub id, or the folder's full path."""
     folder = backbone.locate(run.config.model)
     plain = run.config.model.path
-    local = plain == "builtin" or Path(plain).is_dir()
+    local = paths.comes_with_finegrid(plain) or Path(plain).is_dir()
     return str(Path(folder).resolve()) if local else plain
 
 

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig
 
-from finegrid.config import RaceConfig, bind
+from finegrid.config import bind
 from finegrid.errors import require
 from finegrid.grid.expand import Cell, cells, grids
+from finegrid.grid.race.config import RaceConfig
 from finegrid.grid.search import Search
 from finegrid.grid.stages import Race, Stages
 from finegrid.grid.status import Store

@@ -63,6 +63,7 @@ class TuningMethod(pl.Callback):
         """Apply the method to a frozen backbone, with the global random state forked."""
         with forked(seed):  # injected modules must not shift other random draws
             self.apply(backbone.model.base_model, backbone.sites)
+        backbone.train_tied_head()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Apply the method: the last hook before Lightning makes the optimizer."""

@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from finegrid.config import ModelConfig
 from finegrid.errors import UserError, require
-from finegrid.models import decoder, pretrained, surgery
+from finegrid.models import chat, decoder, pretrained, surgery
 from finegrid.models.sites import Sites
 from finegrid.seeds import forked
 from finegrid.storage import hub, paths
@@ -54,6 +54,15 @@ class Backbone:
             draw_head(network, seed)
         return replace(self, model=network, sites=sites)
 
+    def train_tied_head(self) -> None:
+        """Let a language-model head train where the embeddings that it is tied to do."""
+        if not self.language_model:
+            return
+        output: Any = self.model.get_output_embeddings()
+        embeddings: Any = self.model.get_input_embeddings()
+        if output.weight is embeddings.weight and output.weight.requires_grad:
+            surgery.unfreeze(p for module in _head(self.model) for p in module.parameters())
+
     def own(self) -> None:
         """Give what trains in the base memory of its own."""
         for parameter in surgery.trainable(self.model.base_model).values():
@@ -83,8 +92,13 @@ def tokenizer(model: ModelConfig) -> Any:
         f"model.max_length={model.max_length} exceeds the {found.model_max_length} tokens that "
         f"{model.name} can read",
     )
-    if (between := separator(model)) is not None:
-        decoder.adapt_tokenizer(found, between)
+    between = separator(model)
+    with _one_line(model):
+        if model.chat_template == "own":
+            require(between is not None, "model.chat_template=own is for decoders; use none")
+        if between is not None:
+            turn = chat.turn(found, model.max_length) if model.chat_template == "own" else None
+            decoder.adapt_tokenizer(found, between, turn)
     return found
 
 
@@ -130,6 +144,22 @@ def build(model: ModelConfig, *, outputs: int, seed: int, auto_class: str = HEAD
     _keep_fp32(network)
     weights = fingerprint(network.base_model)
     return Backbone(network, _sites(network, model), weights, revision, language_model=lm)
+
+
+def need_language_model(model: ModelConfig, auto_class: str) -> None:
+    """Refuse a model without a language-model head, by the headers of its files if it has any here.
+
+    Raises:
+        UserError: naming the model.
+    """
+    _quieten()
+    with _one_line(model):
+        config = _architecture(model, outputs=2, auto_class=auto_class)
+        folder = Path(locate(model))
+        if model.pretrained and folder.is_dir():
+            with torch.device("meta"):
+                network = getattr(transformers, auto_class).from_config(config)
+            pretrained.need_head(folder, network)
 
 
 def _sites(network: PreTrainedModel, model: ModelConfig) -> Sites:
@@ -284,7 +314,10 @@ def _attention(config: Any, auto: Any) -> str:
 
 
 def _source(model: ModelConfig) -> dict[str, Any]:
-    if not Path(locate(model)).is_dir():
+    where = locate(model)
+    name = where.removeprefix(paths.FETCH)
+    require(name == where, f"is not on this machine; get it with `finegrid fetch {name}`")
+    if not Path(where).is_dir():
         hub.go_offline_if_unreachable()
     return {"revision": model.revision, "trust_remote_code": False}
 

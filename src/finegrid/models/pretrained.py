@@ -127,6 +127,28 @@ def check_files(folder: Path) -> None:
             raise UserError(f"{file.name} is cut short or damaged ({reason(error)})") from error
 
 
+def need_head(folder: Path, network: Any) -> None:
+    """Check that a folder's weight files hold tensors of a language model's head, if it has any.
+
+    A head that is nothing but its embeddings has none.
+
+    Raises:
+        UserError: if they hold none.
+    """
+    base = f"{network.base_model_prefix}."
+    head = [name for name, _ in network.named_parameters() if not name.startswith(base)]
+    held: set[str] = set()
+    for file in _files(folder):
+        with safe_open(file, "pt") as weights:
+            held |= set(weights.keys())
+    held |= {re.sub("gamma$", "weight", re.sub("beta$", "bias", name)) for name in held}  # of 2019
+    require(
+        not head or not held.isdisjoint(head),
+        f"holds no language-model head (no {head[:1]}), which head=pattern reads words with; use a "
+        "model that was saved with it, or head=classifier",
+    )
+
+
 def _files(folder: Path) -> list[Path]:
     """The weight files that transformers will read."""
     if (folder / WEIGHTS).is_file():

@@ -148,6 +148,7 @@ def setting(given: Setting) -> str:
     weights = {"True": "", "False": ", random weights"}.get(
         str(given.pretrained), f", pretrained {given.pretrained}"
     )
+    head = "" if given.head == "classifier" else f", head {given.head}"
     validation = {"fixed": "", "share": ", validation within the fraction"}.get(
         given.validation_from, f", validation_from {given.validation_from}"
     )
@@ -158,7 +159,7 @@ def setting(given: Setting) -> str:
         str(given.kernels), f", kernels {given.kernels}"
     )
     return (
-        f"{given.model}{weights}, protocol {given.protocol}{validation}, "
+        f"{given.model}{weights}{head}, protocol {given.protocol}{validation}, "
         f"{given.select} checkpoint, precision {given.precision or 'unknown'}{dropout}{stock}, "
         f"finegrid {given.version}"
     )

@@ -26,7 +26,9 @@ COSTS = {
     "delta_bits_per_trainable": ("bits each", ".3g"),
     "train_seconds": ("train s", ".1f"),
     "peak_memory_bytes": ("peak MB", ",.0f"),
+    "forgetting": ("forgetting", "+.3f"),
 }
+OPTIONAL = ("forgetting",)  # costs without a column where no run has any
 
 
 def markdown(
@@ -176,12 +178,14 @@ def _costs(cells: pd.DataFrame) -> str:
     finished = cells.assign(finished=cells["ok"] > 0).sort_values(["finished", "fraction"])
     largest = finished.drop_duplicates("method", keep="last").set_index("method")
     largest["peak_memory_bytes"] /= 1e6
+    measured = largest.notna().any()
+    shown = {k: v for k, v in COSTS.items() if k not in OPTIONAL or measured[k]}
     rows = []
     for method in ordered(set(cells["method"])):
         cell: Any = largest.loc[method]
-        costs = [_cost(cell[name], form) for name, (_, form) in COSTS.items()]
+        costs = [_cost(cell[name], form) for name, (_, form) in shown.items()]
         rows.append([plain(method), f"{cell['fraction']:g}", *costs])
-    return markdown_table(["method", "at fraction", *(title for title, _ in COSTS.values())], rows)
+    return markdown_table(["method", "at fraction", *(title for title, _ in shown.values())], rows)
 
 
 def _cost(value: float, form: str) -> str:

@@ -17,6 +17,7 @@ from finegrid.runs.record import SCHEMA, cell_hash
 from finegrid.storage import paths
 from finegrid.tasks.modules.registry import filled_in
 
+HEAD = settings.OLDER["head.name"]
 # Of a config these differ between machines, and its hash must not.
 PLACES = ("data.source", "data.root", "model.path", "task.path", "task.train", "task.test")
 
@@ -49,8 +50,14 @@ def _settings(plain: Mapping[str, Any]) -> dict[str, Any]:
     kept["task"] = filled_in(kept["task"], allow=allow)
     if not _chooses(kept["task"]):
         kept["task"].pop("positive", None)
+    if (kept.pop("head", None) or {}).get("name", HEAD) != HEAD:  # older versions had one head
+        kept["head"] = plain["head"]["name"]
+    if kept.get("head") != "pattern":
+        kept["task"].pop("pattern", None)
     if kept["model"].get("separator") is None or len(kept["task"]["text"]) < 2:
         kept["model"].pop("separator", None)  # it separates nothing, or is what it always was
+    if kept["model"].get("chat_template") == "none":
+        kept["model"].pop("chat_template")  # as before there was a choice
     if kept["store"] == "none":  # the scores are those of float32
         kept["store"] = "float32"
     kept["method"] = MethodConfig.of(plain["method"], allow=allow).decisive()

@@ -34,6 +34,7 @@ class Record:
     protocol: str
     overrides: list[str]
     pretrained: bool = True
+    head: str | None = None  # null: older than the choice, a classifier
     select: str = "best"
     validation_from: str | None = None  # share: the fraction's own rows; null: older than that
     rows_asked: int | None = None  # with data.rows; `fraction` is then what share of all they are
@@ -49,6 +50,7 @@ class Record:
     config_hash: str | None = None  # of the settings in .hydra/config.yaml beside it
     fingerprint: str | None = None  # of the backbone's weights as loaded
     drawn_pooler: bool | None = None  # the checkpoint had none: it trains as part of the head
+    chat_template: str = "none"  # own: a row's text was a user's turn by the tokenizer's template
     separator: str | None = None  # what was put between two texts; null: nothing, or by an encoder
     train_hash: str | None = None
     validation_hash: str | None = None
@@ -77,6 +79,7 @@ class Record:
     evaluations_planned: int | None = None  # more, where one step reached two of them
     steps: int | None = None
     epochs: float | None = None
+    forgetting: float | None = None  # rise of the language-model loss by tuning; null: not measured
     degenerate: bool | None = None  # one prediction for all test rows; in a trial, for validation's
     # cost
     params_total: int | None = None
@@ -249,8 +252,8 @@ STRICTER: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(
         ("method", "task", "model"), (is_name, "a name of letters, digits, '.', '_' and '-'")
     ),
-    "fraction": (lambda value: _number(value) and 0 < value <= 1, "a share in (0, 1]"),
-    "budget": (lambda value: _number(value) and value > 0, "a number above 0"),
+    "fraction": (lambda value: _number(value) and 0 <= value <= 1, "a share from 0 to 1"),
+    "budget": (lambda value: _number(value) and value >= 0, "a number from 0 on"),
     "status": (
         lambda value: value in ("running", "ok", "failed", "diverged"),
         "how a run can end: ok, failed or diverged",

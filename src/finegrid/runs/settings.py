@@ -27,6 +27,7 @@ ROLES = {
     "trainer.kernels": Role.RESULT,  # their dropout draws other numbers
     "logger": Role.SPEED,
     "log_every": Role.SPEED,
+    "forgetting": Role.SPEED,  # a measurement beside the result
     "score_last": Role.SPEED,  # the last weights' score decides nothing
     "hydra": Role.SPEED,
     "retry": Role.SPEED,
@@ -66,6 +67,7 @@ RECORDED = {
     "task": "task.name",
     "model": "model.name",
     "pretrained": "model.pretrained",
+    "head": "head.name",
     "fraction": "data.fraction",
     "seed": "seed",
     "protocol": "data.protocol",
@@ -87,11 +89,12 @@ OLDER = {
     "trial": None,
     "data.validation": "fixed",
     "data.rows": None,
+    "head.name": "classifier",
 }
 # Places that no hash in a record stands for: the weights' leaves out the tokenizer beside them
 SHOWN = ("model.path", "model.revision")
 # What else an override may name that fields of a record hold: a group's option, or a field's source
-HELD = {"method", "task", "model", "tuned", "trainer.precision", *RECORDED.values()}
+HELD = {"method", "task", "model", "head", "tuned", "trainer.precision", *RECORDED.values()}
 
 KEEPS_NOTHING = ("store", "none")  # the one value of its setting that leaves the result as it is
 
@@ -133,7 +136,8 @@ def recorded(plain: Mapping[str, Any]) -> dict[str, Any]:
     (unit, amount), *_ = ((k, v) for k, v in plain["budget"].items() if v is not None)
     numbers = {"fraction": float(values["fraction"]), "lr": float(values["lr"])}
     notes = {field: (plain.get("tune") or {}).get(name) for field, name in NOTED.items()}
-    return values | numbers | {"budget_unit": unit, "budget": float(amount)} | notes
+    spent = 0.0 if values["rows_asked"] == 0 else float(amount)  # without rows nothing trains
+    return values | numbers | {"budget_unit": unit, "budget": spent} | notes
 
 
 def _value(plain: Mapping[str, Any], key: str) -> Any:

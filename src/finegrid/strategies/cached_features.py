@@ -29,6 +29,7 @@ from finegrid import __version__
 from finegrid.config import Budget, RunConfig
 from finegrid.data.batching import TokenizedDataset, sorted_batches
 from finegrid.methods.base import TuningMethod, overrides
+from finegrid.models import heads
 from finegrid.models.anatomy import LAYERED
 from finegrid.models.backbone import Backbone
 from finegrid.storage import cache
@@ -68,6 +69,7 @@ class CacheFeatures(pl.Callback):
         self, method: TuningMethod, encoded: Mapping[str, TokenizedDataset], config: RunConfig
     ) -> None:
         self.method, self.config = method, config
+        self.one_state = heads.of(config.head).one_state
         seen = encoded if config.trial is None else ("train", "validation")  # a trial is not tested
         self.encoded = {name: encoded[name] for name in seen}
 
@@ -109,6 +111,8 @@ class CacheFeatures(pl.Callback):
 
     def _reason(self, layers: "FrozenLayers") -> str | None:
         """Why the layers' outputs are not cached, if they are not."""
+        if not self.one_state:
+            return "the head reads other states than the first"
         architecture = layers.backbone.sites.architecture
         if not self.config.task.FUSES:
             return "a row of the task is not one sequence"

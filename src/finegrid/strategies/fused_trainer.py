@@ -34,7 +34,7 @@ from finegrid.runs import layout, saved_config
 from finegrid.runs.spec import RunSpec
 from finegrid.strategies.fused_model import FusedBackbone
 from finegrid.strategies.single import run as run_alone
-from finegrid.training import device
+from finegrid.training import device, heads
 from finegrid.training.budget import BudgetTimer
 from finegrid.training.components import RunComponents, rows_of
 from finegrid.training.run import trainer_of
@@ -348,6 +348,7 @@ def _prepared(spec: RunSpec, shared: SharedBackbone) -> FusedRun | None:
     session = RunSession(spec)
     try:
         components = session.prepare(build=partial(shared.build, session.config.trainer))
+        heads.begin(components.head, components.module)
         components.method.tune(components.module.backbone, seed=components.module.init_seed)
         components.module.backbone.own()
         watch = session.callbacks(components, timer=SharedTimer)

@@ -24,8 +24,9 @@ import numpy as np
 from finegrid.errors import require
 from finegrid.tasks.modules import language_model, prompts
 from finegrid.tasks.modules import options as options_of
+from finegrid.tasks.modules.encoding import plain_encoding
 from finegrid.tasks.modules.language_model import IGNORED
-from finegrid.tasks.task import MEAN, Task, plain_encoding
+from finegrid.tasks.task import MEAN, Task
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -28,6 +28,7 @@ class Classification(Task):
     METRICS: ClassVar[tuple[str, ...]] = ("accuracy", "f1", "matthews")
     USUAL: ClassVar[tuple[str, ...]] = ("accuracy",)
     CORRELATIONS: ClassVar[tuple[str, ...]] = ("matthews",)
+    HEADS: ClassVar[tuple[str, ...]] = ("classifier", "pattern", "prototype")
     PROBLEM_TYPE: ClassVar[str] = "single_label_classification"
 
     def __post_init__(self) -> None:
@@ -42,6 +43,8 @@ class Classification(Task):
                 self.positive = self.positive.lower()  # which YAML took for a yes or no
             if self.labels:
                 one_of("task.positive", self.positive, tuple(self.labels))
+        if self.pattern is not None:
+            self.pattern.check(self.text, self.labels)
 
     def named(self, labels: list[str]) -> Self:
         """The task with the class names of a run; they may be given by number."""

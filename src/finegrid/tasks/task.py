@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from finegrid.errors import UserError, nearest, one_of, require, shown
+from finegrid.tasks.modules.encoding import plain_encoding
+from finegrid.tasks.modules.pattern import Pattern
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,6 +49,7 @@ class Task(ABC):
     test: str | None = None  # null: a stratified fifth of the training file
     word_lists: bool = False  # the text columns hold lists of words, to be joined by spaces
     positive: str | None = None  # class that F1 is of; null: the second of two
+    pattern: Pattern | None = None  # template and words of head=pattern
 
     METRICS: ClassVar[tuple[str, ...]]  # names that `task.metrics` may list
     USUAL: ClassVar[tuple[str, ...]] = ()  # where it lists none; empty: all of METRICS
@@ -57,6 +60,7 @@ class Task(ABC):
     SEVERAL: ClassVar[tuple[str, ...]] = ()  # settings of one column that may name several
     NESTED: ClassVar[tuple[str, ...]] = ()  # of text and label: whose columns may hold lists
     EVERY_CLASS: ClassVar[bool] = True  # training rows must hold each class
+    HEADS: ClassVar[tuple[str, ...]] = ("classifier",)  # that fit the kind
     ONE_STATE: ClassVar[bool] = True  # the head reads one hidden state a row, not one a token
     CLASSES_BY_NAME: ClassVar[bool] = False  # labels are read by the names that a file gives them
     FUSES: ClassVar[bool] = True  # a row is one sequence, so that runs can share a pass
@@ -389,11 +393,6 @@ class Task(ABC):
         """Whether the predictions are the same for every row."""
         predicted = self.predictions(outputs.float())
         return bool(((predicted - predicted[0]).abs() <= 1e-6).all())
-
-
-def plain_encoding(texts: Sequence[Sequence[str]], tokenizer: Any, max_length: int) -> Any:
-    """A tokenizer's way with rows of one or two texts."""
-    return tokenizer(*texts, truncation=True, max_length=max_length, return_attention_mask=False)
 
 
 def _constant(values: "Tensor") -> bool:

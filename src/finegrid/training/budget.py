@@ -51,7 +51,7 @@ class BudgetTimer(pl.Callback):
     @property
     def epochs(self) -> float:
         """Passes over the training rows so far."""
-        return self.examples / self.rows
+        return self.examples / max(1, self.rows)  # none of none
 
     @property
     def progress(self) -> float:

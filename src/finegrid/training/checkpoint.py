@@ -111,11 +111,21 @@ class BestCheckpoint(pl.Callback):
         self._losses = []
         loss = losses.mean()
         self._check(loss)
+        self.validate(module, precision=str(trainer.precision))
+        clock, last = self.clock, self.last
+        self._write(clock.steps, f"{clock.seconds:.3f}", f"{loss:.5f}", f"{last.value:.5f}")
+        self.seconds += time.perf_counter() - started
+        for logger in trainer.loggers:
+            named = {f"validation/{name}": score for name, score in last.scores.items()}
+            logger.log_metrics(named, step=clock.steps)
+
+    def validate(self, module: FineTuner, *, precision: str) -> None:
+        """Score the validation rows, and keep the weights if none were better."""
         outputs = predict(
             module.model,
             self.validation,
             batch_size=self.batch_size,
-            precision=str(trainer.precision),
+            precision=precision,
             task=module.task,
         )
         self.passes += 1
@@ -129,11 +139,6 @@ class BestCheckpoint(pl.Callback):
         if module.state.checkpointable and value > self.best.value:
             self.best = self.last
             self.weights = _copy(module)
-        self._write(self.clock.steps, f"{self.clock.seconds:.3f}", f"{loss:.5f}", f"{value:.5f}")
-        self.seconds += time.perf_counter() - started
-        for logger in trainer.loggers:
-            named = {f"validation/{name}": score for name, score in scores.items()}
-            logger.log_metrics(named, step=self.clock.steps)
 
     def _keep_loss(self, loss: float) -> None:
         if math.isfinite(loss) and (self.lowest_loss is None or loss < self.lowest_loss):

@@ -24,8 +24,9 @@ from finegrid.data.tokenization import Tokeniser
 from finegrid.errors import IMPORTABLE, UserError, require
 from finegrid.kernels.optimize import optimize
 from finegrid.methods.base import YAML, TuningMethod, overrides
-from finegrid.models import backbone
+from finegrid.models import backbone, heads
 from finegrid.models.backbone import Backbone
+from finegrid.models.heads import Head
 from finegrid.runs import delta
 from finegrid.seeds import stream
 from finegrid.tasks.task import Task
@@ -46,6 +47,7 @@ class RunComponents:
     task: Task  # with its class names, which may have come from the rows
     splits: Splits
     encoded: dict[str, TokenizedDataset]  # train, validation, test and further test splits
+    head: Head
     module: FineTuner
     method: TuningMethod
     kernels: list[pl.Callback]  # what the kernels do when training starts; none without them
@@ -59,7 +61,9 @@ def prepare(config: RunConfig, *, build: Callable[..., Backbone] = backbone.buil
     Raises:
         UserError: for what the user can mend: rows, files, a method's arguments, lengths.
     """
-    method = build_method(config.method)
+    method, head = build_method(config.method), heads.of(config.head)
+    head.check(config.model, config.task)
+    _check_rows(config, method, head)
     task, splits, encoded = rows_of(config)
     acts = any(overrides(method, hook) for hook in ("after_step", "after_backward"))
     token_ids = None if acts else encoded["train"].token_ids  # it may look at all of what trains
@@ -68,7 +72,7 @@ def prepare(config: RunConfig, *, build: Callable[..., Backbone] = backbone.buil
         gradient_checkpointing.enable(base.model)
     _check_lengths(method, task, encoded, base, config)
     module = FineTuner(base, task, config.optim, seed=config.seed, train=encoded["train"])
-    return RunComponents(config, task, splits, encoded, module, method, kernels)
+    return RunComponents(config, task, splits, encoded, head, module, method, kernels)
 
 
 def load_backbone(
@@ -80,14 +84,14 @@ def load_backbone(
 ) -> tuple[Backbone, list[pl.Callback]]:
     """A run's frozen backbone, and the callback of the kernels in it if the config asks for them.
 
-    The head is the one that the task needs, drawn from the run's seed; `token_ids` is for
-    `optimize`.
+    What of the head is drawn comes from the run's seed; `token_ids` is for `optimize`.
     """
-    seed = stream(config.seed, "init")
-    head = task.auto_class(backbone.is_decoder(config.model))
-    base = build(config.model, outputs=task.outputs, seed=seed, auto_class=head)
+    seed, head = stream(config.seed, "init"), heads.of(config.head)
+    auto_class = head.auto_class(task, backbone.is_decoder(config.model))
+    base = build(config.model, outputs=task.outputs, seed=seed, auto_class=auto_class)
+    head.attach(base, task, partial(backbone.tokenizer, config.model))
     if base.language_model:
-        token_ids = None  # tied to the head, all rows of the embeddings get gradients
+        token_ids = None  # a tied head gives every word's embedding a gradient
     return base, [optimize(base.model, token_ids=token_ids)] if config.trainer.kernels else []
 
 
@@ -97,16 +101,26 @@ def stored_bytes(config: RunConfig, number: int) -> float:
     A mask counts with a bit an entry, which it takes at most.
     """
     task = config.task
-    head = task.auto_class(backbone.is_decoder(config.model))
-    base = backbone.outline(config.model, outputs=task.outputs or 2, auto_class=head)
+    auto_class = heads.of(config.head).auto_class(task, backbone.is_decoder(config.model))
+    base = backbone.outline(config.model, outputs=task.outputs or 2, auto_class=auto_class)
     with torch.device("meta"):
         build_method(config.method).apply(base.model.base_model, base.sites)
+    base.train_tied_head()
     tensors = delta.state(base.model).values()
     return sum(t.numel() * (1 / 8 if t.dtype == torch.bool else number) for t in tensors)
 
 
 def rows_of(config: RunConfig) -> tuple[Task, Splits, dict[str, TokenizedDataset]]:
-    """The task with its class names, its splits, and each of them tokenised."""
+    """The task with its class names, its splits, and each of them tokenised.
+
+    Raises:
+        UserError: for what is wrong with rows or settings, such as a user's turn around prompts.
+    """
+    require(
+        config.model.chat_template == "none" or config.task.ONE_STATE,
+        f"model.chat_template=own is for tasks that label a text; {config.task.kind} makes its own "
+        "prompts, use none",
+    )
     task, tables = load(config.task, config.data)
     splits = split(tables, task, config.data)
     tokenise = Tokeniser(
@@ -114,9 +128,10 @@ def rows_of(config: RunConfig) -> tuple[Task, Splits, dict[str, TokenizedDataset
         config.model.revision,
         max_length=config.model.max_length,
         load=partial(backbone.tokenizer, config.model),
-        task=task,
+        task=heads.of(config.head).reader(task),
         decoder=backbone.is_decoder(config.model),
         separator=backbone.separator(config.model),
+        chat_template=config.model.chat_template,
     )
     named = {"train": splits.train, "validation": splits.validation, **splits.test}
     encoded = {
@@ -203,6 +218,23 @@ def _check_lengths(
         f"{config.model.name} has {base.sites.positions} positions; "
         + (f"set model.max_length={room}" if room > 2 else "let these be fewer"),
     )
+
+
+def _check_rows(config: RunConfig, method: TuningMethod, head: Head) -> None:
+    """Refuse a run without training rows, unless the model can be scored as it is."""
+    if config.data.rows != 0:
+        return
+    require(
+        not head.needs_rows,
+        f"data.rows=0 scores a model without training; head={config.head} needs rows to learn from,"
+        " use head=pattern",
+    )
+    require(
+        not overrides(method, "choose"),
+        f"data.rows=0 leaves no rows for method={config.method.name}, which chooses by them what "
+        "trains; use method=head",
+    )
+    require(config.trial is None, "data.rows=0 trains nothing, so there is no rate to search for")
 
 
 def _warn(train: TokenizedDataset, base: Backbone, config: RunConfig) -> None:

@@ -31,8 +31,12 @@ class CostMonitor(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count, on the device, after the method has operated."""
         assert isinstance(pl_module, FineTuner)
-        self.parameters = count_parameters(pl_module.model, pl_module.backbone.sites)
+        self.count(pl_module)
         self.flops_per_token = flops_per_token(pl_module, self.encoded)
+
+    def count(self, module: FineTuner) -> None:
+        """Count what trains."""
+        self.parameters = count_parameters(module.model, module.backbone.sites)
 
     def mfu(self, tokens: int, seconds: float) -> float | None:
         """Model FLOPs utilisation: the FLOP/s of training as a share of the machine's own."""

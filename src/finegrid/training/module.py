@@ -103,13 +103,14 @@ class FineTuner(pl.LightningModule):
         groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
         for name, parameter in surgery.trainable(self.model).items():
             head_lr = self.optim.head_lr or self.optim.lr
-            tuned = name.startswith(base) and name not in drawn
+            fresh = not name.startswith(base) and not self.backbone.language_model
+            tuned = not fresh and name not in drawn
             lr = self.state.lr_scale * self.optim.lr if tuned else head_lr
             groups[lr, self.optim.weight_decay if parameter.ndim > 1 else 0.0].append(parameter)
         require(
             bool(groups),
             "nothing trains: a language model's head stays as pre-trained, and this method trains "
-            "nothing below it; use another, such as method=lora",
+            "nothing below it; use another, such as method=lora, or data.rows=0 to score alone",
         )
         return torch.optim.AdamW(
             [

@@ -44,6 +44,7 @@ def add_inputs(record: Record, components: RunComponents) -> None:
     record.drawn_pooler = bool(drawn_pooler(base.model))
     if len(task.text) > 1:
         record.separator = backbone.separator(components.config.model)
+    record.chat_template = components.config.model.chat_template
     record.fraction = splits.fraction
     record.train_hash = splits.train.digest()
     record.validation_hash = splits.validation.digest()
@@ -58,8 +59,9 @@ def add_costs(record: Record, clock: BudgetTimer, meter: CostMonitor, *, setup: 
     record.steps, record.epochs = clock.steps, clock.epochs
     record.setup_seconds, record.train_seconds = setup, clock.seconds
     record.train_cpu_seconds = clock.cpu_seconds
-    record.examples_per_second = clock.examples / clock.seconds
-    record.tokens_per_second = clock.tokens / clock.seconds
+    if clock.seconds:
+        record.examples_per_second = clock.examples / clock.seconds
+        record.tokens_per_second = clock.tokens / clock.seconds
     record.train_flops = meter.flops_per_token * clock.tokens
     record.matmul_rate = meter.matmul_rate
     record.mfu = meter.mfu(clock.tokens, clock.seconds)

@@ -5,6 +5,7 @@ Builds the components, trains, scores and writes record.json, also on failure.
 
 import gc
 import logging
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from finegrid.tracking.loggers import SafeLogger
 from finegrid.training import device
 from finegrid.training.components import RunComponents
 from finegrid.training.progress import BudgetProgressBar
-from finegrid.training.session import RunSession
+from finegrid.training.session import RunCallbacks, RunSession
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,9 @@ def _train_and_score(session: RunSession, extend: Extend) -> None:
 def _fit(session: RunSession, components: RunComponents, extend: Extend) -> bool:
     """False if training ran out of memory; what it took is free then, but for `components`."""
     watch = session.callbacks(components)
+    if not len(components.splits.train):
+        _score_untrained(session, components, watch)
+        return True
     callbacks = [*watch.in_order(components), *extend(components)]
     if session.spec.sweep is None:
         callbacks.append(BudgetProgressBar(watch.clock, watch.selection))
@@ -83,6 +87,17 @@ def _fit(session: RunSession, components: RunComponents, extend: Extend) -> bool
         return False
     session.score(components, watch)
     return True
+
+
+def _score_untrained(session: RunSession, components: RunComponents, watch: RunCallbacks) -> None:
+    """Score a model without training rows as it is, with what the method adds to it."""
+    module = components.module
+    components.method.tune(components.module.backbone, seed=module.init_seed)
+    gpu = device.accelerator(session.config.trainer) == "gpu"
+    module.to("cuda" if gpu else "cpu")
+    watch.meter.count(module)
+    watch.selection.validate(module, precision=str(session.record.precision))
+    session.score(components, watch, setup=time.perf_counter() - session.started)
 
 
 def trainer_of(

@@ -67,7 +67,7 @@ def _save_delta(
     )
     record.delta_digest = delta.digest(path) if record.stored else None
     trained = (record.params_delta or 0) + (record.params_pooler or 0) + (record.params_head or 0)
-    record.delta_bits_per_trainable = 8 * record.delta_bytes / trained
+    record.delta_bits_per_trainable = 8 * record.delta_bytes / trained if trained else None
     record.delta_bound_bytes = delta.bound(delta.state(model), dtype)
 
 

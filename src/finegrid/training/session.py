@@ -25,11 +25,12 @@ from finegrid.seeds import stream
 from finegrid.tracking import loggers
 from finegrid.tracking.loggers import SafeLogger
 from finegrid.tracking.run_info import RunInfo
-from finegrid.training import heartbeat, recording, scoring
+from finegrid.training import forgetting, heartbeat, recording, scoring
 from finegrid.training.budget import BudgetTimer
 from finegrid.training.checkpoint import BestCheckpoint, passes
 from finegrid.training.components import RunComponents, prepare
 from finegrid.training.cost import CostMonitor, peak_memory
+from finegrid.training.heads import HeadUpdates
 from finegrid.training.progress import ProgressFile
 from finegrid.training.step_logger import StepLogger
 
@@ -51,7 +52,8 @@ class RunCallbacks:
         The clock counts a step before the method acts on it and the selection evaluates it.
         """
         method = components.method
-        acting = [self.meter, *components.kernels, self.clock, method, self.selection]
+        updates = HeadUpdates(components.head)
+        acting = [self.meter, updates, *components.kernels, self.clock, method, self.selection]
         return [*acting, *self.reports]
 
 
@@ -86,12 +88,16 @@ class RunSession:
         self.record.micro_batch_size = state.micro_batch_size or config.data.batch_size
         clock = timer(config.budget, config.optim, rows=len(components.splits.train))
         train, validation = components.encoded["train"], components.encoded["validation"]
-        planned = passes(
-            config.evaluations,
-            config.budget,
-            train=train,
-            validation=validation,
-            batch_size=config.data.batch_size,
+        planned = (
+            1
+            if not len(train)
+            else passes(
+                config.evaluations,
+                config.budget,
+                train=train,
+                validation=validation,
+                batch_size=config.data.batch_size,
+            )
         )
         self.record.evaluations_planned = planned
         selection = BestCheckpoint(
@@ -130,6 +136,8 @@ class RunSession:
         scoring.score(components, self.record, selection, self.directory)
         self.record.eval_seconds = selection.seconds + time.perf_counter() - began
         self.record.peak_memory_bytes = peak_memory()
+        if self.config.forgetting:
+            self.record.forgetting = forgetting.measure(components)
 
     def end(self, error: BaseException | None) -> None:
         """Write the record, unless the run was interrupted, and close the logger."""

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from finegrid.config import RaceConfig
 from finegrid.errors import require
 from finegrid.grid.expand import Cell
 from finegrid.grid.race import journal
+from finegrid.grid.race.config import RaceConfig
 from finegrid.grid.race.decide import Rule
 from finegrid.grid.race.levels import looks
 from finegrid.grid.race.track import Track

@@ -34,6 +34,7 @@ class Setting:
 
     model: str
     pretrained: bool | str
+    head: str
     protocol: str
     validation_from: str
     select: str
@@ -44,7 +45,7 @@ class Setting:
     fingerprint: str  # of the backbone's weights as loaded
 
 
-LATER = ("kernels", "validation_from")  # fields of `Setting` that older runs do not have
+LATER = ("kernels", "validation_from", "head")  # fields of `Setting` that older runs do not have
 FIELDS = [item.name for item in fields(Setting)]
 
 

@@ -21,7 +21,7 @@ from finegrid.report.stats.simultaneous import Pairs
 COSTS = [
     "label_rows", "train_seconds", "eval_seconds", "setup_seconds", "params_total", "params_delta",
     "params_pooler", "params_head", "delta_bytes", "delta_bits_per_trainable", "peak_memory_bytes",
-    "train_flops", "mfu", "steps", "epochs",
+    "train_flops", "mfu", "steps", "epochs", "forgetting",
 ]  # fmt: skip
 LOWEST = dict.fromkeys(("accuracy", "f1", *sums.METRICS), 0.0)  # of a metric; -1 of the others
 
