@@ -6,6 +6,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import small_decoder
@@ -14,12 +16,14 @@ from conftest import composed, run_cell
 from transformers import LlamaForCausalLM
 
 import finegrid
-from finegrid.config import bind_task
+from finegrid.config import RunConfig, bind_task
 from finegrid.data.batching import TokenizedDataset
-from finegrid.data.examples import Examples
+from finegrid.data.examples import Examples, read_rows
+from finegrid.data.files import read_table
 from finegrid.data.tokenization import encode
 from finegrid.errors import UserError
 from finegrid.inference import predict_file
+from finegrid.models import backbone
 from finegrid.tasks.choice import Choice
 from finegrid.tasks.modules import options, prompts
 from finegrid.training.module import predict
@@ -128,9 +132,6 @@ def test_a_decoder_trains_on_the_right_options_tokens(decoder: Path) -> None:
 
 def test_an_encoder_scores_pairs_whatever_their_company() -> None:
     """The softmax is over a question's own options; each batch has every option of its rows."""
-    from finegrid.config import RunConfig
-    from finegrid.models import backbone
-
     config = RunConfig.of(composed("model=tiny")).model
     base = backbone.build(config, outputs=1, seed=0)
     base.model.eval()
@@ -227,3 +228,37 @@ def test_its_longest_sequence_is_an_options() -> None:
     prompt, (question, choices, _) = "Question: {}\nAnswer: {}", QUESTIONS[0]
     lengths = [len(reader(prompt.format(question, text))["input_ids"]) for text in choices]
     assert encoded(reader, decoder=True).longest == max(lengths)
+
+
+def test_rows_that_are_cut_are_counted() -> None:
+    reader = small_decoder.tokenizer()
+    assert encoded(reader, decoder=True).tokens.truncated == 0
+    assert encoded(reader, decoder=True, length=20).tokens.truncated == 3
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_questions_come_from_each_kind_of_file(ending: str, tmp_path: Path) -> None:
+    file = tmp_path / f"rows.{ending}"
+    rows = [{"question": f"who {n}?", "choices": ["a, b", f"c {n}"], "answer": "AB"[n]}
+            for n in (0, 1)]  # fmt: skip
+    if ending == "csv":
+        frame = pd.DataFrame(rows)
+        frame.assign(choices=frame["choices"].map(json.dumps)).to_csv(file, index=False)
+    elif ending == "jsonl":
+        file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), file)
+    task = Choice("t", ["question"], ["accuracy"], label="answer")
+    read = read_rows(read_table(file), task, "f")
+    assert read.texts == (["who 0?", "who 1?"], [("a, b", "c 0"), ("a, b", "c 1")])
+    assert read.labels.tolist() == [0, 1]
+
+
+def test_likelihoods_are_in_fp32_whatever_the_precision(decoder: Path) -> None:
+    config = RunConfig.of(composed("model=tiny")).model
+    config.path, config.architecture = str(decoder), {}
+    base = backbone.build(config, outputs=1, seed=0, auto_class="AutoModelForCausalLM")
+    batch = encoded(small_decoder.tokenizer(), decoder=True, train=True).batch([0, 1, 2])
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = TASK.logits(base.model, batch, forward=None)  # type: ignore[arg-type]
+    assert logits.dtype == torch.float32

@@ -213,7 +213,7 @@ def test_a_run_is_scored_as_its_predictions_say(method: str, decoder: Path, tmp_
     assert record.test_rows == len(found["prediction"]) == 6  # meanings
     assert record.params_head == 0
     if method == "lora":
-        assert "AutoModelForCausalLM" in export(run, "merged", tmp_path / "merged")
+        assert "verified" in export(run, "merged", tmp_path / "merged")
     sources = [f"name[{n}]" for n in range(3)]
     assert finegrid.load(run).predict(sources)["prediction"].map(type).eq(str).all()
 

@@ -141,7 +141,7 @@ def build(model: ModelConfig, *, outputs: int, seed: int, auto_class: str = HEAD
         for parameter in drawn_pooler(network).values():
             parameter.requires_grad_(True)
         draw_head(network, seed)
-        _keep_fp32(network)
+    _keep_fp32(network)
     weights = fingerprint(network.base_model)
     return Backbone(network, _sites(network, model), weights, revision, language_model=lm)
 
@@ -230,7 +230,10 @@ def drawn_pooler(network: Any) -> dict[str, nn.Parameter]:
 
 
 def _keep_fp32(network: PreTrainedModel) -> None:
-    """Let the head's matrices work in fp32: rounded to bf16, a label of 3 has steps of 0.016."""
+    """Let the head's matrices work in fp32: rounded to bf16, a label of 3 has steps of 0.016.
+
+    And a language model's logit of 10 has steps of 0.06.
+    """
     for module in _head(network):
         if type(module) is nn.Linear:
             module.__class__ = Fp32Linear

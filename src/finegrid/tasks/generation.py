@@ -50,6 +50,10 @@ class Generation(Task):
         require(
             self.max_new_tokens > 0, f"task.max_new_tokens={self.max_new_tokens} must be above 0"
         )
+        require(
+            self.slots is None or self.word_lists,
+            f"task.slots={self.slots} holds tags of words: add task.word_lists=true",
+        )
         prompts.check_template(self.template)
 
     @property
