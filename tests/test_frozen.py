@@ -430,7 +430,11 @@ def test_why_states_are_not_kept(
     """All splits together must fit; embeddings alone are not worth it."""
     sites = SimpleNamespace(architecture=architecture)
     prefix = SimpleNamespace(depth=depth, backbone=SimpleNamespace(sites=sites), size=int)
-    splits: Any = SimpleNamespace(encoded=dict(zip(("train", "test"), sizes, strict=True)))
+    splits: Any = SimpleNamespace(
+        encoded=dict(zip(("train", "test"), sizes, strict=True)),
+        one_state=True,
+        config=SimpleNamespace(task=SimpleNamespace(FUSES=True)),
+    )
     said = CacheFeatures._reason(splits, prefix)  # type: ignore[arg-type]
     assert (said is None) == (reason is None)
     assert (reason or "") in (said or "")
