@@ -1,6 +1,7 @@
 """Peers against finegrid on the same rows, alternating in one call.
 
 python benchmarks/peers.py step --task mrpc,cola,stsb --method bitfit,lora,houlsby,full --rounds 3
+python benchmarks/peers.py step --model smollm2-135m-instruct-q4 --peers best_sdpa --dev 64
 python benchmarks/peers.py cell --task cola --fraction 0.02 --method bitfit
 python benchmarks/peers.py grid --task mrpc --peer-sample 1
 
@@ -69,6 +70,7 @@ def _step(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", type=words, default=["bitfit", "lora", "houlsby", "full"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=20, help="of a round: one epoch of its rows")
+    parser.add_argument("--dev", type=int, help="rows of the dev set to evaluate; all if not given")
     parser.add_argument("--threads", type=int, default=1)
 
 

@@ -1,4 +1,4 @@
-"""The builtin world: reproducible tasks, a small checkpoint that loads and has learned."""
+"""The builtin world: reproducible tasks, small checkpoints that load and have learned."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 NAMES = tuple(TASKS)
+LLAMA_DIR = MODEL_DIR.with_name("tiny_llama")
 
 
 def digest(name: str) -> str:
@@ -100,13 +101,16 @@ def test_the_data_need_no_torch() -> None:
     assert not {"torch", "numpy", "transformers"} & set(out.stdout.split())
 
 
-def test_checkpoint_is_small_and_complete() -> None:
-    files = {path.name: path.stat().st_size for path in MODEL_DIR.iterdir()}
+@pytest.mark.parametrize(
+    ("folder", "more"), [(MODEL_DIR, {"vocab.txt"}), (LLAMA_DIR, set())], ids=["tiny", "tiny_llama"]
+)
+def test_checkpoint_is_small_and_complete(folder: pathlib.Path, more: set[str]) -> None:
+    files = {path.name: path.stat().st_size for path in folder.iterdir()}
     assert sum(files.values()) <= 3_000_000
     wanted = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
-    assert wanted | {"vocab.txt", "README.md"} == set(files)
-    fingerprint = hashlib.sha256((MODEL_DIR / "model.safetensors").read_bytes()).hexdigest()
-    assert fingerprint in (MODEL_DIR / "README.md").read_text()
+    assert wanted | more | {"README.md"} == set(files)
+    fingerprint = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    assert fingerprint in (folder / "README.md").read_text()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -169,18 +173,74 @@ def test_pretraining_text_goes_on_for_ever_and_repeats() -> None:
     assert {follows for _, _, follows in head()} == {0, 1}
 
 
+@pytest.fixture(scope="module")
+def llama():
+    """The tiny Llama with its tokenizer, as transformers loads them."""
+    model, info = transformers.AutoModelForCausalLM.from_pretrained(
+        LLAMA_DIR, output_loading_info=True
+    )
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    return model.eval(), transformers.AutoTokenizer.from_pretrained(LLAMA_DIR)
+
+
+def test_the_llama_is_as_real_ones_are(llama) -> None:
+    model, tokenizer = llama
+    config = model.config
+    assert config.num_key_value_heads < config.num_attention_heads
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id
+    assert tokenizer.unk_token_id is None
+    assert tokenizer.convert_ids_to_tokens(tokenizer("A cop").input_ids) == ["A", "Ġcop"]
+    text = "Übermut & 12 naïve \t xylophones"
+    assert tokenizer.decode(tokenizer(text).input_ids) == text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_builtin_row_is_too_long_for_the_llama(name: str, llama) -> None:
+    for rows in load(name).values():
+        coded = llama[1](["\n".join(sentences(row)) for row in rows]).input_ids
+        assert max(map(len, coded)) <= 64
+
+
+@torch.no_grad()
+def test_the_llama_has_learned_the_grammar(llama) -> None:
+    """Words in their order are likelier than in another; a text is likelier told again."""
+    model, tokenizer = llama
+
+    def loss(text: str) -> float:
+        ids = tokenizer(text, return_tensors="pt").input_ids
+        return model(input_ids=ids, labels=ids, use_cache=False).loss.item()
+
+    stream = pairs("never seen", follows=1.0)
+    texts = [f"{first}\n{second}" for first, second, _ in (next(stream) for _ in range(40))]
+    shuffled = [" ".join(reversed(text.split(" "))) for text in texts]
+    assert sum(map(loss, texts)) / 40 < 1.6  # ln 4.1 is 1.41; random weights have ln 1024, 6.9
+    assert all(loss(text) < loss(other) for text, other in zip(texts, shuffled, strict=True))
+    first, second = "The doctor saw a car.", "The thief will sell two boxes."
+    assert loss(f"{first}\n{first}") < loss(f"{first}\n{second}")
+
+
+@pytest.mark.parametrize(
+    ("script", "tells"), [("pretrain_tiny", "mlm_loss"), ("pretrain_tiny_llama", "perplexity")]
+)
 def test_pretraining_script_runs_and_repeats(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    script: str,
+    tells: str,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     threads = torch.get_num_threads()
     small = "--steps 3 --batch 8 --hidden 32 --layers 1 --heads 2 --sample 300"
     for run in ("one", "two"):
         out = str(tmp_path / run)
-        monkeypatch.setattr(sys, "argv", ["pretrain_tiny.py", *small.split(), "--out", out])
+        monkeypatch.setattr(sys, "argv", [script, *small.split(), "--out", out])
         with torch.random.fork_rng(devices=[]):
-            runpy.run_path(str(ROOT / "scripts" / "pretrain_tiny.py"), run_name="__main__")
+            runpy.run_path(str(ROOT / f"scripts/{script}.py"), run_name="__main__")
     torch.set_num_threads(threads)
-    assert "mlm_loss" in capsys.readouterr().out
+    assert tells in capsys.readouterr().out
     one, two = ((tmp_path / run / "model.safetensors").read_bytes() for run in ("one", "two"))
     assert one == two
     assert {path.name for path in tmp_path.iterdir()} == {"one", "two"}

@@ -13,11 +13,13 @@ import torch
 from conftest import composed, run_cell
 from transformers import LlamaForCausalLM
 
+import finegrid
 from finegrid.config import bind_task
 from finegrid.data.batching import TokenizedDataset
 from finegrid.data.examples import Examples
 from finegrid.data.tokenization import encode
 from finegrid.errors import UserError
+from finegrid.inference import predict_file
 from finegrid.tasks.choice import Choice
 from finegrid.tasks.modules import options, prompts
 from finegrid.training.module import predict
@@ -175,7 +177,7 @@ def test_a_prompt_that_runs_into_what_follows_is_refused() -> None:
 @pytest.mark.parametrize("family", ["encoder", "decoder"])
 def test_a_run_is_scored_as_its_predictions_say(family: str, decoder: Path, tmp_path: Path) -> None:
     rows, run = write_rows(tmp_path / "rows.jsonl"), tmp_path / "run"
-    model = [f"model.path={decoder}", "trainer.kernels=false"] if family == "decoder" else []
+    model = [f"model.path={decoder}"] if family == "decoder" else []
     metrics = ["task.metrics=[accuracy,accuracy_norm]", "+task.headline=accuracy"]
     record = run_cell(run, *SETTINGS, f"task.train={rows}", "method=lora", *metrics, *model)
     assert (record.status, record.metric) == ("ok", "accuracy")
@@ -187,6 +189,9 @@ def test_a_run_is_scored_as_its_predictions_say(family: str, decoder: Path, tmp_
     right = np.mean([a == b for a, b in zip(chosen, table["label"], strict=True)])
     assert record.test == pytest.approx(right)
     assert ("accuracy_norm" in record.metrics["test"]) == (family == "decoder")
+    assert predict_file(run, rows, tmp_path / "out.csv") == len(table["label"]) * 5
+    chosen = finegrid.load(run).predict([(f"who eats {n}?", ["fish", "a cat"]) for n in range(3)])
+    assert set(chosen["prediction"]) <= {0, 1}
     if family == "decoder":
         assert record.params_head == 0
         normed = [int(np.argmax(scores)) for scores in table["scores_norm"]]

@@ -1,6 +1,7 @@
 """Splits, fractions, batches and bad input files."""
 
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from finegrid.data.splits import Splits, share_order, split, stratified_order, u
 from finegrid.data.tokenization import Tokens, encode
 from finegrid.errors import UserError
 from finegrid.models import backbone
+from finegrid.storage import paths
 from finegrid.tasks.regression import Regression
 from finegrid.tasks.task import Task
 
@@ -276,6 +278,64 @@ def test_the_hub_is_asked_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     found = splits_of("task=qnli", f"data.root={tmp_path}")[1]
     assert asked == [("nyu-mll/glue", "qnli")]
     assert (len(found.train), found.source) == (36, "hub nyu-mll/glue/qnli")
+
+
+HIDDEN = {"label": [-1] * 40}
+
+
+@pytest.mark.parametrize(
+    ("parts", "size"),
+    [
+        ({"train": {}, "test": {}, "validation": {}}, 40),
+        ({"train": {}, "test": HIDDEN, "validation": {}}, 40),
+        ({"train": {}, "test": HIDDEN}, 8),  # a fifth of train
+    ],
+)
+def test_any_data_set_of_the_hub(
+    parts: dict[str, Any], size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Splits are found, classes bear the data set's names, and the commit is recorded."""
+    import datasets
+
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    asked = []
+
+    def load_dataset(path: str, name: str | None, **pinned: str) -> datasets.DatasetDict:
+        asked.append((path, name, pinned))
+        features = {
+            "text": datasets.Value("string"),
+            "label": datasets.ClassLabel(names=["b", "a"]),
+        }
+        rows = {"text": [f"sentence {i}" for i in range(40)], "label": [0, 1] * 20}
+        made = {
+            name: datasets.Dataset.from_dict(rows | other, features=datasets.Features(features))
+            for name, other in parts.items()
+        }
+        address = f"hf://datasets/{path}@{commit}/data/train.parquet"
+        made["train"].info.download_checksums = {address: {}}
+        return datasets.DatasetDict(made)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    given = ("task=hub", "task.path=fancyzhx/ag_news", f"task.revision={commit}", "data.root=null")
+    task, found = splits_of(*given)
+    assert (task.name, task.labels) == ("ag_news", ["b", "a"])
+    assert asked == [("fancyzhx/ag_news", None, {"revision": commit})]
+    assert found.source == f"hub fancyzhx/ag_news/@{commit}"
+    assert len(found.test["test"]) == size
+
+
+def test_a_data_set_of_the_hub_must_be_named() -> None:
+    with pytest.raises(UserError, match=r"task=hub needs task\.path=DATASET"):
+        splits_of("task=hub", "data.root=null")
+
+
+def test_folders_lie_below_one_of_several_roots(tmp_path: Path) -> None:
+    for place in ("one/glue/mrpc", "two/rte"):
+        (tmp_path / place).mkdir(parents=True)
+    root = f"{tmp_path / 'one'}{os.pathsep}{tmp_path / 'two'}"
+    assert paths.rows(root, {"name": "mrpc"}) == tmp_path / "one/glue/mrpc"
+    assert paths.rows(root, {"name": "x", "subset": "rte"}) == tmp_path / "two/rte"
+    assert paths.rows(root, {"name": "cola"}) == tmp_path / "one/cola"
 
 
 def test_a_fraction_that_leaves_a_class_empty(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterator
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 from conftest import METHODS, tuning_method
@@ -13,12 +14,14 @@ from torch.nn import functional
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from finegrid.errors import UserError
+from finegrid.kernels.dropout import draw_from
 from finegrid.kernels.optimize import optimize
 from finegrid.methods.base import TuningMethod
 from finegrid.models import surgery
 from finegrid.models.anatomy import DECODERS
 from finegrid.models.backbone import Backbone
 from finegrid.strategies.fused_model import FusedBackbone, UnfusableError
+from finegrid.training import gradient_checkpointing
 
 KINDS = ["llama", "gpt2", "gpt_neox", "gemma3_text", "phi3", "opt"]
 NO_BIASES = ("llama", "gemma3_text", "phi3")
@@ -234,3 +237,31 @@ def test_decoders_share_no_pass() -> None:
     base = small("llama")
     with pytest.raises(UnfusableError, match="llama cannot be shared among runs"):
         FusedBackbone(base, [base.sharing(seed=0), base.sharing(seed=1)])
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "opt"])
+@pytest.mark.parametrize("name", ["full", "parallel", "prefix", "supermask"])
+@pytest.mark.parametrize("kernels", [False, True])
+def test_gradient_checkpointing_changes_no_gradient(kind: str, name: str, kernels: bool) -> None:
+    """With dropout and masks drawn, from PyTorch's generator or from the kernels' stream."""
+    found = []
+    for checkpointing in (False, True):
+        base = small(kind)
+        if kernels:
+            optimize(base.model)
+        if checkpointing:
+            gradient_checkpointing.enable(base.model)
+        tuning_method(f"method={name}").tune(base, seed=0)
+        if kernels:
+            draw_from(base.model, np.random.SFC64(0))
+        calls: list[int] = []
+        inner = base.sites["intermediate"][0].module
+        inner.register_forward_hook(lambda _, __, ___, calls=calls: calls.append(1))
+        base.model.train()
+        torch.manual_seed(3)
+        for _ in range(2):  # the second step draws on where the first ended
+            functional.cross_entropy(base.model(**padded(TEXT)).logits, LABELS).backward()
+        assert len(calls) == (4 if checkpointing else 2)
+        found.append({key: p.grad for key, p in surgery.trainable(base.model).items()})
+    for key, gradient in found[0].items():
+        torch.testing.assert_close(found[1][key], gradient, rtol=1e-5, atol=1e-6)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import composed, run_cell
+from safetensors.torch import load_file
 from test_models import SMALL
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast
@@ -16,7 +17,7 @@ from finegrid.data.tokenization import encode
 from finegrid.errors import UserError
 from finegrid.export import export
 from finegrid.models import backbone
-from finegrid.runs import identity
+from finegrid.runs import delta, identity
 from finegrid.training.components import prepare
 from finegrid.training.module import predict
 
@@ -136,3 +137,21 @@ def test_a_run_on_a_decoder(folder: Path, tmp_path: Path) -> None:
     rows = made.encoded["test"]
     one, many = (predict(made.module.model, rows, batch_size=size) for size in (1, 32))
     torch.testing.assert_close(one, many, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", ["tiny", "decoder"])
+def test_gradient_checkpointing_is_the_same_cell_and_result(
+    model: str, folder: Path, tmp_path: Path
+) -> None:
+    where = ["model=tiny"] if model == "tiny" else [f"model.path={folder}"]
+    one, two = (
+        run_cell(tmp_path / name, *GIVEN, *where, "method=layernorm",
+                 f"trainer.gradient_checkpointing={name}")
+        for name in ("false", "true")
+    )  # fmt: skip
+    assert (one.gradient_checkpointing, two.gradient_checkpointing) == (False, True)
+    assert one.cell == two.cell
+    assert (one.test, one.validation) == (two.test, two.validation)
+    mine, theirs = (load_file(tmp_path / name / delta.FILE) for name in ("false", "true"))
+    for key, value in mine.items():
+        torch.testing.assert_close(theirs[key], value, rtol=1e-4, atol=1e-6)

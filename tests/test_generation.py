@@ -13,8 +13,10 @@ import torch
 from conftest import composed, run_cell, tuning_method
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics.bleu import BLEU
+from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
+import finegrid
 from finegrid.config import DataConfig, RunConfig, bind, bind_task
 from finegrid.data.batching import TokenizedDataset
 from finegrid.data.examples import Examples, read_rows
@@ -22,7 +24,11 @@ from finegrid.data.loading import RawSplits
 from finegrid.data.splits import split
 from finegrid.data.tokenization import encode
 from finegrid.errors import UserError
+from finegrid.export import export
 from finegrid.models import backbone, surgery
+from finegrid.report.load import rankings
+from finegrid.report.stats.scores import evidence
+from finegrid.report.stats.sums import METRICS
 from finegrid.tasks.generation import Generation
 from finegrid.tasks.modules import language_model, text_metrics
 from finegrid.training.module import predict
@@ -33,7 +39,7 @@ SOURCES = ["name[The Mill]", "name[The Mill], food[English], area[riverside]", "
 SETTINGS = ("task=custom", "task.kind=generation", "task.text=source", "task.label=target",
             "task.max_new_tokens=4", "budget=steps", "budget.steps=2", "evaluations=1",
             "data.batch_size=4", "data.eval_batch_size=8", "model.max_length=64",
-            "trainer.threads=1", "trainer.kernels=false")  # fmt: skip
+            "trainer.threads=1")  # fmt: skip
 TEXTS = ["the cat eats a fish", "a bird", "the mill near the river", "so it is", ""]
 REFERENCES = [
     ("the cat eats the fish", "a cat eats fish now"),
@@ -119,8 +125,8 @@ def test_a_row_ends_where_the_model_says_so(decoder: Path) -> None:
     stop = int(free[0][1])
     made = language_model.greedy(model, ids, mask, end=stop, **settings)
     first = free[0].tolist().index(stop)
-    assert made[0, : first + 1].tolist() == free[0, : first + 1].tolist()
-    assert set(made[0, first + 1 :].tolist()) <= {end}
+    assert made[0][: first + 1].tolist() == free[0][: first + 1].tolist()
+    assert set(made[0][first + 1 :].tolist()) <= {end}
     assert model.generation_config.repetition_penalty == 9.0  # and was not heeded
 
 
@@ -195,9 +201,7 @@ def test_what_is_no_text_is_refused_with_its_row(rows: pa.Table, words: str) -> 
 
 @pytest.mark.parametrize("method", ["lora", "prompt", "prefix", "full"])
 def test_a_run_is_scored_as_its_predictions_say(method: str, decoder: Path, tmp_path: Path) -> None:
-    lines = [{"source": f"name[{n // 2}]", "target": f"the fish {n}"} for n in range(60)]
-    rows, run = tmp_path / "rows.jsonl", tmp_path / "run"
-    rows.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    rows, run = json_lines(tmp_path / "rows.jsonl"), tmp_path / "run"
     record = run_cell(
         run, *SETTINGS, f"task.train={rows}", f"method={method}", f"model.path={decoder}"
     )
@@ -208,12 +212,36 @@ def test_a_run_is_scored_as_its_predictions_say(method: str, decoder: Path, tmp_
     assert record.metrics["test"] == pytest.approx(scores)
     assert record.test_rows == len(found["prediction"]) == 6  # meanings
     assert record.params_head == 0
+    if method == "lora":
+        assert "AutoModelForCausalLM" in export(run, "merged", tmp_path / "merged")
+    sources = [f"name[{n}]" for n in range(3)]
+    assert finegrid.load(run).predict(sources)["prediction"].map(type).eq(str).all()
+
+
+def test_a_report_resamples_units(decoder: Path, tmp_path: Path) -> None:
+    """BLEU of the units drawn, from their counts; as the libraries have it for all of them."""
+    rows = json_lines(tmp_path / "rows.jsonl")
+    for seed in (0, 1):
+        told = f"task.train={rows}", "method=lora", f"model.path={decoder}", f"seed={seed}"
+        run_cell(tmp_path / str(seed), *SETTINGS, *told, "task.metrics=[bleu]")
+    (known,) = evidence(rankings.results([tmp_path])).rankings.values()
+    scores = known["lora"].scores
+    assert scores.resampled is not None
+    assert scores.rows == 6
+    assert np.isfinite(scores.resampled).all()
+    found = pq.read_table(tmp_path / "0/predictions.parquet").to_pydict()
+    counts = np.asarray(found["stat_bleu"])
+    assert text_metrics.bleu(counts) == pytest.approx(
+        TASK.score(found["prediction"], found["label"])["bleu"]
+    )
 
 
 def test_sums_of_counts_are_the_corpus_bleu() -> None:
     counts = text_metrics.bleu_counts(TEXTS, REFERENCES)
     assert counts.shape == (5, 10)
-    assert 0 < text_metrics.bleu(counts) < 1
+    for drawn in (counts, counts[:2], counts[[3, 3]]):
+        ours = float(METRICS["bleu"].of(drawn.sum(0), len(drawn)))
+        assert ours == pytest.approx(text_metrics.bleu(drawn))
 
 
 def test_texts_that_leave_no_positions_are_refused(decoder: Path, tmp_path: Path) -> None:
@@ -242,3 +270,32 @@ def test_tags_of_words_become_json() -> None:
     ]
     with pytest.raises(UserError, match="f, row 1: tag 0 is neither O nor"):
         read_rows(rows, task, "f")
+
+
+def json_lines(path: Path) -> Path:
+    lines = [{"source": f"name[{n // 2}]", "target": f"the fish {n}"} for n in range(60)]
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    return path
+
+
+def test_tied_embeddings_train_as_a_head_too(decoder: Path, tmp_path: Path) -> None:
+    """With the kernels as without: also the rows of tokens that no text has."""
+    rows, deltas = json_lines(tmp_path / "rows.jsonl"), []
+    for kernels in ("true", "false"):
+        run = tmp_path / kernels
+        told = [f"task.train={rows}", "method=full", f"model.path={decoder}", "optim.lr=1e-3"]
+        run_cell(run, *SETTINGS, *told, "optim.weight_decay=0", f"trainer.kernels={kernels}")
+        deltas.append(load_file(run / "delta.safetensors"))
+    (name,) = [name for name in deltas[0] if "embed_tokens" in name]
+    assert not any("lm_head" in name for name in deltas[0])
+    for key, value in deltas[0].items():
+        torch.testing.assert_close(value, deltas[1][key], rtol=0, atol=1e-5)
+    before = LlamaForCausalLM.from_pretrained(decoder).get_input_embeddings().weight
+    assert ((deltas[0][name] - before).abs().amax(1) > 0).all()
+
+
+def test_a_method_that_trains_the_head_alone_is_refused(decoder: Path, tmp_path: Path) -> None:
+    rows = json_lines(tmp_path / "rows.jsonl")
+    told = f"task.train={rows}", "method=head", f"model.path={decoder}"
+    with pytest.raises(UserError, match="nothing trains"):
+        run_cell(tmp_path / "run", *SETTINGS, *told)

@@ -29,6 +29,7 @@ WINGS = {
     "storage": {"errors"},
     "tasks": {"errors"},
     "data": {"config", "errors", "storage", "tasks"},
+    "fetch": {"errors", "storage"},
     "kernels": set(),
     "models": {"config", "errors", "seeds", "storage", "tasks"},
     "methods": {"config", "errors", "models", "seeds", "storage"},
@@ -51,7 +52,9 @@ WINGS = {
     "analysis": {
         "config", "data", "errors", "inference", "methods", "models", "runs", "seeds", "tasks",
     },
-    "export": {"config", "data", "errors", "inference", "methods", "models", "runs", "training"},
+    "export": {
+        "config", "data", "errors", "inference", "methods", "models", "runs", "storage", "training",
+    },
     "api": {
         "config", "data", "errors", "export", "grid", "inference", "methods", "models", "report",
         "runs", "seeds", "storage", "strategies", "tasks", "training",
@@ -60,8 +63,8 @@ WINGS = {
     "tuning": {"errors", "recipes", "report", "runs"},
     "studies": {"report", "runs"},
     "commands": {
-        "analysis", "config", "errors", "export", "grid", "inference", "report", "runs", "storage",
-        "studies", "tracking", "tuning",
+        "analysis", "config", "errors", "export", "fetch", "grid", "inference", "report", "runs",
+        "storage", "studies", "tracking", "tuning",
     },
     "cli": {"commands", "config", "errors"},
 }

@@ -19,6 +19,7 @@ NEEDED = {  # of the checkout -> where it lies in the wheel
     "src/finegrid/report/html/page.*": ("src", ""),
     "src/finegrid/data/neutral.txt": ("src", ""),
     "src/finegrid/data/builtin/tiny/*": ("src", ""),
+    "src/finegrid/data/builtin/tiny_llama/*": ("src", ""),
     "conf/**/*": ("conf", "finegrid/conf"),
     "docs/results/*/runs.parquet": ("docs/results", "finegrid/results"),
 }

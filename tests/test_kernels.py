@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import METHODS, composed, run_cell
-from test_methods import TASK, encoded, method_of  # noqa: F401
+from conftest import composed, run_cell
+from test_methods import CASES, TASK, encoded, encoded_for, method_of  # noqa: F401
 from torch import Tensor, nn
 
 from finegrid.config import RunConfig
@@ -21,10 +21,10 @@ from finegrid.training.module import logits_of
 SHORT = ("data.fraction=0.05", "budget.epochs=1", "evaluations=1")
 
 
-def loaded(method: str, *, kernels: bool) -> Backbone:
-    """The tiny model with a method applied, moved off its start, without dropout."""
-    config = RunConfig.of(composed(f"method={method}", f"trainer.kernels={str(kernels).lower()}"))
-    base, callbacks = load_backbone(config, TASK)
+def loaded(method: str, model: str = "tiny", *, kernels: bool) -> Backbone:
+    """A tiny model with a method applied, moved off its start, without dropout."""
+    which = (f"method={method}", f"model={model}", f"trainer.kernels={str(kernels).lower()}")
+    base, callbacks = load_backbone(RunConfig.of(composed(*which)), TASK)
     assert len(callbacks) == kernels
     method_of(method).tune(base, seed=0)
     torch.manual_seed(1)
@@ -48,13 +48,11 @@ def loss_and_gradients(base: Backbone, rows: TokenizedDataset) -> tuple[float, d
     return loss.item(), {k: p.grad for k, p in trainable(base.model).items() if p.grad is not None}
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_loss_and_gradients_are_those_of_stock_modules(
-    name: str,
-    encoded: TokenizedDataset,  # noqa: F811
-) -> None:
-    ours, ours_of = loss_and_gradients(loaded(name, kernels=True), encoded)
-    stock, stock_of = loss_and_gradients(loaded(name, kernels=False), encoded)
+@pytest.mark.parametrize(("name", "model"), CASES)
+def test_loss_and_gradients_are_those_of_stock_modules(name: str, model: str) -> None:
+    rows = encoded_for(model)
+    ours, ours_of = loss_and_gradients(loaded(name, model, kernels=True), rows)
+    stock, stock_of = loss_and_gradients(loaded(name, model, kernels=False), rows)
     assert ours == pytest.approx(stock, rel=1e-5)
     assert ours_of.keys() == stock_of.keys()
     largest = max(float(gradient.abs().max()) for gradient in stock_of.values())

@@ -1,4 +1,4 @@
-"""The contract of a tuning method, held by every conf/method/*.yaml on the builtin model."""
+"""The contract of a tuning method, held by every conf/method/*.yaml on both builtin models."""
 
 import copy
 import inspect
@@ -32,17 +32,23 @@ from finegrid.training.module import FineTuner, logits_of, predict
 OPTIM = OptimConfig(
     lr=1e-2, head_lr=None, weight_decay=0.1, warmup=0.0, schedule="constant", clip=1.0
 )
+MODELS = ("tiny", "tiny_llama")
+UNFIT = {  # what cannot be applied to a model
+    "tiny": (),
+    "tiny_llama": ("bitfit", "bitfit_lora", "bitfit_q_m2"),  # it has no biases
+}
+CASES = [(name, model) for model in MODELS for name in METHODS if name not in UNFIT[model]]
 TASK = Classification(name="t", text=["a"], metrics=["accuracy"], labels=["no", "yes"])
 
 
 @cache
-def _built(seed: int) -> Backbone:
-    return backbone.build(RunConfig.of(composed()).model, outputs=2, seed=seed)
+def _built(seed: int, model: str) -> Backbone:
+    return backbone.build(RunConfig.of(composed(f"model={model}")).model, outputs=2, seed=seed)
 
 
-def fresh(seed: int = 0) -> Backbone:
-    """The builtin model, frozen, with a head drawn from a seed."""
-    return copy.deepcopy(_built(seed))
+def fresh(seed: int = 0, model: str = "tiny") -> Backbone:
+    """A builtin model, frozen, with a head drawn from a seed."""
+    return copy.deepcopy(_built(seed, model))
 
 
 @cache
@@ -55,9 +61,9 @@ def method_of(name: str) -> TuningMethod:
     return build_method(RunConfig.of(_config_of(name)).method)
 
 
-def tuned(name: str, seed: int = 0) -> Backbone:
-    """The builtin model after a method was applied."""
-    base = fresh(seed)
+def tuned(name: str, seed: int = 0, model: str = "tiny") -> Backbone:
+    """A builtin model after a method was applied."""
+    base = fresh(seed, model)
     method_of(name).tune(base, seed=seed)
     return base
 
@@ -65,12 +71,18 @@ def tuned(name: str, seed: int = 0) -> Backbone:
 @pytest.fixture(scope="module")
 def encoded() -> TokenizedDataset:
     """Sixteen rows of builtin text."""
+    return encoded_for("tiny")
+
+
+@cache
+def encoded_for(model: str) -> TokenizedDataset:
+    """Sixteen rows of builtin text as a model reads them."""
     from finegrid.data import builtin
 
     rows = builtin.load("builtin_paraphrase")["train"][:16]
     texts = ([str(row["sentence1"]) for row in rows], [str(row["sentence2"]) for row in rows])
     labels = torch.tensor([int(row["label"]) for row in rows]).numpy()
-    tokenizer = backbone.tokenizer(RunConfig.of(composed()).model)
+    tokenizer = backbone.tokenizer(RunConfig.of(composed(f"model={model}")).model)
     return TokenizedDataset(Examples(texts, labels, list(range(16))), encode(texts, tokenizer, 64))
 
 
@@ -90,23 +102,23 @@ def steps(
         optimizer.step()
 
 
-def _draws_what_trains(name: str) -> bool:
+def _draws_what_trains(name: str, model: str) -> bool:
     return (
-        surgery.trainable(tuned(name).model).keys()
-        != surgery.trainable(tuned(name, seed=5).model).keys()
+        surgery.trainable(tuned(name, model=model).model).keys()
+        != surgery.trainable(tuned(name, seed=5, model=model).model).keys()
     )
 
 
-def delivered(name: str, encoded: TokenizedDataset) -> Backbone:
-    """The builtin model after some training steps, as a run would deliver it."""
-    return copy.deepcopy(_delivered(name, encoded))
+def delivered(name: str, model: str) -> Backbone:
+    """A builtin model after some training steps, as a run would deliver it."""
+    return copy.deepcopy(_delivered(name, model))
 
 
 @cache
-def _delivered(name: str, encoded: TokenizedDataset) -> Backbone:
-    base, method = fresh(), method_of(name)
+def _delivered(name: str, model: str) -> Backbone:
+    base, method = fresh(model=model), method_of(name)
     method.tune(base, seed=0)
-    for _ in steps(base, encoded):
+    for _ in steps(base, encoded_for(model)):
         pass
     method.after_step(base.model.base_model, 1.0)
     assert method.checkpointable
@@ -119,35 +131,45 @@ def bits(model: nn.Module) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("name", METHODS)
-class TestContract:
-    """What holds for every method."""
+def test_yaml_binds_to_the_signature(name: str) -> None:
+    cfg = _config_of(name).method
+    assert cfg.name == name
+    given = {key for key in cfg if key not in (*NOT_ARGUMENTS, "_target_", "search")}
+    target = get_class(cfg._target_)
+    plain = target.__init__ is TuningMethod.__init__
+    wanted = set() if plain else set(inspect.signature(target).parameters)
+    assert given == wanted - {"search"}, "that is of the rates to try; once it was an argument"
+    assert "default" in cfg.recipe.lr
 
-    def test_yaml_binds_to_the_signature(self, name: str) -> None:
-        cfg = _config_of(name).method
-        assert cfg.name == name
-        given = {key for key in cfg if key not in (*NOT_ARGUMENTS, "_target_", "search")}
-        target = get_class(cfg._target_)
-        plain = target.__init__ is TuningMethod.__init__
-        wanted = set() if plain else set(inspect.signature(target).parameters)
-        assert given == wanted - {"search"}, "that is of the rates to try; once it was an argument"
-        assert "default" in cfg.recipe.lr
+
+@pytest.mark.parametrize(("name", "model"), CASES)
+class TestContract:
+    """What holds for every method, on an encoder and on a decoder."""
+
+    @pytest.fixture
+    def encoded(self, model: str) -> TokenizedDataset:
+        """Sixteen rows of builtin text."""
+        return encoded_for(model)
 
     def test_starts_as_the_pretrained_model_where_it_says_so(
-        self, name: str, encoded: TokenizedDataset
+        self, name: str, model: str, encoded: TokenizedDataset
     ) -> None:
-        expected = predict(fresh().model, encoded, batch_size=8)
-        found = predict(tuned(name).model, encoded, batch_size=8)
+        expected = predict(fresh(model=model).model, encoded, batch_size=8)
+        found = predict(tuned(name, model=model).model, encoded, batch_size=8)
         assert (
             torch.allclose(found, expected, rtol=0, atol=1e-6) == method_of(name).starts_pretrained
         )
 
-    def test_keeps_the_backbones_names(self, name: str) -> None:
-        assert fresh().model.state_dict().keys() <= tuned(name).model.state_dict().keys()
+    def test_keeps_the_backbones_names(self, name: str, model: str) -> None:
+        assert (
+            fresh(model=model).model.state_dict().keys()
+            <= tuned(name, model=model).model.state_dict().keys()
+        )
 
     def test_every_trainable_gets_a_gradient_and_nothing_else(
-        self, name: str, encoded: TokenizedDataset
+        self, name: str, model: str, encoded: TokenizedDataset
     ) -> None:
-        for module in steps(tuned(name), encoded, count=1):
+        for module in steps(tuned(name, model=model), encoded, count=1):
             for parameter_name, parameter in module.model.named_parameters():
                 trains = parameter.requires_grad
                 # Positions beyond the batch and unused ids get a zero gradient, not none.
@@ -155,8 +177,8 @@ class TestContract:
                 if trains:
                     assert torch.isfinite(parameter.grad).all()
 
-    def test_optimizer_holds_exactly_the_trainables(self, name: str) -> None:
-        base = tuned(name)
+    def test_optimizer_holds_exactly_the_trainables(self, name: str, model: str) -> None:
+        base = tuned(name, model=model)
         optimizer = FineTuner(base, TASK, OPTIM, seed=0).configure_optimizers()
         held = [id(p) for group in optimizer.param_groups for p in group["params"]]
         wanted = [id(p) for p in surgery.trainable(base.model).values()]
@@ -164,9 +186,9 @@ class TestContract:
         assert len(held) == len(set(held))
 
     def test_trains_what_it_says_and_freezes_the_rest_bit_by_bit(
-        self, name: str, encoded: TokenizedDataset
+        self, name: str, model: str, encoded: TokenizedDataset
     ) -> None:
-        base, method = fresh(), method_of(name)
+        base, method = fresh(model=model), method_of(name)
         method.tune(base, seed=0)
         before = bits(base.model)
         for _ in steps(base, encoded, method=method):
@@ -179,22 +201,24 @@ class TestContract:
         assert len(moved) == len(trains), sorted(set(trains) - set(moved))
 
     def test_dropout_is_on_in_training_and_off_in_prediction(
-        self, name: str, encoded: TokenizedDataset
+        self, name: str, model: str, encoded: TokenizedDataset
     ) -> None:
-        base = tuned(name)
+        base = tuned(name, model=model)
         module = FineTuner(base, TASK, OPTIM, seed=0)
         module.on_train_start()
         drops = [m for m in base.model.modules() if isinstance(m, nn.Dropout)]
-        assert drops
+        assert bool(drops) == (model == "tiny"), "a Llama has none"
         assert all(drop.training and drop.p > 0 for drop in drops)
         first, second = (module.loss(encoded.batch(range(16))) for _ in range(2))
-        assert first != second
+        assert first != second or not drops
         once, twice = (predict(base.model, encoded, batch_size=8) for _ in range(2))
         assert torch.equal(once, twice)
         assert base.model.training
 
-    def test_applying_twice_is_applying_once(self, name: str, encoded: TokenizedDataset) -> None:
-        base, once = fresh(), tuned(name)
+    def test_applying_twice_is_applying_once(
+        self, name: str, model: str, encoded: TokenizedDataset
+    ) -> None:
+        base, once = fresh(model=model), tuned(name, model=model)
         method = method_of(name)
         for _ in range(2):
             method.tune(base, seed=0)
@@ -205,37 +229,43 @@ class TestContract:
         grown = sum(len(module._forward_hooks) for module in base.model.modules())
         assert grown == sum(len(module._forward_hooks) for module in once.model.modules())
 
-    def test_never_touches_the_head(self, name: str) -> None:
-        base = tuned(name)
+    def test_never_touches_the_head(self, name: str, model: str) -> None:
+        base = tuned(name, model=model)
         prefix = f"{base.model.base_model_prefix}."
-        heads = {k: v for k, v in fresh().model.state_dict().items() if not k.startswith(prefix)}
+        heads = {
+            k: v
+            for k, v in fresh(model=model).model.state_dict().items()
+            if not k.startswith(prefix)
+        }
         found = {k: v for k, v in base.model.state_dict().items() if not k.startswith(prefix)}
         assert found.keys() == heads.keys()
         assert all(torch.equal(found[key], heads[key]) for key in heads)
         assert heads.keys() <= surgery.trainable(base.model).keys()
 
-    def test_leaves_the_random_stream_alone(self, name: str) -> None:
-        base = fresh()
+    def test_leaves_the_random_stream_alone(self, name: str, model: str) -> None:
+        base = fresh(model=model)
         torch.manual_seed(7)
         expected = torch.rand(3)
         torch.manual_seed(7)
         method_of(name).tune(base, seed=1)
         assert torch.equal(torch.rand(3), expected)
 
-    def test_same_seed_same_start(self, name: str) -> None:
-        first, again = tuned(name, seed=3), tuned(name, seed=3)
+    def test_same_seed_same_start(self, name: str, model: str) -> None:
+        first, again = tuned(name, seed=3, model=model), tuned(name, seed=3, model=model)
         for key, value in first.model.state_dict().items():
             assert torch.equal(value, again.model.state_dict()[key]), key
 
-    def test_delta_round_trip(self, name: str, encoded: TokenizedDataset, tmp_path: Path) -> None:
-        base = delivered(name, encoded)
+    def test_delta_round_trip(
+        self, name: str, model: str, encoded: TokenizedDataset, tmp_path: Path
+    ) -> None:
+        base = delivered(name, model)
         path = tmp_path / "delta.safetensors"
         facts = {"method": name, "fingerprint": base.fingerprint}
         size = delta.save(path, base.model, labels=["no", "yes"], **facts)
         assert size == path.stat().st_size
         state = delta.state(base.model)
         assert size <= 1.02 * delta.bound(state) + 250 * (len(state) + 2)
-        other = tuned(name, seed=0 if _draws_what_trains(name) else 5)
+        other = tuned(name, 0 if _draws_what_trains(name, model) else 5, model)
         delta.load(path, other.model, **facts)
         assert delta.state(other.model).keys() == state.keys()
         for key, value in delta.state(other.model).items():
@@ -244,22 +274,22 @@ class TestContract:
         assert torch.equal(found, expected)
 
     def test_bfloat16_delta_scores_as_the_rounded_model(
-        self, name: str, encoded: TokenizedDataset, tmp_path: Path
+        self, name: str, model: str, encoded: TokenizedDataset, tmp_path: Path
     ) -> None:
-        base = delivered(name, encoded)
+        base = delivered(name, model)
         delta.round_to(base.model, torch.bfloat16)
         path = tmp_path / "delta.safetensors"
         facts = {"method": name, "fingerprint": base.fingerprint}
         delta.save(path, base.model, labels=[], dtype=torch.bfloat16, **facts)
         stored = {value.dtype for value in load_file(path).values()}
         assert stored <= {torch.bfloat16, torch.uint8}, "masks are bytes"
-        other = tuned(name, seed=0 if _draws_what_trains(name) else 5)
+        other = tuned(name, 0 if _draws_what_trains(name, model) else 5, model)
         delta.load(path, other.model, **facts)
         found, expected = (predict(b.model, encoded, batch_size=8) for b in (other, base))
         assert torch.equal(found, expected)
 
-    def test_a_copy_is_independent(self, name: str, encoded: TokenizedDataset) -> None:
-        base = tuned(name)
+    def test_a_copy_is_independent(self, name: str, model: str, encoded: TokenizedDataset) -> None:
+        base = tuned(name, model=model)
         copied = copy.deepcopy(base.model)
         before = predict(copied, encoded, batch_size=8)
         with torch.no_grad():
@@ -267,9 +297,9 @@ class TestContract:
                 parameter.add_(0.1)
         assert torch.equal(predict(copied, encoded, batch_size=8), before)
 
-    def test_rows_do_not_meet(self, name: str, encoded: TokenizedDataset) -> None:
+    def test_rows_do_not_meet(self, name: str, model: str, encoded: TokenizedDataset) -> None:
         """A row's logits do not depend on who shares its batch."""
-        base = delivered(name, encoded)
+        base = delivered(name, model)
         torch.testing.assert_close(
             predict(base.model, encoded, batch_size=1),
             predict(base.model, encoded, batch_size=16),

@@ -1,6 +1,7 @@
 """Tagging: words and their tokens, files, entity scores, other libraries, decoders."""
 
 import json
+import os
 import random
 import warnings
 from pathlib import Path
@@ -32,6 +33,7 @@ from finegrid.report.load.outcomes import of_run
 from finegrid.report.stats import compare, sums
 from finegrid.report.stats.scores import evidence
 from finegrid.runs.spec import RunSpec
+from finegrid.storage import paths
 from finegrid.strategies import cached_features
 from finegrid.strategies.fused_trainer import run_together
 from finegrid.tasks.modules import text_metrics
@@ -313,3 +315,23 @@ def test_a_decoder_tags_words(file: Path, tmp_path: Path) -> None:
     alone = [run.outputs(([row],))[0] for row in texts[0]]
     for one, same in zip(together, alone, strict=True):
         torch.testing.assert_close(one, same, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize(
+    ("name", "outputs", "counts"),
+    [
+        ("wnut_17", 13, (3394, 1287)),
+        ("snips_slots", 72, (13084, 700)),
+        ("snips_intent", 7, (13084, 700)),
+        ("go_emotions", 28, (43410, 5427)),
+    ],
+)
+def test_published_sets_are_read_whole(name: str, outputs: int, counts: tuple[int, int]) -> None:
+    cfg = composed(f"task={name}", f"data.root={os.environ['FINEGRID_DATA_DIR']}")
+    if not paths.rows(cfg.data.root, cfg.task).is_dir():
+        pytest.skip(f"no folder for {name} below FINEGRID_DATA_DIR")
+    task, tables = load(bind_task(cfg.task), bind(DataConfig, cfg.data, "data"))
+    found = [read_rows(table, task, name) for table in (tables.train, tables.dev["test"])]
+    assert task.outputs == outputs
+    assert tuple(map(len, found)) == counts

@@ -15,6 +15,7 @@ from finegrid.config import RunConfig, register_resolvers
 from finegrid.data import loading
 from finegrid.data.examples import Examples
 from finegrid.data.splits import Splits, split
+from finegrid.models import backbone
 from finegrid.storage import paths
 from finegrid.tasks.task import Task
 from finegrid.training import device
@@ -29,7 +30,8 @@ class Shared:
     text: list[str]
     outputs: int
     metrics: list[str]
-    path: str  # of the encoder: a folder or a hub id
+    path: str  # of the model: a folder or a hub id
+    separator: str | None  # of two texts, on a decoder
 
     def spec(self, **others: Any) -> dict[str, Any]:
         """The same as a request's values, with others, and whether bf16 is fast on this CPU."""
@@ -43,12 +45,14 @@ def composed(*overrides: str, hydra: bool = False) -> DictConfig:
         return compose("train", list(overrides), return_hydra_config=hydra)
 
 
-def first(root: Path, *, task: str, model: str, count: int) -> Shared:
-    """So many training rows after one shuffle."""
+def first(root: Path, *, task: str, model: str, count: int, dev: int | None = None) -> Shared:
+    """So many training rows after one shuffle, and the first rows of the dev set, or all."""
     cfg, found, splits = _loaded(f"task={task}", f"model={model}", "data.protocol=dev")
     order = np.random.Generator(np.random.PCG64(0)).permutation(len(splits.train))
     train = splits.train.take(order[:count])
-    return _written(root, cfg, found, {"train": train, "validation": splits.test["test"]})
+    held_out = splits.test["test"]
+    held_out = held_out.take(np.arange(len(held_out))[:dev])
+    return _written(root, cfg, found, {"train": train, "validation": held_out})
 
 
 def fraction(root: Path, *, task: str, model: str, share: str) -> Shared:
@@ -91,4 +95,5 @@ def _written(root: Path, cfg: DictConfig, task: Task, splits: Mapping[str, Examp
         table = pa.table({**columns, task.label: rows.labels, "idx": rows.idx})
         pq.write_table(table, folder / f"{name}-0.parquet")
     path = paths.model(str(cfg.model.path))
-    return Shared(str(folder), task.text, task.outputs, task.metrics, path)
+    separator = backbone.separator(RunConfig.of(cfg).model)
+    return Shared(str(folder), task.text, task.outputs, task.metrics, path, separator)

@@ -98,7 +98,7 @@ def _race(
 def _request(given: Namespace, folder: Path, task: str, method: str) -> dict[str, Any]:
     """What every contender is asked; the rows are written to a folder."""
     count = given.steps * given.batch
-    shared = rows.first(folder, task=task, model=given.model, count=count)
+    shared = rows.first(folder, task=task, model=given.model, count=count, dev=given.dev)
     rate = rows.rate(method, given.model)
     return shared.spec(task=task, model=given.model, batch=given.batch, lr=rate)
 

@@ -42,6 +42,7 @@ SETTINGS = {
     "best": Setting(padded=False, bf16=True, attention="eager"),  # on a CPU faster than SDPA
     "best_sdpa": Setting(padded=False, bf16=True, attention="sdpa"),
     "grouped": Setting(padded=False, bf16=True, attention="eager", grouped=True),
+    "grouped_sdpa": Setting(padded=False, bf16=True, attention="sdpa", grouped=True),
 }
 
 
@@ -61,7 +62,8 @@ def lora(model: Any) -> Any:
     """peft's LoRA at query and value."""
     from peft import LoraConfig, get_peft_model
 
-    roles = ["query", "value"]
+    decoder = any(name.endswith("q_proj") for name, _ in model.named_modules())
+    roles = ["q_proj", "v_proj"] if decoder else ["query", "value"]
     config = LoraConfig(task_type="SEQ_CLS", r=8, lora_alpha=16, target_modules=roles)
     return get_peft_model(model, config)
 
@@ -124,6 +126,9 @@ def make(spec: dict[str, Any], work: Path, **arguments: Any) -> Trainer:
         dtype=torch.float32,
         attn_implementation=setting.attention,
     )
+    if spec["separator"] is not None:  # a decoder: it pools before the padding, and needs no cache
+        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+        network.config.update({"pad_token_id": tokenizer.pad_token_id, "use_cache": False})
     model = METHODS[spec["method"]](network)
     rows = {split: encoded(spec, split, tokenizer, setting) for split in ("train", "validation")}
     usual = {"save_strategy": "no"} | (grouping() if setting.grouped else {})
@@ -159,6 +164,8 @@ def encoded(spec: dict[str, Any], split: str, tokenizer: Any, setting: Setting) 
 
     def tokenised(batch: dict[str, Any]) -> Any:
         texts = [batch[column] for column in spec["text"]]
+        if spec["separator"] is not None:
+            texts = [[spec["separator"].join(row) for row in zip(*texts, strict=True)]]
         return tokenizer(*texts, padding=padding, max_length=LONGEST, truncation=True)
 
     return rows.map(tokenised, batched=True)

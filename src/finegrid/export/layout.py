@@ -14,6 +14,7 @@ from finegrid.data.tokenization import encode, padding_of
 from finegrid.errors import UserError
 from finegrid.inference import Restored
 from finegrid.models import backbone, pretrained, surgery
+from finegrid.storage import paths
 from finegrid.training.limits import Limits
 
 README = "README.md"
@@ -98,7 +99,7 @@ def base_path(run: Restored) -> str:
     """Where the encoder comes from: a hub id, or the folder's full path."""
     folder = backbone.locate(run.config.model)
     plain = run.config.model.path
-    local = plain == "builtin" or Path(plain).is_dir()
+    local = paths.comes_with_finegrid(plain) or Path(plain).is_dir()
     return str(Path(folder).resolve()) if local else plain
 
 
@@ -132,7 +133,7 @@ def loading(run: Restored) -> str:
 def example(run: Restored) -> str:
     """A call of the tokenizer on the task's columns, as Python's source."""
     between = backbone.separator(run.config.model)
-    texts = [f"a text for {column!r}" for column in run.task.text]
+    texts = [f"a text for {column!r}" for column in run.task.text_columns]
     given = ", ".join(map(repr, texts if between is None else [between.join(texts)]))
     longest = min(run.config.model.max_length, room(run))
     return f'tokenizer({given}, truncation=True, max_length={longest}, return_tensors="pt")'
@@ -152,7 +153,9 @@ def _length(child: Any) -> int:
 
 def save_tokenizer(run: Restored, folder: Path) -> None:
     """Save the tokenizer so that it gives the model what the model takes."""
-    tokens = encode([["a"] for _ in run.task.text], run.tokenizer, run.config.model.max_length)
+    tokens = encode(
+        [["a"] for _ in run.task.text_columns], run.tokenizer, run.config.model.max_length
+    )
     limits = Limits.of(run.model, run.config.model.name)
     if "token_type_ids" not in limits.fit({"a text": tokens})["a text"].fields:
         names = run.tokenizer.model_input_names

@@ -80,7 +80,9 @@ class Peft:
             "base_model_name_or_path": layout.base_path(run),
             "revision": layout.revision(run),
         }
-        about |= {"task_type": run.task.PEFT_TYPE, "inference_mode": True}
+        causal = run.auto_class == "AutoModelForCausalLM"
+        kind = "CAUSAL_LM" if causal else run.task.PEFT_TYPE
+        about |= {"task_type": kind, "inference_mode": True}
         config = {"modules_to_save": sorted(modules)} | about | translation.config
         peft.get_peft_config(config).save_pretrained(folder)
         tensors = translation.tensors | {

@@ -20,17 +20,21 @@ from finegrid.training.module import logits_of
 ROWS = 16
 LENGTHS = (4, 7, 12, 20, 33)  # of the made-up texts, where the run's own are not at hand
 TOLERANCE = 1e-4
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # what a batch has for the model
 
 
 def logits_from(model: nn.Module, inputs: Inputs) -> Tensor:
-    """fp32 logits of one batch, in eval mode."""
+    """fp32 logits of one batch, in eval mode; zero at the padding, where each token has some."""
     with torch.inference_mode():
-        return logits_of(model.eval(), inputs).float().clone()
+        logits = logits_of(model.eval(), inputs).float().clone()
+    return logits * inputs["attention_mask"][..., None] if logits.ndim == 3 else logits
 
 
 def probe(run: Restored) -> tuple[Inputs, str]:
     """A padded batch of the run's first training texts, else of made-up ones; and which it is."""
     longest = min(run.config.model.max_length, room(run))
+    if not run.task.FUSES:  # a row is no input of the model as it is
+        return _made_up(run, longest), f"{len(LENGTHS)} made-up texts"
     try:
         _, tables = load(run.task, run.config.data)
         rows = read_rows(tables.train.slice(0, ROWS), run.task, tables.source)
@@ -65,7 +69,7 @@ def _batch(run: Restored, rows: Examples, longest: int) -> Inputs:
     )
     fitting = limits.fit({"rows": tokens})["rows"]
     batch = TokenizedDataset(rows, fitting, collate=run.task.collate).batch(range(len(rows)))
-    return {name: value for name, value in batch.items() if name not in ("labels", "real_tokens")}
+    return {name: batch[name] for name in INPUTS if name in batch}
 
 
 def _made_up(run: Restored, longest: int) -> Inputs:

@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from finegrid.config import ModelConfig
 from finegrid.errors import UserError, require
-from finegrid.models import decoder, pretrained, surgery
+from finegrid.models import chat, decoder, pretrained, surgery
 from finegrid.models.sites import Sites
 from finegrid.seeds import forked
 from finegrid.storage import hub, paths
@@ -92,8 +92,13 @@ def tokenizer(model: ModelConfig) -> Any:
         f"model.max_length={model.max_length} exceeds the {found.model_max_length} tokens that "
         f"{model.name} can read",
     )
-    if (between := separator(model)) is not None:
-        decoder.adapt_tokenizer(found, between)
+    between = separator(model)
+    with _one_line(model):
+        if model.chat_template == "own":
+            require(between is not None, "model.chat_template=own is for decoders; use none")
+        if between is not None:
+            turn = chat.turn(found, model.max_length) if model.chat_template == "own" else None
+            decoder.adapt_tokenizer(found, between, turn)
     return found
 
 
@@ -306,7 +311,10 @@ def _attention(config: Any, auto: Any) -> str:
 
 
 def _source(model: ModelConfig) -> dict[str, Any]:
-    if not Path(locate(model)).is_dir():
+    where = locate(model)
+    name = where.removeprefix(paths.FETCH)
+    require(name == where, f"is not on this machine; get it with `finegrid fetch {name}`")
+    if not Path(where).is_dir():
         hub.go_offline_if_unreachable()
     return {"revision": model.revision, "trust_remote_code": False}
 

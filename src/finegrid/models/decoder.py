@@ -12,7 +12,7 @@ that the model can be read at, and reads a text as text.
 """
 
 import inspect
-from functools import cache, wraps
+from functools import cache, partial, wraps
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 
 from finegrid.errors import require
+from finegrid.models.chat import Turn
 
 SEPARATOR = "\n"  # of two texts, if the model's settings name none
 CLASSIFIER = "ForSequenceClassification"  # ends the name of a class whose output is one a text
@@ -93,14 +94,15 @@ def _classifier(plain: type) -> type:
     return type(plain.__name__, (plain,), {"forward": forward, "__module__": plain.__module__})
 
 
-def adapt_tokenizer(tokenizer: Any, separator: str) -> None:
+def adapt_tokenizer(tokenizer: Any, separator: str, turn: Turn | None = None) -> None:
     """Let a decoder's tokenizer read complete texts as this module says, in place.
 
-    With `add_special_tokens=False`, as for parts of a text and chat templates, nothing differs.
+    With a turn each text becomes a user's, and is cut so that all of the turn fits in. With
+    `add_special_tokens=False`, as for parts of a text and chat templates, nothing differs.
     """
     plain: Any = type(tokenizer)
     tokenizer.__class__ = _reading(plain)
-    tokenizer.text_separator = separator
+    tokenizer.text_separator, tokenizer.text_turn = separator, turn
 
 
 @cache
@@ -113,6 +115,8 @@ def _reading(plain: Any) -> type:
         if text_pair is not None:
             text = _joined(text, text_pair, self.text_separator)
         named.setdefault("split_special_tokens", True)
+        if self.text_turn is not None:
+            return self.text_turn.encode(partial(plain.__call__, self), text, **named)
         encoded = plain.__call__(self, text, **named)
         if named.get("return_tensors") is None:
             _fill_empty(encoded, self)

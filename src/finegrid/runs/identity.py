@@ -56,6 +56,8 @@ def _settings(plain: Mapping[str, Any]) -> dict[str, Any]:
         kept["task"].pop("pattern", None)
     if kept["model"].get("separator") is None or len(kept["task"]["text"]) < 2:
         kept["model"].pop("separator", None)  # it separates nothing, or is what it always was
+    if kept["model"].get("chat_template") == "none":
+        kept["model"].pop("chat_template")  # as before there was a choice
     if kept["store"] == "none":  # the scores are those of float32
         kept["store"] = "float32"
     kept["method"] = MethodConfig.of(plain["method"], allow=allow).decisive()
@@ -103,7 +105,7 @@ def rows(task: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     root = data["root"] if data["source"] == "auto" else data["source"]
     if root and (folder := paths.rows(root, task)).is_dir():
         dev = task.get("dev", "validation")
-        splits = ("train", *([dev] if isinstance(dev, str) else dev))
+        splits = ("train", *paths.dev_splits(dev))
         return paths.digest(file for split in splits for file in paths.shards(folder, split))
     return f"hub {task['path']}/{task.get('subset', '')}"
 

@@ -40,6 +40,7 @@ class Record:
     rows_asked: int | None = None  # with data.rows; `fraction` is then what share of all they are
     frozen_dropout: bool = True  # false: none below what trains
     kernels: bool | None = None  # false: torch's own modules; null: older than the choice
+    gradient_checkpointing: bool = False  # true: less memory, one forward pass more a step
     lr: float | None = None  # peak learning rate of what the method trains
     trial: int | None = None  # of a search for that rate: validation alone is scored
     tuning_runs: int | None = None  # trials that the method's rate was chosen from; null: no search
@@ -49,6 +50,7 @@ class Record:
     config_hash: str | None = None  # of the settings in .hydra/config.yaml beside it
     fingerprint: str | None = None  # of the backbone's weights as loaded
     drawn_pooler: bool | None = None  # the checkpoint had none: it trains as part of the head
+    chat_template: str = "none"  # own: a row's text was a user's turn by the tokenizer's template
     separator: str | None = None  # what was put between two texts; null: nothing, or by an encoder
     train_hash: str | None = None
     validation_hash: str | None = None

@@ -5,7 +5,6 @@ of a machine share it.
 """
 
 import logging
-import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from finegrid.storage import paths
 from finegrid.storage.files import whole
 
 log = logging.getLogger(__name__)
@@ -22,14 +22,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def place(name: str) -> Path:
-    """Where an entry lies: below $FINEGRID_CACHE_DIR, else in the user's cache.
-
-    Who has no home has no cache either: nothing can be made below `os.devnull`.
-    """
-    if root := os.environ.get("FINEGRID_CACHE_DIR"):
-        return Path(root, f"{name}.safetensors")
-    user = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(user if os.path.isabs(user) else os.devnull, "finegrid", f"{name}.safetensors")
+    """Where an entry lies."""
+    return paths.cache_root() / f"{name}.safetensors"
 
 
 def read(path: Path) -> dict[str, Array] | None:

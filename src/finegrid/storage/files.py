@@ -1,6 +1,7 @@
 """Atomic writes, bounded reads, and removal of temporary files that dead processes left."""
 
 import os
+import shutil
 import socket
 import stat
 from collections.abc import Iterator
@@ -73,19 +74,43 @@ def whole(path: Path) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
 
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A new folder to fill; it is renamed to `path` at the end, and removed on a failure.
+
+    Folders that dead processes have left beside it are removed too.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_stale(path.parent)
+    draft = temporary(path)
+    draft.mkdir()
+    try:
+        yield draft
+        draft.replace(path)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
 def temporary(path: Path) -> Path:
     """The hidden name beside a file's that is this process's own."""
     return path.with_name(f".{path.name}.{_host()}.{os.getpid()}")
 
 
 def remove_stale(directory: Path) -> None:
-    """Remove the temporary files that dead processes of this host have left in a directory."""
+    """Remove what dead processes of this host have left in a directory under temporary names."""
     with suppress(OSError):  # no such directory, not ours to write in, or another was quicker
         for name in os.listdir(directory):
             stem, _, pid = name.rpartition(".")
             ours = stem.startswith(".") and stem.endswith(f".{_host()}") and pid.isdecimal()
             if ours and not _lives(int(pid)):
-                directory.joinpath(name).unlink()
+                _remove(directory / name)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _lives(pid: int) -> bool:

@@ -2,11 +2,15 @@
 
 import logging
 import os
+import re
 import socket
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
+COMMIT = re.compile(r"(?:@|/resolve/)([0-9a-f]{40})/")  # in the address of a file
 PROXIES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 
 
@@ -38,6 +42,15 @@ def commit(repository: str, revision: str) -> str | None:
     except errors.HFValidationError:  # a path, where nothing lies
         return None
     return Path(found).parent.name if isinstance(found, str) else None
+
+
+def data_commit(dataset: Mapping[str, Any]) -> str | None:
+    """The commit that a data set was loaded from, by its files' addresses; None: unknown."""
+    for split in dataset.values():
+        for address in getattr(split.info, "download_checksums", None) or ():
+            if match := COMMIT.search(str(address)):
+                return match[1]
+    return None
 
 
 WAYS_OUT = (

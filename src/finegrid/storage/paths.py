@@ -11,8 +11,11 @@ from typing import Any
 from finegrid.errors import require
 
 PACKAGE = Path(__file__).resolve().parents[1]
-BUILTIN = PACKAGE / "data/builtin"  # its code and its model `tiny`
+BUILTIN = PACKAGE / "data/builtin"  # its code and its models
+SHIPPED = {"builtin": "tiny", "builtin:tiny_llama": "tiny_llama"}  # path of a model -> its folder
 TOKENIZER_FILES = ("*.json", "*.txt", "*.model", "*.spm", "*.codes")  # settings and vocabulary
+AUTO, DEV = "auto", ("test", "validation", "dev")
+FETCH = "fetch:"  # how the path of a model begins that `finegrid fetch` makes
 MODEL_FILES = ("*.safetensors", *TOKENIZER_FILES)  # weights and architecture too
 
 
@@ -56,15 +59,27 @@ def _near(folder: Path) -> Iterator[Path]:
     yield from sorted(folder.parent.glob(f"*/{folder.name}"))
 
 
+def dev_splits(dev: str | Iterable[str]) -> tuple[str, ...]:
+    """The names of a task's dev splits; of `auto` all that may be it, the likeliest first."""
+    names = (dev,) if isinstance(dev, str) else tuple(dev)
+    return DEV if names == (AUTO,) else names
+
+
 def shards(folder: Path, split: str) -> list[Path]:
     """The files of a split in a task's folder: `train-*.parquet`, else `train.*`."""
     return sorted(folder.glob(f"{split}-*.parquet")) or sorted(folder.glob(f"{split}.*"))
 
 
 def model(path: str) -> str:
-    """The builtin folder, a local directory, a copy below $FINEGRID_MODEL_DIR, or the hub id."""
-    if path == "builtin":
-        return str(BUILTIN / "tiny")
+    """A builtin folder, a local directory, a copy below $FINEGRID_MODEL_DIR, or the hub id.
+
+    `fetch:NAME` is what `finegrid fetch NAME` makes, and itself before that.
+    """
+    if path in SHIPPED:
+        return str(BUILTIN / SHIPPED[path])
+    if path.startswith(FETCH):
+        folder = fetched(path.removeprefix(FETCH))
+        return str(folder) if folder.is_dir() else path
     if Path(path).is_dir():
         return path
     root = os.environ.get("FINEGRID_MODEL_DIR")
@@ -74,6 +89,28 @@ def model(path: str) -> str:
             if folder.is_dir() and folder.name.lower() == name:
                 return str(folder)
     return path
+
+
+def comes_with_finegrid(path: str) -> bool:
+    """Whether only finegrid knows a model's path: a builtin one, or one that it has fetched."""
+    return path in SHIPPED or path.startswith(FETCH)
+
+
+def fetched(name: str) -> Path:
+    """Where a fetched model lies: below $FINEGRID_MODEL_DIR, else in the user's cache."""
+    root = os.environ.get("FINEGRID_MODEL_DIR")
+    return Path(root, name) if root else cache_root() / "models" / name
+
+
+def cache_root() -> Path:
+    """$FINEGRID_CACHE_DIR, else the user's cache.
+
+    Who has no home has no cache either: nothing can be made below `os.devnull`.
+    """
+    if root := os.environ.get("FINEGRID_CACHE_DIR"):
+        return Path(root)
+    user = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(user if os.path.isabs(user) else os.devnull, "finegrid")
 
 
 def model_files(folder: Path) -> list[Path]:

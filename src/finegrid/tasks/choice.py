@@ -24,8 +24,9 @@ import numpy as np
 from finegrid.errors import require
 from finegrid.tasks.modules import language_model, prompts
 from finegrid.tasks.modules import options as options_of
+from finegrid.tasks.modules.encoding import plain_encoding
 from finegrid.tasks.modules.language_model import IGNORED
-from finegrid.tasks.task import MEAN, Task, plain_encoding
+from finegrid.tasks.task import MEAN, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +43,7 @@ class Choice(Task):
 
     METRICS: ClassVar[tuple[str, ...]] = ("accuracy", "accuracy_norm")
     USUAL: ClassVar[tuple[str, ...]] = ("accuracy",)
-    PROBLEM_TYPE: ClassVar[str] = "single_label_classification"
+    PROBLEM_TYPE: ClassVar[str | None] = None
     FUSES: ClassVar[bool] = False
     ONE_STATE: ClassVar[bool] = False
 

@@ -48,7 +48,7 @@ class Classification(Task):
 
     def named(self, labels: list[str]) -> Self:
         """The task with the class names of a run; they may be given by number."""
-        return replace(self, labels=labels, numbered=bool(self.labels))
+        return replace(self, labels=labels, numbered=bool(self.labels) or self.path != "files")
 
     @property
     def outputs(self) -> int:

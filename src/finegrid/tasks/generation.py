@@ -37,7 +37,7 @@ class Generation(Task):
     answer_after: str = ""  # a mark in the targets; exact_match reads what follows its last one
 
     METRICS: ClassVar[tuple[str, ...]] = ("exact_match", "bleu", "rouge_l")
-    PROBLEM_TYPE: ClassVar[str] = "single_label_classification"
+    PROBLEM_TYPE: ClassVar[str | None] = None
     CLASSES_BY_NAME: ClassVar[bool] = True
     FUSES: ClassVar[bool] = False
     ONE_STATE: ClassVar[bool] = False

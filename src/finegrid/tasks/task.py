@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from finegrid.errors import UserError, nearest, one_of, require, shown
+from finegrid.tasks.modules.encoding import plain_encoding
 from finegrid.tasks.modules.pattern import Pattern
 
 if TYPE_CHECKING:
@@ -36,11 +37,14 @@ class Task(ABC):
     metrics: list[str]  # all are recorded; the headline is their mean unless `headline` names one
     path: str = ""  # hub data set, `builtin`, or `files`
     subset: str = ""  # of the hub data set, if it has any; the folder's name below a local root
+    revision: str = ""  # of the hub data set: a commit, tag or branch; empty: its newest
     label: Any = "label"  # a column; of some kinds several
     kind: str = "classification"
     labels: list[str] = field(default_factory=list)  # class names by number, if there are classes
     headline: str = ""
-    dev: list[str] = field(default_factory=lambda: ["validation"])  # labelled dev splits
+    dev: list[str] = field(
+        default_factory=lambda: ["validation"]
+    )  # labelled dev splits; auto: the first there is of test, validation, dev
     train: str | None = None  # files of `task=custom`
     test: str | None = None  # null: a stratified fifth of the training file
     word_lists: bool = False  # the text columns hold lists of words, to be joined by spaces
@@ -389,11 +393,6 @@ class Task(ABC):
         """Whether the predictions are the same for every row."""
         predicted = self.predictions(outputs.float())
         return bool(((predicted - predicted[0]).abs() <= 1e-6).all())
-
-
-def plain_encoding(texts: Sequence[Sequence[str]], tokenizer: Any, max_length: int) -> Any:
-    """A tokenizer's way with rows of one or two texts."""
-    return tokenizer(*texts, truncation=True, max_length=max_length, return_attention_mask=False)
 
 
 def _constant(values: "Tensor") -> bool:

@@ -30,6 +30,7 @@ from finegrid.models.heads import Head
 from finegrid.runs import delta
 from finegrid.seeds import stream
 from finegrid.tasks.task import Task
+from finegrid.training import gradient_checkpointing
 from finegrid.training.limits import Limits
 from finegrid.training.module import FineTuner
 
@@ -67,6 +68,8 @@ def prepare(config: RunConfig, *, build: Callable[..., Backbone] = backbone.buil
     acts = any(overrides(method, hook) for hook in ("after_step", "after_backward"))
     token_ids = None if acts else encoded["train"].token_ids  # it may look at all of what trains
     base, kernels = load_backbone(config, task, build=build, token_ids=token_ids)
+    if config.trainer.gradient_checkpointing:
+        gradient_checkpointing.enable(base.model)
     _check_lengths(method, task, encoded, base, config)
     module = FineTuner(base, task, config.optim, seed=config.seed, train=encoded["train"])
     return RunComponents(config, task, splits, encoded, head, module, method, kernels)
@@ -108,7 +111,16 @@ def stored_bytes(config: RunConfig, number: int) -> float:
 
 
 def rows_of(config: RunConfig) -> tuple[Task, Splits, dict[str, TokenizedDataset]]:
-    """The task with its class names, its splits, and each of them tokenised."""
+    """The task with its class names, its splits, and each of them tokenised.
+
+    Raises:
+        UserError: for what is wrong with rows or settings, such as a user's turn around prompts.
+    """
+    require(
+        config.model.chat_template == "none" or config.task.ONE_STATE,
+        f"model.chat_template=own is for tasks that label a text; {config.task.kind} makes its own "
+        "prompts, use none",
+    )
     task, tables = load(config.task, config.data)
     splits = split(tables, task, config.data)
     tokenise = Tokeniser(
@@ -119,6 +131,7 @@ def rows_of(config: RunConfig) -> tuple[Task, Splits, dict[str, TokenizedDataset
         task=heads.of(config.head).reader(task),
         decoder=backbone.is_decoder(config.model),
         separator=backbone.separator(config.model),
+        chat_template=config.model.chat_template,
     )
     named = {"train": splits.train, "validation": splits.validation, **splits.test}
     encoded = {

@@ -109,8 +109,8 @@ class FineTuner(pl.LightningModule):
             groups[lr, self.optim.weight_decay if parameter.ndim > 1 else 0.0].append(parameter)
         require(
             bool(groups),
-            "nothing trains: the method leaves the backbone as it is and the head is pre-trained; "
-            "use another method, or data.rows=0 to score the model without training",
+            "nothing trains: a language model's head stays as pre-trained, and this method trains "
+            "nothing below it; use another, such as method=lora, or data.rows=0 to score alone",
         )
         return torch.optim.AdamW(
             [

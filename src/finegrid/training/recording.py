@@ -44,6 +44,7 @@ def add_inputs(record: Record, components: RunComponents) -> None:
     record.drawn_pooler = bool(drawn_pooler(base.model))
     if len(task.text) > 1:
         record.separator = backbone.separator(components.config.model)
+    record.chat_template = components.config.model.chat_template
     record.fraction = splits.fraction
     record.train_hash = splits.train.digest()
     record.validation_hash = splits.validation.digest()

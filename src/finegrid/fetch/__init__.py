@@ -1,0 +1,1 @@
+"""Pre-trained models that come with a package of PyPI, converted and proven (`finegrid fetch`)."""
