@@ -154,7 +154,7 @@ def refusal(run: Restored, target: str) -> str:
         ("prompt", "peft", "only a run with method.place=front fits"),
         (f"{FRONT} method.deep=true", "peft", "method.deep=true"),
         ("prefix method.gated=true", "peft", "no gate"),
-        ("bitfit", "peft", "is no LayerNorm"),
+        ("bitfit", "peft", "is no norm"),
         ("bitfit_lora", "peft", "bias trains too.*instead: --to merged"),
         ("houlsby_layernorm", "adapters", "LayerNorm.weight trains too"),
         ("pfeiffer method.gated=true", "adapters", "pfeiffer (GatedBottleneck)"),

@@ -76,7 +76,6 @@ RECORDED = {
     "select": "select",
     "frozen_dropout": "frozen_dropout",
     "kernels": "trainer.kernels",
-    "gradient_checkpointing": "trainer.gradient_checkpointing",
     "lr": "optim.lr",
     "trial": "trial",
 }
@@ -85,7 +84,6 @@ NOTED = {"tuning_runs": "runs", "tuning_examples": "examples"}  # field of a rec
 OLDER = {
     "frozen_dropout": True,
     "trainer.kernels": True,
-    "trainer.gradient_checkpointing": False,
     "trial": None,
     "data.validation": "fixed",
     "data.rows": None,

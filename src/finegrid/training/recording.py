@@ -28,6 +28,7 @@ def begin(spec: RunSpec) -> Record:
         threads=torch.get_num_threads(),
         device=device.device(trainer),
         precision=device.precision(trainer),
+        gradient_checkpointing=trainer.gradient_checkpointing,
         started=provenance.now(),
         **provenance.facts(spec.overrides if spec.sweep else None),
     )
