@@ -136,15 +136,15 @@ def test_a_language_models_head_of_the_other_family_is_refused(
 def test_the_masked_head_of_an_encoder_is_the_pretrained_one(tmp_path: Any) -> None:
     """And is not drawn, whatever the seed; where a checkpoint lacks it, that is said."""
     config = RunConfig.of(composed("model=tiny")).model
-    config.path, config.architecture = str(tmp_path), {}
-    small_bert = BertForMaskedLM(
-        BertConfig(vocab_size=40, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
-                   intermediate_size=48)
-    )  # fmt: skip
-    small_bert.base_model.save_pretrained(tmp_path)
+    small_bert = BertConfig(vocab_size=40, hidden_size=32, num_hidden_layers=1,
+                            num_attention_heads=2, intermediate_size=48)  # fmt: skip
+    network = BertForMaskedLM(small_bert)
+    network.bert.save_pretrained(tmp_path / "bare")
+    network.save_pretrained(tmp_path)
+    config.path, config.architecture = str(tmp_path / "bare"), {}
     with pytest.raises(UserError, match="no language-model head"):
         backbone.build(config, outputs=2, seed=0, auto_class="AutoModelForMaskedLM")
-    small_bert.save_pretrained(tmp_path)
+    config.path = str(tmp_path)
     one, two = (
         backbone.build(config, outputs=2, seed=seed, auto_class="AutoModelForMaskedLM")
         for seed in (0, 1)

@@ -319,6 +319,9 @@ def lacks(tmp_path: Path) -> str:
 
 
 REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
+    "a user's turn around a pattern": (
+        ("head=pattern", "model.chat_template=own"), "head=pattern makes its own prompts",
+    ),
     "no rows for a fresh head": (("data.rows=0",), "data.rows=0 scores a model without training"),
     "no rows to choose by": (
         ("data.rows=0", "head=pattern", "method=sparse"), "leaves no rows for method=sparse",

@@ -86,6 +86,14 @@ def test_a_row_holds_all_that_a_record_says(tmp_path: Path) -> None:
     assert {name for name in asdict(run) if name not in nested} <= set(runs)
 
 
+def test_forgetting_is_a_column_where_a_run_has_measured_it() -> None:
+    for measured, shown in ((None, False), (0.25, True)):
+        found = results(record("full", 0, 0.8, forgetting=measured), record("lora", 0, 0.7))
+        cells, best = compare.cells(found), compare.against_best(found)
+        text = tables.markdown(found, cells, best)
+        assert ("forgetting" in text) == ("+0.250" in text) == shown
+
+
 def test_mean_spread_and_failures() -> None:
     runs = [record("bitfit", 0, 0.8), record("bitfit", 1, 0.9),
             record("bitfit", 2, None, error="no luck"), record("full", 0, 0.85)]  # fmt: skip
@@ -129,7 +137,7 @@ APART = {
     "protocol": {"protocol": "dev"}, "version": {"versions": {"finegrid": "0.1"}},
     "precision": {"precision": "32"}, "pretrained": {"pretrained": False},
     "fingerprint": {"fingerprint": "other"}, "frozen_dropout": {"frozen_dropout": False},
-    "kernels": {"kernels": False},
+    "kernels": {"kernels": False}, "head": {"head": "pattern"},
     "select": {"select": "last"}, "model": {"model": "minilm"}, "budget": {"budget": 5.0},
     "unit": {"budget_unit": "steps"}, "task": {"task": "rte"}, "fraction": {"fraction": 1.0},
 }  # fmt: skip

@@ -116,9 +116,11 @@ def rows_of(config: RunConfig) -> tuple[Task, Splits, dict[str, TokenizedDataset
     Raises:
         UserError: for what is wrong with rows or settings, such as a user's turn around prompts.
     """
+    head = heads.of(config.head)
+    maker = config.task.kind if head.one_state else f"head={config.head}"
     require(
-        config.model.chat_template == "none" or config.task.ONE_STATE,
-        f"model.chat_template=own is for tasks that label a text; {config.task.kind} makes its own "
+        config.model.chat_template == "none" or (config.task.ONE_STATE and head.one_state),
+        f"model.chat_template=own is for tasks that label a text; {maker} makes its own "
         "prompts, use none",
     )
     task, tables = load(config.task, config.data)
@@ -128,7 +130,7 @@ def rows_of(config: RunConfig) -> tuple[Task, Splits, dict[str, TokenizedDataset
         config.model.revision,
         max_length=config.model.max_length,
         load=partial(backbone.tokenizer, config.model),
-        task=heads.of(config.head).reader(task),
+        task=head.reader(task),
         decoder=backbone.is_decoder(config.model),
         separator=backbone.separator(config.model),
         chat_template=config.model.chat_template,

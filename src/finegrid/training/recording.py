@@ -43,7 +43,7 @@ def add_inputs(record: Record, components: RunComponents) -> None:
     record.data_source, record.model_revision = splits.source, base.revision
     record.fingerprint = base.fingerprint
     record.drawn_pooler = bool(drawn_pooler(base.model))
-    if len(task.text) > 1:
+    if len(task.text) > 1 and components.head.one_state:
         record.separator = backbone.separator(components.config.model)
     record.chat_template = components.config.model.chat_template
     record.fraction = splits.fraction
