@@ -11,7 +11,6 @@ import pytest
 import small_decoder
 import torch
 from conftest import composed, run_cell, tuning_method
-from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics.bleu import BLEU
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
@@ -136,7 +135,7 @@ def test_scores_are_those_of_the_libraries(smooth: list[str]) -> None:
     most = max(map(len, REFERENCES))
     streams: Any = [[r[n] if n < len(r) else None for r in REFERENCES] for n in range(most)]
     assert scores["bleu"] == pytest.approx(BLEU().corpus_score(smooth, streams).score / 100)
-    scorer = RougeScorer(["rougeL"])
+    scorer = text_metrics.rouge_scorer()
     best = [
         max(scorer.score(reference, text)["rougeL"].fmeasure for reference in references)
         for text, references in zip(smooth, REFERENCES, strict=True)

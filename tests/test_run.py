@@ -59,7 +59,12 @@ class TestRecord:
     def test_every_field_is_measured(self, cell: tuple[Path, Record]) -> None:
         directory, record = cell
         optional = {"error", "trial", "model_revision", "git_commit", "git_dirty"}
-        optional |= {"test_last", "rows_asked", "tuning_runs", "tuning_examples"}
+        optional |= {"test_last", "rows_asked", "tuning_runs", "tuning_examples", "forgetting"}
+        optional |= {
+            "separator",
+            "threshold",
+            "threshold_chosen",
+        }  # decoders, sets of classes
         unset = [f.name for f in fields(record) if getattr(record, f.name) is None]
         assert set(unset) <= optional
         assert record == read(directory)

@@ -3,6 +3,7 @@
 All are shares from 0 to 1: BLEU is sacrebleu's divided by 100.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -41,11 +42,22 @@ def bleu(counts: Numbers) -> float:
 
 def rouge_l(texts: Sequence[str], references: References) -> Numbers:
     """F of the longest common subsequence with the closest reference, N; no stemming."""
-    from rouge_score.rouge_scorer import RougeScorer
-
-    scorer = RougeScorer(["rougeL"], use_stemmer=False)
+    scorer = rouge_scorer()
     rows = zip(texts, references, strict=True)
     return np.asarray([scorer.score_multi(known, text)["rougeL"].fmeasure for text, known in rows])
+
+
+def rouge_scorer() -> Any:
+    """rouge-score's scorer of ROUGE-L.
+
+    It imports absl, whose log handler closes the stream that was stderr then, once logging is
+    configured anew; the process's own it leaves open.
+    """
+    from absl import logging
+    from rouge_score.rouge_scorer import RougeScorer
+
+    logging.get_absl_handler().python_handler.stream = sys.__stderr__
+    return RougeScorer(["rougeL"], use_stemmer=False)
 
 
 def exact(texts: Sequence[str], references: References, *, read: Callable[[str], Any]) -> Numbers:
