@@ -262,3 +262,10 @@ def test_likelihoods_are_in_fp32_whatever_the_precision(decoder: Path) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         logits = TASK.logits(base.model, batch, forward=None)  # type: ignore[arg-type]
     assert logits.dtype == torch.float32
+
+
+def test_without_rows_the_model_is_scored_as_it_is(decoder: Path, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl")
+    told = f"task.train={rows}", "method=head", f"model.path={decoder}", "data.rows=0"
+    record = run_cell(tmp_path / "run", *SETTINGS, *told)
+    assert (record.status, record.train_rows, record.steps) == ("ok", 0, 0)
