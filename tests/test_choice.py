@@ -269,3 +269,13 @@ def test_without_rows_the_model_is_scored_as_it_is(decoder: Path, tmp_path: Path
     told = f"task.train={rows}", "method=head", f"model.path={decoder}", "data.rows=0"
     record = run_cell(tmp_path / "run", *SETTINGS, *told)
     assert (record.status, record.train_rows, record.steps) == ("ok", 0, 0)
+
+
+def test_questions_come_from_a_frame(tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in write_rows(tmp_path / "rows.jsonl").open()]
+    frame, where = pd.DataFrame(rows), tmp_path / "frames"
+    task = finegrid.Task.from_frame(
+        frame, text="question", label="answer", choices="choices", kind="choice", directory=where
+    )
+    record = run_cell(tmp_path / "run", *task.overrides, "budget=steps", "budget.steps=1")
+    assert record.metric == "accuracy"
