@@ -95,7 +95,7 @@ class Task:
         Raises:
             UserError: for a column that is not there, or that holds values of several types.
         """
-        named = (text, label, choices or [])
+        named = (text, label, *([] if choices is None else [choices]))
         columns = [name for one in named for name in ([one] if isinstance(one, str) else one)]
         folder, stem = Path(directory), slug(name)
         train = _written(frame, columns, folder, stem)
