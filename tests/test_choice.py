@@ -262,3 +262,20 @@ def test_likelihoods_are_in_fp32_whatever_the_precision(decoder: Path) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         logits = TASK.logits(base.model, batch, forward=None)  # type: ignore[arg-type]
     assert logits.dtype == torch.float32
+
+
+def test_without_rows_the_model_is_scored_as_it_is(decoder: Path, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl")
+    told = f"task.train={rows}", "method=head", f"model.path={decoder}", "data.rows=0"
+    record = run_cell(tmp_path / "run", *SETTINGS, *told)
+    assert (record.status, record.train_rows, record.steps) == ("ok", 0, 0)
+
+
+def test_questions_come_from_a_frame(tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in write_rows(tmp_path / "rows.jsonl").open()]
+    frame, where = pd.DataFrame(rows), tmp_path / "frames"
+    task = finegrid.Task.from_frame(
+        frame, text="question", label="answer", choices="choices", kind="choice", directory=where
+    )
+    record = run_cell(tmp_path / "run", *task.overrides, "budget=steps", "budget.steps=1")
+    assert record.metric == "accuracy"

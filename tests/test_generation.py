@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
 import finegrid
-from finegrid.config import DataConfig, RunConfig, bind, bind_task
+from finegrid.config import DataConfig, RunConfig, bind
 from finegrid.data.batching import TokenizedDataset
 from finegrid.data.examples import Examples, read_rows
 from finegrid.data.loading import RawSplits
@@ -176,9 +176,10 @@ def test_rows_of_one_source_are_one_unit() -> None:
         assert sources[int(target[1:])] == source
 
 
-def test_an_encoder_is_refused() -> None:
+def test_an_encoder_is_refused(tmp_path: Path) -> None:
+    rows = json_lines(tmp_path / "rows.jsonl")
     with pytest.raises(UserError, match="generation needs a causal decoder"):
-        bind_task(composed("task=e2e_cleaned").task).auto_class(decoder=False)
+        run_cell(tmp_path / "run", *SETTINGS, f"task.train={rows}")
 
 
 @pytest.mark.parametrize(
@@ -298,3 +299,11 @@ def test_a_method_that_trains_the_head_alone_is_refused(decoder: Path, tmp_path:
     told = f"task.train={rows}", "method=head", f"model.path={decoder}"
     with pytest.raises(UserError, match="nothing trains"):
         run_cell(tmp_path / "run", *SETTINGS, *told)
+
+
+def test_without_rows_the_model_is_scored_as_it_is(decoder: Path, tmp_path: Path) -> None:
+    rows = json_lines(tmp_path / "rows.jsonl")
+    told = f"task.train={rows}", "method=head", f"model.path={decoder}", "data.rows=0"
+    record = run_cell(tmp_path / "run", *SETTINGS, *told)
+    assert (record.status, record.train_rows, record.steps) == ("ok", 0, 0)
+    assert record.test_rows == 6

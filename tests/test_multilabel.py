@@ -171,6 +171,14 @@ def test_what_does_not_fit_is_one_line(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("other", ["x", "x;y", '[""x""', "[x]"])
+def test_lists_and_texts_in_one_column_are_refused(other: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(f'text,label\na,"[""x"", ""y""]"\nb,"{other}"\n', encoding="utf-8")
+    with pytest.raises(UserError, match=r"row 2: column 'label' holds .* list"):
+        run_cell(tmp_path / "run", *SETTINGS, f"task.train={path}")
+
+
 def test_several_label_columns_are_for_this_kind_alone() -> None:
     with pytest.raises(UserError, match=r"task\.label=.* must name one column"):
         bind_task({**to_plain(composed("task=mrpc").task), "label": ["a", "b"]})

@@ -221,6 +221,8 @@ BAD = {
                 "row 2: tags are missing"),
     "a broken list": ("a.csv", "tokens,tags\n['a'],['B-x']\n[b],['O']\n",
                       "row 2: column 'tokens' holds no readable list"),
+    "a list that does not end": ("a.csv", "tokens,tags\n['a'],['B-x']\n['b',['O']\n",
+                                 "row 2: column 'tokens' holds .* where row 1 holds a list"),
 }  # fmt: skip
 
 

@@ -43,6 +43,7 @@ class Task:
         label: str | Sequence[str],
         test: str | Path | None = None,
         kind: str | None = None,
+        choices: str | None = None,
         name: str | None = None,
         metrics: Sequence[str] | None = None,
     ) -> "Task":
@@ -54,6 +55,7 @@ class Task:
             label: The column to predict; of multilabel also one of 0 and 1 for each class.
             test: A file of test rows; without one a stratified fifth of the rows is set aside.
             kind: `classification` (the default), `regression`, `multilabel`, `tagging`, ...
+            choices: The column of the options, for `choice`.
             name: Of the task in directories and tables; by default it follows from the file's.
             metrics: The kind's by default; the headline is their mean.
 
@@ -66,7 +68,7 @@ class Task:
             "train": str(path), "text": [text] if isinstance(text, str) else list(text),
             "label": label if isinstance(label, str) else list(label),
             "test": None if test is None else str(test), "kind": kind,
-            "name": name, "metrics": None if metrics is None else list(metrics),
+            "choices": choices, "name": name, "metrics": None if metrics is None else list(metrics),
         }  # fmt: skip
         given = {f"task.{key}": value for key, value in values.items() if value is not None}
         return cls(("task=custom", *overrides(given)))
@@ -80,6 +82,7 @@ class Task:
         label: str | Sequence[str],
         test: "pd.DataFrame | None" = None,
         kind: str | None = None,
+        choices: str | None = None,
         name: str = "frame",
         metrics: Sequence[str] | None = None,
         directory: str | Path = FRAMES,
@@ -92,15 +95,15 @@ class Task:
         Raises:
             UserError: for a column that is not there, or that holds values of several types.
         """
-        columns = [
-            name for one in (text, label) for name in ([one] if isinstance(one, str) else one)
-        ]
+        named = (text, label, *([] if choices is None else [choices]))
+        columns = [name for one in named for name in ([one] if isinstance(one, str) else one)]
         folder, stem = Path(directory), slug(name)
         train = _written(frame, columns, folder, stem)
         tests = None if test is None else _written(test, columns, folder, stem)
         return cls.from_file(
-            train, text=text, label=label, test=tests, kind=kind, name=stem, metrics=metrics
-        )
+            train, text=text, label=label, test=tests, kind=kind, choices=choices, name=stem,
+            metrics=metrics,
+        )  # fmt: skip
 
 
 def _written(frame: "pd.DataFrame", columns: Sequence[str], directory: Path, name: str) -> Path:

@@ -36,7 +36,7 @@ class Examples:
 
     def labelled(self, index: Sequence[int], labels: np.ndarray[Any, Any]) -> "Examples":
         """The rows at these positions with other labels."""
-        return replace(self.take(np.asarray(index)), labels=labels)
+        return replace(self.take(np.asarray(index, dtype=np.int64)), labels=labels)
 
     def digest(self) -> str:
         """Hash of what the rows say, in their order."""

@@ -292,7 +292,7 @@ def column(table: pa.Table, name: str, where: str) -> pa.ChunkedArray:
     if len(names) != 1:
         raise UserError(
             f"{where}: no column {name!r}; it has {', '.join(map(shown, table.column_names))}; "
-            "set task.text=[...] and task.label=..."
+            "set task.text=..., task.label=... (of a choice also task.choices=...)"
         )
     return table.column(names[0])
 

@@ -15,7 +15,7 @@ def values(table: pa.Table, name: str, where: str, *, nested: bool) -> list[Any]
     """A column's values as text, None where there is none; lists and objects too, if `nested`.
 
     A text column in which every value is a list in brackets, as JSON or Python writes it, is then
-    a column of lists.
+    a column of lists; one in which only some are lists of texts is refused.
 
     Raises:
         UserError: if there is no such column, or it holds what is not asked for.
@@ -35,6 +35,7 @@ def _written_lists(values: Sequence[str | None], where: str, name: str) -> list[
     """Values as they are, or the lists that all of them are written as."""
     bare = [value.strip() for value in values if value is not None]
     if not bare or not all(value.startswith("[") and value.endswith("]") for value in bare):
+        _require_no_lists(values, where, name)
         return list(values)
     lists: list[Any] = []
     for row, value in enumerate(values, start=1):
@@ -45,6 +46,28 @@ def _written_lists(values: Sequence[str | None], where: str, name: str) -> list[
                 f"{where}, row {row}: column {name!r} holds no readable list ({value!r:.60})"
             ) from error
     return lists
+
+
+def _require_no_lists(values: Sequence[str | None], where: str, name: str) -> None:
+    """Refuse a text that stands where other rows have a list of texts; JSON objects may."""
+    lists = {row for row, value in enumerate(values) if value is not None and _lists_texts(value)}
+    for row, value in enumerate(values if lists else (), start=1):
+        if value is not None and row - 1 not in lists and value.strip()[:1] != "{":
+            raise UserError(
+                f"{where}, row {row}: column {name!r} holds {value!r:.60} where row "
+                f"{min(lists) + 1} holds a list; write a list in each row"
+            )
+
+
+def _lists_texts(value: str) -> bool:
+    """Whether a text is a list of texts, with one at least, as JSON or Python writes it."""
+    value = value.strip()
+    if not (value.startswith(("['", '["')) and value.endswith("]")):
+        return False
+    try:
+        return all(isinstance(one, str) for one in ast.literal_eval(value))
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return False
 
 
 def class_names(table: pa.Table, name: str) -> list[str]:

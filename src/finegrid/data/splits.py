@@ -121,8 +121,8 @@ def _share_out(
     size = min(max(LEAST, round(SHARE * len(order))), len(order) // 2)
     require(
         size > 0,
-        f"{_asked(data)} keeps 1 train row of {task.name}, and data.validation=share needs 2 to "
-        "divide; raise it",
+        f"{_asked(data)} keeps {len(order)} train row{'' if len(order) == 1 else 's'} of "
+        f"{task.name}, and data.validation=share needs 2 to divide; raise it",
     )
     places = share_order(task.strata(rows.labels)[order], data.split_seed)
     train, validation = (rows.take(np.sort(order[part])) for part in (places[size:], places[:size]))

@@ -116,8 +116,7 @@ class Generation(Task):
     def training_rows(self, labels: "Array") -> tuple[list[int], "Array"]:
         """A row for each target of each unit: the unit's number, and the target alone."""
         pairs = [(unit, target) for unit, targets in enumerate(labels) for target in targets]
-        units, targets = zip(*pairs, strict=True)
-        return list(units), _objects(targets)
+        return [unit for unit, _ in pairs], _objects([target for _, target in pairs])
 
     def strata(self, labels: "Array") -> "Array":
         """One stratum."""

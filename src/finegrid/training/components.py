@@ -27,6 +27,7 @@ from finegrid.methods.base import YAML, TuningMethod, overrides
 from finegrid.models import backbone, heads
 from finegrid.models.backbone import Backbone
 from finegrid.models.heads import Head
+from finegrid.models.heads.language_model import LM_HEAD
 from finegrid.runs import delta
 from finegrid.seeds import stream
 from finegrid.tasks.task import Task
@@ -63,7 +64,9 @@ def prepare(config: RunConfig, *, build: Callable[..., Backbone] = backbone.buil
     """
     method, head = build_method(config.method), heads.of(config.head)
     head.check(config.model, config.task)
-    _check_rows(config, method, head)
+    auto_class = head.auto_class(config.task, backbone.is_decoder(config.model))
+    fresh = head.needs_rows and auto_class not in LM_HEAD.values()
+    _check_rows(config, method, fresh_head=fresh)
     task, splits, encoded = rows_of(config)
     acts = any(overrides(method, hook) for hook in ("after_step", "after_backward"))
     token_ids = None if acts else encoded["train"].token_ids  # it may look at all of what trains
@@ -222,14 +225,15 @@ def _check_lengths(
     )
 
 
-def _check_rows(config: RunConfig, method: TuningMethod, head: Head) -> None:
+def _check_rows(config: RunConfig, method: TuningMethod, *, fresh_head: bool) -> None:
     """Refuse a run without training rows, unless the model can be scored as it is."""
     if config.data.rows != 0:
         return
+    fits = ", use head=pattern" if "pattern" in config.task.HEADS else ""
     require(
-        not head.needs_rows,
-        f"data.rows=0 scores a model without training; head={config.head} needs rows to learn from,"
-        " use head=pattern",
+        not fresh_head,
+        f"data.rows=0 scores a model without training; head={config.head} of "
+        f"task.kind={config.task.kind} needs rows to learn from{fits}",
     )
     require(
         not overrides(method, "choose"),

@@ -57,6 +57,8 @@ def continued(
     Raises:
         UserError: if the prompt's tokens do not begin those of the whole.
     """
+    if not prompts:  # which tokenizers do not take
+        return Continued([], [], [])
     bare = [prompt.rstrip() for prompt in prompts]
     whole = [prompt + follow for prompt, follow in zip(prompts, follows, strict=True)]
     contexts = tokenizer(bare, add_special_tokens=True)["input_ids"]
