@@ -35,7 +35,7 @@ from finegrid.training.components import build_method
 TINY = str(BUILTIN / "tiny")
 CLASSIFIER = "AutoModelForSequenceClassification"
 MERGEABLE = {
-    "bitfit", "bitfit_lora", "bitfit_q_m2", "critical_layers", "diff_pruning",
+    "bitfit", "bitfit_added", "bitfit_lora", "bitfit_q_m2", "critical_layers", "diff_pruning",
     "diff_pruning_structured", "dsee", "full", "head", "hft", "ia3", "layernorm",
     "layernorm_fisher", "layers", "lora", "mask_magnitude", "mask_random", "mask_threshold",
     "mask_threshold_magnitude", "sparse", "sparse_magnitude", "sparse_random", "sparse_sam",

@@ -81,7 +81,10 @@ def test_a_process_ends_with_that_line_alone(what: str, tmp_path: Path) -> None:
 
 
 BAD_METHODS = {  # what only the method and the model can tell
-    "prompt": ("method=prompt method.length=70", "70, but tiny has 64 positions; use a shorter"),
+    "prompt": (
+        "method=prompt method.length=70",
+        "70, but tiny has 64 positions; let these be",
+    ),
     "density": ("method=sparse method.density=2", "method.density=2 must lie in (0, 1]"),
     "rank": ("method=lora method.rank=0", "method.rank=0 must lie in [1, 128]"),
     "role": ("method=lora method.roles=[querry]", "bert has no role 'querry' (roles found: "),

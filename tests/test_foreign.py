@@ -291,7 +291,7 @@ RECORDS = {
     "list as status": (fields(status=["ok"]), "status"),
     "unknown status": (fields(status="fine"), "status"),
     "negative seed": (fields(seed=-1), "seed is -1"),
-    "fraction 0": (fields(fraction=0), "fraction is 0"),
+    "fraction below 0": (fields(fraction=-0.1), "fraction is -0.1"),
     "negative budget": (fields(budget=-1), "budget is -1"),
     "climbing task": (fields(task="../../x"), "task is"),
     "method of two": (fields(method="a/b"), "method is"),
@@ -525,7 +525,7 @@ class TestParquet:
         ("column", "value"),
         [
             ("seed", float("nan")), ("seed", -1), ("seed", float("inf")), ("seed", 0.5),
-            ("test", float("inf")), ("fraction", 0), ("fraction", float("nan")), ("budget", -1),
+            ("test", float("inf")), ("fraction", -0.1), ("fraction", float("nan")), ("budget", -1),
             ("task", None), ("task", "../x"), ("method", EVIL), ("status", "fine"),
             ("status", None), ("train_rows", -5),
         ],

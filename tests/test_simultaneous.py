@@ -165,7 +165,7 @@ BASELINES = {  # metric -> score of the best constant on 30 and 70 rows
 def test_the_baseline_is_the_best_constant(metric: str, score: float) -> None:
     draws = Resampler(LABELS, [metric], draws=200)
     runs = results(record("full", 0, 0.5)).runs
-    found = constant.baseline(runs, (metric,), draws)
+    found = constant.baseline(runs, (metric,), draws, {})
     assert found is not None
     assert found.score == pytest.approx(score, abs=1e-6)
 

@@ -22,6 +22,8 @@ into modules.
 
 from torch import nn
 
+from finegrid.errors import require
+
 
 def _below(root: str, roles: dict[str, str]) -> dict[str, str]:
     """The roles of one layer put below the layers' path `root`."""
@@ -165,6 +167,12 @@ def is_linear(module: nn.Module) -> bool:
 
 
 def widths(module: nn.Module) -> tuple[int, int]:
-    """Width of what a linear module reads, and of what it returns."""
-    outputs, inputs = module._parameters["weight"].shape  # type: ignore[union-attr]
+    """Width of what a linear module reads, and of what it returns.
+
+    Raises:
+        UserError: for a module that is no linear map.
+    """
+    weight = module._parameters.get("weight")
+    require(weight is not None, f"{type(module).__name__} is no linear map")
+    outputs, inputs = weight.shape  # type: ignore[union-attr]
     return (outputs, inputs) if is_transposed(module) else (inputs, outputs)

@@ -6,7 +6,7 @@ loaded.
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from inspect import signature
@@ -103,8 +103,8 @@ def stored_bytes(config: RunConfig, number: int) -> float:
 
     A mask counts with a bit an entry, which it takes at most.
     """
-    task = config.task
-    auto_class = heads.of(config.head).auto_class(task, backbone.is_decoder(config.model))
+    task, drawn = config.task, replace(config.model, pretrained=False)  # no look at the hub
+    auto_class = heads.of(config.head).auto_class(task, backbone.is_decoder(drawn))
     base = backbone.outline(config.model, outputs=task.outputs or 2, auto_class=auto_class)
     with torch.device("meta"):
         build_method(config.method).apply(base.model.base_model, base.sites)
