@@ -25,14 +25,8 @@ COSTS = {
     "delta_bytes": "bytes to store",
 }
 COLUMNS = [f"summary:{name}" for name in ("test", "validation", "status", *COSTS)]
-HEADLINES = (
-    "mean",
-    "matthews",
-    "accuracy",
-    "macro_f1",
-    "entity_f1",
-    "bleu",
-)  # of which a task has one
+# of which a task has one
+HEADLINES = ("mean", "matthews", "accuracy", "macro_f1", "entity_f1", "bleu")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from finegrid.data.examples import Examples
-from finegrid.data.tokenization import NO_LABEL, Tokens
+from finegrid.data.tokenization import Tokens
 from finegrid.storage.cache import Array
+from finegrid.tasks.modules.reader import NO_LABEL
 
 log = logging.getLogger(__name__)
 POOL = 50  # batches sorted by length together: little padding, yet well mixed
@@ -49,7 +50,7 @@ class TokenizedDataset:
         if (option := self.tokens.fields.get("option")) is None:
             return int(self.lengths.max(initial=0))
         row = np.repeat(np.arange(len(self)), self.lengths)
-        return int(np.unique_counts(row * 256 + option).counts.max())
+        return int(np.unique_counts(row * (int(option.max()) + 1) + option).counts.max())
 
     def token_ids(self) -> Tensor:
         """Every token id in the rows once, the padding's included, in order."""

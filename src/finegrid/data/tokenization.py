@@ -32,7 +32,6 @@ FIELDS: dict[str, type] = {
     "option": np.uint8,  # these two are of choices
     "characters": np.int32,
 }
-NO_LABEL = -100  # of a token
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from finegrid.errors import require
 from finegrid.tasks.modules import language_model, prompts
 from finegrid.tasks.modules import options as options_of
 from finegrid.tasks.modules.encoding import plain_encoding
-from finegrid.tasks.modules.language_model import IGNORED
+from finegrid.tasks.modules.reader import NO_LABEL
 from finegrid.tasks.task import MEAN, Task
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ class Choice(Task):
         )
         rows = zip(made.ids, made.starts, options, strict=True)
         if train:
-            labels = [[IGNORED] * start + ids[start:] for ids, start, _ in rows]
+            labels = [[NO_LABEL] * start + ids[start:] for ids, start, _ in rows]
             return {"input_ids": made.ids, "labels": labels}, made.cut
         long = [[0] * start + [len(text)] * (len(ids) - start) for ids, start, text in rows]
         return {"input_ids": made.ids, "characters": long}, made.cut
@@ -168,8 +168,7 @@ class Choice(Task):
     ) -> "Tensor":
         """B O scores, -inf where a question has fewer options; or (K, V) of K target tokens."""
         if "option" not in batch:
-            inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-            return language_model.logits_at(model, inputs, batch["labels"] != IGNORED)
+            return language_model.target_logits(model, batch)
         inputs, present = _sequences(batch)
         return _by_question(forward(model, inputs)[:, 0], present)
 
@@ -194,7 +193,7 @@ class Choice(Task):
 
     def loss_terms(self, labels: "Tensor") -> int:
         """Questions, or target tokens."""
-        return len(labels) if labels.ndim == 1 else int((labels != IGNORED).sum())
+        return len(labels) if labels.ndim == 1 else int((labels != NO_LABEL).sum())
 
     def infer(
         self,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from finegrid.errors import UserError, one_of, require, shown
-from finegrid.tasks.task import LISTED, NUMBER, Task
+from finegrid.tasks.modules.names import in_order, listed
+from finegrid.tasks.task import NUMBER, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,8 +76,7 @@ class Classification(Task):
             _require_label(label, f"{where}, row {row}")
         names = sorted({str(label) for label in values})
         self._require_names(names, values, where)
-        digits = all(name.isdigit() for name in names)
-        return self.named(sorted(names, key=lambda name: (len(name), name)) if digits else names)
+        return self.named(in_order(names))
 
     def _require_names(self, names: list[str], values: Sequence[str | None], where: str) -> None:
         numbers = all(map(NUMBER.fullmatch, names))
@@ -115,10 +115,9 @@ class Classification(Task):
 
     def _refuse(self, label: str | None, where: str) -> None:
         _require_label(label, where)
-        names = ", ".join(map(shown, self.labels[:LISTED]))
-        more = f" or {len(self.labels) - LISTED} more" if len(self.labels) > LISTED else ""
+        names = listed(self.labels)
         hidden = "; GLUE's test splits hide their labels (-1)" if label == "-1" else ""
-        raise UserError(f"{where}: label {shown(label)} must be one of {names}{more}{hidden}")
+        raise UserError(f"{where}: label {shown(label)} must be one of {names}{hidden}")
 
     def class_counts(self, labels: "Array") -> Counter[int]:
         """Class -> rows."""

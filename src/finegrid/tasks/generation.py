@@ -18,7 +18,7 @@ import numpy as np
 
 from finegrid.errors import require, shown
 from finegrid.tasks.modules import language_model, prompts, text_metrics
-from finegrid.tasks.modules.language_model import IGNORED
+from finegrid.tasks.modules.reader import NO_LABEL
 from finegrid.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ class Generation(Task):
             ids = [one[-max_length:] for one in whole]
             starts, cut = [*map(len, ids)], [len(one) > max_length for one in whole]
         rows = zip(ids, starts, strict=True)
-        labelled = [[IGNORED] * start + one[start:] for one, start in rows]
+        labelled = [[NO_LABEL] * start + one[start:] for one, start in rows]
         return {"input_ids": ids, "labels": labelled, "truncated": sum(cut)}
 
     def logits(
@@ -164,8 +164,7 @@ class Generation(Task):
         forward: Callable[[Any, Mapping[str, Any]], "Tensor"],
     ) -> "Tensor":
         """K V logits of the K target tokens."""
-        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-        return language_model.logits_at(model, inputs, batch["labels"] != IGNORED)
+        return language_model.target_logits(model, batch)
 
     def loss(self, logits: "Tensor", labels: "Tensor") -> "Tensor":
         """Mean cross-entropy of the target tokens, K V logits and B T labels."""
@@ -177,7 +176,7 @@ class Generation(Task):
 
     def loss_terms(self, labels: "Tensor") -> int:
         """Target tokens."""
-        return int((labels != IGNORED).sum())
+        return int((labels != NO_LABEL).sum())
 
     def infer(
         self,

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from finegrid.errors import UserError, require, shown
-from finegrid.tasks.task import LISTED, Task
+from finegrid.tasks.modules.names import in_order, listed
+from finegrid.tasks.task import Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,12 +75,11 @@ class Multilabel(Task):
     def with_labels_of(self, values: Sequence[Any], where: str) -> Self:
         """The task with the distinct classes of the rows, by number where all are digits."""
         rows = [_classes(value, f"{where}, row {row}") for row, value in enumerate(values, 1)]
-        names = sorted({name for row in rows for name in row})
+        names = {name for row in rows for name in row}
         what = f"{where}: column {self.label!r} holds"
         require(len(names) > 1, f"{what} {len(names)} classes; two or more are needed")
         require(len(names) <= MOST, f"{what} {len(names)} classes; is it text?")
-        digits = all(name.isdigit() for name in names)
-        return self.named(sorted(names, key=lambda name: (len(name), name)) if digits else names)
+        return self.named(in_order(names))
 
     def read_labels(self, values: Sequence[Any], where: str, *, typed: bool) -> "Array":
         """N C of 0 and 1."""
@@ -101,9 +101,7 @@ class Multilabel(Task):
         return labels
 
     def _refuse(self, name: str, where: str) -> None:
-        names = ", ".join(map(shown, self.labels[:LISTED]))
-        more = f" or {len(self.labels) - LISTED} more" if len(self.labels) > LISTED else ""
-        raise UserError(f"{where}: class {shown(name)} must be one of {names}{more}")
+        raise UserError(f"{where}: class {shown(name)} must be one of {listed(self.labels)}")
 
     def strata(self, labels: "Array") -> "Array":
         """The rarest of a row's classes, so that splits and fractions have their share of it."""

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from finegrid.errors import UserError, require, shown
-from finegrid.tasks.task import LISTED, Task
+from finegrid.tasks.modules.names import listed
+from finegrid.tasks.modules.reader import NO_LABEL
+from finegrid.tasks.task import Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[Any]]
 
 OUTSIDE = "O"
-NO_LABEL = -100  # of a token, as torch's cross-entropy has it
 DROPPED = "?"  # what a word is read as of which the tokenizer keeps nothing, such as a control mark
 Entity = tuple[str, int, int]  # type, first word, last word
 
@@ -108,9 +109,7 @@ class Tagging(Task):
         return labels
 
     def _refuse(self, tag: str, where: str) -> None:
-        names = ", ".join(self.labels[:LISTED])
-        more = f" or {self.outputs - LISTED} more" if self.outputs > LISTED else ""
-        raise UserError(f"{where}: tag {shown(tag)} must be one of {names}{more}")
+        raise UserError(f"{where}: tag {shown(tag)} must be one of {listed(self.labels)}")
 
     def _require_iob2(self, tags: Sequence[str], where: str) -> None:
         for number, (before, tag) in enumerate(zip([OUTSIDE, *tags], tags, strict=False), start=1):

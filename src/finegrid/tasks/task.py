@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from finegrid.errors import UserError, nearest, one_of, require, shown
 from finegrid.tasks.modules.encoding import plain_encoding
+from finegrid.tasks.modules.names import LISTED
 from finegrid.tasks.modules.pattern import Pattern
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[Any]]
 
 MEAN = "mean"  # of all metrics: the headline of a task with several
-LISTED = 20  # classes in a message
 NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*")
 
 

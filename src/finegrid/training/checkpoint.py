@@ -44,8 +44,11 @@ def passes(
     """How often a run validates: at most `most` times, and for 25 % of its training tokens.
 
     Tokens are counted, never timed, so it is the same on every machine and for every method. Two
-    passes are made in any case, and `most` where the budget is in seconds.
+    passes are made in any case, `most` where the budget is in seconds, and one without training
+    rows.
     """
+    if not len(train):
+        return 1
     planned = epochs(budget, train, batch_size)
     if planned is None:
         return most

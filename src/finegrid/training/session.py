@@ -88,16 +88,12 @@ class RunSession:
         self.record.micro_batch_size = state.micro_batch_size or config.data.batch_size
         clock = timer(config.budget, config.optim, rows=len(components.splits.train))
         train, validation = components.encoded["train"], components.encoded["validation"]
-        planned = (
-            1
-            if not len(train)
-            else passes(
-                config.evaluations,
-                config.budget,
-                train=train,
-                validation=validation,
-                batch_size=config.data.batch_size,
-            )
+        planned = passes(
+            config.evaluations,
+            config.budget,
+            train=train,
+            validation=validation,
+            batch_size=config.data.batch_size,
         )
         self.record.evaluations_planned = planned
         selection = BestCheckpoint(

@@ -6,10 +6,16 @@ Shapes: B sequences, T tokens, H hidden size, V vocabulary, K tokens that are re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from finegrid.tasks.modules.reader import NO_LABEL
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-IGNORED = -100  # the label of a token that is not predicted
+
+def target_logits(model: Any, batch: Mapping[str, "Tensor"]) -> "Tensor":
+    """Logits (K, V) for the K tokens of a batch that have a label."""
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    return logits_at(model, inputs, batch["labels"] != NO_LABEL)
 
 
 def logits_at(model: Any, inputs: Mapping[str, "Tensor"], targets: "Tensor") -> "Tensor":
@@ -36,7 +42,7 @@ def token_loss(logits: "Tensor", labels: "Tensor") -> "Tensor":
     """Mean cross-entropy of the tokens that `labels` (B T) names, from their logits (K, V)."""
     from torch.nn import functional
 
-    return functional.cross_entropy(logits, labels[labels != IGNORED])
+    return functional.cross_entropy(logits, labels[labels != NO_LABEL])
 
 
 def left_padded(ids: "Tensor", mask: "Tensor") -> tuple["Tensor", "Tensor"]:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+NO_LABEL = -100  # of a token, as torch's cross-entropy has it
+
 
 class Reader(Protocol):
     """What makes tokens of rows: a task, or a head that reads them its own way."""

@@ -1,0 +1,19 @@
+"""Names of classes: their order, and how a message lists them."""
+
+from collections.abc import Collection, Sequence
+
+from finegrid.errors import shown
+
+LISTED = 20  # classes in a message
+
+
+def in_order(names: Collection[str]) -> list[str]:
+    """Sorted, by number where all are digits."""
+    digits = all(name.isdigit() for name in names)
+    return sorted(names, key=lambda name: (len(name) if digits else 0, name))
+
+
+def listed(names: Sequence[str]) -> str:
+    """The names, and how many more there are where these are too many for a message."""
+    more = f" or {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(map(shown, names[:LISTED])) + more
