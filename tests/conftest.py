@@ -1,12 +1,13 @@
 """Shared ground: compose a config as the command line would, run a cell in this process."""
 
 import copy
+import json
 import logging
 import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -154,6 +155,12 @@ def tuning_method(*overrides: str) -> TuningMethod:
     from finegrid.training.components import build_method
 
     return build_method(RunConfig.of(composed(*overrides)).method)
+
+
+def write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Rows as JSON lines."""
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return path
 
 
 def run_cell(directory: Path, *overrides: str) -> Record:

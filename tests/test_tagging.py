@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import small_decoder
 import torch
-from conftest import composed, run_cell
+from conftest import composed, run_cell, write_lines
 from seqeval import metrics
 from seqeval.scheme import IOB2
 from transformers import AutoTokenizer
@@ -59,14 +59,9 @@ def rows(count: int) -> list[dict[str, Any]]:
     return made
 
 
-def write(path: Path, made: list[dict[str, Any]]) -> Path:
-    path.write_text("\n".join(map(json.dumps, made)), encoding="utf-8")
-    return path
-
-
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(tmp_path_factory.mktemp("rows") / "words.jsonl", rows(120))
+    return write_lines(tmp_path_factory.mktemp("rows") / "words.jsonl", rows(120))
 
 
 @pytest.fixture(scope="module")
