@@ -34,6 +34,7 @@ HALF = LAYERS * (2 * (SQUARE + H) + WIDE + NORMS)  # and as many biases as the m
 
 BERT_BASE = {  # method -> (delta, pooler)
     "full": (109_482_240 - H * H - H, H * H + H),
+    "two_stage": (109_482_240 - H * H - H, H * H + H),
     "head": (0, 0),
     "bitfit": (BIASES, H),
     "bitfit_added": (BIASES, H),  # BERT's matrices have one each
@@ -68,6 +69,7 @@ BERT_BASE = {  # method -> (delta, pooler)
     "prefix": (LAYERS * 2 * 10 * H, 0),
     "prompt": (10 * H, 0),
     "prompt_deep": (LAYERS * 10 * H, 0),
+    "vfpt": (LAYERS * 10 * H, 0),
 }
 
 
@@ -96,7 +98,7 @@ def test_bert_base(name: str, expected: tuple[int, int]) -> None:
     assert counts["params_head"] == 2 * H + 2
 
 
-@pytest.mark.parametrize("name", sorted(BERT_BASE.keys() - {"full"}))
+@pytest.mark.parametrize("name", sorted(BERT_BASE.keys() - {"full", "two_stage"}))
 def test_roberta_base_has_the_same_layers(name: str) -> None:
     """BERT-base's count, but RoBERTa has no pooler in its base model."""
     counts = counted(name, "roberta-base")

@@ -2,17 +2,23 @@
 
 import math
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
-from conftest import METHODS, ROOT, tuning_method
+from conftest import METHODS, ROOT, run_cell, tuning_method
 from test_methods import encoded, fresh, steps  # noqa: F401
 
 from finegrid.data.batching import TokenizedDataset
 from finegrid.errors import UserError
 from finegrid.methods.mask_l0 import HardConcreteMask
+from finegrid.methods.prompt import FourierVectors
+from finegrid.models import backbone, surgery
 from finegrid.models.backbone import Backbone
 from finegrid.runs import delta
+from finegrid.strategies import single
 from finegrid.training.module import predict
 
 COVERAGE = ROOT / "docs/explanation/coverage.md"
@@ -115,3 +121,75 @@ def test_gates_are_stored_as_numbers_and_masks_as_bits(encoded: TokenizedDataset
 def test_a_mask_that_cannot_be_is_refused(override: str) -> None:
     with pytest.raises(UserError, match=override.partition("=")[0]):
         tuning_method("method=mask_l0", override)
+
+
+# --- two_stage -----------------------------------------------------------------------------------
+
+
+def test_the_stages_follow_the_budget() -> None:
+    base, method = fresh(), tuning_method("method=two_stage", "method.head_share=0.5")
+    method.tune(base, seed=0)
+    below = base.model.base_model
+    every = sum(1 for _ in below.parameters())
+    assert len(surgery.trainable(below)) == every, "what is counted, loaded and stored"
+    assert (method.lr_scale, method.checkpointable) == (0.0, False)
+    assert method.after_step(below, 0.1)
+    assert not surgery.trainable(below)
+    assert surgery.trainable(base.model), "the head"
+    assert not method.after_step(below, 0.49)
+    assert method.phase_loss == {"name": "reweighted", "beta": 0.9999}
+    assert method.after_step(below, 0.5)
+    assert len(surgery.trainable(below)) == every
+    assert (method.lr_scale, method.checkpointable, method.phase_loss) == (1.0, True, None)
+    assert not method.after_step(below, 0.6), "once"
+
+
+@pytest.mark.parametrize("task", ["builtin_paraphrase", "builtin_similarity"])
+def test_only_the_head_moves_in_the_first_stage(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a run: the weights after each step, and the loss that the step was by."""
+    seen: list[tuple[bool, str]] = []
+
+    class Watch(pl.Callback):
+        """Notes whether the backbone is as pre-trained, before the method acts on a step."""
+
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+            same = (
+                backbone.fingerprint(pl_module.model.base_model) == pl_module.backbone.fingerprint
+            )
+            seen.append((same, pl_module.criterion.__qualname__.split(".")[0]))
+
+    overrides = ("method=two_stage", f"task={task}", "experiment=smoke", "budget.steps=6")
+    monkeypatch.setattr(single, "extend", lambda components: [Watch()])
+    record = run_cell(tmp_path, *overrides)
+    assert record.status == "ok"
+    trained = (record.params_delta, record.params_pooler, record.params_head)
+    assert sum(trained) == record.params_total
+    assert [same for same, _ in seen] == [True] * 4 + [False] * 2
+    own = {"builtin_paraphrase": "Classification", "builtin_similarity": "Regression"}[task]
+    balanced = "Reweighted" if task == "builtin_paraphrase" else own
+    assert [loss for _, loss in seen] == [balanced] * 3 + [own] * 3
+
+
+# --- vfpt ----------------------------------------------------------------------------------------
+
+
+def test_the_first_half_of_a_prompt_is_its_cosine_sum() -> None:
+    """Re DFT: sum over positions p and units h of x cos(2 pi (k p / P + l h / H))."""
+    vectors = torch.randn(5, 6)
+    made = FourierVectors(vectors, 1, turned=3)(torch.zeros(2, 9, 6))
+    p, h = torch.arange(3.0)[:, None], torch.arange(6.0)
+    for k in range(3):
+        for m in range(6):
+            waves = torch.cos(2 * math.pi * (k * p / 3 + m * h / 6))
+            expected = (vectors[:3] * waves).sum()
+            torch.testing.assert_close(made[0, 1 + k, m], expected, atol=1e-5, rtol=1e-5)
+    assert torch.equal(made[1, 4:6], vectors[3:])
+    assert not made[:, [0, 6, 7, 8]].any()
+
+
+def test_a_share_without_a_vector_is_refused() -> None:
+    with pytest.raises(UserError, match=r"method.fourier=0.05 must be a share"):
+        tuning_method("method=vfpt", "method.fourier=0.05")
+    assert tuning_method("method=vfpt", "method.fourier=1").turned == 10
