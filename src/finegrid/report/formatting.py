@@ -130,6 +130,13 @@ def chance(share: float) -> str:
     return f"<{SPACE}1{SPACE}%" if share < 0.01 else f"{math.floor(100 * share + 0.5)}{SPACE}%"
 
 
+def forgetting(rise: float | None) -> str:
+    """A rise of the language-model loss: `+0.250`; a dash where it was not measured."""
+    if rise is None or missing(rise):
+        return DASH
+    return f"{rise:+.3f}".replace("-", MINUS)
+
+
 def budget(unit: str, value: float) -> str:
     """`8 epochs`, `1 epoch`."""
     return f"{value:g}{SPACE}{unit.removesuffix('s') if value == 1 else unit}"

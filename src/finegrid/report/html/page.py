@@ -63,6 +63,7 @@ def page(comparison: Comparison, figures: Sequence[Figure] = (), left_out: str =
         first=FIRST,
         notes=[*results.notes, *filter(None, (left_out, listed.note, _cut(len(rows))))],
         rows=rows[:ROWS],
+        forgetting=bool(cells["forgetting"].notna().any()),
         columns=table.columns(rows),
         details=listed.cells,
         figures=_by_task(figures),
