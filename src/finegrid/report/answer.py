@@ -75,6 +75,8 @@ def verdict(lead: Lead, metric: str, *, place: str = "") -> str:
     others, race = formatting.listed(lead.level, most=8), f" {lead.race}" if lead.race else ""
     if lead.methods == 1:
         text = f"{best.name} is the only method with a score{place}: {score}."
+    elif lead.equal:
+        text = f"All {lead.methods} methods have the same mean{place}: {score}{race}."
     elif not lead.level:
         text = f"{best.name} is the best{place}: {score}, told apart from every other method{race}."
     else:

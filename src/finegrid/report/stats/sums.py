@@ -81,6 +81,7 @@ METRICS = {
 }
 
 
+OF_LABELS = ("accuracy_norm",)  # whether an answer is the label: a constant's follow from labels
 # Statistic -> the best constant prediction in words
 CONSTANTS = {"classes": "the same classes for every row", "entities": "no entity at all"}
 
