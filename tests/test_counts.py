@@ -49,6 +49,7 @@ BERT_BASE = {  # method -> (delta, pooler)
     "sparse_sam": (entries(0.005), 0),
     "layernorm_fisher": ((2 * LAYERS + 1) * 2 * int(0.2 * H), 0),  # 7,680 once chosen together
     "supermask": (MATRICES, 0),
+    "mask_l0": (MATRICES, 0),
     "mask_threshold": (MATRICES, 0),
     "mask_threshold_magnitude": (MATRICES, 0),
     "mask_random": (0, 0),

@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time the YAMLs say wh
     from finegrid.methods.layers import Layers as Layers
     from finegrid.methods.lora import LoRA as LoRA
     from finegrid.methods.mask_fixed import MaskFixed as MaskFixed
+    from finegrid.methods.mask_l0 import MaskL0 as MaskL0
     from finegrid.methods.mask_threshold import MaskThreshold as MaskThreshold
     from finegrid.methods.parallel import Parallel as Parallel
     from finegrid.methods.pfeiffer import Pfeiffer as Pfeiffer
