@@ -34,6 +34,7 @@ HALF = LAYERS * (2 * (SQUARE + H) + WIDE + NORMS)  # and as many biases as the m
 
 BERT_BASE = {  # method -> (delta, pooler)
     "full": (109_482_240 - H * H - H, H * H + H),
+    "two_stage": (109_482_240 - H * H - H, H * H + H),
     "head": (0, 0),
     "bitfit": (BIASES, H),
     "bitfit_added": (BIASES, H),  # BERT's matrices have one each
@@ -58,6 +59,7 @@ BERT_BASE = {  # method -> (delta, pooler)
     "diff_pruning_structured": (2 * MATRICES + 6 * LAYERS, 0),
     "bitfit_lora": (BIASES + LAYERS * 2 * 8 * 2 * H, H),
     "dsee": (LAYERS * 2 * (16 * 2 * H + int(1e-4 * SQUARE)), 0),
+    "mpo": (LAYERS * 6 * 2 * (16**2 + 256**2), 0),  # widths split 4 4 3 4 4 and 4 4 12 4 4
     "mam": (LAYERS * (2 * 30 * H + H * (H // 2) * 2 + H // 2 + H), 0),
     "unipelt": (LAYERS * (2 * 10 * H + BOTTLENECK + 2 * 8 * 2 * H + 4 * (H + 1)), 0),
     "pfeiffer": (LAYERS * BOTTLENECK, 0),
@@ -68,6 +70,7 @@ BERT_BASE = {  # method -> (delta, pooler)
     "prefix": (LAYERS * 2 * 10 * H, 0),
     "prompt": (10 * H, 0),
     "prompt_deep": (LAYERS * 10 * H, 0),
+    "vfpt": (LAYERS * 10 * H, 0),
 }
 
 
@@ -96,7 +99,7 @@ def test_bert_base(name: str, expected: tuple[int, int]) -> None:
     assert counts["params_head"] == 2 * H + 2
 
 
-@pytest.mark.parametrize("name", sorted(BERT_BASE.keys() - {"full"}))
+@pytest.mark.parametrize("name", sorted(BERT_BASE.keys() - {"full", "two_stage"}))
 def test_roberta_base_has_the_same_layers(name: str) -> None:
     """BERT-base's count, but RoBERTa has no pooler in its base model."""
     counts = counted(name, "roberta-base")
@@ -182,6 +185,8 @@ SMOLLM2 = {  # method -> delta; keys and values are a third as wide as queries
     "prompt": 10 * H2,
     "houlsby": LAYERS2 * 2 * (2 * H2 * (H2 // 16) + H2 // 16 + H2),
     "supermask": LAYERS2 * SQUARE2,
+    # 576 = 4 3 4 3 4, 192 = 4 2 3 2 4, 1536 = 4 4 6 4 4
+    "mpo": LAYERS2 * 2 * (7 * 16**2 + 2 * 144**2 + 2 * 96**2 + 3 * 192**2),
 }
 
 

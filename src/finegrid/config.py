@@ -25,6 +25,7 @@ from finegrid.errors import (
     slug,
 )
 from finegrid.tasks.modules.heads import check_head
+from finegrid.tasks.modules.losses import Loss, class_of
 from finegrid.tasks.modules.registry import filled_in, of_kind
 from finegrid.tasks.task import Task
 
@@ -312,6 +313,7 @@ def _first_line(error: Exception) -> str:
 
 
 OLDER_HEAD = {"name": "classifier"}  # of runs that do not name it
+OLDER_LOSS = {"name": "cross_entropy"}
 SWITCHES = {"frozen_dropout": True, "score_last": False, "forgetting": False}  # what older runs had
 
 
@@ -321,6 +323,7 @@ class RunConfig:
 
     task: Task
     head: str  # an option of conf/head
+    loss: Loss
     method: MethodConfig
     data: DataConfig
     optim: OptimConfig
@@ -368,9 +371,11 @@ class RunConfig:
         )
         task, head = bind_task(cfg.task, allow=allow), str((cfg.get("head") or OLDER_HEAD)["name"])
         check_head(task, head)
+        loss = cfg.get("loss") or OLDER_LOSS
         return cls(
             task=task,
             head=head,
+            loss=bind(class_of(loss, task), loss, "loss"),
             method=MethodConfig.of(to_plain(cfg.method), allow=allow),
             data=bind(DataConfig, cfg.data, "data"),
             optim=bind(OptimConfig, cfg.optim, "optim"),

@@ -36,7 +36,8 @@ def options(group: str) -> dict[str, str]:
 
 def help_text() -> str:
     """The text of `--help`: every group, every option with its one line."""
-    groups = ["method", "task", "model", "budget", "trainer", "logger", "race", "experiment"]
+    groups = ["method", "task", "model", "head", "loss", "budget", "trainer", "logger", "race"]
+    groups += ["experiment"]
     groups += ["tuned"] if options("tuned") else []
     return HELP.format(groups="\n".join(map(_describe, groups)), units=", ".join(UNITS))
 

@@ -32,12 +32,15 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time the YAMLs say wh
     from finegrid.methods.mask_fixed import MaskFixed as MaskFixed
     from finegrid.methods.mask_l0 import MaskL0 as MaskL0
     from finegrid.methods.mask_threshold import MaskThreshold as MaskThreshold
+    from finegrid.methods.mpo import MPO as MPO
     from finegrid.methods.parallel import Parallel as Parallel
     from finegrid.methods.pfeiffer import Pfeiffer as Pfeiffer
     from finegrid.methods.prefix import PrefixTuning as PrefixTuning
+    from finegrid.methods.prompt import FourierPrompt as FourierPrompt
     from finegrid.methods.prompt import Prompt as Prompt
     from finegrid.methods.sparse import Sparse as Sparse
     from finegrid.methods.supermask import Supermask as Supermask
+    from finegrid.methods.two_stage import TwoStage as TwoStage
 
 TARGET = re.compile(r"^_target_: finegrid\.methods\.(\w+)\.(\w+)", re.MULTILINE)
 

@@ -32,6 +32,7 @@ class TuningMethod(pl.Callback):
     positions = 0  # how many of the backbone's positions the method takes for itself
     lr_scale = 1.0  # times optim.lr, for what trains below the head now
     checkpointable = True  # False in a temporary phase, whose weights are never the result
+    phase_loss: Mapping[str, Any] | None = None  # settings of the loss now; None: the run's own
     yaml: ClassVar[str] = ""  # of conf/method, with the values for YAML; empty: named as the module
     arguments: Mapping[str, Any] = {}  # that the instance was made with, the YAML's included
 
@@ -69,6 +70,8 @@ class TuningMethod(pl.Callback):
         """Apply the method: the last hook before Lightning makes the optimizer."""
         module: Any = pl_module
         self.tune(module.backbone, seed=module.init_seed)
+        module.state.lr_scale = self.lr_scale
+        module.use_loss(self.phase_loss)
         module.to(trainer.strategy.root_device)
         self.choose(module.model.base_model, module.losses)
 
@@ -84,6 +87,7 @@ class TuningMethod(pl.Callback):
         module: Any = pl_module
         if self.after_step(module.model.base_model, module.state.progress):
             module.state.lr_scale = self.lr_scale
+            module.use_loss(self.phase_loss)
             trainer.strategy.setup_optimizers(trainer)
         module.state.checkpointable = self.checkpointable
 

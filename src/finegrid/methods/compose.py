@@ -25,6 +25,7 @@ class Compose(TuningMethod):
         self.members = dict(members)
         self.starts_pretrained = all(member.starts_pretrained for member in self.each)
         self.positions = sum(member.positions for member in self.each)
+        self._read_members()
 
     @property
     def each(self) -> tuple[TuningMethod, ...]:
@@ -62,9 +63,15 @@ class Compose(TuningMethod):
     def after_step(self, backbone: nn.Module, progress: float) -> bool:
         """Let every member change what trains."""
         changed = [member.after_step(backbone, progress) for member in self.each]
+        self._read_members()
+        return any(changed)
+
+    def _read_members(self) -> None:
+        """Take over what the members' phases have in common."""
         self.checkpointable = all(member.checkpointable for member in self.each)
         self.lr_scale = math.prod(member.lr_scale for member in self.each)
-        return any(changed)
+        losses = (member.phase_loss for member in self.each if member.phase_loss is not None)
+        self.phase_loss = next(losses, None)
 
     def after_backward(self, backbone: nn.Module, progress: float) -> None:
         """Let every member change the gradients."""

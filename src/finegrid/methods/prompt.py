@@ -10,6 +10,10 @@ embeddings of random words. With `deep` every later layer gets vectors of its ow
 drawn from N(0, 0.02), in place of the previous layer's output for the prompt (VPT-deep, Jia et al.
 2022, arXiv 2203.12119).
 
+Visual Fourier prompt tuning (Zeng et al. 2024, arXiv 2411.01327), here on text: in every layer the
+first floor(fourier * length) vectors F of a prompt stand there as Re(DFT(F)), a discrete Fourier
+transform over positions and hidden units, not normalised; the rest as they are.
+
 Where we differ: the paper prompts T5, a decoder that needs no first token; for encoders we default
 to `after_cls`, where the pooled token stays the first one and the prompt leaves the encoder's
 output again, so that heads see the text's tokens alone. `front` is what peft does: the pooled
@@ -17,7 +21,8 @@ token is the prompt's first vector. A causal decoder, whose first token would no
 behind it, has it in front whatever `place` says; it leaves the output there, too. The words to
 copy are drawn from the middle nine tenths of the vocabulary rather than the 5,000 most frequent.
 Local layers, as ModernBERT and Gemma have them, attend to a prompt only within their window, which
-padding between it and the text uses up.
+padding between it and the text uses up. VFPT starts as the other prompts do; its authors draw from
+a uniform distribution by the size of an image's patch.
 """
 
 import inspect
@@ -26,7 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finegrid.errors import UserError, nearest
+from finegrid.errors import UserError, nearest, require
 from finegrid.methods.base import YAML, TuningMethod
 from finegrid.models import surgery
 from finegrid.models.decoder import positions
@@ -105,9 +110,26 @@ class PromptVectors(nn.Module):
         """The hidden states with the prompt."""
         if h.shape[1] <= len(self.vectors):
             return h
-        prompt = self.vectors.to(h.dtype).expand(len(h), -1, -1)
+        prompt = self.prompt().to(h.dtype).expand(len(h), -1, -1)
         end = self.start + len(self.vectors)
         return torch.cat([h[:, : self.start], prompt, h[:, end:]], dim=1)
+
+    def prompt(self) -> Tensor:
+        """What stands at the prompt's positions, length H."""
+        return self.vectors
+
+
+class FourierVectors(PromptVectors):
+    """The same, but the first `turned` vectors stand there as their 2-D Fourier transform."""
+
+    def __init__(self, vectors: Tensor, start: int, *, turned: int) -> None:
+        super().__init__(vectors, start)
+        self.turned = turned
+
+    def prompt(self) -> Tensor:
+        """The real part of the transform, then the other vectors; length H."""
+        spectrum = torch.fft.fft2(self.vectors[: self.turned]).real
+        return torch.cat([spectrum, self.vectors[self.turned :]])
 
 
 def _insert_slots(backbone: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
@@ -159,13 +181,16 @@ class Prompt(TuningMethod):
         stack = sites["stack"][0].module if "stack" in sites else backbone
         surgery.attach_around(stack, "prompt", slots, _insert_slots, _remove_slots)
         (words,) = sites["word_embeddings"]
-        vectors = PromptVectors(_some_words(words.module, self.length), start)
+        vectors = self._made_of(_some_words(words.module, self.length), start)
         surgery.attach(words.module, "prompt", vectors, _replace_embeddings)
         for site in sites["layer"][1:] if self.deep else ():
             deep = torch.empty(self.length, sites.hidden_size).normal_(std=0.02)
             surgery.attach_before(
-                site.module, "prompt", PromptVectors(deep, start), _replace_states
+                site.module, "prompt", self._made_of(deep, start), _replace_states
             )
+
+    def _made_of(self, vectors: Tensor, start: int) -> PromptVectors:
+        return PromptVectors(vectors, start)
 
     def _check(self, config: Any, sites: Sites, limit: int) -> None:
         if self.place not in PLACES:
@@ -185,6 +210,26 @@ class Prompt(TuningMethod):
                 f"method.deep=true needs layers with weights of their own; {sites.architecture} "
                 "has one; use method.deep=false"
             )
+
+
+class FourierPrompt(Prompt):
+    """Inject a prompt of which a share is Fourier transformed."""
+
+    yaml = "vfpt"
+
+    def __init__(
+        self, *, length: int = YAML, place: str = YAML, deep: bool = YAML, fourier: float = YAML
+    ) -> None:
+        super().__init__(length=length, place=place, deep=deep)
+        self.turned = int(fourier * length)
+        require(
+            0 < self.turned <= length,
+            f"method.fourier={fourier:g} must be a share in (0, 1] of method.length={length} that "
+            "holds a vector",
+        )
+
+    def _made_of(self, vectors: Tensor, start: int) -> PromptVectors:
+        return FourierVectors(vectors, start, turned=self.turned)
 
 
 def _some_words(embedding: Any, count: int) -> Tensor:

@@ -161,6 +161,7 @@ def setting(given: Setting) -> str:
         str(given.pretrained), f", pretrained {given.pretrained}"
     )
     head = "" if given.head == "classifier" else f", head {given.head}"
+    loss = "" if given.loss == "cross_entropy" else f", loss {given.loss}"
     validation = {"fixed": "", "share": ", validation within the fraction"}.get(
         given.validation_from, f", validation_from {given.validation_from}"
     )
@@ -171,7 +172,7 @@ def setting(given: Setting) -> str:
         str(given.kernels), f", kernels {given.kernels}"
     )
     return (
-        f"{given.model}{weights}{head}, protocol {given.protocol}{validation}, "
+        f"{given.model}{weights}{head}{loss}, protocol {given.protocol}{validation}, "
         f"{given.select} checkpoint, precision {given.precision or 'unknown'}{dropout}{stock}, "
         f"finegrid {given.version}"
     )

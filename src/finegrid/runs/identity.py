@@ -18,7 +18,7 @@ from finegrid.storage import paths
 from finegrid.tasks.modules.registry import filled_in
 
 SLOTS = "slot_accuracy"
-HEAD = settings.OLDER["head.name"]
+HEAD, LOSS = settings.OLDER["head.name"], settings.OLDER["loss.name"]
 # Of a config these differ between machines, and its hash must not.
 PLACES = ("data.source", "data.root", "model.path", "task.path", "task.train", "task.test")
 
@@ -54,6 +54,8 @@ def _settings(plain: Mapping[str, Any]) -> dict[str, Any]:
     if (kept.pop("head", None) or {}).get("name", HEAD) != HEAD:  # older versions had one head
         kept["head"] = plain["head"]["name"]
     kept["task"] = _without_slots(kept["task"])
+    if (kept.get("loss") or {}).get("name", LOSS) == LOSS:  # older versions had no other
+        kept.pop("loss", None)
     if kept.get("head") != "pattern":
         kept["task"].pop("pattern", None)
     if kept["model"].get("separator") is None or len(kept["task"]["text"]) < 2:

@@ -35,6 +35,7 @@ class Record:
     overrides: list[str]
     pretrained: bool = True
     head: str | None = None  # null: older than the choice, a classifier
+    loss: str | None = None  # trained with; null: older than the choice, the kind's own
     select: str = "best"
     validation_from: str | None = None  # share: the fraction's own rows; null: older than that
     rows_asked: int | None = None  # with data.rows; `fraction` is then what share of all they are

@@ -68,6 +68,7 @@ RECORDED = {
     "model": "model.name",
     "pretrained": "model.pretrained",
     "head": "head.name",
+    "loss": "loss.name",
     "fraction": "data.fraction",
     "seed": "seed",
     "protocol": "data.protocol",
@@ -88,11 +89,12 @@ OLDER = {
     "data.validation": "fixed",
     "data.rows": None,
     "head.name": "classifier",
+    "loss.name": "cross_entropy",
 }
 # Places that no hash in a record stands for: the weights' leaves out the tokenizer beside them
 SHOWN = ("model.path", "model.revision")
 # What else an override may name that fields of a record hold: a group's option, or a field's source
-HELD = {"method", "task", "model", "head", "tuned", "trainer.precision", *RECORDED.values()}
+HELD = {"method", "task", "model", "head", "loss", "tuned", "trainer.precision", *RECORDED.values()}
 
 KEEPS_NOTHING = ("store", "none")  # the one value of its setting that leaves the result as it is
 

@@ -61,6 +61,7 @@ class Task(ABC):
     NESTED: ClassVar[tuple[str, ...]] = ()  # of text and label: whose columns may hold lists
     EVERY_CLASS: ClassVar[bool] = True  # training rows must hold each class
     HEADS: ClassVar[tuple[str, ...]] = ("classifier",)  # that fit the kind
+    LOSSES: ClassVar[tuple[str, ...]] = ("cross_entropy",)  # to train with, that fit the kind
     ONE_STATE: ClassVar[bool] = True  # the head reads one hidden state a row, not one a token
     CLASSES_BY_NAME: ClassVar[bool] = False  # labels are read by the names that a file gives them
     FUSES: ClassVar[bool] = True  # a row is one sequence, so that runs can share a pass

@@ -74,7 +74,9 @@ def prepare(config: RunConfig, *, build: Callable[..., Backbone] = backbone.buil
     if config.trainer.gradient_checkpointing:
         gradient_checkpointing.enable(base.model)
     _check_lengths(method, task, encoded, base, config)
-    module = FineTuner(base, task, config.optim, seed=config.seed, train=encoded["train"])
+    module = FineTuner(
+        base, task, config.optim, seed=config.seed, train=encoded["train"], loss=config.loss
+    )
     return RunComponents(config, task, splits, encoded, head, module, method, kernels)
 
 

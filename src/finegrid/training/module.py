@@ -15,6 +15,7 @@ from finegrid.errors import require
 from finegrid.models import surgery
 from finegrid.models.backbone import Backbone, drawn_pooler
 from finegrid.seeds import stream
+from finegrid.tasks.modules.losses import LOSSES, CrossEntropy, Loss
 from finegrid.tasks.task import Task
 from finegrid.training import heartbeat
 from finegrid.training.state import TrainState
@@ -35,12 +36,15 @@ class FineTuner(pl.LightningModule):
         *,
         seed: int,
         train: TokenizedDataset | None = None,
+        loss: Loss | None = None,  # None: the kind's own
     ) -> None:
         super().__init__()
         self.model = backbone.model
         self.backbone = backbone
         self.task, self.optim, self.train_rows = task, optim, train
         self.state = TrainState()
+        self.run_loss: Loss = loss or CrossEntropy()
+        self.use_loss(None)
         self.init_seed, self.dropout_seed = stream(seed, "init"), stream(seed, "dropout")
         self.clipped_norm: Tensor | None = None  # of the gradient before clipping
 
@@ -82,7 +86,17 @@ class FineTuner(pl.LightningModule):
 
     def loss_of(self, logits: Tensor, batch: Mapping[str, Any]) -> Tensor:
         """Mean loss of a batch's logits, in fp32."""
-        return self.task.loss(logits.float(), batch["labels"])
+        return self.criterion(logits.float(), batch["labels"])
+
+    def use_loss(self, given: Mapping[str, Any] | None) -> None:
+        """Train with a loss of these settings from now on; with the run's if none are given or fit.
+
+        `given` is as an option of `conf/loss` says.
+        """
+        fits = given is not None and given["name"] in self.task.LOSSES
+        loss: Loss = LOSSES[given["name"]](**given) if given and fits else self.run_loss
+        rows = self.train_rows
+        self.criterion = loss.criterion(self.task, None if rows is None else rows.numbers)
 
     def losses(self, count: int, batch_size: int) -> Iterator[Tensor]:
         """Mean losses of the first `count` training rows in a seeded order, without dropout."""

@@ -35,6 +35,7 @@ class Setting:
     model: str
     pretrained: bool | str
     head: str
+    loss: str
     protocol: str
     validation_from: str
     select: str
@@ -45,7 +46,8 @@ class Setting:
     fingerprint: str  # of the backbone's weights as loaded
 
 
-LATER = ("kernels", "validation_from", "head")  # fields of `Setting` that older runs do not have
+# fields of `Setting` that older runs do not have
+LATER = ("kernels", "validation_from", "head", "loss")
 FIELDS = [item.name for item in fields(Setting)]
 
 
