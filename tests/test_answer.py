@@ -79,8 +79,8 @@ def test_what_scores_nothing_does_not_lead_though_no_constant_is_known(
     said = answered(tmp_path, runs)
     assert said.sentence.startswith("No method learned anything on mrpc (") != learned
     assert said.sentence.startswith("All 3 methods have the same mean on mrpc (") == learned
-    assert " leads" not in said.sentence
-    assert "is the best" not in said.sentence
+    wrong = ("leads", "is the best", *(() if learned else FULL_COSTS))  # who stores least is fine
+    assert not [words for words in wrong if words in said.sentence]
 
 
 def test_those_that_learned_nothing_are_named(tmp_path: Path) -> None:
