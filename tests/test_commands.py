@@ -9,7 +9,7 @@ from finegrid.cli import COMMANDS
 
 PARSED = sorted(set(COMMANDS) - {"train", "sweep"})  # those that argparse reads, not Hydra
 FORWARDED = {"sync_wandb": "sync", "wandb_workspace": "workspace"}
-NEVER_SCRIPTS = ("fetch", *FORWARDED.values())
+NEVER_SCRIPTS = ("ensemble", "fetch", "robustness", *FORWARDED.values())
 FORWARDED |= {name: name for name in PARSED if name not in NEVER_SCRIPTS}
 
 

@@ -26,6 +26,8 @@ COMMANDS = {
     "predict": "label the rows of a file with a finished run",
     "export": "a finished run as files for transformers, peft or adapters",
     "analyse": "how far and where to the weights have moved",
+    "ensemble": "runs of several seeds as one, their logits averaged",
+    "robustness": "scores on test rows with misspelt words",
     "tune": "each method's learning rate, from the trials of experiment=tune",
     "verdicts": "test the claims of a paper on the runs of a sweep",
     "references": "list the published scores",

@@ -12,12 +12,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from finegrid.analysis.rows import require_same, scored
 from finegrid.analysis.weights import Solution
 from finegrid.data.examples import Examples
-from finegrid.data.loading import load
-from finegrid.data.splits import split
 from finegrid.errors import one_of, require
-from finegrid.inference import Restored
 
 SPLITS = ("validation", "test")
 
@@ -63,16 +61,8 @@ def _check(a: Solution, b: Solution) -> None:
 def _rows(a: Solution, b: Solution, where: str) -> Examples:
     """The rows that both runs were scored on."""
     one_of("--split", where, SPLITS)
-    run: Restored = a.run
-    _, tables = load(run.task, run.config.data)
-    splits = split(tables, run.task, run.config.data)
-    rows = splits.validation if where == "validation" else splits.test["test"]
-    for solution in (a, b):
-        known = getattr(solution.run.record, f"{where}_hash")
-        require(
-            rows.digest() == known,
-            f"the {where} rows of {run.task.name} ({tables.source}) are not those of the runs",
-        )
+    rows = scored(a.run, where)
+    require_same(b.run, rows, where)
     return rows
 
 
