@@ -61,6 +61,28 @@ def test_nothing_beats_the_majority_class(tmp_path: Path) -> None:
     assert "budget.epochs=6" in said.command
 
 
+@pytest.mark.parametrize(
+    ("metric", "score", "learned"),
+    [
+        ("exact_match", 0.0, False), ("bleu", 0.0, False), ("rouge_l", 0.0, False),
+        ("accuracy", 0.0, False), ("f1", 0.0, False), ("micro_f1", 0.0, False),
+        ("matthews", 0.0, False), ("exact_match", 1 / 300, False), ("exact_match", 0.1, True),
+    ],
+)  # fmt: skip
+def test_what_scores_nothing_does_not_lead_though_no_constant_is_known(
+    tmp_path: Path, metric: str, score: float, learned: bool
+) -> None:
+    """Predictions differ by row, so that no run shows what a constant scores; 300 test rows."""
+    metrics = {"test": {metric: score}}
+    changes = {"metric": metric, "metrics": metrics, "degenerate": False, "test_rows": 300}
+    runs = [run(name, seed, score, **changes) for name in FULL_COSTS for seed in range(3)]
+    said = answered(tmp_path, runs)
+    assert said.sentence.startswith("No method learned anything on mrpc (") != learned
+    assert said.sentence.startswith("All 3 methods have the same mean on mrpc (") == learned
+    wrong = ("leads", "is the best", *(() if learned else FULL_COSTS))  # who stores least is fine
+    assert not [words for words in wrong if words in said.sentence]
+
+
 def test_those_that_learned_nothing_are_named(tmp_path: Path) -> None:
     runs = seeds_of("full", 0.9, metric="accuracy")
     runs += seeds_of("head", 0.68, metric="accuracy", degenerate=True)

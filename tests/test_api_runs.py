@@ -14,11 +14,13 @@ import pandas as pd
 import psutil
 import pytest
 from commands import call
+from conftest import composed
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from test_faults import wait_until_gone
 from transformers import AutoModelForSequenceClassification
 
 import finegrid
+from finegrid.config import RunConfig
 from finegrid.errors import UserError
 from finegrid.runs.text import hydra_value
 from finegrid.storage.paths import BUILTIN
@@ -84,6 +86,22 @@ def test_the_same_rows_are_the_same_file(tmp_path: Path) -> None:
     assert {word.partition("=")[0] for word in both.overrides} == {
         "task", "task.train", "task.test", "task.text", "task.label", "task.name",
     }  # fmt: skip
+
+
+def test_a_task_takes_the_settings_of_prompts(tmp_path: Path) -> None:
+    prompt = "Facts: {text}\nIt's 'so', \\ $x:"
+    told: Any = {"template": prompt, "max_new_tokens": 7, "separator": " | ", "kind": "generation"}
+    rows, where = frame(), tmp_path / "frames"
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    tasks = [
+        finegrid.Task.from_frame(rows, text="message", label="team", directory=where, **told),
+        finegrid.Task.from_file(tmp_path / "rows.csv", text="message", label="team", **told),
+    ]
+    for task in tasks:
+        config: Any = RunConfig.of(composed("model=tiny_llama", *task.overrides))
+        assert config.task.kind == "generation"
+        assert (config.task.template, config.task.max_new_tokens) == (prompt, 7)
+        assert config.model.separator == " | "
 
 
 def test_what_is_no_task_is_refused_at_once(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """Splits, fractions, batches and bad input files."""
 
+import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -292,36 +294,85 @@ HIDDEN = {"label": [-1] * 40}
     ],
 )
 def test_any_data_set_of_the_hub(
-    parts: dict[str, Any], size: int, monkeypatch: pytest.MonkeyPatch
+    parts: dict[str, Any], size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Splits are found, classes bear the data set's names, and the commit is recorded."""
+    asked = hub_holds(tmp_path, parts, monkeypatch)
+    task, found = splits_of(*AG_NEWS, f"task.revision={COMMIT}")
+    assert (task.name, task.labels) == ("ag_news", ["b", "a"])
+    assert asked == [("fancyzhx/ag_news", COMMIT)]
+    assert found.source == f"hub fancyzhx/ag_news/@{COMMIT}"
+    assert len(found.test["test"]) == size
+
+
+def test_another_commit_than_the_pinned_one_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Offline, `datasets` takes what its cache has and leaves the revision out of account."""
+    hub_holds(tmp_path, {"train": {}}, monkeypatch)
+    with pytest.raises(UserError, match=f"at commit {COMMIT}, not at task.revision=ffff") as caught:
+        splits_of(*AG_NEWS, f"task.revision={'f' * 40}")
+    assert "\n" not in str(caught.value)
+    _, found = splits_of(*AG_NEWS, "task.revision=main")
+    assert found.source.endswith(f"@{COMMIT}")
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ("task.subset=none", "BuilderConfig 'none' not found. Available: \\['default'\\]"),
+        ("task.text=body", "no column 'body'; it has text, label"),
+        ("task.dev=validation", "no split 'validation'; it has train, test"),
+    ],
+)
+def test_what_a_data_set_of_the_hub_lacks_is_said_in_a_line(
+    more: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub_holds(tmp_path, {"train": {}, "test": {}}, monkeypatch)
+    with pytest.raises(UserError, match=says) as caught:
+        splits_of(*AG_NEWS, more)
+    assert "\n" not in str(caught.value)
+
+
+AG_NEWS = ("task=hub", "task.path=fancyzhx/ag_news", "data.root=null")
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+CARD = """---
+dataset_info:
+  features:
+  - name: text
+    dtype: string
+  - name: label
+    dtype:
+      class_label:
+        names:
+          '0': b
+          '1': a
+---
+"""
+
+
+def hub_holds(
+    folder: Path, parts: Mapping[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> list[tuple[str, str | None]]:
+    """Let `datasets` find a repository's files in a folder, at a commit; what it was asked for."""
     import datasets
 
-    commit = "0123456789abcdef0123456789abcdef01234567"
-    asked = []
+    repository = folder / "repository"
+    (repository / "data").mkdir(parents=True)
+    (repository / "README.md").write_text(CARD, encoding="utf-8")
+    rows = {"text": [f"sentence {i}" for i in range(40)], "label": [0, 1] * 20}
+    for name, other in parts.items():
+        file = repository / "data" / f"{name}-00000-of-00001.parquet"
+        pq.write_table(pa.table(rows | other), file)
+    plain, asked = datasets.load.dataset_module_factory, []
 
-    def load_dataset(path: str, name: str | None, **pinned: str) -> datasets.DatasetDict:
-        asked.append((path, name, pinned))
-        features = {
-            "text": datasets.Value("string"),
-            "label": datasets.ClassLabel(names=["b", "a"]),
-        }
-        rows = {"text": [f"sentence {i}" for i in range(40)], "label": [0, 1] * 20}
-        made = {
-            name: datasets.Dataset.from_dict(rows | other, features=datasets.Features(features))
-            for name, other in parts.items()
-        }
-        address = f"hf://datasets/{path}@{commit}/data/train.parquet"
-        made["train"].info.download_checksums = {address: {}}
-        return datasets.DatasetDict(made)
+    def factory(path: str, *, revision: str | None = None, **named: Any) -> Any:
+        asked.append((path, revision))
+        return dataclasses.replace(plain(str(repository), **named), hash=COMMIT)
 
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    given = ("task=hub", "task.path=fancyzhx/ag_news", f"task.revision={commit}", "data.root=null")
-    task, found = splits_of(*given)
-    assert (task.name, task.labels) == ("ag_news", ["b", "a"])
-    assert asked == [("fancyzhx/ag_news", None, {"revision": commit})]
-    assert found.source == f"hub fancyzhx/ag_news/@{commit}"
-    assert len(found.test["test"]) == size
+    monkeypatch.setattr(datasets.load, "dataset_module_factory", factory)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
+    return asked
 
 
 def test_a_data_set_of_the_hub_must_be_named() -> None:

@@ -3,25 +3,27 @@
 import copy
 from collections.abc import Iterator
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import METHODS, tuning_method
+from conftest import METHODS, composed, tuning_method
 from test_decoders import TEXT, logits, padded, small
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
+from finegrid.config import RunConfig
 from finegrid.errors import UserError
 from finegrid.kernels.dropout import draw_from
 from finegrid.kernels.optimize import optimize
 from finegrid.methods.base import TuningMethod
 from finegrid.models import surgery
-from finegrid.models.anatomy import DECODERS
+from finegrid.models.anatomy import DECODERS, widths
 from finegrid.models.backbone import Backbone
 from finegrid.strategies.fused_model import FusedBackbone, UnfusableError
-from finegrid.training import gradient_checkpointing
+from finegrid.training import components, gradient_checkpointing
 
 KINDS = ["llama", "gpt2", "gpt_neox", "gemma3_text", "phi3", "opt"]
 NO_BIASES = ("llama", "gemma3_text", "phi3")
@@ -29,7 +31,6 @@ FUSED = ("gpt2", "gpt_neox", "phi3")  # query, key and value in one matrix
 # What a method is called with so that it fits models this small, or fused ones.
 SMALLER = {"compacter": ["method.reduction_factor=8"]}
 BIASES = ("bitfit", "bitfit_q_m2", "bitfit_lora")
-SPLIT = ("lora", "ia3", "bitfit_q_m2", "critical_layers", "dsee", "unipelt", "bitfit_lora")
 LABELS = torch.tensor([0, 1, 2])
 
 
@@ -37,8 +38,6 @@ def refusal(kind: str, name: str) -> str | None:
     """Why a method does not fit an architecture, if it does not."""
     if name in BIASES and kind in NO_BIASES and name != "bitfit_q_m2":
         return f"{kind} has no biases to train; method=bitfit_added"
-    if name in SPLIT and kind in FUSED:
-        return rf"{kind} has no role '\w+', its query, key and value being one matrix, `qkv`"
     if name in BIASES and kind in NO_BIASES:
         return f"{kind} has no biases to train at method.roles=.*; method=bitfit_added"
     return None
@@ -126,6 +125,71 @@ def test_a_fused_matrix_is_tuned_under_its_own_role(kind: str, words: str) -> No
     merges(base.model)
 
 
+@pytest.mark.parametrize("kind", FUSED)
+@pytest.mark.parametrize("name", ["lora", "ia3"])
+def test_roles_within_a_fused_matrix_mean_all_of_it_once(kind: str, name: str) -> None:
+    base, _ = tuned(kind, name)
+    layers, (inputs, outputs) = base.sites.n_layers, widths(base.sites["qkv"][0].module)
+    feed_forward = widths(base.sites["output"][0].module)[0]
+    count = sum(p.numel() for p in surgery.trainable(base.model.base_model).values())
+    assert count == layers * (8 * (inputs + outputs) if name == "lora" else outputs + feed_forward)
+
+
+def test_counts_on_gpt2() -> None:
+    """12 layers, 768 wide: a matrix of 768 x 2,304, and 3,072 units."""
+
+    def count(name: str) -> int:
+        config = composed("task=builtin_paraphrase", "model=gpt2", f"method={name}")
+        base = components.outlined(RunConfig.of(config))
+        return sum(p.numel() for p in surgery.trainable(base.model.base_model).values())
+
+    qkv, square, up = 768 * 2304 + 2304, 768 * 768 + 768, 3072 * 768 + 768
+    assert count("lora") == 12 * 8 * (768 + 2304) == 294_912
+    assert count("ia3") == 12 * (2304 + 3072)
+    assert count("bitfit_q_m2") == 12 * (2304 + 3072)
+    assert count("critical_layers") % (qkv + square + up) == 0
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "gpt_neox"])
+@pytest.mark.parametrize("name", ["lora", "ia3"])
+def test_a_fused_matrix_is_tuned_as_in_peft(kind: str, name: str) -> None:
+    """With the modules that peft chooses by itself, and the same random numbers in them."""
+    peft = pytest.importorskip("peft")
+    other: Any = small(kind).model
+    settings = peft.LoraConfig(r=8, lora_alpha=16) if name == "lora" else peft.IA3Config()
+    theirs = peft.get_peft_model(other, settings)
+    base, _ = tuned(kind, name)
+    draw = torch.Generator().manual_seed(0)
+    pairs = []
+    parts = {"a": "lora_A.default.weight", "b": "lora_B.default.weight", "scale": "ia3_l.default"}
+    for key, ours in surgery.trainable(base.model.base_model).items():
+        path, _, part = key.rpartition(".")
+        path = path.rpartition(f".{name}")[0]
+        their = other.base_model.get_submodule(path).get_parameter(parts[part])
+        with torch.no_grad():
+            ours.add_(torch.randn(ours.shape, generator=draw) * 0.3)
+            their.copy_(ours.view_as(their))
+        pairs.append((ours, their))
+    assert pairs
+    assert len(pairs) == sum(p.requires_grad for p in theirs.parameters())
+    found = [functional.cross_entropy(model(**padded(TEXT)).logits, LABELS)
+             for model in (base.model, theirs)]  # fmt: skip
+    expected = logits(theirs, padded(TEXT))
+    torch.testing.assert_close(logits(base.model, padded(TEXT)), expected, rtol=0, atol=1e-5)
+    assert (expected - _plain(kind)).abs().max() > 1e-3
+    for loss in found:
+        loss.backward()
+    for ours, their in pairs:
+        torch.testing.assert_close(ours.grad, their.grad.view_as(ours), rtol=1e-4, atol=1e-5)
+
+
+def test_a_run_says_that_it_tunes_all_of_a_fused_matrix(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="finegrid"):
+        tuned("gpt2", "lora")
+    (told,) = [record.getMessage() for record in caplog.records if "one matrix" in record.message]
+    assert told.startswith("gpt2 keeps query, key and value in one matrix: roles query, value mean")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["prefix", "prompt", "prompt_deep", "mam"])
 def test_what_a_method_adds_does_not_depend_on_the_padding(kind: str, name: str) -> None:
@@ -204,14 +268,13 @@ def test_counts_on_shared_heads() -> None:
 @pytest.mark.parametrize("kind", DECODERS)
 @pytest.mark.parametrize("name", ["full", "lora"])
 def test_kernels_give_the_same_loss_and_gradients(kind: str, name: str) -> None:
-    roles = ["method.roles=[qkv]"] if name == "lora" and kind in FUSED else []
     found = []
     for kernels in (False, True):
         base = small(kind)
         drop_nothing(base.model)
         if kernels:
             optimize(base.model)
-        tuning_method(f"method={name}", *roles).tune(base, seed=0)
+        tuning_method(f"method={name}").tune(base, seed=0)
         with torch.no_grad():
             for parameter in surgery.trainable(base.model.base_model).values():
                 parameter.add_(torch.linspace(-0.1, 0.1, parameter.numel()).view_as(parameter))

@@ -1,6 +1,8 @@
 """Generation: loss on the target alone, greedy texts whatever the batch, metrics by unit."""
 
 import json
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,10 @@ from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
 import finegrid
-from finegrid.config import DataConfig, RunConfig, bind
+from finegrid.config import DataConfig, RunConfig, bind, bind_task
 from finegrid.data.batching import TokenizedDataset
 from finegrid.data.examples import Examples, read_rows
-from finegrid.data.loading import RawSplits
+from finegrid.data.loading import RawSplits, load
 from finegrid.data.splits import split
 from finegrid.data.tokenization import encode
 from finegrid.errors import UserError
@@ -28,8 +30,9 @@ from finegrid.models import backbone, surgery
 from finegrid.report.load import rankings
 from finegrid.report.stats.scores import evidence
 from finegrid.report.stats.sums import METRICS
+from finegrid.storage import paths
 from finegrid.tasks.generation import Generation
-from finegrid.tasks.modules import language_model, text_metrics
+from finegrid.tasks.modules import language_model, slots, text_metrics
 from finegrid.training.module import predict
 
 TASK = Generation("t", ["source"], ["exact_match", "bleu", "rouge_l"], label="target",
@@ -151,6 +154,90 @@ def test_an_answer_may_stand_behind_a_mark() -> None:
     assert task.score(["so 3 #### 12", "12"], [("7 + 5\n####  12",), ("#### 13",)]) == {
         "exact_match": 0.5
     }
+
+
+MEANING = "name[The Mill], food[English], customer rating[high], near[Café Brazil]"
+SAID = {  # a text for MEANING -> missing, wrong, added
+    "The Mill near Café Brazil serves British food and is highly rated.": (0, 0, 0),
+    "Mill, by Cafe Brazil, has English food; customers rate it 5 out of 5.": (0, 0, 0),
+    "": (4, 0, 0),
+    "The Mill serves French food near Café Brazil.": (1, 1, 0),
+    "The Mill is a cheap, child friendly coffee shop with English food and a high rating, close to"
+    " Burger King by the river.": (0, 1, 4),
+    "The Mill near Café Brazil, not dear and kid friendly, has English food and is rated high.": (
+        0,
+        0,
+        1,
+    ),
+    "The Mill near Café Brazil is not family-friendly, has English food, low prices and a great "
+    "rating.": (0, 0, 2),
+}
+
+
+@pytest.mark.parametrize(("text", "wanted"), SAID.items())
+def test_slots_of_a_meaning_are_found_in_a_text(text: str, wanted: tuple[int, ...]) -> None:
+    (found,) = slots.of_texts([text], [MEANING], "e2e")
+    assert tuple(found) == (*wanted, 4)
+
+
+def test_a_phrase_of_several_values_is_that_of_the_meaning() -> None:
+    for price in ("moderate", "£20-25"):
+        (found,) = slots.of_texts(["A moderately priced pub."], [f"priceRange[{price}]"], "e2e")
+        assert found.tolist() == [0, 0, 1, 1], "the pub is added"
+
+
+def test_slots_of_json_are_compared_as_they_are() -> None:
+    def told(**slots: object) -> str:
+        return json.dumps({"label": "Play", "slots": slots})
+
+    gold = told(artist=["the cat", "fish"], year="now")
+    rows = {gold: (0, 0, 0), told(year="now", artist="fish"): (1, 0, 0),
+            told(artist=["the cat", "dog"], year="now", city="x"): (0, 1, 1),
+            f"{gold} and more": (3, 0, 0), "[1]": (3, 0, 0)}  # fmt: skip
+    task = Generation("t", ["words"], ["slot_accuracy"], slots="tags", word_lists=True)
+    references = [(told(), gold)] * len(rows)
+    found = task.statistics([*rows], objects(references))["slot_accuracy"]
+    assert [tuple(row[:-1]) for row in found] == [
+        (0, 0, 0),
+        (1, 0, 0),
+        (0, 1, 1),
+        (0,) * 3,
+        (0,) * 3,
+    ]
+    found = task.statistics([*rows], objects([(gold,)] * len(rows)))["slot_accuracy"]
+    assert [tuple(row[:-1]) for row in found] == [*rows.values()]
+    assert task.score([*rows], [(gold,)] * len(rows)) == {"slot_accuracy": 1 - 9 / 15}
+    assert float(METRICS["slot_accuracy"].of(found.sum(0), 5)) == pytest.approx(1 - 9 / 15)
+    assert task.score(["{}"], [(told(),)]) == {"slot_accuracy": 0.0}, "there are no slots"
+
+
+def test_slots_are_counted_in_what_a_run_generates(decoder: Path, tmp_path: Path) -> None:
+    """The meaning comes with its references through the split, and stands in the predictions."""
+    rows = json_lines(tmp_path / "rows.jsonl")
+    told = f"task.train={rows}", "method=lora", f"model.path={decoder}", "+task.aligner=e2e"
+    record = run_cell(tmp_path / "run", *SETTINGS, *told, "task.metrics=[bleu,slot_accuracy]")
+    found = pq.read_table(tmp_path / "run/predictions.parquet").to_pydict()
+    assert all(re.fullmatch(r"name\[\d+\]", meaning) for meaning in found["meaning"])
+    counts = slots.of_texts(found["prediction"], found["meaning"], "e2e")
+    assert np.asarray(found["stat_slot_accuracy"]).tolist() == counts.tolist()
+    assert record.metrics["test"]["slot_accuracy"] == slots.accuracy(counts)
+    (known,) = evidence(rankings.results([tmp_path])).rankings.values()
+    assert known["lora"].scores.resampled is not None
+
+
+@pytest.mark.realdata
+def test_references_of_the_cleaned_data_have_few_slot_errors() -> None:
+    """And those of another meaning many."""
+    cfg = composed("task=e2e_cleaned", f"data.root={os.environ['FINEGRID_DATA_DIR']}",
+                   "task.dev=[validation]")  # fmt: skip
+    if not paths.rows(cfg.data.root, cfg.task).is_dir():
+        pytest.skip("no folder for e2e_cleaned below FINEGRID_DATA_DIR")
+    task, tables = load(bind_task(cfg.task), bind(DataConfig, cfg.data, "data"))
+    units = read_rows(next(iter(tables.dev.values())), task, "validation").labels
+    pairs = [(text, one.source) for one in units for text in one]
+    texts, sources = map(list, zip(*pairs, strict=True))
+    assert slots.accuracy(slots.of_texts(texts, sources, "e2e")) > 0.975
+    assert slots.accuracy(slots.of_texts(texts[200:] + texts[:200], sources, "e2e")) < 0.5
 
 
 def table(sources: list[str], targets: list[str]) -> pa.Table:

@@ -55,6 +55,17 @@ def test_what_does_not_is_the_same_cell(change: tuple[str, ...]) -> None:
     assert cell(*change) == cell()
 
 
+@pytest.mark.parametrize(
+    ("task", "older"),
+    [("e2e_cleaned", "[bleu,rouge_l]"), ("snips_json", "[exact_match]")],
+)
+def test_slots_beside_the_headline_leave_the_cell_as_it_was(task: str, older: str) -> None:
+    before = "~task.aligner" if task == "e2e_cleaned" else "~task.headline"
+    assert cell(f"task={task}") == cell(f"task={task}", f"task.metrics={older}", before)
+    as_headline = cell(f"task={task}", "task.headline=slot_accuracy")
+    assert as_headline != cell(f"task={task}")
+
+
 def test_a_trial_is_another_cell_than_the_run_with_its_rate() -> None:
     trial = ("experiment=tune", "method=head", "model=tiny", "trial=0")
     plain: Any = OmegaConf.to_container(composed(*trial), resolve=True)

@@ -348,8 +348,6 @@ def test_a_copy_is_independent(method: str, model_type: str) -> None:
     if model_type == "albert" and method == "prompt_deep":
         pytest.skip("refused there")
     model, extra = small(model_type), {"compacter": "method.reduction_factor=8"}
-    if model_type == "modernbert":  # its query, key and value are one matrix
-        extra |= {"lora": "method.roles=[qkv]", "ia3": "method.roles=[qkv,output]"}
     tuned(model, f"method={method}", *([extra[method]] if method in extra else []))
     logits(model)
     copied = copy.deepcopy(model)

@@ -149,7 +149,7 @@ def test_an_entry_is_well_formed_and_cited_somewhere(key: str) -> None:
     place = {"software": "license", "inproceedings": "booktitle", "article": "journal"}[kind]
     assert place in fields
     assert ("year" in fields) == (kind != "software")
-    files = [file for group in ("method", "task", "model") for file in
+    files = [file for group in ("method", "task", "model", "loss") for file in
              (ROOT / "conf" / group).glob("*.yaml")]  # fmt: skip
     assert any(key in works.cited(file) for file in files)
 

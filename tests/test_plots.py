@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from statistics import fmean
@@ -16,6 +17,7 @@ from grids import EVIL, METHODS, broken, grid, written
 from finegrid.report.figures import curves, diagrams, draw, keys, style
 from finegrid.report.figures.draw import Figure
 from finegrid.report.load import rankings
+from finegrid.report.load.races import Raced
 from finegrid.report.load.rankings import Results
 from finegrid.report.stats import compare
 
@@ -241,6 +243,52 @@ def test_distances_that_an_analysis_left_are_drawn(tmp_path: Path) -> None:
     own = figure.data[figure.data.method == "lora"]
     assert list(own.ratio) == pytest.approx([0.1, 0.2, 0.3])
     assert {"lora", "bitfit", "0", "1", "2"} <= set(texts(figure))
+
+
+def with_distances(root: Path) -> Path:
+    """Distances as an analysis leaves them beside each run."""
+    rows = [{"layer": layer, "kind": "query", "l2": 0.1, "l2_random": 1.0} for layer in (0, 1)]
+    for record in root.glob("*/record.json"):
+        pd.DataFrame(rows).to_csv(record.with_name("distances.csv"), index=False)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("at", "kinds"),
+    [
+        (1.0, {"ranks", "fraction", "seconds", "bytes", "parameters", "curves", "distances"}),
+        (0.3, {"ranks", "fraction"}),
+        (None, set()),
+    ],
+)
+def test_a_method_that_a_race_stopped_is_marked_wherever_its_mean_is(
+    tmp_path: Path, at: float | None, kinds: set[str]
+) -> None:
+    """Of eight seeds declared, lora had two at one fraction; the figures of the other are clean."""
+    given = [one for one in grid() if one.method != "lora" or one.fraction != at or one.seed < 2]
+    results = rankings.results([with_distances(written(tmp_path, given))])
+    every = results.runs[rankings.RANKING].drop_duplicates().itertuples(index=False, name=None)
+    raced = {key: Raced(0.01, 8, 4, {"lora": 2} if key[-1] == at else {}) for key in every}
+    results = replace(results, races=raced)
+    figures, _ = draw.draw(results, compare.cells(results), compare.against_best(results))
+    marked = {figure.name for figure in figures if "lora\u2021" in texts(figure)}
+    assert {name.split("-")[-2] for name in marked} == kinds
+    for figure in figures:
+        assert figure.caption.count("\u2021: stopped early by a race") == (figure.name in marked)
+        assert not any("\u2021" in text for text in texts(figure)) or figure.name in marked
+        assert not any(text.startswith("full\u2021") for text in texts(figure))
+
+
+def test_a_method_alone_is_marked_in_its_distances(tmp_path: Path) -> None:
+    """Its rows are kinds of matrices, so the caption names it."""
+    given = grid({"lora": 0.8}, tasks=["mrpc"], fractions=[1.0], seeds=2)
+    results = rankings.results([with_distances(written(tmp_path, given))])
+    (key,) = results.runs[rankings.RANKING].drop_duplicates().itertuples(index=False, name=None)
+    results = replace(results, races={key: Raced(0.01, 8, 2, {"lora": 2})})
+    figures, _ = draw.draw(results, compare.cells(results), compare.against_best(results))
+    (figure,) = [figure for figure in figures if "distances" in figure.name]
+    assert "change by lora\u2021 over" in figure.caption
+    assert "\u2021: stopped early by a race" in figure.caption
 
 
 def test_a_strange_name_stays_a_name(tmp_path: Path) -> None:

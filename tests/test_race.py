@@ -14,7 +14,7 @@ from scipy import special
 from finegrid.errors import UserError
 from finegrid.grid.expand import Cell
 from finegrid.grid.race.config import RaceConfig
-from finegrid.grid.race.decide import Rule, Standing, chances, decide
+from finegrid.grid.race.decide import Decision, Rule, Standing, chances, decide
 from finegrid.grid.race.levels import levels, looks
 from finegrid.grid.race.race import Race
 from finegrid.grid.stages import RANKING, Ended, Entry
@@ -128,8 +128,23 @@ def test_what_learned_nothing_never_leads_and_what_has_no_score_stops() -> None:
     none = decide(rule(), 0, {}, before)
     assert (none.leader, none.decided) == ("", "not told apart")
     only = {name: Known(cell.scores, {}, learned=False) for name, cell in cells.items()}
-    assert decide(rule(), 0, only, before).decided == ""
-    assert decide(rule(), 3, only, before).decided == "all seeds"
+    assert decide(rule(), 0, only, before).leader == ""
+    assert decide(rule(), 3, only, before).decided == "nothing learned"
+
+
+def test_where_nothing_has_learned_the_hopeless_stop() -> None:
+    """Methods that predict one class each would otherwise run all their seeds for nothing."""
+
+    def look(means: Mapping[str, float], spread: float) -> Decision:
+        cells = known(means, 3, spread)
+        still = {name: Known(cell.scores, {}, learned=False) for name, cell in cells.items()}
+        return decide(rule(), 0, still, dict.fromkeys(cells, Standing()))
+
+    constant = look({"bitfit": 0.75, "lora": 0.75, "head": 0.75}, 0.0)
+    assert (constant.decided, constant.leader) == ("nothing learned", "")
+    assert {one.state for one in constant.standings.values()} == {"live", "equal"}
+    hopeful = look({"bitfit": 0.75, "lora": 0.72, "head": 0.75}, 0.01)
+    assert "lora" in hopeful.live
 
 
 def test_chance_of_rows_does_not_shrink_with_seeds() -> None:

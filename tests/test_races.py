@@ -1,6 +1,7 @@
 """What is read after a race: levels, seeds that are not needed, marks, and what tuning cost."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,9 @@ def test_stopped_methods_are_not_missing_and_marked(tmp_path: Path) -> None:
     assert r"$^\ddagger$" in paper.latex(table)
     page = next(content for _, content in write.FORMATS["html"](made)).decode()
     assert "7 not needed: decided at 3 seeds" in page
+    forest = re.search('<figure class="forest">.*?</figure>', page, re.DOTALL)
+    assert forest
+    assert forest[0].count("‡: stopped early by a race") == 1
     assert "at 1\u00a0% after a race of up to 10 seeds" in page
 
 

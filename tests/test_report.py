@@ -17,6 +17,8 @@ from conftest import ROOT
 
 from finegrid.errors import UserError
 from finegrid.report import paper, tables
+from finegrid.report.comparison import Comparison
+from finegrid.report.html import page as html_page
 from finegrid.report.load import rankings
 from finegrid.report.load.rankings import Results, gather, load
 from finegrid.report.stats import compare
@@ -86,12 +88,22 @@ def test_a_row_holds_all_that_a_record_says(tmp_path: Path) -> None:
     assert {name for name in asdict(run) if name not in nested} <= set(runs)
 
 
-def test_forgetting_is_a_column_where_a_run_has_measured_it() -> None:
-    for measured, shown in ((None, False), (0.25, True)):
-        found = results(record("full", 0, 0.8, forgetting=measured), record("lora", 0, 0.7))
-        cells, best = compare.cells(found), compare.against_best(found)
-        text = tables.markdown(found, cells, best)
-        assert ("forgetting" in text) == ("+0.250" in text) == shown
+@pytest.mark.parametrize(("rise", "shown"), [(None, False), (0.25, True)])
+def test_forgetting_is_a_column_where_a_run_has_measured_it(
+    tmp_path: Path, rise: float | None, shown: bool
+) -> None:
+    runs = record("full", 0, 0.8, forgetting=rise), record("lora", 0, 0.7)
+    made = Comparison.of(load([saved(tmp_path, *runs)]))
+    (table,) = made.paper
+    page = html_page.page(made)
+    texts = [
+        tables.markdown(made.results, made.cells, made.best),
+        paper.markdown(table),
+        paper.latex(table),
+        page[page.index('<table id="cells">') : page.index('<section id="runs"')],
+    ]
+    for text in texts:
+        assert ("orgetting" in text) == ("+0.250" in text) == shown
 
 
 def test_mean_spread_and_failures() -> None:

@@ -146,7 +146,7 @@ def test_a_rung_has_its_share_of_the_budget(
     assert halving.amount(unit, budget, share) == expected
 
 
-def test_trials_enter_a_rung_by_their_validation_loss() -> None:
+def test_trials_enter_a_rung_by_how_they_ended_then_by_their_validation_loss() -> None:
     scores = [
         Score(0, "constant", 0.9, -0.1),
         Score(1, "failed", 0.0, -9.0),
@@ -154,7 +154,7 @@ def test_trials_enter_a_rung_by_their_validation_loss() -> None:
         Score(3, "ok", 0.7),
         Score(4, "constant", 0.9, -0.3),
     ]
-    assert halving.survivors(scores, Rung(5, 0.25)) == [4, 0, 2, 3, 1]
+    assert halving.survivors(scores, Rung(5, 0.25)) == [2, 3, 4, 0, 1]
     assert halving.winner(scores) == 3, "at full length the score decides"
 
 

@@ -223,6 +223,7 @@ def test_each_job_sees_its_own_gpu(run: Run, returns: list[JobReturn], gpus: str
 def test_slots_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     three = pool.slots(0, per_gpu=1, on_cpu=3)
     assert [slot.threads for slot in three] == [2, 2, 2]
     assert [slot.gpu for slot in three] == [None] * 3
@@ -230,6 +231,8 @@ def test_slots_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     on_gpus = pool.slots([1, "GPU-a"], per_gpu=2, on_cpu=None)
     assert [slot.gpu for slot in on_gpus] == ["1", "GPU-a", "1", "GPU-a"]
     assert [slot.threads for slot in on_gpus] == [2] * 4
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert [slot.threads for slot in pool.slots(0, per_gpu=1, on_cpu=3)] == [1, 1, 1]
 
 
 def test_visible_gpus_are_found_without_cuda(

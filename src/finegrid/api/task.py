@@ -29,6 +29,8 @@ class Task:
         task = finegrid.Task.from_frame(frame, text="message", label="team")
         task = finegrid.Task.from_file("rows.csv", text=["question", "answer"], label="good")
         task = finegrid.Task.from_file("ner.conll", text="tokens", label="tags", kind="tagging")
+        task = finegrid.Task.from_file("facts.jsonl", text="facts", label="sentence",
+                                       kind="generation", template="{text}\nSentence:")
         ```
     """
 
@@ -46,6 +48,9 @@ class Task:
         choices: str | None = None,
         name: str | None = None,
         metrics: Sequence[str] | None = None,
+        template: str | None = None,
+        max_new_tokens: int | None = None,
+        separator: str | None = None,
     ) -> "Task":
         """The rows of a csv, tsv, json, jsonl, parquet or conll file.
 
@@ -58,6 +63,9 @@ class Task:
             choices: The column of the options, for `choice`.
             name: Of the task in directories and tables; by default it follows from the file's.
             metrics: The kind's by default; the headline is their mean.
+            template: A decoder's prompt with `{text}` in it, for `choice` and `generation`.
+            max_new_tokens: Of a generated text, for `generation`; 64 by default.
+            separator: What a decoder reads between two texts of a row; a new line by default.
 
         Raises:
             UserError: if there is no such file. Its columns are checked when a run begins.
@@ -69,8 +77,11 @@ class Task:
             "label": label if isinstance(label, str) else list(label),
             "test": None if test is None else str(test), "kind": kind,
             "choices": choices, "name": name, "metrics": None if metrics is None else list(metrics),
+            "template": template, "max_new_tokens": max_new_tokens,
         }  # fmt: skip
-        given = {f"task.{key}": value for key, value in values.items() if value is not None}
+        settings = {f"task.{key}": value for key, value in values.items()}
+        settings["model.separator"] = separator
+        given = {key: value for key, value in settings.items() if value is not None}
         return cls(("task=custom", *overrides(given)))
 
     @classmethod
@@ -85,6 +96,9 @@ class Task:
         choices: str | None = None,
         name: str = "frame",
         metrics: Sequence[str] | None = None,
+        template: str | None = None,
+        max_new_tokens: int | None = None,
+        separator: str | None = None,
         directory: str | Path = FRAMES,
     ) -> "Task":
         """The rows of a DataFrame; the rest is as in `from_file`.
@@ -102,7 +116,7 @@ class Task:
         tests = None if test is None else _written(test, columns, folder, stem)
         return cls.from_file(
             train, text=text, label=label, test=tests, kind=kind, choices=choices, name=stem,
-            metrics=metrics,
+            metrics=metrics, template=template, max_new_tokens=max_new_tokens, separator=separator,
         )  # fmt: skip
 
 

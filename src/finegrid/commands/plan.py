@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from finegrid.commands import arguments, overrides
-from finegrid.grid import disk
+from finegrid.grid import disk, refusals
 from finegrid.grid.disk import Disk
 from finegrid.grid.eta import Estimate, Evidence, Wanted, past
 from finegrid.grid.expand import Cell
@@ -46,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     plan = planned([*full, *_searched(given.config_dir)], conf=CONF)
     evidence = Evidence(past(plan.root), _elsewhere(plan.root, given.records))
     lines = list(_lines(plan, evidence))
+    refusals.check(line.cell.config for line in lines if line.todo)
     times = engines([line.estimate.seconds for line in lines if line.estimate], plan.slots)
     space = disk.of_cells([line.cell for line in lines if line.todo], evidence, plan.root)
     if given.json:

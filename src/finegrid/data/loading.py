@@ -104,12 +104,19 @@ def _glue(task: Task, data: DataConfig) -> RawSplits:
 
         dataset = load_dataset(task.path, task.subset or None, **pinned)
     except Exception as error:  # whatever the hub client raises, the way out is the same
+        why = " ".join(str(error).split())[:200]
         raise UserError(
             f"task {task.name} not found; tried {' and '.join(tried)} "
-            f"({type(error).__name__}). {WAYS_OUT.format(variable='FINEGRID_DATA_DIR')}"
+            f"({type(error).__name__}: {why}). {WAYS_OUT.format(variable='FINEGRID_DATA_DIR')}"
         ) from error
     tables = {name: dataset[name].data.table for name in dataset}
     commit = hub.data_commit(dataset)
+    pinned_commit = hub.COMMIT.fullmatch(task.revision or "")
+    require(
+        not pinned_commit or commit in (None, task.revision),
+        f"task {task.name}: the hub cannot be reached, and its cache holds {task.path} at commit "
+        f"{commit}, not at task.revision={task.revision}; go online, or pin the one that is there",
+    )
     source = f"hub {task.path}/{task.subset}" + (f"@{commit}" if commit else "")
     return _split(tables, task, source)
 

@@ -65,7 +65,7 @@ def slots(gpus: str | int | Sequence[int | str], *, per_gpu: int, on_cpu: int | 
     """The slots of this machine: so many on each GPU, else so many on the CPU.
 
     `gpus` is `auto`, a number, or a list of ids; `on_cpu` null makes one slot a core. The cores'
-    threads are divided among the slots.
+    threads are divided among the slots, and OMP_NUM_THREADS bounds those of each.
     """
     require(per_gpu > 0, f"hydra.launcher.slots_per_gpu={per_gpu} must be at least 1")
     require(on_cpu is None or on_cpu > 0, f"hydra.launcher.cpu_slots={on_cpu} must be at least 1")
@@ -73,6 +73,8 @@ def slots(gpus: str | int | Sequence[int | str], *, per_gpu: int, on_cpu: int | 
     ids = _gpus(gpus)
     count = len(ids) * per_gpu or on_cpu or cores or 1
     threads = max(1, (cores or 1) // count)
+    if (most := os.environ.get(THREADS[0], "")).isdecimal():
+        threads = max(1, min(threads, int(most)))
     if not ids:
         return [Slot(f"cpu{number}", threads) for number in range(count)]
     names = [("" if per_gpu == 1 else f".{n}") for n in range(per_gpu)]

@@ -5,7 +5,8 @@ LayerNorm, embeddings and, as in the authors' code, the pooler's. `roles` restri
 biases of some roles; the paper's subset is b_q and b_m2 (query and intermediate).
 
 Where we differ: the authors always train `pooler.dense.bias`; with `roles` we train exactly the
-roles named, so the subset on BERT-base is 46,080 numbers instead of 46,848.
+roles named, so the subset on BERT-base is 46,080 numbers instead of 46,848. Where query, key and
+value are one matrix, `query` means all of its bias.
 """
 
 from collections.abc import Sequence
@@ -44,4 +45,4 @@ class BitFit(TuningMethod):
 
 
 def _chosen(sites: Sites, roles: Sequence[str]) -> list[nn.Module]:
-    return [site.module for role in roles for site in sites[role]]
+    return [site.module for _, site in sites.select(roles, None)]

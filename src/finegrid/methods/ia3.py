@@ -3,8 +3,11 @@
 k' = l_k * k, v' = l_v * v and y = W_2 (l_ff * x) + b_2, x being what enters the second matrix of
 the feed-forward block; every l starts at one, so the start is exactly the pre-trained model. At
 role `output` the vector multiplies the input, at every other role the output. `fold` merges the
-vectors into the matrices after training. Where query heads share keys and values, l_k and l_v are
-as narrow as these; in a gated block l_ff multiplies the product of both matrices.
+vectors into the matrices after training.
+
+Where query heads share keys and values, l_k and l_v are as narrow as these; in a gated block l_ff
+multiplies the product of both matrices. Where query, key and value are one matrix, l_k and l_v are
+part of a vector for all of its output, the query's too, as in peft.
 """
 
 from collections.abc import Sequence
@@ -65,10 +68,9 @@ class IA3(TuningMethod):
 
     def apply(self, backbone: nn.Module, sites: Sites) -> None:
         """Attach the vectors: before the second feed-forward matrix, after every other one."""
-        for role in self.roles:
-            for site in sites[role]:
-                inputs, outputs = widths(site.module)
-                if role == "output":
-                    surgery.attach_before(site.module, "ia3", ScaleInput(inputs), _before)
-                else:
-                    surgery.attach(site.module, "ia3", ScaleOutput(outputs), _after)
+        for role, site in sites.select(self.roles, None):
+            inputs, outputs = widths(site.module)
+            if role == "output":
+                surgery.attach_before(site.module, "ia3", ScaleInput(inputs), _before)
+            else:
+                surgery.attach(site.module, "ia3", ScaleOutput(outputs), _after)

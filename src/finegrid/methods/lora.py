@@ -8,6 +8,9 @@ training.
 With `gated` the update is multiplied by sigmoid(w x + c), as in UniPELT (Mao et al. 2022, arXiv
 2110.07577); it then depends on x and cannot be folded.
 
+Where query, key and value are one matrix (GPT-2, GPT-NeoX, Phi-3, ModernBERT), an update of query
+or value is one of that matrix, as in peft: A is shared by the three, B has the rows of all.
+
 Where we differ: UniPELT gates a row by the mean over its tokens. We gate token by token, because
 a mean over a padded batch would let the padding matter.
 """
@@ -100,9 +103,8 @@ class LoRA(TuningMethod):
         """
         if not 0 <= self.dropout < 1:
             raise UserError(f"method.dropout={self.dropout:g} must lie in [0, 1)")
-        for role in self.roles:
-            for site in sites[role]:
-                surgery.attach(site.module, "lora", self._made_for(site.module, role), _add)
+        for role, site in sites.select(self.roles, None):
+            surgery.attach(site.module, "lora", self._made_for(site.module, role), _add)
 
     def _made_for(self, linear: nn.Module, role: str) -> Update:
         inputs, outputs = widths(linear)

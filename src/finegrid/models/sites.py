@@ -4,6 +4,7 @@ A tuning method asks for a role (`sites["query"]`); `models.anatomy` says under 
 architecture has it.
 """
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from torch import nn
 
 from finegrid.errors import UserError
 from finegrid.models.anatomy import ANATOMY, DECODERS, LINEAR, POSITIONS, is_linear, is_norm
+
+log = logging.getLogger(__name__)
 
 
 class SiteError(UserError, LookupError):
@@ -68,6 +71,7 @@ class Sites:
         }
         self._sites["layernorm"] = self._norms(model, below)
         self.in_table = positions(model)
+        self._told: set[str] = set()  # fused roles that were spoken of
         self.n_layers = len(numbers)  # layers with weights of their own: 1 for ALBERT
 
     @classmethod
@@ -106,15 +110,28 @@ class Sites:
 
         `roles`: null for every weight matrix of the layers. `layers`: null for all, a list of
         numbers (-1 is the last), `top-K` or `bottom-K`. What lies in no layer, such as the
-        embeddings, is not subject to the choice of layers.
+        embeddings, is not subject to the choice of layers. Query, key or value that are part of one
+        matrix mean all of it, once.
         """
         numbers = {None, *self.numbers(layers)}
         return [
             (role, site)
-            for role in (self.linear if roles is None else roles)
+            for role in (self.linear if roles is None else self._held(roles))
             for site in self[role]
             if site.layer in numbers
         ]
+
+    def _held(self, roles: Sequence[str]) -> list[str]:
+        """The roles as they are here, each once: one within a fused matrix is that matrix's."""
+        fused = [role for role in roles if role in FUSED and role not in self and "qkv" in self]
+        if set(fused) - self._told:
+            self._told.update(fused)
+            log.info(
+                "%s keeps query, key and value in one matrix: roles %s mean all of it (`qkv`)",
+                self.architecture,
+                ", ".join(fused),
+            )
+        return list(dict.fromkeys("qkv" if role in fused else role for role in roles))
 
     def matrices(
         self, roles: Sequence[str] | None, layers: Sequence[int] | str | None

@@ -70,11 +70,14 @@ def verdict(lead: Lead, metric: str, *, place: str = "") -> str:
         return f"{best.name} learned nothing{place}: {metric} {best.score} is no better {chance}."
     if not lead.learned:
         highest = f"The highest mean is that of {best.name}, {best.score}."
+        highest = f"All have the same mean, {best.score}." if lead.equal else highest
         return f"No method learned anything{place}: none is better {chance}. {highest}"
     score = f"{metric} {best.score}" + (f" ({constant} scores {nought})" if nought else "")
     others, race = formatting.listed(lead.level, most=8), f" {lead.race}" if lead.race else ""
     if lead.methods == 1:
         text = f"{best.name} is the only method with a score{place}: {score}."
+    elif lead.equal:
+        text = f"All {lead.methods} methods have the same mean{place}: {score}{race}."
     elif not lead.level:
         text = f"{best.name} is the best{place}: {score}, told apart from every other method{race}."
     else:

@@ -35,12 +35,17 @@ def stopped(cell: Mapping[Any, Any]) -> str:
     return STOPPED if cell["stopped"] < cell["race_seeds"] else ""
 
 
+def stopped_methods(cells: pd.DataFrame) -> set[str]:
+    """The methods of some cells with the mark in one of them."""
+    return set(cells.loc[cells["stopped"] < cells["race_seeds"], "method"].astype(str))
+
+
 def footnote(cells: pd.DataFrame) -> str:
     """What the mark means, if one of some cells has it."""
-    if not (cells["stopped"] < cells["race_seeds"]).any():
+    if not stopped_methods(cells):
         return ""
     return (
-        f"{STOPPED}: stopped early by a race; such a mean is biased by 0.05 to 0.2 standard "
+        f"{STOPPED}: stopped early by a race; its mean score is biased by 0.05 to 0.2 standard "
         "deviations of a run."
     )
 
@@ -123,6 +128,13 @@ def chance(share: float) -> str:
     if share > 0.99:
         return f">{SPACE}99{SPACE}%"
     return f"<{SPACE}1{SPACE}%" if share < 0.01 else f"{math.floor(100 * share + 0.5)}{SPACE}%"
+
+
+def forgetting(rise: float | None) -> str:
+    """A rise of the language-model loss: `+0.250`; a dash where it was not measured."""
+    if rise is None or missing(rise):
+        return DASH
+    return f"{rise:+.3f}".replace("-", MINUS)
 
 
 def budget(unit: str, value: float) -> str:

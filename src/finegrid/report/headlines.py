@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from math import nan
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from finegrid.report import effort, formatting
@@ -12,6 +13,8 @@ from finegrid.report.figures import keys
 from finegrid.report.load.rankings import CELL, RANKING
 from finegrid.report.recommend.decide import enough
 from finegrid.report.recommend.options import probability_best
+
+ROUNDING = 1e-12  # of means that are the same
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Lead:
     smallest: Method | None = None  # of the best and those near it, if that is another
     quickest: Method | None = None
     few: str = ""  # that its seeds are too few to be sure of
+    equal: bool = False  # several methods, all with the same mean
     race: str = ""  # at which level it was decided after a race of how many seeds
 
 
@@ -123,6 +127,7 @@ def _outcome(cells: pd.DataFrame, draws: tuple[list[str], Any] | None) -> Outcom
         quickest=cheapest(near, "train_seconds", first),
         few=_few(first),
         doubt=_doubt(ranked, first),
+        equal=len(ranked) > 1 and float(np.ptp(ranked["mean"])) < ROUNDING,
         race=formatting.race(ranked),
         declared=int(ranked["race_seeds"].fillna(0).iloc[0]),
         going_on=bool((ranked["stopped"].isna() & (ranked.ok < ranked["race_seeds"])).any()),

@@ -11,7 +11,7 @@ from finegrid.errors import printable
 from finegrid.report import effort, formatting
 from finegrid.report.figures.keys import with_trainable
 from finegrid.report.load.rankings import CELL, RANKING, Results, ordered
-from finegrid.report.tables import plain
+from finegrid.report.tables import measured, plain
 from finegrid.runs.text import markdown_table
 
 LATEX = {
@@ -34,7 +34,9 @@ COSTS = {
     "trainable": ("Params", formatting.count),
     "delta_bytes": ("Stored", formatting.size),
     "train_seconds": ("Time", formatting.duration),
+    "forgetting": ("Forgetting", formatting.forgetting),
 }
+FORGETTING = "Forgetting: rise of the language-model loss by tuning, in nats a token."
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class PaperTable:
     title: str
     caption: str
     columns: tuple[tuple[str, str], ...]  # task or fraction, and metric
+    costs: tuple[str, ...]  # their titles
     rows: tuple[tuple[str, tuple[Score, ...], tuple[str, ...]], ...]  # method, scores, costs
 
 
@@ -94,10 +97,11 @@ def _table(results: Results, cells: pd.DataFrame, by: str, number: int, level: s
     metrics *= 1 if by == "task" else len(keys)
     heads = [formatting.percent(key) if by == "fraction" else str(key) for key in keys]
     at = {(row.method, getattr(row, by)): row for row in cells.itertuples()}
-    costs = cells.groupby("method", observed=True)[list(COSTS)].mean().to_dict("index")
+    shown = measured(COSTS, cells)
+    costs = cells.groupby("method", observed=True)[shown].mean().to_dict("index")
     rows = [
         (method, tuple(_score(at.get((method, key)), usual) for key in keys),
-         tuple(form(costs[method][name]) for name, (_, form) in COSTS.items()))
+         tuple(COSTS[name][1](costs[method][name]) for name in shown))
         for method in ordered(set(cells["method"]))
     ]  # fmt: skip
     share = "" if by == "fraction" else f", {formatting.percent(first['fraction'])} of the data"
@@ -106,9 +110,11 @@ def _table(results: Results, cells: pd.DataFrame, by: str, number: int, level: s
     return PaperTable(
         re.sub(r"[^\w.-]+", "_", name), title,
         " ".join(filter(None, (_caption(title, usual, formatting.race(cells) or level),
+                               FORGETTING if "forgetting" in shown else "",
                                formatting.footnote(cells), effort.tuning(_runs(results, cells)),
                                f"{formatting.setting(setting)}."))),
-        tuple(zip(heads, metrics, strict=True)), tuple(rows),
+        tuple(zip(heads, metrics, strict=True)), tuple(COSTS[name][0] for name in shown),
+        tuple(rows),
     )  # fmt: skip
 
 
@@ -154,20 +160,19 @@ def _score(cell: Any, usual: int) -> Score:
 
 def markdown(table: PaperTable) -> str:
     """A heading, the table and its caption."""
-    titles = [title for title, _ in COSTS.values()]
     head = ["Method", *(f"{plain(name)} ({plain(metric)})" for name, metric in table.columns)]
     rows = [
         [plain(method), *(f"**{one.text}**" if one.best else one.text for one in scores), *costs]
         for method, scores, costs in table.rows
     ]
-    body = markdown_table([*head, *titles], rows)
+    body = markdown_table([*head, *table.costs], rows)
     return f"## {plain(table.title)}\n\n{body}\n\n{plain(table.caption)}\n"
 
 
 def latex(table: PaperTable) -> str:
     """A `table` for any document with the package booktabs."""
     names, metrics = zip(*table.columns, strict=True)
-    titles = [title for title, _ in COSTS.values()]
+    titles = table.costs
     lines = [["", *map(escaped, names), *titles], ["Method", *map(escaped, metrics), "", "", ""]]
     lines += [
         [escaped(method), *map(_bold, scores), *map(escaped, costs)]

@@ -1,7 +1,7 @@
 """Tables of Markdown (scores by fraction, distances to the best, costs), and frames as CSV."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import pandas as pd
@@ -178,14 +178,18 @@ def _costs(cells: pd.DataFrame) -> str:
     finished = cells.assign(finished=cells["ok"] > 0).sort_values(["finished", "fraction"])
     largest = finished.drop_duplicates("method", keep="last").set_index("method")
     largest["peak_memory_bytes"] /= 1e6
-    measured = largest.notna().any()
-    shown = {k: v for k, v in COSTS.items() if k not in OPTIONAL or measured[k]}
+    shown = measured(COSTS, largest)
     rows = []
     for method in ordered(set(cells["method"])):
         cell: Any = largest.loc[method]
-        costs = [_cost(cell[name], form) for name, (_, form) in shown.items()]
+        costs = [_cost(cell[name], COSTS[name][1]) for name in shown]
         rows.append([plain(method), f"{cell['fraction']:g}", *costs])
-    return markdown_table(["method", "at fraction", *(title for title, _ in shown.values())], rows)
+    return markdown_table(["method", "at fraction", *(COSTS[name][0] for name in shown)], rows)
+
+
+def measured(costs: Iterable[str], cells: pd.DataFrame) -> list[str]:
+    """Those of some costs that have a column in a table of some cells."""
+    return [name for name in costs if name not in OPTIONAL or cells[name].notna().any()]
 
 
 def _cost(value: float, form: str) -> str:

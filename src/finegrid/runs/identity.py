@@ -17,6 +17,7 @@ from finegrid.runs.record import SCHEMA, cell_hash
 from finegrid.storage import paths
 from finegrid.tasks.modules.registry import filled_in
 
+SLOTS = "slot_accuracy"
 HEAD, LOSS = settings.OLDER["head.name"], settings.OLDER["loss.name"]
 # Of a config these differ between machines, and its hash must not.
 PLACES = ("data.source", "data.root", "model.path", "task.path", "task.train", "task.test")
@@ -52,6 +53,7 @@ def _settings(plain: Mapping[str, Any]) -> dict[str, Any]:
         kept["task"].pop("positive", None)
     if (kept.pop("head", None) or {}).get("name", HEAD) != HEAD:  # older versions had one head
         kept["head"] = plain["head"]["name"]
+    kept["task"] = _without_slots(kept["task"])
     if (kept.get("loss") or {}).get("name", LOSS) == LOSS:  # older versions had no other
         kept.pop("loss", None)
     if kept.get("head") != "pattern":
@@ -64,6 +66,16 @@ def _settings(plain: Mapping[str, Any]) -> dict[str, Any]:
         kept["store"] = "float32"
     kept["method"] = MethodConfig.of(plain["method"], allow=allow).decisive()
     return {**_canonical(kept), "tuning": plain["trial"] is not None}
+
+
+def _without_slots(task: Mapping[str, Any]) -> dict[str, Any]:
+    """A task as before slots were counted, where they are no part of its headline."""
+    names = [name for name in task["metrics"] if name != SLOTS]
+    if len(names) < len(task["metrics"]) and task.get("headline") not in names:
+        return dict(task)
+    shown = {"headline"} if len(names) == 1 < len(task["metrics"]) else set()
+    left = {key: value for key, value in task.items() if key not in {"aligner", *shown}}
+    return {**left, "metrics": names}
 
 
 def _chooses(task: Mapping[str, Any]) -> bool:

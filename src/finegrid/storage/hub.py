@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-COMMIT = re.compile(r"(?:@|/resolve/)([0-9a-f]{40})/")  # in the address of a file
+COMMIT = re.compile(r"[0-9a-f]{40}")
 PROXIES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 
 
@@ -45,11 +45,14 @@ def commit(repository: str, revision: str) -> str | None:
 
 
 def data_commit(dataset: Mapping[str, Any]) -> str | None:
-    """The commit that a data set was loaded from, by its files' addresses; None: unknown."""
+    """The commit that a data set was loaded from; None: unknown, or no data set of the hub.
+
+    `datasets` names the folder of its tables in its cache by the commit.
+    """
     for split in dataset.values():
-        for address in getattr(split.info, "download_checksums", None) or ():
-            if match := COMMIT.search(str(address)):
-                return match[1]
+        for file in split.cache_files:
+            if COMMIT.fullmatch(name := Path(file["filename"]).parent.name):
+                return name
     return None
 
 

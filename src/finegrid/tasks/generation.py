@@ -6,7 +6,9 @@ similar length, until the end or `max_new_tokens`. Rows with the same source are
 split together, and outside training are one generation with all their targets as references.
 
 Metrics are shares from 0 to 1: `exact_match` of any reference (where `answer_after` names a mark,
-of what follows it), corpus `bleu` with all references, `rouge_l` of the closest one.
+of what follows it), corpus `bleu` with all references, `rouge_l` of the closest one, and
+`slot_accuracy`, 1 - the slot error rate: of JSON by its slots, of a text by those of the meaning
+that its source is (`modules/slots`).
 """
 
 import json
@@ -16,8 +18,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from finegrid.errors import require, shown
-from finegrid.tasks.modules import language_model, prompts, text_metrics
+from finegrid.errors import one_of, require, shown
+from finegrid.tasks.modules import language_model, prompts, slots, text_metrics
 from finegrid.tasks.modules.reader import NO_LABEL
 from finegrid.tasks.task import Task
 
@@ -27,16 +29,27 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[Any]]
 
 
+SLOTS = "slot_accuracy"
+
+
+class References(tuple[str, ...]):
+    """The references of a unit, and the source that they tell."""
+
+    source: str = ""
+
+
 @dataclass
 class Generation(Task):
-    """A text for a text: cross-entropy of the target's tokens; exact match, BLEU, ROUGE-L."""
+    """A text for a text: cross-entropy of the target's tokens; match, BLEU, ROUGE-L, slots."""
 
     template: str = "{text}\n"  # what the target follows: at once behind a space or a line's end
     max_new_tokens: int = 64
     slots: str | None = None  # column of the tags of `word_lists`: targets are JSON of label, slots
+    aligner: str = ""  # of the slots of a source such as `food[English]` in a text: e2e
     answer_after: str = ""  # a mark in the targets; exact_match reads what follows its last one
 
-    METRICS: ClassVar[tuple[str, ...]] = ("exact_match", "bleu", "rouge_l")
+    METRICS: ClassVar[tuple[str, ...]] = ("exact_match", "bleu", "rouge_l", SLOTS)
+    USUAL: ClassVar[tuple[str, ...]] = METRICS[:-1]
     PROBLEM_TYPE: ClassVar[str | None] = None
     CLASSES_BY_NAME: ClassVar[bool] = True
     FUSES: ClassVar[bool] = False
@@ -53,6 +66,13 @@ class Generation(Task):
         require(
             self.slots is None or self.word_lists,
             f"task.slots={self.slots} holds tags of words: add task.word_lists=true",
+        )
+        if self.aligner:
+            one_of("task.aligner", self.aligner, tuple(slots.ALIGNERS))
+        require(
+            SLOTS not in self.metrics or bool(self.slots or self.aligner),
+            f"task.metrics={self.metrics}: {SLOTS} needs slots; add task.aligner=e2e for sources "
+            "such as `food[English]`, or task.slots for targets that are JSON",
         )
         prompts.check_template(self.template)
 
@@ -106,11 +126,13 @@ class Generation(Task):
         return _objects([()] * len(texts[0]))
 
     def units(self, texts: Sequence[Sequence[Any]], labels: "Array") -> tuple[list[int], "Array"]:
-        """The first row of each source, and all targets of each as a tuple."""
+        """The first row of each source, and all targets of each as `References`."""
         rows_of: dict[Any, list[int]] = {}
         for row, text in enumerate(zip(*texts, strict=True)):
             rows_of.setdefault(text, []).append(row)
-        merged = [tuple(labels[row] for row in rows) for rows in rows_of.values()]
+        merged = [References(labels[row] for row in rows) for rows in rows_of.values()]
+        for one, (source, *_) in zip(merged, rows_of, strict=True):
+            one.source = source
         return [rows[0] for rows in rows_of.values()], _objects(merged)
 
     def training_rows(self, labels: "Array") -> tuple[list[int], "Array"]:
@@ -208,6 +230,8 @@ class Generation(Task):
     def metric(self, name: str, predicted: list[str], labels: Any) -> float:
         """One metric over the full set, from the sums of `statistics`."""
         found = self._statistic(name, predicted, labels)
+        if name == SLOTS:
+            return slots.accuracy(found)
         return text_metrics.bleu(found) if name == "bleu" else float(found.mean())
 
     def score(self, outputs: list[str], labels: Any) -> dict[str, float]:
@@ -219,6 +243,10 @@ class Generation(Task):
             return text_metrics.bleu_counts(texts, references)
         if name == "rouge_l":
             return text_metrics.rouge_l(texts, references)
+        if name == SLOTS and self.slots:
+            return slots.of_jsons(texts, references)
+        if name == SLOTS:
+            return slots.of_texts(texts, [one.source for one in references], self.aligner)
         return text_metrics.exact(texts, references, read=self._answer)
 
     def _answer(self, text: str) -> str:
@@ -228,11 +256,12 @@ class Generation(Task):
         )
 
     def table(self, outputs: list[str], labels: "Array") -> dict[str, Any]:
-        """The references of each unit as its label, and the generated text."""
-        return {"label": [list(known) for known in labels], "prediction": outputs}
+        """The references of each unit as its label, its meaning if slots are, and the text."""
+        meaning = {"meaning": [known.source for known in labels]} if self.aligner else {}
+        return {"label": [list(known) for known in labels], **meaning, "prediction": outputs}
 
     def statistics(self, outputs: list[str], labels: "Array") -> dict[str, "Array"]:
-        """By metric: BLEU's counts, N 10, and each row's own score, N 1."""
+        """By metric: counts of BLEU, N 10, and of slots, N 4; each row's own score, N 1."""
         found = {name: self._statistic(name, outputs, labels) for name in self.metrics}
         return {name: values.reshape(len(outputs), -1) for name, values in found.items()}
 

@@ -62,11 +62,7 @@ def prepare(config: RunConfig, *, build: Callable[..., Backbone] = backbone.buil
     Raises:
         UserError: for what the user can mend: rows, files, a method's arguments, lengths.
     """
-    method, head = build_method(config.method), heads.of(config.head)
-    head.check(config.model, config.task)
-    auto_class = head.auto_class(config.task, backbone.is_decoder(config.model))
-    fresh = head.needs_rows and auto_class not in LM_HEAD.values()
-    _check_rows(config, method, fresh_head=fresh)
+    method, head = check_settings(config)
     task, splits, encoded = rows_of(config)
     acts = any(overrides(method, hook) for hook in ("after_step", "after_backward"))
     token_ids = None if acts else encoded["train"].token_ids  # it may look at all of what trains
@@ -78,6 +74,22 @@ def prepare(config: RunConfig, *, build: Callable[..., Backbone] = backbone.buil
         base, task, config.optim, seed=config.seed, train=encoded["train"], loss=config.loss
     )
     return RunComponents(config, task, splits, encoded, head, module, method, kernels)
+
+
+def check_settings(config: RunConfig) -> tuple[TuningMethod, Head]:
+    """A run's method and head, if they fit its task and model, as far as their settings tell.
+
+    Raises:
+        UserError: what does not fit.
+    """
+    method, head = build_method(config.method), heads.of(config.head)
+    head.check(config.model, config.task)
+    auto_class = head.auto_class(config.task, backbone.is_decoder(config.model))
+    fresh = head.needs_rows and auto_class not in LM_HEAD.values()
+    _check_rows(config, method, fresh_head=fresh)
+    backbone.separator(config.model)
+    _check_turn(config)
+    return method, head
 
 
 def load_backbone(
@@ -100,10 +112,11 @@ def load_backbone(
     return base, [optimize(base.model, token_ids=token_ids)] if config.trainer.kernels else []
 
 
-def stored_bytes(config: RunConfig, number: int) -> float:
-    """About the bytes of a run's delta, by the shapes of what trains; `number`: of one number.
+def outlined(config: RunConfig) -> Backbone:
+    """A run's backbone with its method's parts, of shapes alone; asks nothing of the hub.
 
-    A mask counts with a bit an entry, which it takes at most.
+    Raises:
+        UserError: if the method does not fit the backbone, or the backbone the task.
     """
     task, drawn = config.task, replace(config.model, pretrained=False)  # no look at the hub
     auto_class = heads.of(config.head).auto_class(task, backbone.is_decoder(drawn))
@@ -111,6 +124,15 @@ def stored_bytes(config: RunConfig, number: int) -> float:
     with torch.device("meta"):
         build_method(config.method).apply(base.model.base_model, base.sites)
     base.train_tied_head()
+    return base
+
+
+def stored_bytes(config: RunConfig, number: int) -> float:
+    """About the bytes of a run's delta, by the shapes of what trains; `number`: of one number.
+
+    A mask counts with a bit an entry, which it takes at most.
+    """
+    base = outlined(config)
     tensors = delta.state(base.model).values()
     return sum(t.numel() * (1 / 8 if t.dtype == torch.bool else number) for t in tensors)
 
@@ -122,12 +144,7 @@ def rows_of(config: RunConfig) -> tuple[Task, Splits, dict[str, TokenizedDataset
         UserError: for what is wrong with rows or settings, such as a user's turn around prompts.
     """
     head = heads.of(config.head)
-    maker = config.task.kind if head.one_state else f"head={config.head}"
-    require(
-        config.model.chat_template == "none" or (config.task.ONE_STATE and head.one_state),
-        f"model.chat_template=own is for tasks that label a text; {maker} makes its own "
-        "prompts, use none",
-    )
+    _check_turn(config)
     task, tables = load(config.task, config.data)
     splits = split(tables, task, config.data)
     tokenise = Tokeniser(
@@ -151,6 +168,17 @@ def rows_of(config: RunConfig) -> tuple[Task, Splits, dict[str, TokenizedDataset
         for name, rows in named.items()
     }
     return task, splits, encoded
+
+
+def _check_turn(config: RunConfig) -> None:
+    """Refuse a user's turn around what is a prompt already."""
+    head = heads.of(config.head)
+    maker = config.task.kind if head.one_state else f"head={config.head}"
+    require(
+        config.model.chat_template == "none" or (config.task.ONE_STATE and head.one_state),
+        f"model.chat_template=own is for tasks that label a text; {maker} makes its own "
+        "prompts, use none",
+    )
 
 
 def build_method(config: MethodConfig, where: str = "method") -> TuningMethod:

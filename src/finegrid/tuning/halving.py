@@ -60,12 +60,11 @@ def ladder(n: int) -> tuple[Rung, ...]:
 def survivors(scores: Sequence[Score], rung: Rung) -> list[int]:
     """The trials that enter a rung by how they ended the one before, the best first.
 
-    By validation loss: in a few steps it moves, where most trials predict one class still and their
-    scores are equal. Runs of versions that recorded no loss count by their score.
+    Those that predict one class lose to those that tell rows apart; among each, by validation loss,
+    which moves in a few steps where scores do not. It falls too at rates so low that nothing else
+    moves, so it does not come first. Runs of versions that recorded no loss count by their score.
     """
-    if all(score.loss is None for score in scores):
-        return [score.trial for score in sorted(scores, key=lambda s: s.rank)][: rung.trials]
-    ranked = sorted(scores, key=lambda s: (s.state == "failed", _or_infinite(s.loss), *s.rank))
+    ranked = sorted(scores, key=lambda s: (s.rank[0], _or_infinite(s.loss), *s.rank))
     return [score.trial for score in ranked][: rung.trials]
 
 

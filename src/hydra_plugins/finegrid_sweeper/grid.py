@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from finegrid.commands.ending import after_sweep
 from finegrid.data import preflight
 from finegrid.errors import UserError
+from finegrid.grid import refusals
 from finegrid.grid.composed import stages
 from finegrid.grid.known import Known
 from finegrid.grid.status import Store
@@ -61,7 +62,10 @@ class GridSweeper(Sweeper):
         found = stages(context.config_loader, config, arguments, store)
         rules = {"fail_fast": config.fail_fast, "fuse": self._fuse()}
         sweep = Sweep(found, store, retry=str(config.retry), **rules)
-        preflight.check(cell.config for cell in sweep.unsettled())
+        todo = sweep.unsettled()
+        preflight.check(cell.config for cell in todo)
+        if todo:  # what later stages ask for is of the same methods
+            refusals.check(cell.config for cell in (found.base if found.adaptive else todo))
         OmegaConf.save(config, root / "multirun.yaml")
         try:
             returns = sweep.conduct(launcher, command=command_line())

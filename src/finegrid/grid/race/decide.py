@@ -7,7 +7,7 @@ the seeds to come, and then has to exceed the later look's half-width, in which 
 has shrunk and that of test rows has not. M methods.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import nan
@@ -19,6 +19,7 @@ from scipy import special
 from finegrid.grid.race.levels import levels
 from finegrid.report.load.races import LIVE
 from finegrid.report.stats.compare import leading
+from finegrid.report.stats.paired import Scores
 from finegrid.report.stats.scores import Known
 from finegrid.report.stats.shrunken_variance import spreads
 from finegrid.report.stats.significance import Floats
@@ -58,9 +59,9 @@ class Standing:
 class Decision:
     """What one look at a ranking decided."""
 
-    leader: str  # empty: none has learned anything
+    leader: str  # empty: none has learned anything; the best mean then stands in for it
     standings: Mapping[str, Standing]  # by method, of all that ever took part
-    decided: str = ""  # best, equal, not told apart, all seeds; empty: it goes on
+    decided: str = ""  # best, equal, not told apart, all seeds, nothing learned; empty: it goes on
 
     @property
     def live(self) -> list[str]:
@@ -92,9 +93,8 @@ def decide(
     seen = pairs(scores, spreads(scores))
     half = seen.half(1 - rule.levels[look])
     stopped = [name for name in names if standings[name].state != LIVE]
-    leader = leading(cells, seen, 1 - rule.levels[look], stopped)
-    if leader is None:
-        return Decision("", standings, "all seeds" if last else "")
+    learned = leading(cells, seen, 1 - rule.levels[look], stopped)
+    leader = _best(scores, live) if learned is None else learned
     chance = chances(seen, rule, look)
     stops = ~_open(seen.difference, half, chance, rule)
     rivals = live if rule.question == "table" else np.arange(len(names)) == leader
@@ -103,7 +103,16 @@ def decide(
         low, high = difference - width, difference + width
         state = _state(low, high, rule.margin) if stops[at, rivals].all() else LIVE
         standings[names[at]] = Standing(state, difference, low, high, float(chance[leader, at]))
-    return Decision(names[leader], standings, _decided(standings, names[leader], last))
+    decided = _decided(standings, names[leader], last)
+    if learned is None:
+        return Decision("", standings, decided and "nothing learned")
+    return Decision(names[leader], standings, decided)
+
+
+def _best(scores: Sequence[Scores], live: NDArray[np.bool_]) -> int:
+    """The best mean of those that go on: where none has learned, the others still need it."""
+    means = np.array([one.values.mean() for one in scores])
+    return int(np.where(live, means, -np.inf).argmax())
 
 
 def chances(seen: Pairs, rule: Rule, look: int) -> Floats:

@@ -80,11 +80,11 @@ def _figure(name: str, title: str, spec: FigureSpec) -> Figure:
 def _spec(key: FigureKey, results: Results, cells: pd.DataFrame, look: Style) -> FigureSpec | None:
     """What a figure shows, or none if there is too little to see."""
     if key.kind == "ranks":
-        return diagrams.ranks(results, key, look.marks)
+        return diagrams.ranks(results, cells, key, look.marks)
     if key.kind == "curves":
-        return diagrams.curves(keys.runs_of(results, key), key, look.marks)
+        return diagrams.curves(keys.runs_of(results, key), cells, key, look.marks)
     if key.kind == "distances":
-        return diagrams.distances(keys.runs_of(results, key), key)
+        return diagrams.distances(keys.runs_of(results, key), cells, key)
     chart = score_plots.growth if key.kind in ("fraction", "budget") else score_plots.cost
     return chart(cells, key, look)
 

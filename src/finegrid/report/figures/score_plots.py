@@ -26,7 +26,8 @@ TIMES = [
 ]  # fmt: skip
 Render = Callable[[Axes, pd.DataFrame, "Axis", dict[str, Mark], set[str]], None]
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
-SHOWN = ["method", "mean", "low", "high", "ok", "failed", "missing", "tie"]
+SHOWN = ["method", "mean", "low", "high", "ok", "stopped", "race_seeds", "failed", "missing",
+         "tie"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ def _spec(
         "the axes. Filled marks: best, or not told apart from the best. The grey line is "
         f"the Pareto front: nothing left of it and above it.{dotted}{more}"
     )
+    caption = " ".join(filter(None, (caption, formatting.footnote(data))))
     metrics = sorted(set(cells.metric.dropna().astype(str)))
     labels = f"test {' / '.join(metrics)}", axis.label.format(unit=key.budget_unit)
     title = f"{key.task}: score by {axis.title}, {key.where}"
@@ -114,7 +116,8 @@ def _framed(
     """The axes with everything but the methods' points and lines; the legend has the best first."""
     last = data.groupby("method").tail(1).sort_values("mean", ascending=False)
     ranked, front = list(last.method), set(data[data.front].method)
-    axes = style.canvas(len(last), right=0.5 + style.room(ranked))
+    stopped = formatting.stopped_methods(data)
+    axes = style.canvas(len(last), right=0.5 + style.room(ranked, stopped))
     axes.set_title(labels[0])
     axes.set_xlabel(labels[1])
     _limits(axes, data, look)
@@ -124,7 +127,7 @@ def _framed(
         axes.annotate(f"{label} {value:.3f}", (0, value), xycoords=("axes fraction", "data"),
                       xytext=(2, 3), textcoords="offset points", color=SOFT,
                       fontsize=style.SIZE - 1.5)  # fmt: skip
-    style.legend(axes, ranked, look.marks, bold=front)
+    style.legend(axes, ranked, look.marks, bold=front, stopped=stopped)
     return style.canvas_of(axes)
 
 
@@ -148,7 +151,8 @@ def _render_cost(
     for _, point in best[::-1].iterrows():  # nothing lies left of a point of the front and above it
         if named - point["mean"] > NEAR * (top - bottom):
             named = point["mean"]
-            at, text = (point[axis.column], point["mean"]), style.short(point.method)
+            at = (point[axis.column], point["mean"])
+            text = f"{style.short(point.method)}{formatting.stopped(point.to_dict())}"
             axes.annotate(text, at, ha="right", xytext=(-4, 4), textcoords="offset points")
 
 
@@ -170,6 +174,9 @@ def _render_growth(
         alpha = 1.0 if name in strong else style.FAINT
         axes.plot(x, rows["mean"], color=mark.colour, linestyle=mark.dash, lw=1.2, alpha=alpha)
         _mark(axes, x, rows, mark, alpha)
+        for at, point in zip(x, rows.to_dict("records"), strict=True):
+            axes.annotate(formatting.stopped(point), (at, point["mean"]), xytext=(3, 3),
+                          textcoords="offset points", color=mark.colour)  # fmt: skip
         front += zip(x[rows.front], rows["mean"][rows.front], strict=True)
     axes.plot(*zip(*sorted(front), strict=True), color=RULE, lw=9, zorder=0.5,
               solid_capstyle="round", solid_joinstyle="round")  # fmt: skip

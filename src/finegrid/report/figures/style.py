@@ -15,6 +15,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
+from finegrid.report.formatting import STOPPED
 from finegrid.report.load.rankings import METHOD_ORDER
 
 WIDTH = 7.4  # inches
@@ -95,9 +96,9 @@ def canvas(lines: int, *, left: float = 0.62, right: float = 1.0, least: float =
     return figure.add_subplot()
 
 
-def room(names: Iterable[str]) -> float:
+def room(names: Iterable[str], stopped: Collection[str] = ()) -> float:
     """Inches that a column of names takes."""
-    return 0.2 + max(len(short(name)) for name in names) * 0.6 * SIZE / 72
+    return 0.2 + max(len(label(name, stopped)) for name in names) * 0.6 * SIZE / 72
 
 
 def canvas_of(axes: Axes) -> Canvas:
@@ -111,6 +112,11 @@ def short(name: str) -> str:
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 12]}\u2026{name[-11:]}"
 
 
+def label(name: str, stopped: Collection[str]) -> str:
+    """A method's name beside a figure, marked if a race stopped it early."""
+    return f"{short(name)}{STOPPED if name in stopped else ''}"
+
+
 def strong(ranked: Sequence[str], front: Collection[str] = ()) -> set[str]:
     """The methods drawn at full strength: of many the baselines, the front, and the best six."""
     if len(ranked) <= FEW:
@@ -119,9 +125,17 @@ def strong(ranked: Sequence[str], front: Collection[str] = ()) -> set[str]:
 
 
 def legend(
-    axes: Axes, methods: Sequence[str], known: Mapping[str, Mark], *, bold: Collection[str] = ()
+    axes: Axes,
+    methods: Sequence[str],
+    known: Mapping[str, Mark],
+    *,
+    bold: Collection[str] = (),
+    stopped: Collection[str] = (),
 ) -> None:
-    """The methods right of the axes, in this order; matplotlib's legend takes twice the time."""
+    """The methods right of the axes, in this order; matplotlib's legend takes twice the time.
+
+    `bold` and `stopped` (by a race, early) name those that are marked so.
+    """
     beside = axes.transAxes
     line = LINE / (axes.get_position().height * canvas_of(axes).get_figheight())
     for at, name in enumerate(methods):
@@ -131,7 +145,8 @@ def legend(
             ms=4.6, mew=0, markevery=[1], transform=beside, clip_on=False,
         )  # fmt: skip
         weight = "bold" if name in bold else "normal"
-        axes.text(1.075, y, short(name), va="center", transform=beside, fontweight=weight)
+        text = label(name, stopped)
+        axes.text(1.075, y, text, va="center", transform=beside, fontweight=weight)
 
 
 def svg(figure: Canvas, name: str, title: str) -> str:

@@ -53,6 +53,7 @@ def page(comparison: Comparison, figures: Sequence[Figure] = (), left_out: str =
         "unlearned": UNLEARNED,
     }
     script = _asset("page.js")
+    stopped = formatting.footnote(cells)
     return _template().render(
         groups=by_setting(comparison, comparison.headlines),
         verdict=verdict,
@@ -62,6 +63,7 @@ def page(comparison: Comparison, figures: Sequence[Figure] = (), left_out: str =
         first=FIRST,
         notes=[*results.notes, *filter(None, (left_out, listed.note, _cut(len(rows))))],
         rows=rows[:ROWS],
+        forgetting=bool(cells["forgetting"].notna().any()),
         columns=table.columns(rows),
         details=listed.cells,
         figures=_by_task(figures),
@@ -75,7 +77,8 @@ def page(comparison: Comparison, figures: Sequence[Figure] = (), left_out: str =
         level=f"{100 * comparison.level:g}\u00a0%",
         chance=f"{1 - comparison.level:.3g}",
         race=formatting.race(cells),
-        footnotes=list(filter(None, (formatting.footnote(cells), effort.tuning(results.runs)))),
+        stopped=stopped,
+        footnotes=list(filter(None, (stopped, effort.tuning(results.runs)))),
     )
 
 

@@ -48,6 +48,7 @@ def _row(number: int, row: dict[Any, Any]) -> dict[str, Any]:
         "budget": _value(formatting.budget(row["budget_unit"], row["budget"]), row["budget"]),
         "score": _value(formatting.mean(row), row["mean"]),
         "interval": _value(formatting.span(row["low"], row["high"]), row["low"]),
+        "stopped": bool(formatting.stopped(row)),
         "whisker": [row["at_low"], row["at_mean"], row["at_high"]] if scored else None,
         "behind": _value(behind, row["difference"]),
         "margin": "" if best else formatting.span(row["behind_low"], row["behind_high"]),
@@ -60,6 +61,7 @@ def _row(number: int, row: dict[Any, Any]) -> dict[str, Any]:
         "trained": _value(formatting.count(row["trainable"]), row["trainable"]),
         "stored": _value(formatting.size(row["delta_bytes"]), row["delta_bytes"]),
         "seconds": _value(formatting.duration(row["train_seconds"]), row["train_seconds"]),
+        "forgetting": _value(formatting.forgetting(row["forgetting"]), row["forgetting"]),
     }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 The majority class of the test labels, or whichever single class scores highest in the task's own
 metric (for F1 that may be the rare one); a constant value, whose correlation is 0, in a regression.
+Where it is not known, as of generated texts, 0 stands for it: no metric here gives a constant less.
 """
 
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ class Baseline:
 
     score: float
     resampled: NDArray[np.floating] | None = None  # D
+    known: bool = True  # false: the best constant may score more
 
 
 def baseline(
@@ -33,23 +35,26 @@ def baseline(
     resampler: Resampler | None,
     statistics: Statistics,
 ) -> Baseline | None:
-    """Of a ranking's test set; none if neither its labels nor a constant run are known.
+    """Of a ranking's test set; none if nothing is known, not even what its metrics are.
 
     `statistics`: of any run on it.
     """
     if metrics and set(metrics) <= UNDEFINED:
         return Baseline(0.0)
-    if resampler is not None and set(metrics) <= {*METRICS}:
+    if resampler is not None and set(metrics) <= {*METRICS, *sums.OF_LABELS}:
         labels = resampler.labels
         constant = np.repeat(np.unique(labels)[:, None], len(labels), axis=1)
-        scores = resampler.scores(constant)
+        right = [dict.fromkeys(sums.OF_LABELS, (one == labels)[:, None]) for one in constant]
+        scores = resampler.scores(constant, right)
         best = int(scores[0].argmax())
         return Baseline(float(scores[0, best]), scores[1:, best])
     if resampler is not None and (best_row := _best(metrics, statistics, len(resampler.labels))):
         scores = resampler.scores(resampler.labels[None], [best_row])
         return Baseline(float(scores[0, 0]), scores[1:, 0])
     constants = runs.loc[runs["degenerate"].eq(True), "test"]
-    return Baseline(float(constants.max())) if len(constants) else None
+    if len(constants):
+        return Baseline(float(constants.max()))
+    return Baseline(0.0, known=False) if metrics else None
 
 
 def _best(metrics: tuple[str, ...], statistics: Statistics, rows: int) -> Statistics | None:

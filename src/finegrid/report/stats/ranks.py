@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from finegrid.report.load.races import Key
 from finegrid.report.load.rankings import RANKING, Results, ordered
 
 DRAWS = 1000
@@ -24,6 +25,7 @@ class Ranks:
     blocks: int
     friedman_p: float  # that all methods rank alike
     left_out: tuple[str, ...] = ()  # methods that lack a score in most blocks
+    rankings: tuple[Key, ...] = ()  # the blocks
 
 
 def probability_of_improvement(results: Results, *, level: float = 0.95) -> pd.DataFrame:
@@ -125,6 +127,7 @@ def mean_ranks(results: Results, setting: int, *, level: float = 0.95) -> Ranks:
         blocks=blocks,
         friedman_p=_friedman(complete),
         left_out=tuple(ordered(set(means.columns) - set(common.columns))),
+        rankings=tuple(complete.index),
     )
 
 

@@ -85,5 +85,5 @@ VARIANCES: dict[str, Callable[[float, float | None, int], float]] = {
     **dict.fromkeys(
         ("micro_f1", "macro_f1", "entity_f1", "entity_precision", "entity_recall"), _of_sums
     ),
-    **dict.fromkeys(("bleu", "rouge_l"), _of_sums),
+    **dict.fromkeys(("bleu", "rouge_l", "slot_accuracy"), _of_sums),
 }

@@ -231,7 +231,7 @@ def _cell(
         for seed, run in known.items()
         if read[run].numbered
     }
-    known_score = nan if constant is None else constant.score
+    known_score = constant.score if constant and constant.known else nan
     return Known(scores, correct, learned(runs, scores, constant), known_score)
 
 

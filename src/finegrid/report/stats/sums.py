@@ -70,6 +70,12 @@ def _bleu(sums: Floats, rows: int) -> Floats:
     return np.where(matches.sum(-1) > 0, scores, 0.0)
 
 
+def _slot_accuracy(sums: Floats, rows: int) -> Floats:
+    """1 - (missing + wrong + added) / slots, and not below 0."""
+    errors, slots = sums[..., :-1].sum(-1), sums[..., -1]
+    return np.where(slots > 0, np.clip(1 - _share(errors, slots), 0, 1), 0.0)
+
+
 METRICS = {
     "micro_f1": Metric("classes", _micro_f1),
     "macro_f1": Metric("classes", _macro_f1),
@@ -77,10 +83,12 @@ METRICS = {
     "entity_precision": Metric("entities", _precision),
     "entity_recall": Metric("entities", _recall),
     "bleu": Metric("bleu", _bleu),
+    "slot_accuracy": Metric("slot_accuracy", _slot_accuracy),
     **{name: Metric(name, _mean) for name in ("exact_match", "rouge_l", "accuracy_norm")},
 }
 
 
+OF_LABELS = ("accuracy_norm",)  # whether an answer is the label: a constant's follow from labels
 # Statistic -> the best constant prediction in words
 CONSTANTS = {"classes": "the same classes for every row", "entities": "no entity at all"}
 
