@@ -339,10 +339,13 @@ def test_a_composition_is_the_sum_of_its_members(first: bool, second: bool) -> N
 @pytest.mark.parametrize("changes", [False, True])
 def test_the_optimizer_follows_what_a_method_changes(changes: bool) -> None:
     made: list[object] = []
+    losses: list[object] = []
     strategy = SimpleNamespace(setup_optimizers=made.append)
     trainer: Any = SimpleNamespace(strategy=strategy)
     module: Any = SimpleNamespace(
-        model=SimpleNamespace(base_model=None), state=TrainState(progress=0.5)
+        model=SimpleNamespace(base_model=None),
+        state=TrainState(progress=0.5),
+        use_loss=losses.append,
     )
     member = Member(changes=changes, checkpointable=changes)
     member.on_after_backward(trainer, module)
@@ -350,6 +353,7 @@ def test_the_optimizer_follows_what_a_method_changes(changes: bool) -> None:
     assert member.asked == ["after_backward", "after_step"]
     assert module.state.checkpointable == changes
     assert (module.state.lr_scale, made) == ((0.5, [trainer]) if changes else (1.0, []))
+    assert losses == ([None] if changes else []), "the loss of the phase, here the run's"
 
 
 def test_a_method_is_applied_by_the_runs_own_seed_and_chooses_then() -> None:
@@ -357,11 +361,13 @@ def test_a_method_is_applied_by_the_runs_own_seed_and_chooses_then() -> None:
     member.tune = lambda backbone, *, seed: member.asked.append(f"tune {seed}")  # type: ignore[method-assign]
     module: Any = SimpleNamespace(
         backbone=None, init_seed=7, model=SimpleNamespace(base_model=None), losses=None,
+        state=TrainState(), use_loss=lambda given: member.asked.append(f"loss {given}"),
         to=lambda device: member.asked.append(f"to {device}"),
     )  # fmt: skip
     trainer: Any = SimpleNamespace(strategy=SimpleNamespace(root_device="cpu"))
     member.setup(trainer, module, "fit")
-    assert member.asked == ["tune 7", "to cpu", "choose"]
+    assert member.asked == ["tune 7", "loss None", "to cpu", "choose"]
+    assert module.state.lr_scale == member.lr_scale
 
 
 def test_sparse_members_choose_in_a_composition(encoded: TokenizedDataset) -> None:  # noqa: F811

@@ -81,6 +81,7 @@ class MaskL0(TuningMethod):
         """Put gates on every chosen matrix."""
         for module, weight in sites.matrices(self.roles, self.layers):
             mask = HardConcreteMask(weight.shape, evaluate=self.evaluate, device=weight.device)
+            mask.train(module.training)  # a model in eval mode reads no noise
             surgery.reparametrize(module, "weight", "mask_l0", mask)
 
     def after_backward(self, backbone: nn.Module, progress: float) -> None:
