@@ -2,15 +2,21 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import Runs
+import torch
+from conftest import Runs, composed
 
 from finegrid import cli
+from finegrid.analysis import smoothing
 from finegrid.analysis.robustness import CHANGES, WORD, edited, edited_all
 from finegrid.commands import robustness
+from finegrid.config import RunConfig
 from finegrid.errors import UserError
+from finegrid.inference import restore
 from finegrid.runs.record import read
 
 TEXT = "The committee has never explained why these 1234 reports were late, although asked twice."
@@ -66,3 +72,40 @@ def test_runs_are_scored_as_recorded_and_edited(
 def test_a_share_of_nothing_is_refused(runs: Runs) -> None:
     with pytest.raises(UserError, match=r"--share 0 must lie in \(0, 1\]"):
         robustness.main([str(runs("method=bitfit")), "--share", "0"])
+
+
+def test_votes_are_over_copies_that_the_backbone_refilled(runs: Runs) -> None:
+    run = restore(runs("method=bitfit"))
+    denoiser = smoothing.Denoiser(run)
+    texts = ["the old teacher reads a book", "she knows"]
+    copies = denoiser.refilled(texts, share=0.3, seed=1)
+    assert copies == denoiser.refilled(texts, share=0.3, seed=1)
+    assert copies != denoiser.refilled(texts, share=0.3, seed=2)
+    assert not any("[MASK]" in text for text in copies)
+    rows = (texts, texts)
+    votes = smoothing.outputs(run, rows, share=0.3, votes=3)
+    classes = []
+    for vote in range(3):
+        filled = [denoiser.refilled(column, share=0.3, seed=vote) for column in rows]
+        classes.append(run.outputs((filled[0], filled[1])).argmax(-1))
+    for row in range(2):
+        counts = torch.bincount(torch.stack(classes)[:, row], minlength=2) / 3
+        torch.testing.assert_close(votes[row], counts)
+
+
+def test_votes_are_columns_of_their_own(
+    runs: Runs, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(smoothing, "outputs", lambda run, texts, **how: run.outputs(texts))
+    robustness.main([str(runs("method=bitfit")), "--votes", "2"])
+    head, _, line = capsys.readouterr().out.splitlines()
+    cells = dict(zip(head.split("|"), line.split("|"), strict=True))
+    named = {name.strip(): value.strip() for name, value in cells.items()}
+    assert named["smoothed"] == named["score"]
+    assert named["smoothed_edited"] == named["edited"]
+
+
+def test_a_decoder_fills_no_gaps() -> None:
+    run: Any = SimpleNamespace(config=RunConfig.of(composed("model=tiny_llama")))
+    with pytest.raises(UserError, match="--votes needs a masked language model"):
+        smoothing.Denoiser(run)

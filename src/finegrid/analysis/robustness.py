@@ -13,7 +13,9 @@ word's misspelling spells. Texts that are lists are edited item by item.
 
 import hashlib
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
+from finegrid.analysis import smoothing
 from finegrid.analysis.rows import scored
 from finegrid.errors import require
 from finegrid.inference import Restored, restore
@@ -28,6 +31,7 @@ from finegrid.runs.record import Record
 
 WORD = re.compile(r"[^\W\d_]{4,}")
 OF = ["task", "model", "fraction", "method"]  # what a line of the table is of, over seeds
+NUMBERS = ("score", "edited", "change", "smoothed", "smoothed_edited")
 Change = Callable[[str, int], str]  # (word, the place of an inner letter that has one behind it)
 
 
@@ -68,44 +72,65 @@ def edited_all(value: Any, share: float) -> Any:
     return value
 
 
+@dataclass(frozen=True)
+class Edits:
+    """How the test rows are changed, and whether predictions are by a vote besides."""
+
+    share: float  # of a text's longer words that are misspelt
+    votes: int = 0  # copies of each text in a smoothed prediction; 0: none is made
+    masked: float = 0.3  # share of a copy's words that is masked and filled again
+
+    def __post_init__(self) -> None:
+        for name in ("share", "masked"):
+            value = getattr(self, name)
+            require(0 < value <= 1, f"--{name} {value:g} must lie in (0, 1]; 0.1 is a tenth")
+        require(self.votes >= 0, f"--votes {self.votes} is negative")
+
+
 def table(
     records: Mapping[Path, Record],
+    edits: Edits,
     *,
-    share: float,
     model_path: str | None = None,
     allow: Collection[str] = (),
 ) -> pd.DataFrame:
     """One row a run: task, model, fraction, method, seed, metric, score, edited, change.
 
+    With votes also smoothed and smoothed_edited, the scores of `smoothing.outputs`.
+
     Raises:
-        UserError: for a share outside (0, 1], or a run whose model or rows are not there any more.
+        UserError: for a run whose model or rows are not there any more.
     """
-    require(0 < share <= 1, f"--share {share:g} must lie in (0, 1]; 0.1 edits every tenth word")
-    return pd.DataFrame(_lines(records, share, model_path, allow))
-
-
-def _lines(
-    records: Mapping[Path, Record], share: float, model_path: str | None, allow: Collection[str]
-) -> Iterator[dict[str, Any]]:
+    lines = []
     for directory, record in tqdm(records.items(), desc="runs", disable=None):
         run = restore(directory, model_path=model_path, allow=allow)
-        before, after = scores(run, share)
         about = {name: getattr(record, name) for name in (*OF, "seed", "metric")}
-        yield about | {"score": before, "edited": after, "change": after - before}
+        lines.append(about | scores(run, edits))
+    return pd.DataFrame(lines)
 
 
-def scores(run: Restored, share: float) -> tuple[float, float]:
-    """The headline on a run's test rows as they are, and edited."""
+def scores(run: Restored, edits: Edits) -> dict[str, float]:
+    """The headline on a run's test rows as they are and edited, without and with votes."""
     rows = scored(run, "test")
     labels = run.task.collate(rows.labels)
-    texts = tuple([edited_all(text, share) for text in column] for column in rows.texts)
-    before, after = (run.task.score(run.outputs(given), labels) for given in (rows.texts, texts))
-    return before[run.task.headline], after[run.task.headline]
+    misspelt = tuple([edited_all(text, edits.share) for text in column] for column in rows.texts)
+
+    def of(outputs: Any) -> float:
+        return run.task.score(outputs, labels)[run.task.headline]
+
+    before, after = of(run.outputs(rows.texts)), of(run.outputs(misspelt))
+    found = {"score": before, "edited": after, "change": after - before}
+    if edits.votes:
+        smooth = partial(smoothing.outputs, run, share=edits.masked, votes=edits.votes)
+        found |= {"smoothed": of(smooth(rows.texts)), "smoothed_edited": of(smooth(misspelt))}
+    return found
 
 
-def means(runs: pd.DataFrame) -> Iterable[list[str]]:
-    """Lines of text, one a method on a task: what it is of, runs, mean scores, mean change."""
-    for keys, group in runs.groupby(OF, sort=True):
-        values = group[["score", "edited", "change"]].mean()
-        numbers = [f"{values['score']:.4f}", f"{values['edited']:.4f}", f"{values['change']:+.4f}"]
-        yield [*map(str, keys), str(len(group)), *numbers]
+def means(runs: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """A table's head, and its lines: a method on a task, its runs and their mean scores."""
+    numbers = [name for name in NUMBERS if name in runs]
+    lines = [
+        [*map(str, keys), str(len(group)), *(f"{group[name].mean():.4f}" for name in numbers)]
+        for keys, group in runs.groupby(OF, sort=True)
+    ]
+    return [*OF, "runs", *numbers], lines

@@ -12,8 +12,6 @@ from finegrid.commands import arguments
 from finegrid.runs.text import markdown_table
 from finegrid.storage.files import whole
 
-HEAD = ["task", "model", "fraction", "method", "runs", "score", "edited", "change"]
-
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the command line and print the table."""
@@ -22,6 +20,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--share", type=float, default=0.1, help="of a text's words of four letters or more"
     )
+    parser.add_argument(
+        "--votes", type=int, default=0, help="predict by so many masked and refilled copies too"
+    )
+    parser.add_argument("--masked", type=float, default=0.3, help="share of a copy's words")
     parser.add_argument("--out", type=Path, help="CSV file with a row a run")
     arguments.add_restoring(parser)
     given = parser.parse_args(argv)
@@ -29,10 +31,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     from finegrid.analysis import robustness
     from finegrid.analysis.weights import finished
 
-    runs = robustness.table(
-        finished(given.runs), share=given.share, model_path=given.model_path, allow=given.allow
-    )
+    edits = robustness.Edits(given.share, given.votes, given.masked)
+    how = {"model_path": given.model_path, "allow": given.allow}
+    runs = robustness.table(finished(given.runs), edits, **how)
     if given.out is not None:
         with whole(given.out) as draft:
             runs.to_csv(draft, index=False)
-    print(markdown_table(HEAD, list(robustness.means(runs))))
+    print(markdown_table(*robustness.means(runs)))
