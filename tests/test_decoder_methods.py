@@ -29,7 +29,8 @@ FUSED = ("gpt2", "gpt_neox", "phi3")  # query, key and value in one matrix
 # What a method is called with so that it fits models this small, or fused ones.
 SMALLER = {"compacter": ["method.reduction_factor=8"]}
 BIASES = ("bitfit", "bitfit_q_m2", "bitfit_lora")
-SPLIT = ("lora", "ia3", "bitfit_q_m2", "critical_layers", "dsee", "unipelt", "bitfit_lora")
+LORA = ("lora", "rslora", "lora_plus", "lora_fa")
+SPLIT = (*LORA, "ia3", "bitfit_q_m2", "critical_layers", "dsee", "unipelt", "bitfit_lora")
 LABELS = torch.tensor([0, 1, 2])
 
 

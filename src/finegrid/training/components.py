@@ -75,6 +75,7 @@ def prepare(config: RunConfig, *, build: Callable[..., Backbone] = backbone.buil
         gradient_checkpointing.enable(base.model)
     _check_lengths(method, task, encoded, base, config)
     module = FineTuner(base, task, config.optim, seed=config.seed, train=encoded["train"])
+    module.state.lr_ratio = method.lr_ratio
     return RunComponents(config, task, splits, encoded, head, module, method, kernels)
 
 
