@@ -37,9 +37,9 @@ CLASSIFIER = "AutoModelForSequenceClassification"
 MERGEABLE = {
     "bitfit", "bitfit_added", "bitfit_lora", "bitfit_q_m2", "critical_layers", "diff_pruning",
     "diff_pruning_structured", "dsee", "full", "head", "hft", "ia3", "layernorm",
-    "layernorm_fisher", "layers", "lora", "mask_magnitude", "mask_random", "mask_threshold",
-    "mask_threshold_magnitude", "sparse", "sparse_magnitude", "sparse_random", "sparse_sam",
-    "supermask",
+    "layernorm_fisher", "layers", "lora", "lora_all", "lora_fa", "lora_plus", "mask_magnitude",
+    "mask_random", "mask_threshold", "mask_threshold_magnitude", "rslora", "sparse",
+    "sparse_magnitude", "sparse_random", "sparse_sam", "supermask",
 }  # fmt: skip
 
 

@@ -246,13 +246,46 @@ def test_a_decoders_frozen_layers_drop_nothing_and_run(
     assert torch.equal(*entered)
 
 
+@pytest.mark.parametrize("architecture", ["gpt2", "gpt_neox", "llama", "gemma3_text", "opt"])
+def test_a_decoders_last_states_are_kept_below_a_head(
+    architecture: str, rows: TokenizedDataset
+) -> None:
+    known = rows.tokens.fields["input_ids"] % 40 + 5
+    rows.tokens = replace(rows.tokens, fields={"input_ids": known})
+    base = small(architecture, *HEAD)
+    plain = rows.batch([3, 9, 0])
+    inputs = {name: plain[name] for name in ("input_ids", "attention_mask")}
+    base.model.eval()
+    expected = base.model(**inputs).logits
+    frozen_up(base, rows, *HEAD)
+    base.model.train()
+    features = rows.batch([3, 9, 0])["features"]
+    assert features.shape[:2] == (3, 1)
+    found = base.model(**inputs, features=features).logits
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(base.model(**inputs).logits, expected, rtol=1e-5, atol=1e-5)
+    found.sum().backward()
+    assert [name for name, p in base.model.named_parameters() if p.grad is not None] == [
+        "score.weight"
+    ]
+
+
+def test_a_decoders_head_trains_alike_on_kept_states(tmp_path: Path) -> None:
+    lines = (*HEAD, *SHORT, FULL, "model=tiny_llama")
+    usual = run_cell(tmp_path / "usual", *lines)
+    ours = run_cell(tmp_path / "ours", *lines, "frozen_dropout=false")
+    assert same(ours, usual)
+    assert near(tmp_path / "ours", tmp_path / "usual")
+    assert ours.train_flops < 0.1 * usual.train_flops
+
+
 @pytest.mark.parametrize("architecture", sorted(ANATOMY))
 def test_only_the_prefix_loses_its_dropout(architecture: str, rows: TokenizedDataset) -> None:
     known = rows.tokens.fields["input_ids"] % 40 + 5  # the vocabulary is small
     rows.tokens = replace(rows.tokens, fields={"input_ids": known})
     base = small(architecture, *HEAD)
     frozen_up(base, rows, *HEAD)
-    assert ("features" in rows.extra_inputs) == (architecture in LAYERED)
+    assert ("features" in rows.extra_inputs) == (architecture in (*LAYERED, *DECODERS))
     base.model.eval()
     base.model.train()  # as between evaluations
     inputs = {k: v for k, v in batch().items() if k != "labels"}
@@ -432,7 +465,7 @@ def test_why_states_are_not_kept(
     depth: int, architecture: str, sizes: tuple[int, int], reason: str | None
 ) -> None:
     """All splits together must fit; embeddings alone are not worth it."""
-    sites = SimpleNamespace(architecture=architecture)
+    sites = SimpleNamespace(architecture=architecture, decoder=False)
     prefix = SimpleNamespace(depth=depth, backbone=SimpleNamespace(sites=sites), size=int)
     config = SimpleNamespace(task=SimpleNamespace(FUSES=True))
     both = dict(zip(("train", "test"), sizes, strict=True))

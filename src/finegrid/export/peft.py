@@ -20,7 +20,8 @@ from finegrid.export.layout import Inputs, Unfit, need
 from finegrid.export.verify import logits_from
 from finegrid.inference import Restored
 from finegrid.methods.ia3 import ScaleInput, ScaleOutput
-from finegrid.methods.lora import LowRank
+from finegrid.methods.lora import FrozenDown
+from finegrid.methods.modules.update import LowRank
 from finegrid.methods.prefix import Prefix, ReparametrizedPrefix
 from finegrid.methods.prompt import PromptSlots, PromptVectors
 from finegrid.models.anatomy import is_norm
@@ -239,7 +240,7 @@ def _one(settings: Iterable[tuple[Any, ...]]) -> tuple[Any, ...]:
 
 
 TYPES: tuple[tuple[set[type], Callable[[nn.Module, dict[str, Any]], Translation]], ...] = (
-    ({LowRank}, _lora),
+    ({LowRank, FrozenDown}, _lora),
     ({ScaleOutput, ScaleInput}, _ia3),
     ({Prefix, ReparametrizedPrefix}, _prefix),
     ({PromptSlots, PromptVectors}, _prompt),

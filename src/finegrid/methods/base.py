@@ -56,6 +56,10 @@ class TuningMethod(pl.Callback):
     def after_backward(self, backbone: nn.Module, progress: float) -> None:
         """Change the gradients of a step, e.g. add those of a penalty."""
 
+    def lr_ratio(self, name: str) -> float:
+        """Times the rate, for a parameter that trains below the head, by its name (a group)."""
+        return 1.0
+
     def acts(self) -> tuple[str, ...]:
         """The hooks that this instance relies on, which a training loop must call."""
         return tuple(hook for hook in HOOKS if overrides(self, hook))

@@ -51,6 +51,10 @@ class Compose(TuningMethod):
                     "compose methods that do not overlap",
                 )
 
+    def lr_ratio(self, name: str) -> float:
+        """The product of the members' ratios, of which one at most is not 1."""
+        return math.prod(member.lr_ratio(name) for member in self.each)
+
     def acts(self) -> tuple[str, ...]:
         """The hooks that any member relies on."""
         return tuple(hook for hook in HOOKS if any(hook in member.acts() for member in self.each))

@@ -11,61 +11,38 @@ With `gated` the update is multiplied by sigmoid(w x + c), as in UniPELT (Mao et
 Where query, key and value are one matrix (GPT-2, GPT-NeoX, Phi-3, ModernBERT), an update of query
 or value is one of that matrix, as in peft: A is shared by the three, B has the rows of all.
 
+Variants of the same formula, each a class:
+- rsLoRA (Kalajdzievski 2023, arXiv 2312.03732): alpha / sqrt(rank) instead of alpha / rank.
+- LoRA+ (Hayou et al. 2024, arXiv 2402.12354): B learns `ratio` times as fast as A.
+- LoRA-FA (Zhang et al. 2023, arXiv 2308.03303): A stays as it was drawn, B alone trains.
+
 Where we differ: UniPELT gates a row by the mean over its tokens. We gate token by token, because
-a mean over a padded batch would let the padding matter.
+a mean over a padded batch would let the padding matter. LoRA-FA's paper draws A from a normal
+distribution; we draw it as LoRA's. Its saving of activation memory follows from A's frozen state,
+and a run's delta holds A, which no seed is then needed to draw again. LoRA+ suggests ratios of 2 to
+16 (2^4 for RoBERTa); its rate is A's, as in the authors' code.
 """
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from finegrid.errors import UserError
+from finegrid.errors import require
 from finegrid.methods.base import YAML, TuningMethod
 from finegrid.methods.modules.adapter import Gate
-from finegrid.models import surgery
-from finegrid.models.anatomy import is_transposed, widths
+from finegrid.methods.modules.update import LowRank, Product, attach, bounded
 from finegrid.models.sites import Sites
 
 
-class Update(nn.Module):
-    """x -> scale B A dropout(x): (..., in) -> (..., out); zero at the start."""
-
-    def __init__(
-        self, inputs: int, outputs: int, *, rank: int, alpha: float, dropout: float
-    ) -> None:
-        super().__init__()
-        self.a = nn.Parameter(torch.empty(rank, inputs))
-        self.b = nn.Parameter(torch.zeros(outputs, rank))
-        nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
-        self.scale = alpha / rank
-        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The update to add to the site's output."""
-        return functional.linear(functional.linear(self.dropout(x), self.a), self.b) * self.scale
-
-
-class LowRank(Update):
-    """An update that can be merged, being the same matrix for every input."""
-
-    @torch.no_grad()
-    def fold(self, site: nn.Linear) -> None:
-        """Merge: add scale B A to the site's weight."""
-        update = self.b @ self.a
-        site.weight.add_(update.T if is_transposed(site) else update, alpha=self.scale)
-
-
-class GatedLowRank(Update):
+class GatedLowRank(Product):
     """An update times a gate per token; depends on the input, so it cannot be merged."""
 
     def __init__(
-        self, inputs: int, outputs: int, *, rank: int, alpha: float, dropout: float
+        self, inputs: int, outputs: int, *, rank: int, scale: float, dropout: float
     ) -> None:
-        super().__init__(inputs, outputs, rank=rank, alpha=alpha, dropout=dropout)
+        super().__init__(inputs, outputs, rank=rank, scale=scale, dropout=dropout)
         self.gate = Gate(inputs)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -74,18 +51,33 @@ class GatedLowRank(Update):
         return gate * super().forward(x)
 
 
-def _add(site: nn.Module, inputs: tuple[Any, ...], y: Tensor) -> Tensor:
-    update: Tensor = site.get_submodule("lora")(inputs[0])
-    return y + update
+class FrozenDown(LowRank):
+    """An update whose A does not train; a delta holds both."""
+
+    def __init__(
+        self, inputs: int, outputs: int, *, rank: int, scale: float, dropout: float
+    ) -> None:
+        super().__init__(inputs, outputs, rank=rank, scale=scale, dropout=dropout)
+        self.a.requires_grad_(False)
+
+    def to_delta(self) -> dict[str, Tensor]:
+        """A and B."""
+        return {"a": self.a, "b": self.b}
+
+    @torch.no_grad()
+    def from_delta(self, state: dict[str, Tensor]) -> None:
+        """Load A and B."""
+        self.a.copy_(state["a"])
+        self.b.copy_(state["b"])
 
 
 class LoRA(TuningMethod):
-    """Inject a low-rank update at the matrices of some roles."""
+    """Inject a low-rank update at the matrices of some roles; null for all of the layers'."""
 
     def __init__(
         self,
         *,
-        roles: Sequence[str] = YAML,
+        roles: Sequence[str] | None = YAML,
         rank: int = YAML,
         alpha: float = YAML,
         dropout: float = YAML,
@@ -93,7 +85,12 @@ class LoRA(TuningMethod):
     ) -> None:
         self.roles = roles
         self.rank, self.alpha, self.dropout = rank, alpha, dropout
-        self.update = GatedLowRank if gated else LowRank
+        self.update: type[Product] = GatedLowRank if gated else LowRank
+
+    @property
+    def scale(self) -> float:
+        """What the product is multiplied by."""
+        return self.alpha / self.rank
 
     def apply(self, backbone: nn.Module, sites: Sites) -> None:
         """Attach an update to every matrix of the roles.
@@ -101,16 +98,60 @@ class LoRA(TuningMethod):
         Raises:
             UserError: for a rank that is no rank of such a matrix, or a dropout of everything.
         """
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"method.dropout={self.dropout:g} must lie in [0, 1)")
-        for role, site in sites.select(self.roles, None):
-            surgery.attach(site.module, "lora", self._made_for(site.module, role), _add)
+        require(0 <= self.dropout < 1, f"method.dropout={self.dropout:g} must lie in [0, 1)")
+        attach(sites, self.roles, "lora", self._made_for)
 
-    def _made_for(self, linear: nn.Module, role: str) -> Update:
-        inputs, outputs = widths(linear)
-        if not 1 <= self.rank <= min(inputs, outputs):
-            raise UserError(
-                f"method.rank={self.rank} must lie in [1, {min(inputs, outputs)}], the matrix of "
-                f"{role} being {outputs} x {inputs}"
-            )
-        return self.update(inputs, outputs, rank=self.rank, alpha=self.alpha, dropout=self.dropout)
+    def _made_for(self, linear: nn.Module, role: str) -> Product:
+        inputs, outputs = bounded(linear, role, self.rank)
+        return self.update(inputs, outputs, rank=self.rank, scale=self.scale, dropout=self.dropout)
+
+
+class RankStabilised(LoRA):
+    """rsLoRA: alpha / sqrt(rank), so that a step's size does not shrink as the rank grows."""
+
+    yaml = "rslora"
+
+    @property
+    def scale(self) -> float:
+        """What the product is multiplied by."""
+        return self.alpha / math.sqrt(self.rank)
+
+
+class LoRAPlus(LoRA):
+    """LoRA+: B learns faster than A, which learns at the run's rate."""
+
+    yaml = "lora_plus"
+
+    def __init__(
+        self,
+        *,
+        roles: Sequence[str] | None = YAML,
+        rank: int = YAML,
+        alpha: float = YAML,
+        dropout: float = YAML,
+        ratio: float = YAML,
+    ) -> None:
+        super().__init__(roles=roles, rank=rank, alpha=alpha, dropout=dropout, gated=False)
+        require(ratio > 0, f"method.ratio={ratio:g} must be positive; 16 is the paper's")
+        self.ratio = ratio
+
+    def lr_ratio(self, name: str) -> float:
+        """The ratio for B, else 1."""
+        return self.ratio if name.endswith(".lora.b") else 1.0
+
+
+class LoRAFrozenA(LoRA):
+    """LoRA-FA: A stays as drawn, so what enters it need not be held for the backward pass."""
+
+    yaml = "lora_fa"
+
+    def __init__(
+        self,
+        *,
+        roles: Sequence[str] | None = YAML,
+        rank: int = YAML,
+        alpha: float = YAML,
+        dropout: float = YAML,
+    ) -> None:
+        super().__init__(roles=roles, rank=rank, alpha=alpha, dropout=dropout, gated=False)
+        self.update = FrozenDown

@@ -12,6 +12,7 @@ that the model can be read at, and reads a text as text.
 """
 
 import inspect
+from collections.abc import Mapping
 from functools import cache, partial, wraps
 from typing import Any
 
@@ -61,6 +62,14 @@ def _inputs(named: dict[str, Any]) -> dict[str, Any]:
     return named
 
 
+def pooled(network: Any, named: Mapping[str, Any]) -> Tensor:
+    """The state of each text's last token by the mask, B H."""
+    h: Tensor = network.base_model(**_inputs(dict(named))).last_hidden_state  # B T H
+    mask = named.get("attention_mask")
+    mask = h.new_ones(h.shape[:2]) if mask is None else mask
+    return h[torch.arange(len(h), device=h.device), last_token(mask)]
+
+
 @cache
 def _masked(plain: type) -> type:
     """The same class, with positions by the mask and no cache of its own accord."""
@@ -85,11 +94,8 @@ def _classifier(plain: type) -> type:
         attention_mask: Tensor | None = None,
         **named: Any,
     ) -> SequenceClassifierOutputWithPast:
-        given = _inputs({"input_ids": input_ids, "attention_mask": attention_mask} | named)
-        h: Tensor = self.base_model(**given).last_hidden_state  # B T H
-        mask = h.new_ones(h.shape[:2]) if attention_mask is None else attention_mask
-        pooled = h[torch.arange(len(h), device=h.device), last_token(mask)]
-        return SequenceClassifierOutputWithPast(logits=self.score(pooled))
+        given = {"input_ids": input_ids, "attention_mask": attention_mask} | named
+        return SequenceClassifierOutputWithPast(logits=self.score(pooled(self, given)))
 
     return type(plain.__name__, (plain,), {"forward": forward, "__module__": plain.__module__})
 

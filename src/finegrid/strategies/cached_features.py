@@ -4,7 +4,8 @@ These are all that lies below what trains: the embeddings, and the layers below 
 parameter trains or a module was injected; every layer where there is no such one. Without dropout
 their output for a row is the same in each epoch and evaluation. So it is computed before the timer
 starts and cached in memory. Heads read one state a row: where no layer trains only that one is
-cached, and on disk too, for all runs on the same rows and weights.
+cached, and on disk too, for all runs on the same rows and weights. A decoder's is its last token's,
+after all layers and the norm above them; where some of its layers train nothing is cached.
 
 Prior art: linear probes on stored features; AutoFreeze (Liu et al. 2021, arXiv 2102.01386) stores
 the outputs of frozen layers.
@@ -113,13 +114,13 @@ class CacheFeatures(pl.Callback):
         """Why the layers' outputs are not cached, if they are not."""
         if not self.one_state:
             return "the head reads other states than the first"
-        architecture = layers.backbone.sites.architecture
+        sites = layers.backbone.sites
         if not self.config.task.FUSES:
             return "a row of the task is not one sequence"
         if layers.depth == 0:
             return "embeddings are as quick as memory"
-        if architecture not in LAYERED:
-            return f"{architecture} cannot start from hidden states"
+        if sites.architecture not in LAYERED and not (sites.decoder and layers.all_layers):
+            return f"{sites.architecture} cannot start from hidden states"
         size = sum(map(layers.size, self.encoded.values()))
         return f"their outputs take {size:,} bytes" if size > LIMIT else None
 
@@ -173,7 +174,7 @@ class FrozenLayers:
         *,
         one_state: bool = True,
     ) -> None:
-        """`one_state`: the head reads the first state of a row alone, where no layer follows."""
+        """`one_state`: the head reads one state of a row alone, where no layer follows."""
         self.backbone, self.depth = backbone, depth
         self.precision, self.batch_size = precision, batch_size
         self.all_layers = one_state and depth == backbone.sites.n_layers

@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
+from finegrid.models import decoder
 from finegrid.models.backbone import Backbone
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")  # of a backbone
@@ -29,6 +31,14 @@ class CachedStates(nn.Module):
         kind = self.states.device.type
         mixed = torch.is_autocast_enabled(kind)
         return self.states.to(torch.get_autocast_dtype(kind) if mixed else torch.float32)
+
+
+class CachedOutput(CachedStates):
+    """Stub that replaces a base model, all of which is frozen."""
+
+    def forward(self, *_: Any, **__: Any) -> BaseModelOutputWithPast:
+        """B 1 H, in the precision of the pass."""
+        return BaseModelOutputWithPast(last_hidden_state=super().forward())
 
 
 @dataclass(frozen=True)
@@ -76,14 +86,8 @@ def split_at(backbone: Backbone, depth: int) -> None:
     They are hidden states B T H, or B 1 H where no layer follows. Without them it runs as before.
     """
     model: Any = backbone.model
-    (embeddings,), layers = backbone.sites["embeddings"], backbone.sites["layer"]
-    modules, place = [site.module for site in layers], layers[0].name.rpartition(".")[0]
-    stub = CachedStates()
-    upper = {embeddings.name: stub, place: nn.ModuleList(modules[depth:])}
-    if hasattr(model.base_model, BETWEEN):
-        upper[f"{model.base_model_prefix}.{BETWEEN}"] = nn.Identity()
-    lower = {place: nn.ModuleList(modules[:depth])}
-    model.__dict__["split"] = Split(stub, lower, upper)  # past nn.Module: it is no part of it
+    split = _above_all(backbone) if backbone.sites.decoder else _above(backbone, depth)
+    model.__dict__["split"] = split  # past nn.Module: it is no part of it
     complete = model.forward
 
     def forward(*, features: Tensor | None = None, **inputs: Tensor) -> Any:
@@ -96,9 +100,33 @@ def split_at(backbone: Backbone, depth: int) -> None:
     model.forward = forward
 
 
+def _above(backbone: Backbone, depth: int) -> Split:
+    """An encoder, split above `depth` layers."""
+    model: Any = backbone.model
+    (embeddings,), layers = backbone.sites["embeddings"], backbone.sites["layer"]
+    modules, place = [site.module for site in layers], layers[0].name.rpartition(".")[0]
+    stub = CachedStates()
+    upper = {embeddings.name: stub, place: nn.ModuleList(modules[depth:])}
+    if hasattr(model.base_model, BETWEEN):
+        upper[f"{model.base_model_prefix}.{BETWEEN}"] = nn.Identity()
+    return Split(stub, {place: nn.ModuleList(modules[:depth])}, upper)
+
+
+def _above_all(backbone: Backbone) -> Split:
+    """A decoder, split below its head: masks, positions and a norm lie between other layers."""
+    stub = CachedOutput()
+    return Split(stub, {}, {str(backbone.model.base_model_prefix): stub})
+
+
 def states(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
-    """The hidden states B T H that leave a split model's lower part."""
-    with swapped_modules(model, model.__dict__["split"].lower):
+    """The hidden states that leave a split model's lower part: B T H, of a decoder B 1 H.
+
+    A decoder's are those of each row's last token, which its head reads.
+    """
+    split: Split = model.__dict__["split"]
+    if isinstance(split.stub, CachedOutput):
+        return decoder.pooled(model, inputs)[:, None]
+    with swapped_modules(model, split.lower):
         hidden: Tensor = model.base_model(**inputs).last_hidden_state
     return hidden
 

@@ -73,6 +73,7 @@ def prepare(config: RunConfig, *, build: Callable[..., Backbone] = backbone.buil
     module = FineTuner(
         base, task, config.optim, seed=config.seed, train=encoded["train"], loss=config.loss
     )
+    module.state.lr_ratio = method.lr_ratio
     return RunComponents(config, task, splits, encoded, head, module, method, kernels)
 
 

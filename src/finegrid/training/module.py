@@ -119,7 +119,8 @@ class FineTuner(pl.LightningModule):
             head_lr = self.optim.head_lr or self.optim.lr
             fresh = not name.startswith(base) and not self.backbone.language_model
             tuned = not fresh and name not in drawn
-            lr = self.state.lr_scale * self.optim.lr if tuned else head_lr
+            scale = self.state.lr_scale * self.state.lr_ratio(name)
+            lr = scale * self.optim.lr if tuned else head_lr
             groups[lr, self.optim.weight_decay if parameter.ndim > 1 else 0.0].append(parameter)
         require(
             bool(groups),
