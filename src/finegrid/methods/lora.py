@@ -100,9 +100,7 @@ class LoRA(TuningMethod):
 
     def _made_for(self, linear: nn.Module, role: str) -> Product:
         inputs, outputs = bounded(linear, role, self.rank)
-        return self.update(
-            inputs, outputs, rank=self.rank, scale=self.scale, dropout=self.dropout
-        )
+        return self.update(inputs, outputs, rank=self.rank, scale=self.scale, dropout=self.dropout)
 
 
 class RankStabilised(LoRA):
