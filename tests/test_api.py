@@ -36,10 +36,11 @@ TINY = str(BUILTIN / "tiny")
 CLASSIFIER = "AutoModelForSequenceClassification"
 MERGEABLE = {
     "bitfit", "bitfit_added", "bitfit_lora", "bitfit_q_m2", "critical_layers", "diff_pruning",
-    "diff_pruning_structured", "dsee", "full", "head", "hft", "ia3", "layernorm",
-    "layernorm_fisher", "layers", "lora", "lora_all", "lora_fa", "lora_plus", "mask_magnitude",
-    "mask_random", "mask_threshold", "mask_threshold_magnitude", "rslora", "sparse",
-    "sparse_magnitude", "sparse_random", "sparse_sam", "supermask",
+    "diff_pruning_structured", "dora", "dsee", "fourierft", "full", "head", "hft", "hira", "ia3",
+    "layernorm", "layernorm_fisher", "layers", "loha", "lokr", "lora", "lora_all", "lora_fa",
+    "lora_plus", "mask_magnitude", "mask_random", "mask_threshold", "mask_threshold_magnitude",
+    "miss", "oft", "pissa", "randlora", "rslora", "shira", "sparse", "sparse_magnitude",
+    "sparse_random", "sparse_sam", "supermask", "vera",
 }  # fmt: skip
 
 

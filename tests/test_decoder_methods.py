@@ -29,7 +29,11 @@ KINDS = ["llama", "gpt2", "gpt_neox", "gemma3_text", "phi3", "opt"]
 NO_BIASES = ("llama", "gemma3_text", "phi3")
 FUSED = ("gpt2", "gpt_neox", "phi3")  # query, key and value in one matrix
 # What a method is called with so that it fits models this small, or fused ones.
-SMALLER = {"compacter": ["method.reduction_factor=8"]}
+SMALLER = {
+    "compacter": ["method.reduction_factor=8"],
+    "fourierft": ["method.frequencies=100"],
+    "shira": ["method.rank=4"],
+}
 BIASES = ("bitfit", "bitfit_q_m2", "bitfit_lora")
 LABELS = torch.tensor([0, 1, 2])
 
@@ -113,7 +117,8 @@ def merges(model: nn.Module) -> None:
 
 
 FUSED_TOO = ["lora method.roles=[qkv,attention_output,intermediate,output]",
-             "ia3 method.roles=[qkv,attention_output,output]"]  # fmt: skip
+             "ia3 method.roles=[qkv,attention_output,output]",
+             *(f"{name} method.roles=null" for name in LORA if name != "lora")]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", FUSED)

@@ -25,9 +25,11 @@ from finegrid.runs.record import Record, read
 from finegrid.training.components import build_method
 
 FRONT = "prompt method.place=front"
-PEFT = ("lora", "ia3", "layernorm", "prefix", "prefix method.reparametrization=8", FRONT)
+FAMILY = ("lora", "lora_all", "rslora", "lora_plus", "lora_fa", "dora", "pissa", "vera", "randlora",
+          "loha", "lokr", "hira", "fourierft", "miss", "oft")  # fmt: skip
+PEFT = (*FAMILY, "ia3", "layernorm", "prefix", "prefix method.reparametrization=8", FRONT)
 ADAPTERS = ("houlsby", "pfeiffer", "parallel", "compacter")
-MERGED = ("full", "bitfit", "sparse", "supermask", "lora", "ia3", "dsee")
+MERGED = ("full", "bitfit", "sparse", "supermask", *FAMILY, "ia3", "dsee")
 
 
 def fresh(method: str, *overrides: str) -> Restored:

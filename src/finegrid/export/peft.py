@@ -17,11 +17,10 @@ from torch import Tensor, nn
 from finegrid.errors import UserError
 from finegrid.export import layout
 from finegrid.export.layout import Inputs, Unfit, need
+from finegrid.export.peft_updates import KINDS
 from finegrid.export.verify import logits_from
 from finegrid.inference import Restored
 from finegrid.methods.ia3 import ScaleInput, ScaleOutput
-from finegrid.methods.lora import FrozenDown
-from finegrid.methods.modules.update import LowRank
 from finegrid.methods.prefix import Prefix, ReparametrizedPrefix
 from finegrid.methods.prompt import PromptSlots, PromptVectors
 from finegrid.models.anatomy import is_norm
@@ -58,7 +57,7 @@ class Translation:
 
 
 class Peft:
-    """For lora, ia3, layernorm, prefix and prompt."""
+    """For lora and its family, ia3, layernorm, prefix and prompt."""
 
     library = "peft"
 
@@ -151,17 +150,17 @@ def _layernorm(model: nn.Module, in_place: list[str]) -> Translation:
     return Translation({"peft_type": "LN_TUNING", "target_modules": names}, tensors)
 
 
-def _lora(model: nn.Module, children: dict[str, Any]) -> Translation:
-    ranks = {path: len(child.a) for path, child in children.items()}
-    rank, alpha, dropout = _one(
-        (ranks[path], child.scale * ranks[path], getattr(child.dropout, "p", 0.0))
+def _update(model: nn.Module, children: dict[str, Any]) -> Translation:
+    """LoRA or a relative: the same settings at every site, and each update's tensors."""
+    kind = KINDS[type(next(iter(children.values())))]
+    every = {tuple(kind.settings(child).items()) for child in children.values()}
+    need(len(every) == 1, f"its updates differ in their settings: {sorted(every)}")
+    tensors = {
+        f"base_model.model.{path.rpartition('.')[0]}.{name}": value
         for path, child in children.items()
-    )
-    tensors: dict[str, Tensor] = {}
-    for path, child in children.items():
-        name = f"base_model.model.{path.removesuffix('.lora')}"
-        tensors |= {f"{name}.lora_A.weight": child.a, f"{name}.lora_B.weight": child.b}
-    config = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "lora_dropout": dropout}
+        for name, value in kind.of(child).items()
+    }
+    config = {"peft_type": kind.peft_type, **dict(every.pop())}
     return Translation(config | {"target_modules": _sites(children)}, tensors)
 
 
@@ -232,17 +231,10 @@ def _sites(children: Iterable[str]) -> list[str]:
     return [path.rpartition(".")[0] for path in children]
 
 
-def _one(settings: Iterable[tuple[Any, ...]]) -> tuple[Any, ...]:
-    """The one setting that all share."""
-    different = set(settings)
-    need(len(different) == 1, f"its updates differ in rank, alpha or dropout: {different}")
-    return different.pop()
-
-
 TYPES: tuple[tuple[set[type], Callable[[nn.Module, dict[str, Any]], Translation]], ...] = (
-    ({LowRank, FrozenDown}, _lora),
+    *(({kind}, _update) for kind in KINDS),
     ({ScaleOutput, ScaleInput}, _ia3),
     ({Prefix, ReparametrizedPrefix}, _prefix),
     ({PromptSlots, PromptVectors}, _prompt),
 )
-KNOWN = set().union(*(types for types, _ in TYPES))
+KNOWN: set[type] = set().union(*(types for types, _ in TYPES))

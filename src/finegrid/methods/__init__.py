@@ -21,13 +21,18 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time the YAMLs say wh
     from finegrid.methods.compacter import Compacter as Compacter
     from finegrid.methods.compose import Compose as Compose
     from finegrid.methods.diff_pruning import DiffPruning as DiffPruning
+    from finegrid.methods.dora import DoRA as DoRA
+    from finegrid.methods.fourierft import FourierFT as FourierFT
     from finegrid.methods.full import Full as Full
     from finegrid.methods.head import Head as Head
     from finegrid.methods.hft import HFT as HFT
+    from finegrid.methods.hira import HiRA as HiRA
     from finegrid.methods.houlsby import Houlsby as Houlsby
     from finegrid.methods.ia3 import IA3 as IA3
     from finegrid.methods.layernorm import LayerNorm as LayerNorm
     from finegrid.methods.layers import Layers as Layers
+    from finegrid.methods.loha import LoHa as LoHa
+    from finegrid.methods.lokr import LoKr as LoKr
     from finegrid.methods.lora import LoRA as LoRA
     from finegrid.methods.lora import LoRAFrozenA as LoRAFrozenA
     from finegrid.methods.lora import LoRAPlus as LoRAPlus
@@ -35,15 +40,21 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time the YAMLs say wh
     from finegrid.methods.mask_fixed import MaskFixed as MaskFixed
     from finegrid.methods.mask_l0 import MaskL0 as MaskL0
     from finegrid.methods.mask_threshold import MaskThreshold as MaskThreshold
+    from finegrid.methods.miss import MiSS as MiSS
     from finegrid.methods.mpo import MPO as MPO
+    from finegrid.methods.oft import OFT as OFT
     from finegrid.methods.parallel import Parallel as Parallel
     from finegrid.methods.pfeiffer import Pfeiffer as Pfeiffer
+    from finegrid.methods.pissa import PiSSA as PiSSA
     from finegrid.methods.prefix import PrefixTuning as PrefixTuning
     from finegrid.methods.prompt import FourierPrompt as FourierPrompt
     from finegrid.methods.prompt import Prompt as Prompt
+    from finegrid.methods.randlora import RandLoRA as RandLoRA
+    from finegrid.methods.shira import SHiRA as SHiRA
     from finegrid.methods.sparse import Sparse as Sparse
     from finegrid.methods.supermask import Supermask as Supermask
     from finegrid.methods.two_stage import TwoStage as TwoStage
+    from finegrid.methods.vera import VeRA as VeRA
 
 TARGET = re.compile(r"^_target_: finegrid\.methods\.(\w+)\.(\w+)", re.MULTILINE)
 
