@@ -35,6 +35,8 @@ SMALLER = {
     "shira": ["method.rank=4"],
 }
 BIASES = ("bitfit", "bitfit_q_m2", "bitfit_lora")
+LORA = ("rslora", "lora_plus", "lora_fa", "dora", "pissa", "vera", "loha", "lokr", "hira",
+        "fourierft", "miss", "oft", "shira", "randlora")  # fmt: skip
 LABELS = torch.tensor([0, 1, 2])
 
 
@@ -118,7 +120,7 @@ def merges(model: nn.Module) -> None:
 
 FUSED_TOO = ["lora method.roles=[qkv,attention_output,intermediate,output]",
              "ia3 method.roles=[qkv,attention_output,output]",
-             *(f"{name} method.roles=null" for name in LORA if name != "lora")]  # fmt: skip
+             *(f"{name} method.roles=null" for name in LORA)]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", FUSED)
