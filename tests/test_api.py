@@ -38,9 +38,9 @@ MERGEABLE = {
     "bitfit", "bitfit_added", "bitfit_lora", "bitfit_q_m2", "critical_layers", "diff_pruning",
     "diff_pruning_structured", "dora", "dsee", "fourierft", "full", "head", "hft", "hira", "ia3",
     "layernorm", "layernorm_fisher", "layers", "loha", "lokr", "lora", "lora_all", "lora_fa",
-    "lora_plus", "mask_magnitude", "mask_random", "mask_threshold", "mask_threshold_magnitude",
-    "miss", "oft", "pissa", "randlora", "rslora", "shira", "sparse", "sparse_magnitude",
-    "sparse_random", "sparse_sam", "supermask", "vera",
+    "lora_plus", "mask_l0", "mask_magnitude", "mask_random", "mask_threshold",
+    "mask_threshold_magnitude", "miss", "mpo", "oft", "pissa", "randlora", "rslora", "shira",
+    "sparse", "sparse_magnitude", "sparse_random", "sparse_sam", "supermask", "two_stage", "vera",
 }  # fmt: skip
 
 
@@ -385,10 +385,10 @@ def _bloom() -> Any:
 
 def _after_an_error() -> None:
     model = stock()
-    roles = ["query", "output", "pooler"]
-    with contextlib.suppress(UserError, AttributeError):
-        finegrid.apply(LoRA(roles=[*roles, "nonsense"]), model)
-    finegrid.apply("lora", model)
+    half = Compose(members={"a": LoRA(), "b": LoRA(roles=["nonsense"])})
+    with contextlib.suppress(UserError):
+        finegrid.apply(half, model)
+    finegrid.apply("ia3", model)
 
 
 @pytest.mark.parametrize("case", REFUSED)

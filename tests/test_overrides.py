@@ -111,7 +111,8 @@ def test_a_run_keeps_the_keys_in_full(tmp_path: Path) -> None:
 
 def test_plan_completes_and_knows_options_of_the_users(tmp_path: Path) -> None:
     (tmp_path / "method").mkdir()
-    text = "name: mine\n_target_: finegrid.methods.layers.Layers\nlayers: null\nrecipe: {}\n"
+    text = "name: mine\n_target_: finegrid.methods.layers.Layers\n"
+    text += "layers: null\nroles: null\ninvert: false\n"
     (tmp_path / "method/mine.yaml").write_text(text, encoding="utf-8")
     result = call("--config-dir", str(tmp_path), "method=mine,head", "layers=[0]", "lr=1e-3",
                   "method=mine", f"hydra.sweep.dir={tmp_path}/grid", command="plan")  # fmt: skip

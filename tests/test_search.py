@@ -29,6 +29,7 @@ from finegrid.tuning import design, halving, rungs, write_rungs
 from finegrid.tuning.halving import Rung, Score
 
 RATE = {"optim.lr": (0.1, 10.0)}
+PENALISED = ("diff_pruning", "diff_pruning_structured", "mask_l0")  # no rate makes up for theirs
 TWO = {"optim.lr": (0.1, 10.0), "method.l0": (0.01, 100.0)}
 OWN = {"optim.lr": 3e-4, "method.l0": 1.25e-7}
 
@@ -66,7 +67,7 @@ def test_every_method_says_what_a_search_may_try(method: str) -> None:
     assert isinstance(node["search"], dict), "explicit in its YAML"
     space = recipes.space(node)
     assert space["optim.lr"] == (0.1, 10.0), "the same for every method"
-    assert set(space) - {"optim.lr"} == ({"method.l0"} if "diff_pruning" in method else set())
+    assert set(space) - {"optim.lr"} == ({"method.l0"} if method in PENALISED else set())
     assert "search" not in MethodConfig.of(node).decisive()
 
 
