@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from finegrid.methods.base import YAML, TuningMethod
 from finegrid.methods.modules.update import Product, bounded
 from finegrid.models import surgery
-from finegrid.models.anatomy import is_transposed
+from finegrid.models.anatomy import weight_matrix
 from finegrid.models.sites import Sites
 
 
@@ -37,20 +37,14 @@ class WeightDecomposed(Product):
     @torch.no_grad()
     def fold(self, site: nn.Linear) -> None:
         """Merge: the updated rows times their factors."""
-        weight = _rows(site)
+        weight = weight_matrix(site)
         factors = self.factors(weight)
         weight.add_(self.b @ self.a * self.scale).mul_(factors[:, None])
 
 
-def _rows(site: Any) -> Tensor:
-    """A site's weight as out x in, a view."""
-    weight: Tensor = site.weight
-    return weight.T if is_transposed(site) else weight
-
-
 def _decomposed(site: nn.Module, inputs: tuple[Any, ...], y: Tensor) -> Tensor:
     child: Any = site.get_submodule("dora")
-    factors: Tensor = child.factors(_rows(site)).to(y.dtype)
+    factors: Tensor = child.factors(weight_matrix(site)).to(y.dtype)
     bias: Tensor | None = getattr(site, "bias", None)
     plain = y if bias is None else y - bias
     update: Tensor = child(inputs[0])
@@ -70,6 +64,6 @@ class DoRA(TuningMethod):
         for role, site in sites.select(self.roles, None):
             inputs, _ = bounded(site.module, role, self.rank)
             made = WeightDecomposed(
-                _rows(site.module), inputs, rank=self.rank, scale=self.alpha / self.rank
+                weight_matrix(site.module), inputs, rank=self.rank, scale=self.alpha / self.rank
             )
             surgery.attach(site.module, "dora", made, _decomposed)

@@ -17,7 +17,7 @@ from torch.nn import functional
 from finegrid.methods.base import YAML, TuningMethod
 from finegrid.methods.modules.update import Product, bounded
 from finegrid.models import surgery
-from finegrid.models.anatomy import is_transposed
+from finegrid.models.anatomy import weight_matrix
 from finegrid.models.sites import Sites
 
 
@@ -26,14 +26,12 @@ class HadamardFactor(Product):
 
     def of(self, site: Any) -> Tensor:
         """W * (B A), out x in."""
-        weight: Tensor = site.weight.T if is_transposed(site) else site.weight
-        return weight * (self.b @ self.a)
+        return weight_matrix(site) * (self.b @ self.a)
 
     @torch.no_grad()
     def fold(self, site: nn.Linear) -> None:
         """Merge: add W * (B A) to the site's weight."""
-        update = self.of(site)
-        site.weight.add_(update.T if is_transposed(site) else update)
+        weight_matrix(site).add_(self.of(site))
 
 
 def _multiplied(site: nn.Module, inputs: tuple[Any, ...], y: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from finegrid.methods.base import YAML, TuningMethod
 from finegrid.models import surgery
-from finegrid.models.anatomy import is_transposed, widths
+from finegrid.models.anatomy import weight_matrix, widths
 from finegrid.models.sites import Sites
 
 
@@ -36,7 +36,7 @@ class ScaleOutput(nn.Module):
     @torch.no_grad()
     def fold(self, site: nn.Linear) -> None:
         """Merge: multiply the rows of the site's weight and its bias by l."""
-        site.weight.mul_(self.scale if is_transposed(site) else self.scale[:, None])
+        weight_matrix(site).mul_(self.scale[:, None])
         if site.bias is not None:
             site.bias.mul_(self.scale)
 
@@ -47,7 +47,7 @@ class ScaleInput(ScaleOutput):
     @torch.no_grad()
     def fold(self, site: nn.Linear) -> None:
         """Merge: multiply the columns of the site's weight by l."""
-        site.weight.mul_(self.scale[:, None] if is_transposed(site) else self.scale)
+        weight_matrix(site).mul_(self.scale)
 
 
 def _after(site: nn.Module, inputs: tuple[Any, ...], y: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from finegrid.errors import require
 from finegrid.methods.base import YAML, TuningMethod
 from finegrid.models import surgery
-from finegrid.models.anatomy import is_transposed, widths
+from finegrid.models.anatomy import weight_matrix, widths
 from finegrid.models.sites import Sites
 
 
@@ -52,7 +52,7 @@ class Rotation(nn.Module):
     @torch.no_grad()
     def fold(self, site: nn.Linear) -> None:
         """Merge: W R^T in place of W."""
-        weight = site.weight.T if is_transposed(site) else site.weight
+        weight = weight_matrix(site)
         weight.copy_(_blockwise(weight, self.blocks().mT))
 
 

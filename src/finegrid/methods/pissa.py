@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from finegrid.methods.base import YAML, TuningMethod
 from finegrid.methods.modules.update import LowRank, attach, bounded
-from finegrid.models.anatomy import is_transposed
+from finegrid.models.anatomy import weight_matrix
 from finegrid.models.sites import Sites
 
 
@@ -65,6 +65,4 @@ class PiSSA(TuningMethod):
 
     def _made_for(self, linear: nn.Module, role: str) -> Principal:
         bounded(linear, role, self.rank)
-        weight: Tensor = linear.weight  # type: ignore[assignment]
-        rows = weight.T if is_transposed(linear) else weight
-        return Principal(rows, rank=self.rank, scale=self.alpha / self.rank)
+        return Principal(weight_matrix(linear), rank=self.rank, scale=self.alpha / self.rank)

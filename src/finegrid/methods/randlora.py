@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from finegrid.errors import require
 from finegrid.methods.base import YAML, TuningMethod
-from finegrid.methods.modules.update import Update, attach
+from finegrid.methods.modules.update import Update, attach, widest
 from finegrid.models.anatomy import widths
 from finegrid.models.sites import Sites
 
@@ -98,10 +98,7 @@ class RandLoRA(TuningMethod):
 
     def apply(self, backbone: nn.Module, sites: Sites) -> None:
         """Attach the vectors; the bases are as wide as the widest matrix."""
-        every = [widths(site.module) for _, site in sites.select(self.roles, None)]
-        shared = Bases(
-            max(i for i, _ in every), max(o for _, o in every), rank=self.rank, key=self.key
-        )
+        shared = Bases(*widest(sites, self.roles), rank=self.rank, key=self.key)
         scale = self.alpha / self.rank
         attach(
             sites,

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from finegrid.errors import require
 from finegrid.methods.base import YAML, TuningMethod
-from finegrid.methods.modules.update import Update, attach
+from finegrid.methods.modules.update import Update, attach, widest
 from finegrid.models.anatomy import widths
 from finegrid.models.sites import Sites
 
@@ -77,10 +77,7 @@ class VeRA(TuningMethod):
 
     def apply(self, backbone: nn.Module, sites: Sites) -> None:
         """Attach the vectors; the projections are as wide as the widest matrix."""
-        every = [widths(site.module) for _, site in sites.select(self.roles, None)]
-        shared = Projections(
-            max(i for i, _ in every), max(o for _, o in every), rank=self.rank, key=self.key
-        )
+        shared = Projections(*widest(sites, self.roles), rank=self.rank, key=self.key)
         attach(
             sites,
             self.roles,

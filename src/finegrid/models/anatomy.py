@@ -20,7 +20,9 @@ into modules.
 "linear" is `nn.Linear`, or in GPT-2 transformers' `Conv1D`, whose weight is transposed.
 """
 
-from torch import nn
+from typing import Any
+
+from torch import Tensor, nn
 
 from finegrid.errors import require
 
@@ -159,6 +161,12 @@ def is_norm(module: nn.Module) -> bool:
 def is_transposed(module: nn.Module) -> bool:
     """Whether a linear module keeps its weight as (in, out): transformers' `Conv1D`."""
     return hasattr(module, "nf")
+
+
+def weight_matrix(site: Any) -> Tensor:
+    """A linear module's weight as (out, in), a view: to change it in place is to change that."""
+    weight: Tensor = site.weight
+    return weight.T if is_transposed(site) else weight
 
 
 def is_linear(module: nn.Module) -> bool:

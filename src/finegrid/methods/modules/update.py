@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from finegrid.errors import UserError
 from finegrid.models import surgery
-from finegrid.models.anatomy import is_transposed, widths
+from finegrid.models.anatomy import weight_matrix, widths
 from finegrid.models.sites import Sites
 
 
@@ -28,8 +28,7 @@ class Update(nn.Module):
     @torch.no_grad()
     def fold(self, site: nn.Linear) -> None:
         """Merge: add dW to the site's weight."""
-        update = self.matrix()
-        site.weight.add_(update.T if is_transposed(site) else update)
+        weight_matrix(site).add_(self.matrix())
 
 
 class Product(nn.Module):
@@ -80,6 +79,14 @@ def added(name: str) -> surgery.Hook:
         return y + update
 
     return hook
+
+
+def widest(sites: Sites, roles: Sequence[str] | None) -> tuple[int, int]:
+    """The largest widths, in and out, of the matrices of the roles."""
+    inputs, outputs = zip(
+        *(widths(site.module) for _, site in sites.select(roles, None)), strict=True
+    )
+    return max(inputs), max(outputs)
 
 
 def bounded(linear: nn.Module, role: str, rank: int) -> tuple[int, int]:
