@@ -74,8 +74,7 @@ class TuningMethod(pl.Callback):
         """Apply the method: the last hook before Lightning makes the optimizer."""
         module: Any = pl_module
         self.tune(module.backbone, seed=module.init_seed)
-        module.state.lr_scale = self.lr_scale
-        module.use_loss(self.phase_loss)
+        self._enter_phase(module)
         module.to(trainer.strategy.root_device)
         self.choose(module.model.base_model, module.losses)
 
@@ -90,10 +89,14 @@ class TuningMethod(pl.Callback):
         """Let the method change what trains; then the optimizer is made anew."""
         module: Any = pl_module
         if self.after_step(module.model.base_model, module.state.progress):
-            module.state.lr_scale = self.lr_scale
-            module.use_loss(self.phase_loss)
+            self._enter_phase(module)
             trainer.strategy.setup_optimizers(trainer)
         module.state.checkpointable = self.checkpointable
+
+    def _enter_phase(self, module: Any) -> None:
+        """Give the module the rate and the loss of the phase that begins."""
+        module.state.lr_scale = self.lr_scale
+        module.use_loss(self.phase_loss)
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Let the method change the gradients."""
