@@ -83,7 +83,7 @@ def test_votes_are_over_copies_that_the_backbone_refilled(runs: Runs) -> None:
     assert copies != denoiser.refilled(texts, share=0.3, seed=2)
     assert not any("[MASK]" in text for text in copies)
     rows = (texts, texts)
-    votes = smoothing.outputs(run, rows, share=0.3, votes=3)
+    votes = smoothing.outputs(denoiser, rows, share=0.3, votes=3)
     classes = []
     for vote in range(3):
         filled = [denoiser.refilled(column, share=0.3, seed=vote) for column in rows]
@@ -96,7 +96,10 @@ def test_votes_are_over_copies_that_the_backbone_refilled(runs: Runs) -> None:
 def test_votes_are_columns_of_their_own(
     runs: Runs, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(smoothing, "outputs", lambda run, texts, **how: run.outputs(texts))
+    def unsmoothed(denoiser: smoothing.Denoiser, texts: Any, **how: Any) -> Any:
+        return denoiser.run.outputs(texts)
+
+    monkeypatch.setattr(smoothing, "outputs", unsmoothed)
     robustness.main([str(runs("method=bitfit")), "--votes", "2"])
     head, _, line = capsys.readouterr().out.splitlines()
     cells = dict(zip(head.split("|"), line.split("|"), strict=True))

@@ -121,7 +121,8 @@ def scores(run: Restored, edits: Edits) -> dict[str, float]:
     before, after = of(run.outputs(rows.texts)), of(run.outputs(misspelt))
     found = {"score": before, "edited": after, "change": after - before}
     if edits.votes:
-        smooth = partial(smoothing.outputs, run, share=edits.masked, votes=edits.votes)
+        denoiser = smoothing.Denoiser(run)
+        smooth = partial(smoothing.outputs, denoiser, share=edits.masked, votes=edits.votes)
         found |= {"smoothed": of(smooth(rows.texts)), "smoothed_edited": of(smooth(misspelt))}
     return found
 

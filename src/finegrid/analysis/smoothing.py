@@ -40,6 +40,7 @@ class Denoiser:
             "decoder, which reads to the left alone",
         )
         made = backbone.build(run.config.model, outputs=2, seed=0, auto_class=LM_HEAD[False])
+        self.run = run
         self.model, self.tokenizer = made.model.eval(), run.tokenizer
         self.length = run.config.model.max_length
 
@@ -72,15 +73,17 @@ class Denoiser:
         return [text or "?" for text in found]  # a text of nothing but special tokens
 
 
-def outputs(run: Restored, texts: tuple[Sequence[Any], ...], *, share: float, votes: int) -> Tensor:
-    """Votes for each class, (N, classes), or mean values, of rows of texts, one list a column.
+def outputs(
+    denoiser: Denoiser, texts: tuple[Sequence[Any], ...], *, share: float, votes: int
+) -> Tensor:
+    """The run's votes for each class, (N, classes), or mean values; one list of texts a column.
 
     Raises:
-        UserError: for a decoder, nested texts, or a kind of task that has no logits.
+        UserError: for nested texts, or a kind of task that has no logits.
     """
     for column in texts:
         require(all(isinstance(text, str) for text in column), "--votes is for plain texts")
-    denoiser, total = Denoiser(run), torch.zeros(())
+    run, total = denoiser.run, torch.zeros(())
     for vote in range(votes):
         copies = tuple(denoiser.refilled(column, share=share, seed=vote) for column in texts)
         found = run.outputs(copies)
