@@ -10,12 +10,13 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from finegrid.errors import UserError
 from finegrid.models import surgery
 from finegrid.runs import layout, mask_codec
-from finegrid.storage.files import write_atomic
+from finegrid.storage.files import flush, whole
 
 FILE = layout.DELTA
 FORMAT = "finegrid-2"
@@ -95,10 +96,12 @@ def save(
         )
     about = {"format": FORMAT, "method": method, "fingerprint": fingerprint}
     text = json.dumps({**(more or {}), **about, "labels": list(labels)}, sort_keys=True)
-    content: bytes = serialise(tensors, metadata={"finegrid": text})
-    if path is not None:
-        write_atomic(path, content)
-    return len(content)
+    if path is None:
+        return len(serialise(tensors, metadata={"finegrid": text}))
+    with whole(path) as draft:
+        save_file(tensors, draft, metadata={"finegrid": text})  # without a copy of what it writes
+        flush(draft)
+    return path.stat().st_size
 
 
 def digest(path: Path) -> str:
