@@ -16,6 +16,7 @@ from finegrid.errors import nearest
 from finegrid.storage.paths import CONF
 
 if TYPE_CHECKING:  # for editors and type checkers; at run time the YAMLs say what there is
+    from finegrid.methods.adalora import AdaLoRA as AdaLoRA
     from finegrid.methods.bitfit import BitFit as BitFit
     from finegrid.methods.bitfit_added import BitFitAdded as BitFitAdded
     from finegrid.methods.compacter import Compacter as Compacter
