@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time the YAMLs say wh
     from finegrid.methods.ia3 import IA3 as IA3
     from finegrid.methods.layernorm import LayerNorm as LayerNorm
     from finegrid.methods.layers import Layers as Layers
+    from finegrid.methods.lisa import LISA as LISA
     from finegrid.methods.loha import LoHa as LoHa
     from finegrid.methods.lokr import LoKr as LoKr
     from finegrid.methods.lora import LoRA as LoRA
