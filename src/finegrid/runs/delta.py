@@ -28,7 +28,8 @@ class DeltaModule(Protocol):
     """An injected module that stores something smaller than what it trains.
 
     In eval mode its output is exactly that of the stored tensors: boolean tensors are stored bit
-    by bit, entropy-coded where that is smaller, all others as they are.
+    by bit, entropy-coded where that is smaller, all others as they are. Beside a boolean one, of
+    which there is one at most, the others have as many rows as it marks.
     """
 
     def to_delta(self) -> dict[str, Tensor]:
@@ -171,10 +172,10 @@ def _fill(path: Path, model: nn.Module, tensors: dict[str, Tensor]) -> None:
         prefix = f"{module_path}."
         own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         shapes = {name: value.shape for name, value in module.to_delta().items()}
-        marked = [(int(value.sum()),) for value in own.values() if value.dtype == torch.bool]
-        for name, value in own.items():  # a mask's shape is fixed, values are as many as it marks
-            allowed = [*(marked if value.dtype != torch.bool else []), shapes[name]][0]
-            _fits(path, f"{prefix}{name}", value, allowed)
+        marked = [int(value.sum()) for value in own.values() if value.dtype == torch.bool]
+        for name, value in own.items():  # a mask's shape is fixed, rows are as many as it marks
+            counts = marked if value.dtype != torch.bool else []
+            _fits(path, f"{prefix}{name}", value, [*counts, *shapes[name][len(counts) :]])
         module.from_delta(own)
     with torch.no_grad():
         for name, parameter in _plain(model, modules).items():
