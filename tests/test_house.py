@@ -24,7 +24,7 @@ HEAVY = {"torch", "pytorch_lightning", "transformers", "datasets", "torchmetrics
 WINGS = {
     "errors": set(),
     "seeds": set(),
-    "config": {"errors", "recipes", "tasks"},
+    "config": {"errors", "recipes", "storage", "tasks"},
     "recipes": {"errors"},
     "storage": {"errors"},
     "tasks": {"errors"},

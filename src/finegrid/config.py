@@ -24,6 +24,7 @@ from finegrid.errors import (
     require_allowed,
     slug,
 )
+from finegrid.storage.paths import CONF
 from finegrid.tasks.modules.heads import check_head
 from finegrid.tasks.modules.losses import Loss, class_of
 from finegrid.tasks.modules.registry import filled_in, of_kind
@@ -33,6 +34,8 @@ T = TypeVar("T")
 NOT_ARGUMENTS = ("name", "recipe", "fuses")  # of a method's YAML, for people, optimizer and sweep
 PLAIN_NAMES = ("train", "data", "rows")  # of files, which tell nothing of a task
 METHOD = re.compile(r"finegrid\.methods\.[a-z]\w*\.[A-Za-z]\w*")  # a class in a module, no deeper
+# Its null counts in their hashes; in those of other finegrid methods null is as good as absent.
+OWN_LAYERS = ("layers", "mask_fixed", "mask_l0", "mask_threshold", "mpo", "sparse", "supermask")
 OUTSIDE = re.compile(r"(?!finegrid\.)[a-zA-Z_]\w*(\.[a-zA-Z_]\w*)+")  # of a package of the user's
 
 
@@ -144,10 +147,14 @@ class ModelConfig:
     sites: dict[str, str]  # role -> pattern, for an architecture that is not known yet
     separator: str | None = None  # between two texts on a decoder; older runs do not name it
     chat_template: str = "none"  # own: a row's text is a user's turn; older runs do not name it
+    recipes_of: str | None = None  # a model whose published rates fit; older runs do not name it
 
     def __post_init__(self) -> None:
         require(self.max_length > 1, f"model.max_length={self.max_length} must be at least 2")
         one_of("model.chat_template", self.chat_template, ("none", "own"))
+        if self.recipes_of is not None:
+            shipped = tuple(file.stem for file in (CONF / "model").glob("*.yaml"))
+            one_of("model.recipes_of", self.recipes_of, shipped)
 
 
 @dataclass
@@ -222,6 +229,8 @@ class MethodConfig:
 
     def _settings(self) -> dict[str, Any]:
         settings = {"_target_": self.target} | self.arguments
+        if METHOD.fullmatch(self.target) and self.target.split(".")[2] not in OWN_LAYERS:
+            settings = {k: v for k, v in settings.items() if k != "layers" or v is not None}
         if self.members is not None:
             settings["members"] = {k: v._settings() for k, v in self.members.items()}
         return settings

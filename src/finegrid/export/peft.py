@@ -161,6 +161,9 @@ def _update(model: nn.Module, children: dict[str, Any]) -> Translation:
         for name, value in kind.of(child).items()
     }
     config = {"peft_type": kind.peft_type, **dict(every.pop())}
+    if kind.pattern:
+        left = {path.rpartition(".")[0]: kind.pattern(child) for path, child in children.items()}
+        config["rank_pattern"] = {f"{site}.lora_E": ranks for site, ranks in left.items()}
     return Translation(config | {"target_modules": _sites(children)}, tensors)
 
 
@@ -180,7 +183,9 @@ def _ia3(model: nn.Module, children: dict[str, Any]) -> Translation:
 def _prefix(model: Any, children: dict[str, Any]) -> Translation:
     """peft keeps one row for each position: key and value of layer 0, of layer 1, and so on."""
     layers = model.config.num_hidden_layers
-    need(len(children) == layers, "its layers share one prefix, which peft cannot say")
+    need(
+        len(children) == layers, "peft has a prefix of its own in every layer; here some have none"
+    )
     need(all(child.gate is None for child in children.values()), "peft's prefix has no gate")
     pairs = [tensor for child in children.values() for tensor in child.pair()]
     rows = torch.cat(pairs, dim=1)  # length, 2 H layers

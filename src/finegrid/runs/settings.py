@@ -45,6 +45,7 @@ ROLES = {
     "code": Role.PLACE,
     "allow": Role.PLACE,
     "model.head_lr": Role.SOURCE,
+    "model.recipes_of": Role.SOURCE,
     "method.recipe": Role.SOURCE,
     "tune": Role.NOTE,
     "tune.factors": Role.SOURCE,
