@@ -40,8 +40,8 @@ MERGEABLE = {
     "hira", "ia3", "layernorm", "layernorm_fisher", "layers", "lisa", "loha", "lokr", "lora",
     "lora_all", "lora_fa", "lora_plus", "mask_l0", "mask_magnitude", "mask_random",
     "mask_threshold", "mask_threshold_magnitude", "miss", "mpo", "oft", "pissa", "randlora",
-    "rslora", "shira", "sparse", "sparse_magnitude", "sparse_random", "sparse_sam", "supermask",
-    "two_stage", "vera",
+    "rslora", "shira", "sparse", "sparse_magnitude", "sparse_random", "sparse_sam", "subtuning",
+    "supermask", "two_stage", "vera",
 }  # fmt: skip
 
 

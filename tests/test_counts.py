@@ -43,6 +43,7 @@ BERT_BASE = {  # method -> (delta, pooler)
     "houlsby": (LAYERS * 2 * BOTTLENECK, 0),
     "houlsby_layernorm": (LAYERS * 2 * (BOTTLENECK + NORMS), 0),
     "layers": (2 * LAYER, 0),
+    "subtuning": (LAYERS * LAYER, 0),  # while it searches
     "critical_layers": (LAYERS * (2 * (SQUARE + H) + WIDE + H), 0),
     "sparse": (entries(0.005), 0),
     "sparse_random": (entries(0.005), 0),

@@ -3,8 +3,10 @@
 Shapes: B rows of a batch, T tokens of its longest row.
 """
 
+import copy
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -52,6 +54,17 @@ class TokenizedDataset:
         row = np.repeat(np.arange(len(self)), self.lengths)
         return int(np.unique_counts(row * (int(option.max()) + 1) + option).counts.max())
 
+    def take(self, index: Array) -> "TokenizedDataset":
+        """The rows at these positions, in this order."""
+        part = copy.copy(self)
+        part.tokens, part.lengths = self.tokens.take(index), self.lengths[index]
+        part.numbers = self.numbers[index]
+        part.labels = self.collate(part.numbers)
+        part.extra_inputs = {
+            name: partial(_of_part, of_rows, index) for name, of_rows in self.extra_inputs.items()
+        }
+        return part
+
     def token_ids(self) -> Tensor:
         """Every token id in the rows once, the padding's included, in order."""
         ids = np.union1d(self.tokens.fields["input_ids"], self.tokens.padding)
@@ -77,6 +90,12 @@ class TokenizedDataset:
         if "labels" not in batch:
             batch["labels"] = self.collate(self.numbers[index])
         return batch | {"real_tokens": int(lengths.sum())}
+
+
+def _of_part(
+    of_rows: Callable[[Sequence[int]], Tensor], index: Array, rows: Sequence[int]
+) -> Tensor:
+    return of_rows(index[rows].tolist())
 
 
 class BucketSampler(Sampler[list[int]]):

@@ -54,6 +54,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time the YAMLs say wh
     from finegrid.methods.randlora import RandLoRA as RandLoRA
     from finegrid.methods.shira import SHiRA as SHiRA
     from finegrid.methods.sparse import Sparse as Sparse
+    from finegrid.methods.subtuning import SubTuning as SubTuning
     from finegrid.methods.supermask import Supermask as Supermask
     from finegrid.methods.two_stage import TwoStage as TwoStage
     from finegrid.methods.vera import VeRA as VeRA

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -127,20 +127,33 @@ def verify(path: Path, expected: str) -> None:
         )
 
 
-def load(path: Path, model: nn.Module, *, method: str, fingerprint: str) -> None:
+def load(
+    path: Path,
+    model: nn.Module,
+    *,
+    method: str,
+    fingerprint: str,
+    recall: Callable[[Collection[str]], None] | None = None,
+) -> None:
     """Load a delta into a model that the same method was applied to.
+
+    `recall` is first told the names of the tensors, below the base model, of a method that may have
+    chosen among them.
 
     Raises:
         UserError: if the delta belongs to another method or backbone, or its tensors are not
             exactly the model's, of finite numbers.
     """
-    expected = state(model)
     with _opened(path) as (about, file):
         _same(path, "method", about["method"], method)
         _same(path, "backbone fingerprint", about["fingerprint"], fingerprint)
         names = set(file.keys())
         _numbers(path, {name: file.get_slice(name).get_dtype() for name in names - {MASKS}})
         tensors = {name: file.get_tensor(name) for name in names}
+    if recall is not None:
+        prefix = f"{getattr(model, 'base_model_prefix', '')}."
+        recall({name.removeprefix(prefix) for name in names if name.startswith(prefix)})
+    expected = state(model)
     if MASKS in tensors:
         most = sum(value.numel() for value in expected.values() if value.dtype == torch.bool)
         tensors |= _masks(path, tensors.pop(MASKS), most)

@@ -39,6 +39,8 @@ class BudgetTimer(pl.Callback):
     def __init__(self, budget: Budget, optim: OptimConfig, *, rows: int) -> None:
         self.budget, self.optim, self.rows = budget, optim, rows
         self.steps = self.examples = self.tokens = 0
+        self.searched = 0.0  # share of the budget that a method's search took before the first step
+        self.search_examples = 0
         self.started = 0.0  # time.perf_counter() at the first step
         self._seconds, self._since = 0.0, 0.0
         self.cpu_seconds, self._cpu_since = 0.0, 0.0  # of all threads, while the clock ran
@@ -75,7 +77,8 @@ class BudgetTimer(pl.Callback):
     ) -> None:
         """Set this step's learning rate."""
         middle = self.progress + 0.5 * self._share_of_step(batch)
-        factor = schedule(middle, warmup=self.optim.warmup, shape=self.optim.schedule)
+        spent = (middle - self.searched) / (1 - self.searched)
+        factor = schedule(spent, warmup=self.optim.warmup, shape=self.optim.schedule)
         for group in trainer.optimizers[0].param_groups:
             group["lr"] = group["initial_lr"] * factor
 
@@ -88,13 +91,22 @@ class BudgetTimer(pl.Callback):
         batch_idx: int,
     ) -> None:
         """Count the step and stop the run once the budget is spent."""
-        heartbeat.beat()
-        self.steps += 1
-        self.examples += len(batch["labels"])
-        self.tokens += batch["real_tokens"]
+        self.count(1, len(batch["labels"]), batch["real_tokens"])
         module: Any = pl_module
         module.state.progress = self.progress
         trainer.should_stop = self.progress >= DONE
+
+    def count(self, steps: int, examples: int, tokens: int) -> None:
+        """Add what was spent."""
+        heartbeat.beat()
+        self.steps += steps
+        self.examples += examples
+        self.tokens += tokens
+
+    def end_search(self) -> None:
+        """Let the schedule span what a method's search has left of the budget."""
+        self.searched = min(self.progress, DONE)
+        self.search_examples = self.examples
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop the clock."""

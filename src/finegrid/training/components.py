@@ -67,6 +67,7 @@ def prepare(config: RunConfig, *, build: Callable[..., Backbone] = backbone.buil
     task, splits, encoded = rows_of(config)
     acts = any(overrides(method, hook) for hook in ("after_step", "after_backward"))
     token_ids = None if acts else encoded["train"].token_ids  # it may look at all of what trains
+    _check_folds(method, encoded["train"])
     base, kernels = load_backbone(config, task, build=build, token_ids=token_ids)
     if config.trainer.gradient_checkpointing:
         gradient_checkpointing.enable(base.model)
@@ -89,6 +90,11 @@ def check_settings(config: RunConfig) -> tuple[TuningMethod, Head]:
     auto_class = head.auto_class(config.task, backbone.is_decoder(config.model))
     fresh = head.needs_rows and auto_class not in LM_HEAD.values()
     _check_rows(config, method, fresh_head=fresh)
+    require(
+        not (overrides(method, "search") and config.task.new_tokens),
+        f"method={config.method.name} scores held-out training rows, which hold the answers of "
+        f"task.kind={config.task.kind}; use another, such as method=layers",
+    )
     backbone.separator(config.model)
     _check_turn(config)
     if (like := config.model.recipes_of) is not None:
@@ -273,11 +279,21 @@ def _check_rows(config: RunConfig, method: TuningMethod, *, fresh_head: bool) ->
         f"task.kind={config.task.kind} needs rows to learn from{fits}",
     )
     require(
-        not overrides(method, "choose"),
+        not (overrides(method, "choose") or overrides(method, "search")),
         f"data.rows=0 leaves no rows for method={config.method.name}, which chooses by them what "
         "trains; use method=head",
     )
     require(config.trial is None, "data.rows=0 trains nothing, so there is no rate to search for")
+
+
+def _check_folds(method: TuningMethod, train: TokenizedDataset) -> None:
+    """Refuse a search that has too few rows to hold some of them out."""
+    plan = method.search_plan
+    require(
+        plan is None or len(train) >= 2 * plan.folds,
+        f"method.folds={plan and plan.folds} of {len(train)} training rows leave fewer than two a "
+        "fold; use fewer, or more rows",
+    )
 
 
 def _warn(train: TokenizedDataset, base: Backbone, config: RunConfig) -> None:

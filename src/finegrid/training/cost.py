@@ -25,6 +25,10 @@ class CostMonitor(pl.Callback):
         self.encoded = encoded
         self.parameters: dict[str, int] = {}
         self.flops_per_token = 0.0
+        self.search_tokens, self.search_flops = (
+            0,
+            0.0,
+        )  # of a method's search, before the first step
         self.matmul_rate = machine_rate(trainer)  # first: its matrices are no memory of the run
         reset_peak_memory()
 
@@ -38,9 +42,13 @@ class CostMonitor(pl.Callback):
         """Count what trains."""
         self.parameters = count_parameters(module.model, module.backbone.sites)
 
+    def flops(self, tokens: int) -> float:
+        """FLOPs of so many tokens, those of a search among them."""
+        return self.search_flops + self.flops_per_token * (tokens - self.search_tokens)
+
     def mfu(self, tokens: int, seconds: float) -> float | None:
         """Model FLOPs utilisation: the FLOP/s of training as a share of the machine's own."""
-        needed = self.flops_per_token * tokens / self.matmul_rate  # seconds
+        needed = self.flops(tokens) / self.matmul_rate  # seconds
         return needed / seconds if needed and seconds else None
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from finegrid.methods.base import TuningMethod
 from finegrid.models import backbone
 from finegrid.models.backbone import drawn_pooler
 from finegrid.runs import identity, provenance
@@ -55,6 +56,13 @@ def add_inputs(record: Record, components: RunComponents) -> None:
     record.truncated = {name: rows.tokens.truncated for name, rows in components.encoded.items()}
 
 
+def add_choice(record: Record, method: TuningMethod, clock: BudgetTimer) -> None:
+    """Note what a method's search chose, by which scores, and what it read of the budget."""
+    if method.chosen is not None:
+        record.chosen, record.chosen_by = list(method.chosen), dict(method.chosen_by or {})
+        record.search_examples = clock.search_examples
+
+
 def add_costs(record: Record, clock: BudgetTimer, meter: CostMonitor, *, setup: float) -> None:
     """Note what training cost, and the `setup` seconds before it."""
     record.steps, record.epochs = clock.steps, clock.epochs
@@ -63,7 +71,7 @@ def add_costs(record: Record, clock: BudgetTimer, meter: CostMonitor, *, setup: 
     if clock.seconds:
         record.examples_per_second = clock.examples / clock.seconds
         record.tokens_per_second = clock.tokens / clock.seconds
-    record.train_flops = meter.flops_per_token * clock.tokens
+    record.train_flops = meter.flops(clock.tokens)
     record.matmul_rate = meter.matmul_rate
     record.mfu = meter.mfu(clock.tokens, clock.seconds)
     for name, count in meter.parameters.items():

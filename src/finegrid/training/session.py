@@ -16,6 +16,7 @@ import torch
 
 from finegrid.data.batching import train_loader
 from finegrid.errors import Diverged, UserError, refusal
+from finegrid.methods.base import overrides
 from finegrid.models import backbone
 from finegrid.models.backbone import Backbone
 from finegrid.runs import layout, provenance
@@ -32,6 +33,7 @@ from finegrid.training.components import RunComponents, prepare
 from finegrid.training.cost import CostMonitor, peak_memory
 from finegrid.training.heads import HeadUpdates
 from finegrid.training.progress import ProgressFile
+from finegrid.training.search import MethodSearch
 from finegrid.training.step_logger import StepLogger
 
 log = logging.getLogger(__name__)
@@ -52,9 +54,10 @@ class RunCallbacks:
         The clock counts a step before the method acts on it and the selection evaluates it.
         """
         method = components.method
-        updates = HeadUpdates(components.head)
-        acting = [self.meter, updates, *components.kernels, self.clock, method, self.selection]
-        return [*acting, *self.reports]
+        before = [self.meter, HeadUpdates(components.head), *components.kernels, self.clock]
+        if overrides(method, "search"):
+            before.append(MethodSearch(self.clock, self.meter, components))
+        return [*before, method, self.selection, *self.reports]
 
 
 class RunSession:
@@ -127,6 +130,7 @@ class RunSession:
         heartbeat.beat()
         seconds = clock.started - self.started if setup is None else setup
         recording.add_costs(self.record, clock, callbacks.meter, setup=seconds)
+        recording.add_choice(self.record, components.method, clock)
         self.record.evaluations = selection.passes
         began = time.perf_counter()
         scoring.score(components, self.record, selection, self.directory)
