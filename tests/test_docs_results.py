@@ -13,7 +13,7 @@ from finegrid.report.stats import compare
 
 STORED = sorted((ROOT / "docs/results").glob("*/runs.parquet"))
 SCORE = re.compile(r"-?\d\.\d{4} ± \S+ \(\d+")  # mean, standard deviation and number of seeds
-PLACE = ["model", "task", "budget_unit", "budget", "fraction", "method", "options", "lr"]
+PLACE = ["model", "head", "task", "budget_unit", "budget", "fraction", "method", "options", "lr"]
 CELL = ["mean", "sd", "ok"]
 
 
