@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 import torch
 from conftest import tuning_method
+from safetensors.torch import load_file
+from test_export import fresh as finished
 from test_lora_family import TWINS, backward, both
 from test_methods import fresh
 from torch import Tensor, nn
 
+from finegrid.export import export_run
 from finegrid.methods.adalora import AdaLoRA, Triplets
 from finegrid.models import surgery
 from finegrid.models.backbone import Backbone
@@ -118,6 +121,18 @@ def test_a_delta_holds_the_triplets_that_are_left(tmp_path: Path) -> None:
     delta.load(tmp_path / "delta", other.model, **facts)
     for update, matrix in zip(updates(other.model), expected, strict=True):
         torch.testing.assert_close(update.matrix(), matrix)
+
+
+def test_peft_reads_the_triplets_that_are_left(tmp_path: Path) -> None:
+    """Also of a matrix that has lost all; the export compares logits with those of its files."""
+    pytest.importorskip("peft")
+    run = finished("adalora")
+    for number, update in enumerate(updates(run.model)):
+        update.keep(torch.arange(12) % 6 < number)
+    assert "loaded back with peft" in export_run(run, "peft", tmp_path / "out")
+    stored = load_file(tmp_path / "out/adapter_model.safetensors")
+    ranks = [len(value) for key, value in stored.items() if key.endswith("lora_E")]
+    assert sorted(ranks) == [0, 2, 4, 6, 8, 10]
 
 
 def test_the_same_triplets_stay_in_the_last_phase() -> None:

@@ -24,7 +24,7 @@ HEAVY = {"torch", "pytorch_lightning", "transformers", "datasets", "torchmetrics
 WINGS = {
     "errors": set(),
     "seeds": set(),
-    "config": {"errors", "recipes", "storage", "tasks"},
+    "config": {"errors", "recipes", "tasks"},
     "recipes": {"errors"},
     "storage": {"errors"},
     "tasks": {"errors"},

@@ -229,10 +229,6 @@ BAD = {
         ["trial=1", "optim.lr=1e-3"],
         "trial=1 chooses the learning rate; leave out either it or optim.lr",
     ),
-    "like": (
-        ["model=tiny_llama", "model.recipes_of=tyni"],
-        "model.recipes_of=tyni is unknown; did you mean 'tiny'? (available: ",
-    ),
     "overlay": (["tuned=nothing"], "unknown tuned=nothing; (available: "),
 }
 

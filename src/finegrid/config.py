@@ -24,7 +24,6 @@ from finegrid.errors import (
     require_allowed,
     slug,
 )
-from finegrid.storage.paths import CONF
 from finegrid.tasks.modules import losses
 from finegrid.tasks.modules import semi as semis
 from finegrid.tasks.modules.heads import check_head
@@ -153,9 +152,6 @@ class ModelConfig:
     def __post_init__(self) -> None:
         require(self.max_length > 1, f"model.max_length={self.max_length} must be at least 2")
         one_of("model.chat_template", self.chat_template, ("none", "own"))
-        if self.recipes_of is not None:
-            shipped = tuple(file.stem for file in (CONF / "model").glob("*.yaml"))
-            one_of("model.recipes_of", self.recipes_of, shipped)
 
 
 @dataclass

@@ -161,7 +161,7 @@ class AdaLoRA(TuningMethod):
             products = torch.stack([x for update in updates for x in update.products()])
             unit = torch.eye(self.initial_rank, device=products.device)
             norms = torch.linalg.matrix_norm(products - unit)
-            (self.orthogonality * norms.mean()).backward()  # type: ignore[no-untyped-call]
+            (self.orthogonality * norms.mean()).backward()
         if not self.checkpointable:
             for update in updates:
                 update.observe(beta1=self.beta1, beta2=self.beta2)
@@ -200,4 +200,4 @@ def _best(scores: Sequence[Tensor], ranks: float) -> list[Tensor]:
     order = every.argsort(descending=True, stable=True)
     kept = torch.zeros_like(every, dtype=torch.bool)
     kept[order[: int(ranks * len(scores))]] = True
-    return list(kept.split([len(score) for score in scores]))
+    return list(torch.split(kept, [len(score) for score in scores]))

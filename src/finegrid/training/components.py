@@ -21,7 +21,7 @@ from finegrid.data.batching import TokenizedDataset
 from finegrid.data.loading import load
 from finegrid.data.splits import Splits, split
 from finegrid.data.tokenization import Tokeniser
-from finegrid.errors import IMPORTABLE, UserError, require
+from finegrid.errors import IMPORTABLE, UserError, one_of, require
 from finegrid.kernels.optimize import optimize
 from finegrid.methods.base import YAML, TuningMethod, layered, overrides
 from finegrid.models import backbone, heads
@@ -30,6 +30,7 @@ from finegrid.models.heads import Head
 from finegrid.models.heads.language_model import LM_HEAD
 from finegrid.runs import delta
 from finegrid.seeds import stream
+from finegrid.storage import paths
 from finegrid.tasks.modules.semi import UPET, check_rows
 from finegrid.tasks.task import Task
 from finegrid.training import gradient_checkpointing
@@ -100,6 +101,9 @@ def check_settings(config: RunConfig) -> tuple[TuningMethod, Head]:
         _check_student(config, method)
     backbone.separator(config.model)
     _check_turn(config)
+    if (like := config.model.recipes_of) is not None:
+        shipped = tuple(file.stem for file in (paths.CONF / "model").glob("*.yaml"))
+        one_of("model.recipes_of", like, shipped)
     if layered(method):
         outlined(config)  # refuses layers that the model lacks, before it is loaded
     return method, head
