@@ -17,11 +17,12 @@ Every batch of the estimate counts as a step, with its examples, tokens and time
 Estimate, labels and sampling are those of the authors' code (github.com/wjn1996/UPET, after
 Mukherjee & Awadallah's UST), at 20 passes. Where we differ: there the student becomes the teacher
 of a next round, 15 in its script for MRPC, and the best of all is taken by validation; here is one
-round, and its student is the result. Its teacher tunes all weights, ours what the method does. The
-paper samples by a balance of confidence and certainty, which the code does not have, and whose
-formula was not read. The code's student has plain cross-entropy (`semi.tau=null`); the paper names
-phce, whose tau there was not read. Its easy-hard contrastive loss is in neither code nor text that
-was read, and is left out.
+round, and its student is the result. Its teacher tunes all weights and is taken at its best by
+validation, ours tunes what the method does and is taken at its last step. The paper samples by a
+balance of confidence and certainty, which the code does not have, and whose formula was not read.
+The code's student has plain cross-entropy (`semi.tau=null`); of the paper's phce the name was read,
+its tau was not. The paper's easy-hard contrastive loss stands in neither the code nor any text that
+could be read, and is left out.
 """
 
 from typing import Any
@@ -81,21 +82,27 @@ class SelfTraining(pl.Callback):
         batch_idx: int,
     ) -> None:
         """End the teacher's phase when it is time; its weights are no result."""
-        module = self.components.module
-        if self.start is not None and self.clock.progress >= self.semi.teacher_share * DONE:
-            rows = self._labelled_by(module, str(trainer.precision))
-            restore(module, self.start)
+        if self.start is None:
+            return
+        self.components.module.state.checkpointable = (
+            False  # nor are those that a student starts from
+        )
+        if self.clock.progress >= self.semi.teacher_share * DONE:
+            self._become_student(trainer, self.start)
             self.start = None
-            module.train_rows = rows
-            tau = self.semi.tau
-            module.use_loss(None if tau is None else {"name": "phce", "tau": tau})
-            loader: Any = trainer.train_dataloader
-            loader.use(rows)
-            trainer.strategy.setup_optimizers(trainer)
-            self.clock.begin_phase(1.0)
-            module.state.progress = self.clock.progress
-            trainer.should_stop = self.clock.progress >= DONE
-        module.state.checkpointable &= self.start is None
+
+    def _become_student(self, trainer: pl.Trainer, start: dict[str, Tensor]) -> None:
+        """Label rows, then begin anew from the first weights, on more rows, with another loss."""
+        module, tau = self.components.module, self.semi.tau
+        module.train_rows = self._labelled_by(module, str(trainer.precision))
+        restore(module, start)
+        module.use_loss(None if tau is None else {"name": "phce", "tau": tau})
+        loader: Any = trainer.train_dataloader
+        loader.use(module.train_rows)
+        trainer.strategy.setup_optimizers(trainer)
+        self.clock.begin_phase()
+        module.state.progress = self.clock.progress
+        trainer.should_stop = self.clock.progress >= DONE
 
     def _labelled_by(self, module: FineTuner, precision: str) -> TokenizedDataset:
         """The labelled rows and those that the teacher labels."""
