@@ -1,6 +1,7 @@
 """`TuningMethod`, the base class of all methods: what a method may change and when it is called."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import wraps
 from inspect import signature
 from typing import Any, ClassVar
@@ -10,14 +11,30 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from finegrid.models.backbone import Backbone
+from finegrid.models.heads.masked_language import MaskedLanguageModel
 from finegrid.models.sites import Sites
 from finegrid.seeds import forked
 from finegrid.storage.paths import CONF
 
 YAML: Any = ...  # default of an argument whose value stands in the method's YAML
-HOOKS = ("choose", "after_backward", "after_step")  # what a method may do besides `apply`
+# what a method may do besides `apply`
+HOOKS = ("choose", "after_backward", "after_step", "text_loss")
 # (so many training examples, batch size) -> mean loss of each batch, with its graph
 Losses = Callable[[int, int], Iterator[Tensor]]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A batch's texts, for a loss without their labels.
+
+    `read` passes them through the model, whose base is `base`; `language` loads the checkpoint's
+    masked-language-model head, and raises UserError where there is none.
+    """
+
+    base: nn.Module
+    sites: Sites
+    read: Callable[[], object]
+    language: Callable[[], MaskedLanguageModel]
 
 
 class TuningMethod(pl.Callback):
@@ -33,6 +50,7 @@ class TuningMethod(pl.Callback):
     lr_scale = 1.0  # times optim.lr, for what trains below the head now
     checkpointable = True  # False in a temporary phase, whose weights are never the result
     phase_loss: Mapping[str, Any] | None = None  # settings of the loss now; None: the run's own
+    texts_only = False  # True in a phase that trains by `text_loss`, without labels
     yaml: ClassVar[str] = ""  # of conf/method, with the values for YAML; empty: named as the module
     arguments: Mapping[str, Any] = {}  # that the instance was made with, the YAML's included
 
@@ -55,6 +73,10 @@ class TuningMethod(pl.Callback):
 
     def after_backward(self, backbone: nn.Module, progress: float) -> None:
         """Change the gradients of a step, e.g. add those of a penalty."""
+
+    def text_loss(self, texts: Texts) -> Tensor:
+        """The loss of a batch in a phase of `texts_only`, in place of the task's."""
+        raise NotImplementedError
 
     def lr_ratio(self, name: str) -> float:
         """Times the rate, for a parameter that trains below the head, by its name (a group)."""
@@ -97,6 +119,7 @@ class TuningMethod(pl.Callback):
         """Give the module the rate and the loss of the phase that begins."""
         module.state.lr_scale = self.lr_scale
         module.use_loss(self.phase_loss)
+        module.text_loss = self.text_loss if self.texts_only else None
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Let the method change the gradients."""
