@@ -39,6 +39,8 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time the YAMLs say wh
     from finegrid.methods.lora import LoRAFrozenA as LoRAFrozenA
     from finegrid.methods.lora import LoRAPlus as LoRAPlus
     from finegrid.methods.lora import RankStabilised as RankStabilised
+    from finegrid.methods.lottery_ticket import LotteryTicket as LotteryTicket
+    from finegrid.methods.mask_agnostic import MaskAgnostic as MaskAgnostic
     from finegrid.methods.mask_fixed import MaskFixed as MaskFixed
     from finegrid.methods.mask_l0 import MaskL0 as MaskL0
     from finegrid.methods.mask_threshold import MaskThreshold as MaskThreshold

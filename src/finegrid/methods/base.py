@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from finegrid.errors import require
 from finegrid.models import surgery
 from finegrid.models.backbone import Backbone
+from finegrid.models.heads.masked_language import MaskedLanguageModel
 from finegrid.models.sites import Sites
 from finegrid.seeds import forked
 from finegrid.storage.paths import CONF
 
 YAML: Any = ...  # default of an argument whose value stands in the method's YAML
 # what a method may do besides `apply`
-HOOKS = ("choose", "search", "after_backward", "after_step")
+HOOKS = ("choose", "search", "after_backward", "after_step", "text_loss")
 # (so many training examples, batch size) -> mean loss of each batch, with its graph
 Losses = Callable[[int, int], Iterator[Tensor]]
 
@@ -43,6 +44,20 @@ class CrossValidation(Protocol):
         """Mean of the headline metric over the folds; the weights are left as they were."""
 
 
+@dataclass(frozen=True)
+class Texts:
+    """A batch's texts, for a loss without their labels.
+
+    `read` passes them through the model, whose base is `base`; `language` loads the checkpoint's
+    masked-language-model head, and raises UserError where there is none.
+    """
+
+    base: nn.Module
+    sites: Sites
+    read: Callable[[], object]
+    language: Callable[[], MaskedLanguageModel]
+
+
 class TuningMethod(pl.Callback):
     """A Lightning callback that decides which parameters train; subclasses override `apply`.
 
@@ -61,6 +76,7 @@ class TuningMethod(pl.Callback):
     search_plan: SearchPlan | None = None  # of a method that overrides `search`
     chosen: Sequence[str] | None = None  # by `search`, in the order it chose them
     chosen_by: Mapping[str, float] | None = None  # scores of what `search` tried
+    texts_only = False  # True in a phase that trains by `text_loss`, without labels
     yaml: ClassVar[str] = ""  # of conf/method, with the values for YAML; empty: named as the module
     arguments: Mapping[str, Any] = {}  # that the instance was made with, the YAML's included
     site_layers: Sequence[int] | str | None = None  # whose sites `apply` gets; None: of all layers
@@ -96,6 +112,10 @@ class TuningMethod(pl.Callback):
 
     def after_backward(self, backbone: nn.Module, progress: float) -> None:
         """Change the gradients of a step, e.g. add those of a penalty."""
+
+    def text_loss(self, texts: Texts) -> Tensor:
+        """The loss of a batch in a phase of `texts_only`, in place of the task's."""
+        raise NotImplementedError
 
     def lr_ratio(self, name: str) -> float:
         """Times the rate, for a parameter that trains below the head, by its name (a group)."""
@@ -138,6 +158,7 @@ class TuningMethod(pl.Callback):
         """Give the module the rate and the loss of the phase that begins."""
         module.state.lr_scale = self.lr_scale
         module.use_loss(self.phase_loss)
+        module.text_loss = self.text_loss if self.texts_only else None
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Let the method change the gradients."""

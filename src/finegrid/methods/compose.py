@@ -9,10 +9,10 @@ adapter and LoRA; Mao et al. 2021, arXiv 2110.07577) and DSEE (LoRA + sparse res
 import math
 from collections.abc import Mapping
 
-from torch import nn
+from torch import Tensor, nn
 
 from finegrid.errors import require
-from finegrid.methods.base import HOOKS, Losses, TuningMethod, overrides
+from finegrid.methods.base import HOOKS, Losses, Texts, TuningMethod, overrides
 from finegrid.models import surgery
 from finegrid.models.sites import Sites
 
@@ -82,6 +82,11 @@ class Compose(TuningMethod):
         self.lr_scale = math.prod(member.lr_scale for member in self.each)
         losses = (member.phase_loss for member in self.each if member.phase_loss is not None)
         self.phase_loss = next(losses, None)
+        self.texts_only = any(member.texts_only for member in self.each)
+
+    def text_loss(self, texts: Texts) -> Tensor:
+        """That of the first member in such a phase."""
+        return next(member for member in self.each if member.texts_only).text_loss(texts)
 
     def after_backward(self, backbone: nn.Module, progress: float) -> None:
         """Let every member change the gradients."""
