@@ -23,6 +23,7 @@ from finegrid.models.backbone import Backbone
 from finegrid.runs import delta
 from finegrid.training.budget import BudgetTimer
 from finegrid.training.components import prepare
+from finegrid.training.cost import CostMonitor
 from finegrid.training.search import Folds
 
 SHORT = ("model=tiny", "trainer.threads=1", "data.fraction=0.2", "budget=steps", "evaluations=2")
@@ -153,7 +154,8 @@ def folds(*overrides: str, steps: int = 2) -> Folds:
     components = prepare(config)
     components.method.tune(components.module.backbone, seed=0)
     clock = BudgetTimer(config.budget, config.optim, rows=len(components.splits.train))
-    return Folds(SearchPlan(0.5, 2, steps), clock, components, precision="32")
+    meter = CostMonitor(components.encoded["train"], config.trainer)
+    return Folds(SearchPlan(0.5, 2, steps), clock, meter, components, precision="32")
 
 
 def test_a_score_costs_what_it_reads_and_leaves_the_weights() -> None:
@@ -165,7 +167,9 @@ def test_a_score_costs_what_it_reads_and_leaves_the_weights() -> None:
     first = validation.score()
     assert (clock.steps, clock.examples, clock.progress) == (8, 8 * 32, 0.2)
     assert clock.tokens > clock.examples
-    assert 0 < validation.flops < 1e12
+    assert validation.meter.other_tokens == clock.tokens
+    assert 0 < validation.meter.other_flops < 1e12
+    assert validation.meter.flops(clock.tokens) == validation.meter.other_flops
     assert first == validation.score(), "the same folds, batches and dropout"
     assert not validation.affords(1)
     for name, tensor in model.state_dict().items():
@@ -202,7 +206,7 @@ def test_the_schedule_spans_what_the_search_left() -> None:
     optim = RunConfig.of(composed("optim.warmup=0.5")).optim
     clock = BudgetTimer(Budget("steps", 10), optim, rows=100)
     clock.count(6, 60, 600)
-    clock.end_search()
+    clock.begin_phase()
     group = {"initial_lr": 1.0}
     trainer: Any = SimpleNamespace(optimizers=[SimpleNamespace(param_groups=[group])])
     found = []
@@ -211,7 +215,6 @@ def test_the_schedule_spans_what_the_search_left() -> None:
         found.append(group["lr"])
         clock.count(1, 10, 100)
     assert found == pytest.approx([0.25, 0.75, 0.75, 0.25])
-    assert clock.search_examples == 60
 
 
 @pytest.fixture(scope="module")

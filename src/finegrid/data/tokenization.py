@@ -58,6 +58,12 @@ class Tokens:
         fields = {name: flat[places] for name, flat in self.fields.items()}
         return replace(self, fields=fields, offsets=offsets)
 
+    def joined(self, other: "Tokens") -> "Tokens":
+        """These rows and those of another, in this order."""
+        fields = {k: np.concatenate([flat, other.fields[k]]) for k, flat in self.fields.items()}
+        offsets = np.concatenate([self.offsets, self.offsets[-1] + other.offsets[1:]])
+        return replace(self, fields=fields, offsets=offsets)
+
     @property
     def unknown_share(self) -> float:
         """How much of the texts the tokenizer could not read."""

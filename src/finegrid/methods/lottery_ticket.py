@@ -123,5 +123,6 @@ def _prune(masked: list[tuple[TicketMask, nn.Parameter]], sparsity: float) -> No
     together = torch.cat(sizes)
     places = together.topk(pruned_count(sparsity, len(together)), largest=False).indices
     kept = torch.ones_like(together, dtype=torch.bool).index_fill(0, places, False)
-    for (mask, weight), part in zip(masked, torch.split(kept, [len(s) for s in sizes]), strict=True):
+    parts = torch.split(kept, [len(s) for s in sizes])
+    for (mask, weight), part in zip(masked, parts, strict=True):
         mask.mask = part.view_as(weight)

@@ -58,12 +58,12 @@ class SubTuning(TuningMethod):
         require(tolerance >= 0, f"method.tolerance={tolerance:g} is negative")
         self.search_plan = self.plan = SearchPlan(search_share, folds, steps)
         self.most, self.tolerance = most, tolerance
-        self.layers: list[nn.Module] = []
+        self.layers: dict[int, nn.Module] = {}
 
     def apply(self, backbone: nn.Module, sites: Sites) -> None:
         """Unfreeze every layer, among which the search chooses."""
-        self.layers = [site.module for site in sites["layer"]]
-        for layer in self.layers:
+        self.layers = {site.layer: site.module for site in sites["layer"] if site.layer is not None}
+        for layer in self.layers.values():
             surgery.unfreeze(layer.parameters())
 
     def search(self, backbone: nn.Module, validation: CrossValidation) -> None:
@@ -71,9 +71,7 @@ class SubTuning(TuningMethod):
         chosen: list[int] = []
         scores: dict[str, float] = {}
         best, most = -math.inf, self.most or len(self.layers)
-        others = list(
-            reversed(range(len(self.layers)))
-        )  # of equals the upper one, which is cheaper
+        others = sorted(self.layers, reverse=True)  # of equals the upper one, which is cheaper
         while others and len(chosen) < most and validation.affords(len(others)):
             of_round = {}
             for layer in others:
@@ -100,14 +98,14 @@ class SubTuning(TuningMethod):
         paths = {id(module): f"{path}." for path, module in backbone.named_modules()}
         held = [
             number
-            for number, layer in enumerate(self.layers)
+            for number, layer in self.layers.items()
             if any(name.startswith(paths[id(layer)]) for name in stored)
         ]
         self._train(held)
 
     def _train(self, chosen: Sequence[int]) -> None:
         """Let these layers train and no other."""
-        for number, layer in enumerate(self.layers):
+        for number, layer in self.layers.items():
             layer.requires_grad_(number in chosen)
 
 

@@ -36,6 +36,7 @@ class Record:
     pretrained: bool = True
     head: str | None = None  # null: older than the choice, a classifier
     loss: str | None = None  # trained with; null: older than the choice, the kind's own
+    semi: str | None = None  # use of the rows left out; null: older than the choice, none
     select: str = "best"
     validation_from: str | None = None  # share: the fraction's own rows; null: older than that
     rows_asked: int | None = None  # with data.rows; `fraction` is then what share of all they are
@@ -95,6 +96,9 @@ class Record:
     delta_bound_bytes: float | None = None  # its numbers as they are plus the entropy of its masks
     delta_bits_per_trainable: float | None = None
     search_examples: int | None = None  # of the budget, read by a method's search
+    unlabelled_rows: int | None = None  # left out, their labels unseen; null: semi is none
+    estimated_rows: int | None = None  # of these, that the teacher read with dropout
+    pseudo_rows: int | None = None  # that the student trained on besides the labelled ones
     train_seconds: float | None = None
     train_cpu_seconds: float | None = None  # of the process meanwhile: few, if others had the cores
     eval_seconds: float | None = None

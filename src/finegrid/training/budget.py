@@ -39,8 +39,7 @@ class BudgetTimer(pl.Callback):
     def __init__(self, budget: Budget, optim: OptimConfig, *, rows: int) -> None:
         self.budget, self.optim, self.rows = budget, optim, rows
         self.steps = self.examples = self.tokens = 0
-        self.searched = 0.0  # share of the budget that a method's search took before the first step
-        self.search_examples = 0
+        self.phase = (0.0, 1.0)  # shares of the budget that the schedule spans now
         self.started = 0.0  # time.perf_counter() at the first step
         self._seconds, self._since = 0.0, 0.0
         self.cpu_seconds, self._cpu_since = 0.0, 0.0  # of all threads, while the clock ran
@@ -77,7 +76,8 @@ class BudgetTimer(pl.Callback):
     ) -> None:
         """Set this step's learning rate."""
         middle = self.progress + 0.5 * self._share_of_step(batch)
-        spent = (middle - self.searched) / (1 - self.searched)
+        begin, end = self.phase
+        spent = (middle - begin) / (end - begin)
         factor = schedule(spent, warmup=self.optim.warmup, shape=self.optim.schedule)
         for group in trainer.optimizers[0].param_groups:
             group["lr"] = group["initial_lr"] * factor
@@ -103,10 +103,9 @@ class BudgetTimer(pl.Callback):
         self.examples += examples
         self.tokens += tokens
 
-    def end_search(self) -> None:
-        """Let the schedule span what a method's search has left of the budget."""
-        self.searched = min(self.progress, DONE)
-        self.search_examples = self.examples
+    def begin_phase(self, end: float = 1.0) -> None:
+        """Let the schedule span the budget from here to its share `end`."""
+        self.phase = (min(self.progress, end * DONE), end)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop the clock."""

@@ -13,13 +13,12 @@ from finegrid.data.batching import BucketSampler, TokenizedDataset
 from finegrid.data.splits import Order, stratified_order
 from finegrid.errors import Diverged
 from finegrid.methods.base import SearchPlan
-from finegrid.models import surgery
 from finegrid.seeds import forked, stream
 from finegrid.training.budget import BudgetTimer, epochs, schedule
 from finegrid.training.components import RunComponents
 from finegrid.training.cost import CostMonitor
 from finegrid.training.flops import flops_per_token
-from finegrid.training.module import FineTuner, predict
+from finegrid.training.module import predict, restore, saved
 
 
 class MethodSearch(pl.Callback):
@@ -30,20 +29,24 @@ class MethodSearch(pl.Callback):
 
     def __init__(self, clock: BudgetTimer, meter: CostMonitor, components: RunComponents) -> None:
         self.clock, self.meter, self.components = clock, meter, components
+        self.examples = 0  # read by the search
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Search, and make the optimizer of what was chosen."""
         method, module = self.components.method, self.components.module
         assert method.search_plan is not None
         folds = Folds(
-            method.search_plan, self.clock, self.components, precision=str(trainer.precision)
+            method.search_plan,
+            self.clock,
+            self.meter,
+            self.components,
+            precision=str(trainer.precision),
         )
         with forked(folds.seed):
             method.search(module.model.base_model, folds)
         with self.clock.paused():
-            self.clock.end_search()
-            module.state.progress = self.clock.progress
-            self.meter.search_tokens, self.meter.search_flops = self.clock.tokens, folds.flops
+            self.clock.begin_phase()
+            module.state.progress, self.examples = self.clock.progress, self.clock.examples
             self.meter.on_train_start(trainer, module)
             trainer.strategy.setup_optimizers(trainer)
 
@@ -56,15 +59,20 @@ class Folds:
     """
 
     def __init__(
-        self, plan: SearchPlan, clock: BudgetTimer, components: RunComponents, *, precision: str
+        self,
+        plan: SearchPlan,
+        clock: BudgetTimer,
+        meter: CostMonitor,
+        components: RunComponents,
+        *,
+        precision: str,
     ) -> None:
-        self.plan, self.clock, self.components = plan, clock, components
+        self.plan, self.clock, self.meter, self.components = plan, clock, meter, components
         self.config, self.module = components.config, components.module
         self.rows: TokenizedDataset = components.encoded["train"]
         self.precision = precision
         self.seed = stream(self.config.seed, "search")
         self.order = stratified_order(components.task.strata(self.rows.numbers), self.seed)
-        self.flops = 0.0
         self._cost: float | None = None  # share of the budget that the last score took
 
     def affords(self, scores: int) -> bool:
@@ -74,7 +82,7 @@ class Folds:
 
     def score(self) -> float:
         """Mean of the headline metric over the folds; the weights are left as they were."""
-        before, saved = self.clock.progress, _saved(self.module)
+        before, start = self.clock.progress, saved(self.module)
         with self.clock.paused():
             rates = [flops_per_token(self.module, self.rows, backward=b) for b in (True, False)]
         values = []
@@ -83,7 +91,7 @@ class Folds:
             torch.manual_seed(self.seed + fold)
             self._train(np.setdiff1d(self.order, held), fold, rates[0])
             values.append(self._score(held, rates[1]))
-            _restore(self.module, saved)
+            restore(self.module, start)
         self._cost = self.clock.progress - before
         return float(np.mean(values))
 
@@ -144,17 +152,4 @@ class Folds:
 
     def _count(self, steps: int, examples: int, tokens: int, rate: float) -> None:
         self.clock.count(steps, examples, tokens)
-        self.flops += rate * tokens
-
-
-def _saved(module: FineTuner) -> dict[str, Tensor]:
-    """Copies of what a training changes: what trains, and the buffers."""
-    named = surgery.trainable(module.model) | dict(module.model.named_buffers())
-    return {name: value.detach().clone() for name, value in named.items()}
-
-
-def _restore(module: FineTuner, saved: dict[str, Tensor]) -> None:
-    named = surgery.trainable(module.model) | dict(module.model.named_buffers())
-    with torch.no_grad():
-        for name, value in saved.items():
-            named[name].copy_(value)
+        self.meter.add(tokens, rate)
