@@ -33,6 +33,8 @@ T = TypeVar("T")
 NOT_ARGUMENTS = ("name", "recipe", "fuses")  # of a method's YAML, for people, optimizer and sweep
 PLAIN_NAMES = ("train", "data", "rows")  # of files, which tell nothing of a task
 METHOD = re.compile(r"finegrid\.methods\.[a-z]\w*\.[A-Za-z]\w*")  # a class in a module, no deeper
+# Its null counts in their hashes; in those of other finegrid methods null is as good as absent.
+OWN_LAYERS = ("layers", "mask_fixed", "mask_l0", "mask_threshold", "mpo", "sparse", "supermask")
 OUTSIDE = re.compile(r"(?!finegrid\.)[a-zA-Z_]\w*(\.[a-zA-Z_]\w*)+")  # of a package of the user's
 
 
@@ -222,6 +224,8 @@ class MethodConfig:
 
     def _settings(self) -> dict[str, Any]:
         settings = {"_target_": self.target} | self.arguments
+        if METHOD.fullmatch(self.target) and self.target.split(".")[2] not in OWN_LAYERS:
+            settings = {k: v for k, v in settings.items() if k != "layers" or v is not None}
         if self.members is not None:
             settings["members"] = {k: v._settings() for k, v in self.members.items()}
         return settings

@@ -90,7 +90,7 @@ def _changed(config: MethodConfig, changes: Mapping[str, Any]) -> MethodConfig:
     members = ", ".join(config.members or ())
     hint = f"; compose instances instead: Compose(members=...) of {members}" if members else ""
     for key in changes:
-        known = config.arguments
+        known = (*config.arguments, "layers")
         require(key in known, f"{config.name} takes no {key}; {nearest(key, known)}{hint}")
     return replace(config, arguments=config.arguments | dict(changes))
 

@@ -145,6 +145,9 @@ def _settings(model: nn.Module) -> dict[str, Any]:
     settings = COMMON | KINDS[kind][0] | {"non_linearity": activation}
     settings["reduction_factor"] = _factor(hidden, width)
     settings["scaling"] = float(getattr(child, "scaling", 1.0))
+    found = {n for path in layout.injected(model) for n in re.findall(r"\.layer\.(\d+)\.", path)}
+    count: int = model.config.num_hidden_layers  # type: ignore[union-attr,assignment]
+    settings["leave_out"] = [n for n in range(count) if str(n) not in found]
     return settings | (PHM | {"phm_dim": len(child.down.s)} if kronecker else {})
 
 

@@ -180,7 +180,9 @@ def _ia3(model: nn.Module, children: dict[str, Any]) -> Translation:
 def _prefix(model: Any, children: dict[str, Any]) -> Translation:
     """peft keeps one row for each position: key and value of layer 0, of layer 1, and so on."""
     layers = model.config.num_hidden_layers
-    need(len(children) == layers, "its layers share one prefix, which peft cannot say")
+    need(
+        len(children) == layers, "peft has a prefix of its own in every layer; here some have none"
+    )
     need(all(child.gate is None for child in children.values()), "peft's prefix has no gate")
     pairs = [tensor for child in children.values() for tensor in child.pair()]
     rows = torch.cat(pairs, dim=1)  # length, 2 H layers

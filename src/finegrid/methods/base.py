@@ -1,15 +1,17 @@
 """`TuningMethod`, the base class of all methods: what a method may change and when it is called."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from inspect import signature
+from inspect import Parameter, signature
 from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from finegrid.errors import require
+from finegrid.models import surgery
 from finegrid.models.backbone import Backbone
 from finegrid.models.heads.masked_language import MaskedLanguageModel
 from finegrid.models.sites import Sites
@@ -43,6 +45,8 @@ class TuningMethod(pl.Callback):
     `apply` gets a frozen backbone and may only add: unfreeze parameters, inject modules at sites or
     mask weights. It never sees the head, which trains alike for every method. It needs no Trainer,
     so counting parameters, loading a delta and tests call it directly.
+
+    Every method takes an argument `layers`, and its `apply` then gets the sites of these alone.
     """
 
     starts_pretrained = True  # whether the first forward pass is exactly the pre-trained model's
@@ -53,12 +57,19 @@ class TuningMethod(pl.Callback):
     texts_only = False  # True in a phase that trains by `text_loss`, without labels
     yaml: ClassVar[str] = ""  # of conf/method, with the values for YAML; empty: named as the module
     arguments: Mapping[str, Any] = {}  # that the instance was made with, the YAML's included
+    site_layers: Sequence[int] | str | None = None  # whose sites `apply` gets; None: of all layers
+
+    def __init__(self, *, layers: Sequence[int] | str | None = None) -> None:
+        self.site_layers = layers
+        self.arguments = {} if layers is None else {"layers": layers}
 
     def __init_subclass__(cls, **named: Any) -> None:
-        """Let an instance take the arguments that a call leaves out from the class's YAML."""
+        """Let an instance take arguments from the class's YAML, and `layers` beside them."""
         super().__init_subclass__(**named)
         if "__init__" in vars(cls):
             cls.__init__ = _completed(cls)  # type: ignore[method-assign]
+        if "apply" in vars(cls):
+            cls.apply = _within_layers(cls.apply)  # type: ignore[method-assign]
 
     def apply(self, backbone: nn.Module, sites: Sites) -> None:
         """Unfreeze, inject or mask; idempotent."""
@@ -135,19 +146,68 @@ def overrides(method: TuningMethod, hook: str) -> bool:
 
 
 def _completed(method: type[TuningMethod]) -> Callable[..., None]:
-    """A class's `__init__` that takes what a call leaves out from the YAML, and remembers all."""
+    """A class's `__init__` that takes what a call leaves out from the YAML, and remembers all.
+
+    It takes `layers` too, which only a class that has such an argument sees.
+    """
     init: Callable[..., None] = method.__init__
-    left_to_yaml = [n for n, value in signature(init).parameters.items() if value.default is YAML]
+    sign = signature(init)
+    left_to_yaml = [n for n, value in sign.parameters.items() if value.default is YAML]
+    chooses = "layers" in sign.parameters
 
     @wraps(init)
     def complete(self: TuningMethod, **given: Any) -> None:
+        layers = None if chooses else given.pop("layers", None)
         missing = [name for name in left_to_yaml if name not in given]
         values = _values_of(method) if missing else {}
         arguments = {name: values[name] for name in missing} | given
         init(self, **arguments)
-        self.arguments = arguments
+        self.site_layers = layers
+        self.arguments = arguments if layers is None else arguments | {"layers": layers}
 
+    if not chooses:
+        layers = Parameter("layers", Parameter.KEYWORD_ONLY, default=None)
+        complete.__signature__ = sign.replace(  # type: ignore[attr-defined]
+            parameters=[*sign.parameters.values(), layers]
+        )
     return complete
+
+
+def _within_layers(apply: Callable[..., None]) -> Callable[..., None]:
+    """A class's `apply` that gets the sites of the chosen layers, and may change no others.
+
+    Raises:
+        UserError: for layers that the backbone lacks, or a method that does not go by them.
+    """
+
+    @wraps(apply)
+    def within(self: TuningMethod, backbone: nn.Module, sites: Sites) -> None:
+        if self.site_layers is None:
+            apply(self, backbone, sites)
+            return
+        chosen = sites.numbers(self.site_layers)
+        with surgery.track_ownership() as owned:
+            apply(self, backbone, sites.within(chosen))
+        layer_of = sites.layer_of()
+        changed = {layer_of[key] for key, _ in owned if key in layer_of}
+        method = type(self).__name__
+        require(
+            changed <= set(chosen),
+            f"method.layers={self.site_layers} does not fit {method}, which changes layers "
+            f"{sorted(changed - set(chosen))} too; method=layers trains whole layers",
+        )
+        require(
+            bool(changed),
+            f"method.layers={self.site_layers} does not fit {method}, which changes nothing in "
+            "these layers; leave it out",
+        )
+
+    return within
+
+
+def layered(method: TuningMethod) -> bool:
+    """Whether a method, or a member of a composition, is restricted to some layers."""
+    return method.site_layers is not None or any(map(layered, getattr(method, "each", ())))
 
 
 def _values_of(method: type[TuningMethod]) -> dict[str, Any]:

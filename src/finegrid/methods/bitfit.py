@@ -30,7 +30,7 @@ class BitFit(TuningMethod):
         Raises:
             MatchError: on a backbone without biases, such as ModernBERT or Llama.
         """
-        modules = [backbone] if self.roles is None else _chosen(sites, self.roles)
+        modules = sites.scope(backbone) if self.roles is None else _chosen(sites, self.roles)
         for module in modules:
             biases = [
                 p for name, p in module.named_parameters() if name.rpartition(".")[2] == "bias"

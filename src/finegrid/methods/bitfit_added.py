@@ -47,8 +47,8 @@ class BitFitAdded(TuningMethod):
 
     def apply(self, backbone: nn.Module, sites: Sites) -> None:
         """Unfreeze the biases that there are; inject one at every matrix without."""
-        named = dict(backbone.named_parameters())
-        surgery.unfreeze(p for name, p in named.items() if name.rpartition(".")[2] == "bias")
+        named = (pair for module in sites.scope(backbone) for pair in module.named_parameters())
+        surgery.unfreeze([p for name, p in named if name.rpartition(".")[2] == "bias"])
         for role in sites.linear:
             for site in sites[role]:
                 if site.module._parameters.get("bias") is None:

@@ -23,7 +23,8 @@ class LayerNorm(TuningMethod):
         Raises:
             MatchError: if the backbone has none.
         """
-        norms = [module for module in backbone.modules() if is_norm(module)]
+        inside = (module for part in sites.scope(backbone) for module in part.modules())
+        norms = [module for module in inside if is_norm(module)]
         if not norms:
             raise surgery.MatchError(f"{type(backbone).__name__} has no LayerNorm to train")
         for norm in norms:

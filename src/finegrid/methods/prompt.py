@@ -183,7 +183,9 @@ class Prompt(TuningMethod):
         (words,) = sites["word_embeddings"]
         vectors = self._made_of(_some_words(words.module, self.length), start)
         surgery.attach(words.module, "prompt", vectors, _replace_embeddings)
-        for site in sites["layer"][1:] if self.deep else ():
+        for site in sites["layer"] if self.deep else ():
+            if site.layer == 0:  # whose input has the prompt that stands at the embeddings
+                continue
             deep = torch.empty(self.length, sites.hidden_size).normal_(std=0.02)
             surgery.attach_before(
                 site.module, "prompt", self._made_of(deep, start), _replace_states

@@ -4,6 +4,7 @@ A tuning method asks for a role (`sites["query"]`); `models.anatomy` says under 
 architecture has it.
 """
 
+import copy
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -72,6 +73,7 @@ class Sites:
         self._sites["layernorm"] = self._norms(model, below)
         self.in_table = positions(model)
         self._told: set[str] = set()  # fused roles that were spoken of
+        self._chosen: Sequence[int] | None = None  # layers whose sites are left; None: all
         self.n_layers = len(numbers)  # layers with weights of their own: 1 for ALBERT
 
     @classmethod
@@ -91,7 +93,8 @@ class Sites:
         if role in FUSED and "qkv" in self:
             why += ", its query, key and value being one matrix, `qkv`"
         if role in self._patterns:
-            why = f"{self.architecture}: {role} = {self._patterns[role]!r} matches no module"
+            where = "" if self._chosen is None else f" in method.layers={self._chosen}"
+            why = f"{self.architecture}: {role} = {self._patterns[role]!r} matches no module{where}"
         raise SiteError(f"{why} (roles found: {', '.join(self.roles) or 'none'})")
 
     def __contains__(self, role: object) -> bool:
@@ -102,6 +105,33 @@ class Sites:
     def roles(self) -> tuple[str, ...]:
         """The roles that match at least one module, in the order of the anatomy."""
         return tuple(role for role, sites in self._sites.items() if sites)
+
+    def within(self, layers: Sequence[int] | str) -> "Sites":
+        """The same without the sites of other layers; what lies in no layer stays.
+
+        `layers`: as of `numbers`, counted in the whole model.
+        """
+        rest = copy.copy(self)
+        rest._chosen = self.numbers(layers)
+        rest._sites = {
+            role: [site for site in sites if site.layer in (None, *rest._chosen)]
+            for role, sites in self._sites.items()
+        }
+        return rest
+
+    def scope(self, backbone: nn.Module) -> list[nn.Module]:
+        """What a method works on that asks for no role: all of the backbone, or chosen layers."""
+        return [backbone] if self._chosen is None else [site.module for site in self["layer"]]
+
+    def layer_of(self) -> dict[int, int]:
+        """id -> layer of every module and parameter that lies in one."""
+        return {
+            id(part): site.layer
+            for sites in self._sites.values()
+            for site in sites
+            if site.layer is not None
+            for part in (*site.module.modules(), *site.module.parameters())
+        }
 
     def select(
         self, roles: Sequence[str] | None, layers: Sequence[int] | str | None
@@ -161,8 +191,10 @@ class Sites:
             good = end in ("top", "bottom") and count.isdecimal() and 1 <= int(count) <= len(every)
             if good:
                 return every[-int(count) :] if end == "top" else every[: int(count)]
-        elif layers and all(-len(every) <= n < len(every) for n in layers):
-            return sorted({n % len(every) for n in layers})
+        elif isinstance(layers, list | tuple) and layers:
+            whole = all(isinstance(n, int) and not isinstance(n, bool) for n in layers)
+            if whole and all(-len(every) <= n < len(every) for n in layers):
+                return sorted({n % len(every) for n in layers})
         raise SiteError(
             f"method.layers={layers} is no choice among the {len(every)} layers of "
             f"{self.architecture}; give numbers such as [0,-1], top-2, bottom-2, or null for all"

@@ -23,7 +23,7 @@ from finegrid.data.splits import Splits, split
 from finegrid.data.tokenization import Tokeniser
 from finegrid.errors import IMPORTABLE, UserError, require
 from finegrid.kernels.optimize import optimize
-from finegrid.methods.base import YAML, TuningMethod, overrides
+from finegrid.methods.base import YAML, TuningMethod, layered, overrides
 from finegrid.models import backbone, heads
 from finegrid.models.backbone import Backbone
 from finegrid.models.heads import Head
@@ -90,6 +90,8 @@ def check_settings(config: RunConfig) -> tuple[TuningMethod, Head]:
     _check_rows(config, method, fresh_head=fresh)
     backbone.separator(config.model)
     _check_turn(config)
+    if layered(method):
+        outlined(config)  # refuses layers that the model lacks, before it is loaded
     return method, head
 
 
