@@ -21,8 +21,9 @@ from finegrid.export.peft_updates import KINDS
 from finegrid.export.verify import logits_from
 from finegrid.inference import Restored
 from finegrid.methods.ia3 import ScaleInput, ScaleOutput
+from finegrid.methods.modules.prefix import Prefix
 from finegrid.methods.modules.sparse_delta import SparseDifference
-from finegrid.methods.prefix import Prefix, ReparametrizedPrefix
+from finegrid.methods.prefix import ReparametrizedPrefix
 from finegrid.methods.prompt import PromptSlots, PromptVectors
 from finegrid.models.anatomy import is_norm
 

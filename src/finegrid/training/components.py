@@ -64,6 +64,9 @@ def prepare(config: RunConfig, *, build: Callable[..., Backbone] = backbone.buil
     """
     method, head = check_settings(config)
     task, splits, encoded = rows_of(config)
+    method.read_task(task)
+    for rows in encoded.values():
+        method.add_inputs(rows)
     acts = any(overrides(method, hook) for hook in ("after_step", "after_backward"))
     token_ids = None if acts else encoded["train"].token_ids  # it may look at all of what trains
     base, kernels = load_backbone(config, task, build=build, token_ids=token_ids)
@@ -90,6 +93,7 @@ def check_settings(config: RunConfig) -> tuple[TuningMethod, Head]:
     _check_rows(config, method, fresh_head=fresh)
     backbone.separator(config.model)
     _check_turn(config)
+    method.read_task(config.task)
     if layered(method):
         outlined(config)  # refuses layers that the model lacks, before it is loaded
     return method, head
@@ -124,8 +128,10 @@ def outlined(config: RunConfig) -> Backbone:
     task, drawn = config.task, replace(config.model, pretrained=False)  # no look at the hub
     auto_class = heads.of(config.head).auto_class(task, backbone.is_decoder(drawn))
     base = backbone.outline(config.model, outputs=task.outputs or 2, auto_class=auto_class)
+    method = build_method(config.method)
+    method.read_task(task)
     with torch.device("meta"):
-        build_method(config.method).apply(base.model.base_model, base.sites)
+        method.apply(base.model.base_model, base.sites)
     base.train_tied_head()
     return base
 
@@ -150,6 +156,8 @@ def rows_of(config: RunConfig) -> tuple[Task, Splits, dict[str, TokenizedDataset
     _check_turn(config)
     task, tables = load(config.task, config.data)
     splits = split(tables, task, config.data)
+    values = sorted({value for value in splits.train.attributes if value is not None})
+    task = replace(task, attribute_values=values)
     tokenise = Tokeniser(
         backbone.locate(config.model),
         config.model.revision,
