@@ -38,10 +38,11 @@ MERGEABLE = {
     "adalora", "bitfit", "bitfit_added", "bitfit_lora", "bitfit_q_m2", "critical_layers",
     "diff_pruning", "diff_pruning_structured", "dora", "dsee", "fourierft", "full", "head", "hft",
     "hira", "ia3", "layernorm", "layernorm_fisher", "layers", "lisa", "loha", "lokr", "lora",
-    "lora_all", "lora_fa", "lora_plus", "mask_l0", "mask_magnitude", "mask_random",
-    "mask_threshold", "mask_threshold_magnitude", "miss", "mpo", "oft", "pissa", "randlora",
-    "rslora", "shira", "sparse", "sparse_magnitude", "sparse_random", "sparse_sam", "subtuning",
-    "supermask", "two_stage", "vera",
+    "lora_all", "lora_fa", "lora_plus", "lottery_ticket", "mask_agnostic",
+    "mask_agnostic_magnitude", "mask_l0", "mask_magnitude", "mask_random", "mask_threshold",
+    "mask_threshold_magnitude", "miss", "mpo", "oft", "pissa", "randlora", "rslora", "shira",
+    "sparse", "sparse_magnitude", "sparse_random", "sparse_sam", "subtuning", "supermask",
+    "two_stage", "vera",
 }  # fmt: skip
 
 
@@ -139,7 +140,7 @@ def test_every_class_is_exported_and_typed() -> None:
 def test_values_stand_in_the_yaml_alone(kind: str) -> None:
     parameters = signature(getattr(methods, kind)).parameters.values()
     defaults = {parameter.name: parameter.default for parameter in parameters}
-    # the second is the former name of an argument, the third every method takes
+    # `search` is the former name of an argument; `layers` is of every method, in its YAML or not
     others = {"members", "search", "layers"}
     assert all(value is YAML for name, value in defaults.items() if name not in others)
     if kind == "Compose" or not defaults:

@@ -32,6 +32,7 @@ BOTTLENECK = H * WIDTH + WIDTH + WIDTH * H + H
 
 HALF = LAYERS * (2 * (SQUARE + H) + WIDE + NORMS)  # and as many biases as the matrices drawn have
 
+EVERYTHING = {"full", "two_stage", "lottery_ticket", "mask_agnostic", "mask_agnostic_magnitude"}
 BERT_BASE = {  # method -> (delta, pooler)
     "full": (109_482_240 - H * H - H, H * H + H),
     "two_stage": (109_482_240 - H * H - H, H * H + H),
@@ -54,6 +55,9 @@ BERT_BASE = {  # method -> (delta, pooler)
     "mask_l0": (MATRICES, 0),
     "mask_threshold": (MATRICES, 0),
     "mask_threshold_magnitude": (MATRICES, 0),
+    "lottery_ticket": (109_482_240 - H * H - H, H * H + H),
+    "mask_agnostic": (109_482_240 + MATRICES - H * H - H, H * H + H),  # while it masks
+    "mask_agnostic_magnitude": (109_482_240 - H * H - H, H * H + H),
     "mask_random": (0, 0),
     "mask_magnitude": (0, 0),
     "diff_pruning": (2 * MATRICES, 0),  # while it searches
@@ -85,6 +89,8 @@ BERT_BASE = {  # method -> (delta, pooler)
     "parallel": (LAYERS * (H * H // 2 + H // 2 + H // 2 * H + H), 0),
     "compacter": (4**3 + LAYERS * 2 * (2 * (H + H // 32) + H // 32 + H), 0),
     "prefix": (LAYERS * 2 * 10 * H, 0),
+    "control_prefix": (LAYERS * 2 * (10 + 3) * H, 0),  # of one value
+    "loreft": (LAYERS * (2 * H + 1), 0),
     "prompt": (10 * H, 0),
     "prompt_deep": (LAYERS * 10 * H, 0),
     "vfpt": (LAYERS * 10 * H, 0),
@@ -116,7 +122,7 @@ def test_bert_base(name: str, expected: tuple[int, int]) -> None:
     assert counts["params_head"] == 2 * H + 2
 
 
-@pytest.mark.parametrize("name", sorted(BERT_BASE.keys() - {"full", "two_stage"}))
+@pytest.mark.parametrize("name", sorted(BERT_BASE.keys() - EVERYTHING))
 def test_roberta_base_has_the_same_layers(name: str) -> None:
     """BERT-base's count, but RoBERTa has no pooler in its base model."""
     counts = counted(name, "roberta-base")

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from inspect import Parameter, signature
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import pytorch_lightning as pl
 from omegaconf import OmegaConf
@@ -13,13 +13,18 @@ from torch import Tensor, nn
 from finegrid.errors import require
 from finegrid.models import surgery
 from finegrid.models.backbone import Backbone
+from finegrid.models.heads.masked_language import MaskedLanguageModel
 from finegrid.models.sites import Sites
 from finegrid.seeds import forked
 from finegrid.storage.paths import CONF
+from finegrid.tasks.task import Task
+
+if TYPE_CHECKING:
+    from finegrid.data.batching import TokenizedDataset
 
 YAML: Any = ...  # default of an argument whose value stands in the method's YAML
 # what a method may do besides `apply`
-HOOKS = ("choose", "search", "after_backward", "after_step")
+HOOKS = ("choose", "search", "after_backward", "after_step", "text_loss")
 # (so many training examples, batch size) -> mean loss of each batch, with its graph
 Losses = Callable[[int, int], Iterator[Tensor]]
 
@@ -43,6 +48,20 @@ class CrossValidation(Protocol):
         """Mean of the headline metric over the folds; the weights are left as they were."""
 
 
+@dataclass(frozen=True)
+class Texts:
+    """A batch's texts, for a loss without their labels.
+
+    `read` passes them through the model, whose base is `base`; `language` loads the checkpoint's
+    masked-language-model head, and raises UserError where there is none.
+    """
+
+    base: nn.Module
+    sites: Sites
+    read: Callable[[], object]
+    language: Callable[[], MaskedLanguageModel]
+
+
 class TuningMethod(pl.Callback):
     """A Lightning callback that decides which parameters train; subclasses override `apply`.
 
@@ -61,6 +80,7 @@ class TuningMethod(pl.Callback):
     search_plan: SearchPlan | None = None  # of a method that overrides `search`
     chosen: Sequence[str] | None = None  # by `search`, in the order it chose them
     chosen_by: Mapping[str, float] | None = None  # scores of what `search` tried
+    texts_only = False  # True in a phase that trains by `text_loss`, without labels
     yaml: ClassVar[str] = ""  # of conf/method, with the values for YAML; empty: named as the module
     arguments: Mapping[str, Any] = {}  # that the instance was made with, the YAML's included
     site_layers: Sequence[int] | str | None = None  # whose sites `apply` gets; None: of all layers
@@ -81,6 +101,22 @@ class TuningMethod(pl.Callback):
         """Unfreeze, inject or mask; idempotent."""
         raise NotImplementedError
 
+    def read_task(self, task: Task) -> None:
+        """Before `apply`: what the method must know of a run's task.
+
+        Called with the task of the config, before anything is loaded, and again with that of the
+        rows.
+
+        Raises:
+            UserError: for a task that the method does not fit.
+        """
+
+    def add_inputs(self, rows: "TokenizedDataset") -> None:
+        """Let the batches of some rows hold what the method reads besides tokens."""
+
+    def finish(self, backbone: Backbone) -> None:
+        """After `apply`, on the model with its head: e.g. take what `add_inputs` has added."""
+
     def choose(self, backbone: nn.Module, losses: Losses) -> None:
         """After `apply`: choose what trains by gradients on training rows (e.g. Fisher masks)."""
 
@@ -97,6 +133,10 @@ class TuningMethod(pl.Callback):
     def after_backward(self, backbone: nn.Module, progress: float) -> None:
         """Change the gradients of a step, e.g. add those of a penalty."""
 
+    def text_loss(self, texts: Texts) -> Tensor:
+        """The loss of a batch in a phase of `texts_only`, in place of the task's."""
+        raise NotImplementedError
+
     def lr_ratio(self, name: str) -> float:
         """Times the rate, for a parameter that trains below the head, by its name (a group)."""
         return 1.0
@@ -109,6 +149,7 @@ class TuningMethod(pl.Callback):
         """Apply the method to a frozen backbone, with the global random state forked."""
         with forked(seed):  # injected modules must not shift other random draws
             self.apply(backbone.model.base_model, backbone.sites)
+        self.finish(backbone)
         backbone.train_tied_head()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -138,6 +179,7 @@ class TuningMethod(pl.Callback):
         """Give the module the rate and the loss of the phase that begins."""
         module.state.lr_scale = self.lr_scale
         module.use_loss(self.phase_loss)
+        module.text_loss = self.text_loss if self.texts_only else None
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Let the method change the gradients."""
