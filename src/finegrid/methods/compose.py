@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from finegrid.errors import require
-from finegrid.methods.base import HOOKS, Losses, Texts, TuningMethod
+from finegrid.methods.base import HOOKS, Losses, Texts, TuningMethod, overrides
 from finegrid.models import surgery
 from finegrid.models.sites import Sites
 
@@ -22,6 +22,12 @@ class Compose(TuningMethod):
 
     def __init__(self, *, members: Mapping[str, TuningMethod]) -> None:
         require(len(members) > 0, "method.members is empty; name the methods to compose")
+        for name, member in members.items():
+            require(
+                not overrides(member, "search"),
+                f"method.members.{name} searches for what trains, on a run's own budget; "
+                "compose methods that do not, such as layers",
+            )
         self.members = dict(members)
         self.starts_pretrained = all(member.starts_pretrained for member in self.each)
         self.positions = sum(member.positions for member in self.each)

@@ -42,9 +42,8 @@ class Task(ABC):
     kind: str = "classification"
     labels: list[str] = field(default_factory=list)  # class names by number, if there are classes
     headline: str = ""
-    dev: list[str] = field(
-        default_factory=lambda: ["validation"]
-    )  # labelled dev splits; auto: the first there is of test, validation, dev
+    # labelled dev splits; auto: the first there is of test, validation, dev
+    dev: list[str] = field(default_factory=lambda: ["validation"])
     train: str | None = None  # files of `task=custom`
     test: str | None = None  # null: a stratified fifth of the training file
     word_lists: bool = False  # the text columns hold lists of words, to be joined by spaces
@@ -62,6 +61,7 @@ class Task(ABC):
     EVERY_CLASS: ClassVar[bool] = True  # training rows must hold each class
     HEADS: ClassVar[tuple[str, ...]] = ("classifier",)  # that fit the kind
     LOSSES: ClassVar[tuple[str, ...]] = ("cross_entropy",)  # to train with, that fit the kind
+    SEMI: ClassVar[tuple[str, ...]] = ("none",)  # uses of rows left out that fit the kind
     ONE_STATE: ClassVar[bool] = True  # the head reads one hidden state a row, not one a token
     CLASSES_BY_NAME: ClassVar[bool] = False  # labels are read by the names that a file gives them
     FUSES: ClassVar[bool] = True  # a row is one sequence, so that runs can share a pass

@@ -184,6 +184,23 @@ def _fp32_logits(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
     return logits_of(model, batch).float()
 
 
+def saved(module: FineTuner) -> dict[str, Tensor]:
+    """Copies of what a training changes: what trains, and the buffers."""
+    return {name: value.detach().clone() for name, value in _changing(module).items()}
+
+
+@torch.no_grad()
+def restore(module: FineTuner, values: Mapping[str, Tensor]) -> None:
+    """Put saved values back."""
+    named = _changing(module)
+    for name, value in values.items():
+        named[name].copy_(value)
+
+
+def _changing(module: FineTuner) -> dict[str, Tensor]:
+    return {**surgery.trainable(module.model), **dict(module.model.named_buffers())}
+
+
 def predict(
     model: nn.Module,
     encoded: TokenizedDataset,
