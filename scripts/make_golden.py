@@ -19,6 +19,7 @@ import torch
 import transformers
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from transformers import BertConfig, BertForSequenceClassification
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
@@ -96,6 +97,40 @@ def golden(method: str) -> None:
     write(method, tensors, config)
 
 
+def reft() -> None:
+    """Compute LoReFT and write its file; in it stands R itself, not what it is a function of."""
+    model, batch = backbone(), inputs()
+    with torch.no_grad():
+        before = model(**batch).logits
+    adapters.init(model)
+    about = {"r": 2, "prefix_positions": 3, "suffix_positions": 2, "dropout": 0.0}
+    config = adapters.LoReftConfig(**about)
+    model.add_adapter(NAME, config=config)
+    model.train_adapter(NAME)
+    model.eval()
+    torch.manual_seed(2)
+    added = {name: p for name, p in model.named_parameters() if ".refts." in name}
+    with torch.no_grad():
+        for name, parameter in added.items():
+            drawn = torch.randn_like(parameter) * 0.2
+            # the reflections' lower triangle, transposed: its diagonal holds signs
+            parameter.add_(drawn.triu(1) if "parametrizations" in name else drawn)
+    with parametrize.cached():
+        units = {name: m for name, m in model.named_modules() if name.endswith(".projection")}
+        values = {f"{name}.weight": m.weight for name, m in units.items()}
+        for value in values.values():
+            value.retain_grad()
+        values |= {name: p for name, p in added.items() if ".learned_source." in name}
+        output = model(**batch)
+        output.loss.backward()
+    if (output.logits - before).abs().max() < 0.05:
+        raise RuntimeError("loreft hardly changes the logits")
+    tensors = {f"adapter/{name}": value.detach() for name, value in values.items()}
+    tensors |= {f"gradient/{name}": value.grad for name, value in values.items()}
+    tensors |= {"output/logits": output.logits.detach(), "output/logits_before": before}
+    write("loreft", tensors, config.to_dict())
+
+
 def write(name: str, tensors: dict[str, Tensor], config: dict[str, object]) -> None:
     """Write one file and say how large it is."""
     path = GOLDEN / f"{name}.safetensors"
@@ -113,6 +148,7 @@ def main() -> None:
     write("backbone", shared, ARCHITECTURE)
     for method in REDUCTION:
         golden(method)
+    reft()
 
 
 if __name__ == "__main__":

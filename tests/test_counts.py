@@ -89,6 +89,8 @@ BERT_BASE = {  # method -> (delta, pooler)
     "parallel": (LAYERS * (H * H // 2 + H // 2 + H // 2 * H + H), 0),
     "compacter": (4**3 + LAYERS * 2 * (2 * (H + H // 32) + H // 32 + H), 0),
     "prefix": (LAYERS * 2 * 10 * H, 0),
+    "control_prefix": (LAYERS * 2 * (10 + 3) * H, 0),  # of one value
+    "loreft": (LAYERS * (2 * H + 1), 0),
     "prompt": (10 * H, 0),
     "prompt_deep": (LAYERS * 10 * H, 0),
     "vfpt": (LAYERS * 10 * H, 0),

@@ -73,7 +73,8 @@ def test_weights_without_the_head_that_a_pattern_reads(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_can_run_on_tiny(method: str) -> None:
-    assert not reason(plain("task=builtin_paraphrase", "model=tiny", f"method={method}"))
+    why = reason(plain("task=builtin_paraphrase", "model=tiny", f"method={method}"))
+    assert ("name its column" in why) if method == "control_prefix" else not why
 
 
 def test_a_model_of_which_nothing_is_here_is_left_to_its_run() -> None:

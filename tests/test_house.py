@@ -32,7 +32,7 @@ WINGS = {
     "fetch": {"errors", "storage"},
     "kernels": set(),
     "models": {"config", "errors", "seeds", "storage", "tasks"},
-    "methods": {"config", "errors", "models", "seeds", "storage"},
+    "methods": {"config", "data", "errors", "models", "seeds", "storage", "tasks"},
     "runs": {"config", "data", "errors", "models", "recipes", "storage", "tasks"},
     "tracking": {"errors", "runs", "storage"},
     "training": {
@@ -43,7 +43,8 @@ WINGS = {
         "config", "data", "errors", "kernels", "methods", "models", "runs", "storage", "training",
     },
     "inference": {
-        "config", "data", "errors", "models", "runs", "seeds", "storage", "tasks", "training",
+        "config", "data", "errors", "methods", "models", "runs", "seeds", "storage", "tasks",
+        "training",
     },
     "grid": {
         "config", "data", "errors", "methods", "recipes", "report", "runs", "storage",

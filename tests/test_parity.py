@@ -20,6 +20,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
+from finegrid.methods.loreft import Subspace
 from finegrid.models import surgery
 from finegrid.models.sites import Sites
 
@@ -113,6 +114,51 @@ def test_adapters_library(theirs: str, ours: str) -> None:
             parameter.copy_(golden(name, groups["adapter"]))
     gradients = groups["gradient"]
     compare(model, batch, lambda name: golden(name, gradients), groups["output"]["logits"])
+
+
+REFT = {"basis": "projection.weight", "target.weight": "learned_source.weight"}
+REFT |= {"target.bias": "learned_source.bias"}
+
+
+def in_reft(name: str) -> str:
+    """The adapters library's name of a part of an intervention."""
+    layer, _, rest = name.partition(".loreft.units.")
+    number, _, part = rest.partition(".")
+    return f"{layer}.reft_layer.refts.golden.units.{number}.{REFT[part]}"
+
+
+def test_loreft_of_the_adapters_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """First and last tokens, each end with an intervention; R's gradient is that of R itself."""
+    groups, config = read("loreft")
+    model, batch = plain()
+    ends = (
+        f"method.first={config['prefix_positions']}",
+        f"method.last={config['suffix_positions']}",
+    )
+    parameters = tuned(
+        model, "method=loreft", f"method.rank={config['r']}", *ends, "method.tied=false"
+    )
+    assert sorted(map(in_reft, parameters)) == sorted(groups["adapter"])
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(groups["adapter"][in_reft(name)])
+    rotations: dict[int, Tensor] = {}
+    plainly = Subspace.rotation
+
+    def kept(unit: Subspace) -> Tensor:
+        rotation = plainly(unit)
+        rotation.retain_grad()
+        rotations[id(unit.basis)] = rotation
+        return rotation
+
+    monkeypatch.setattr(Subspace, "rotation", kept)
+    output = model(**batch)
+    output.loss.backward()
+    close(output.logits, groups["output"]["logits"], "logits")
+    for name, parameter in parameters.items():
+        value = rotations.get(id(parameter), parameter)
+        assert value.grad is not None, name
+        close(value.grad, groups["gradient"][in_reft(name)], name)
 
 
 # --- peft ----------------------------------------------------------------------------------------

@@ -18,10 +18,11 @@ from torch import Tensor
 
 from finegrid.config import RunConfig
 from finegrid.data.batching import TokenizedDataset
-from finegrid.data.examples import Examples, column_texts
+from finegrid.data.examples import Examples, attributes_of, column_texts
 from finegrid.data.files import json_text, read_table, texts
 from finegrid.data.tokenization import encode
 from finegrid.errors import UserError, require
+from finegrid.methods.base import TuningMethod
 from finegrid.models import backbone, heads
 from finegrid.models.backbone import Backbone
 from finegrid.runs import delta, saved_config
@@ -45,6 +46,7 @@ class Restored:
     task: Task
     model: torch.nn.Module
     tokenizer: Any
+    method: TuningMethod | None = None
 
     @property
     def auto_class(self) -> str:
@@ -52,11 +54,17 @@ class Restored:
         head = heads.of(self.config.head)
         return head.auto_class(self.task, backbone.is_decoder(self.config.model))
 
-    def outputs(self, texts: tuple[Sequence[Any], ...]) -> Any:
-        """What the task keeps of each row of texts, one list a column; see `Task.infer`."""
+    def outputs(
+        self, texts: tuple[Sequence[Any], ...], attributes: Sequence[str | None] = ()
+    ) -> Any:
+        """What the task keeps of each row of texts, one list a column; see `Task.infer`.
+
+        `attributes` are the rows' of a task that has one.
+        """
         model, task = self.config.model, self.task
         unknown = task.unknown_labels(texts)
-        rows = Examples(tuple(map(list, texts)), unknown, list(range(len(texts[0]))))
+        numbers = list(range(len(texts[0])))
+        rows = Examples(tuple(map(list, texts)), unknown, numbers, list(attributes))
         decoder = backbone.is_decoder(model)
         tokens = encode(
             texts,
@@ -73,6 +81,8 @@ class Restored:
             collate=task.collate,
             tokenizer=lambda: self.tokenizer,
         )
+        if self.method is not None:
+            self.method.add_inputs(encoded)
         size = self.config.data.eval_batch_size
         precision = str(self.record.precision)
         outputs = predict(self.model, encoded, batch_size=size, precision=precision, task=task)
@@ -105,6 +115,7 @@ def restore(
     if model_path is not None:
         config = replace(config, model=replace(config.model, path=model_path))
     method = build_method(config.method)
+    method.read_task(task)
     base, _ = load_backbone(config, task, build=build)
     method.tune(base, seed=stream(config.seed, "init"))  # some methods draw what trains
     base.own()
@@ -115,7 +126,8 @@ def restore(
         fingerprint=base.fingerprint,
         recall=partial(method.recall, base.model.base_model),
     )
-    return Restored(config, record, task, base.model, backbone.tokenizer(config.model))
+    reader = backbone.tokenizer(config.model)
+    return Restored(config, record, task, base.model, reader, method)
 
 
 def predict_file(
@@ -143,10 +155,11 @@ def predict_file(
     columns = tuple(column_texts(table, task, name, str(source)) for name in task.text_columns)
     for name in ("prediction", *(f"score_{label}" for label in task.scored)):
         require(name not in table.column_names, f"{source} already has a column {name!r}")
+    attributes = attributes_of(table, task, str(source))
     names = table.column_names
     table = pa.table({x: _writable(table.column(x), str(source), x) for x in names})
     run = restore(directory, model_path=model_path, allow=allow)
-    for name, values in _added(run.task, run.outputs(columns)).items():
+    for name, values in _added(run.task, run.outputs(columns, attributes)).items():
         table = table.append_column(name, pa.array(values))
     with whole(target) as draft:
         pa.csv.write_csv(table if raw else _without_formulas(table), draft)
@@ -210,10 +223,12 @@ def _opened(directory: Path, allow: Collection[str]) -> tuple[Record, RunConfig,
         "again with store=float32 retry=all",
     )
     config = saved_config.of_run(directory, record, allow=allow)
-    labels = delta.metadata(directory / delta.FILE)["labels"]
+    about = delta.metadata(directory / delta.FILE)
+    task = config.task.named(about["labels"])
     if record.delta_digest is not None:
         delta.verify(directory / delta.FILE, record.delta_digest)
-    return record, config, config.task.named(labels).of_record(vars(record))
+    task = replace(task, attribute_values=about.get(delta.VALUES) or [])
+    return record, config, task.of_record(vars(record))
 
 
 def require_finite(outputs: Any) -> None:

@@ -103,7 +103,7 @@ def _outputs(
         if rows is None:
             rows = scored(run, "test")
         require_same(run, rows, "test")
-        outputs = run.outputs(rows.texts)
+        outputs = run.outputs(rows.texts, rows.attributes)
         if not isinstance(outputs, torch.Tensor):
             raise UserError(f"{directory}: outputs of task.kind={run.task.kind} have no mean")
         yield outputs, run.task, run.task.collate(rows.labels)

@@ -41,7 +41,7 @@ def table(a: Solution, b: Solution, *, points: int = 11, where: str = "validatio
         with torch.no_grad():
             for name, parameter in network.named_parameters():
                 parameter.copy_(torch.lerp(ends[name], others[name], alpha))
-        outputs = replace(a.run, model=network).outputs(rows.texts)
+        outputs = replace(a.run, model=network).outputs(rows.texts, rows.attributes)
         for metric, score in a.run.task.score(outputs, labels).items():
             scores.append((alpha, where, metric, score, metric == a.run.task.headline))
     return pd.DataFrame(scores, columns=["alpha", "split", "metric", "score", "headline"])

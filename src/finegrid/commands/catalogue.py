@@ -40,7 +40,19 @@ def options(group: str) -> dict[str, str]:
 
 def help_text() -> str:
     """The text of `--help`: every group, every option with its one line."""
-    groups = "method task model head loss semi budget trainer logger race experiment".split()
+    groups = [
+        "method",
+        "task",
+        "model",
+        "head",
+        "loss",
+        "semi",
+        "budget",
+        "trainer",
+        "logger",
+        "race",
+        "experiment",
+    ]
     groups += ["tuned"] if options("tuned") else []
     return HELP.format(groups="\n".join(map(_describe, groups)), units=", ".join(UNITS))
 

@@ -38,6 +38,7 @@ class TokenizedDataset:
         """`collate` gives labels of rows; `tokenizer` is the one that gave the tokens."""
         self.tokens, self.tokenizer = tokens, tokenizer
         self.collate, self.numbers = collate, rows.labels
+        self.attributes = rows.attributes
         self.labels = collate(rows.labels)  # of all rows, for their scores
         self.lengths = np.diff(tokens.offsets)
         self.padding = {"input_ids": tokens.padding, "token_type_ids": 0, "labels": NO_LABEL}

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,12 +19,13 @@ class Examples:
     """Checked rows of one split: texts, one list a column, labels and the source's row ids.
 
     A text is a string, of some kinds a tuple. Labels are an array of any shape that begins with N,
-    or N objects.
+    or N objects. Attributes are what `task.attribute` says of each row, none without it.
     """
 
     texts: tuple[list[Any], ...]
     labels: np.ndarray[Any, np.dtype[Any]]
     idx: list[Any]  # numbers or text
+    attributes: list[str | None] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.idx)
@@ -32,7 +33,8 @@ class Examples:
     def take(self, index: np.ndarray[Any, Any]) -> "Examples":
         """The rows at these positions, in this order."""
         texts = tuple([column[i] for i in index] for column in self.texts)
-        return Examples(texts, self.labels[index], [self.idx[i] for i in index])
+        attributes = [self.attributes[i] for i in index] if self.attributes else []
+        return Examples(texts, self.labels[index], [self.idx[i] for i in index], attributes)
 
     def labelled(self, index: Sequence[int], labels: np.ndarray[Any, Any]) -> "Examples":
         """The rows at these positions with other labels."""
@@ -51,7 +53,8 @@ def read_rows(table: pa.Table, task: Task, where: str) -> Examples:
     if len(table) == 0:
         raise UserError(f"{where}: no rows")
     columns = tuple(column_texts(table, task, name, where) for name in task.text_columns)
-    rows = Examples(columns, _labels(table, task, where), _ids(table, where))
+    attributes = attributes_of(table, task, where)
+    rows = Examples(columns, _labels(table, task, where), _ids(table, where), attributes)
     task.check_rows(rows.texts, rows.labels, where)
     units = task.units(rows.texts, rows.labels)
     return rows if units is None else rows.labelled(*units)
@@ -60,6 +63,14 @@ def read_rows(table: pa.Table, task: Task, where: str) -> Examples:
 def column_texts(table: pa.Table, task: Task, name: str, where: str) -> list[Any]:
     """A text column's values; a missing column or an empty text is a `UserError`."""
     return task.read_text(name, values(table, name, where, nested=task.nested(name)), where)
+
+
+def attributes_of(table: pa.Table, task: Task, where: str) -> list[str | None]:
+    """What the attribute's column says of each row, None for an empty field; [] without one."""
+    if task.attribute is None:
+        return []
+    told = texts(column(table, task.attribute, where), where, task.attribute)
+    return [value if value and value.strip() else None for value in told]
 
 
 def _ids(table: pa.Table, where: str) -> list[Any]:

@@ -21,7 +21,9 @@ from finegrid.export.peft_updates import KINDS
 from finegrid.export.verify import logits_from
 from finegrid.inference import Restored
 from finegrid.methods.ia3 import ScaleInput, ScaleOutput
-from finegrid.methods.prefix import Prefix, ReparametrizedPrefix
+from finegrid.methods.modules.prefix import Prefix
+from finegrid.methods.modules.sparse_delta import SparseDifference
+from finegrid.methods.prefix import ReparametrizedPrefix
 from finegrid.methods.prompt import PromptSlots, PromptVectors
 from finegrid.models.anatomy import is_norm
 
@@ -167,6 +169,26 @@ def _update(model: nn.Module, children: dict[str, Any]) -> Translation:
     return Translation(config | {"target_modules": _sites(children)}, tensors)
 
 
+def _shira(model: nn.Module, children: dict[str, Any]) -> Translation:
+    """peft has r (in + out) entries of each matrix, whose values and places the file holds."""
+    ranks, tensors = set(), {}
+    for path, child in children.items():
+        name = path.rpartition(".")[0]
+        plain = isinstance(model.get_submodule(name), nn.Linear) and len(child.shape) == 2
+        need(plain, f"peft has sparse entries of an nn.Linear's weight alone, not of {path}")
+        ranks.add(len(child.places) / sum(child.shape))
+        places = torch.stack([child.places // child.shape[1], child.places % child.shape[1]])
+        tensors[f"base_model.model.{name}.shira_weight"] = child.values
+        tensors[f"base_model.model.{name}.shira_indices"] = places.int()
+    rank = max(ranks)
+    need(
+        len(ranks) == 1 and rank.is_integer(),
+        "peft has r (in + out) sparse entries of each matrix, with one whole number r",
+    )
+    config = {"peft_type": "SHIRA", "r": int(rank), "target_modules": _sites(children)}
+    return Translation(config, tensors)
+
+
 def _ia3(model: nn.Module, children: dict[str, Any]) -> Translation:
     """peft's vector is a row before a Linear and a column after it."""
     before = {path: child for path, child in children.items() if type(child) is ScaleInput}
@@ -238,6 +260,7 @@ def _sites(children: Iterable[str]) -> list[str]:
 
 TYPES: tuple[tuple[set[type], Callable[[nn.Module, dict[str, Any]], Translation]], ...] = (
     *(({kind}, _update) for kind in KINDS),
+    ({SparseDifference}, _shira),
     ({ScaleOutput, ScaleInput}, _ia3),
     ({Prefix, ReparametrizedPrefix}, _prefix),
     ({PromptSlots, PromptVectors}, _prompt),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time the YAMLs say wh
     from finegrid.methods.bitfit_added import BitFitAdded as BitFitAdded
     from finegrid.methods.compacter import Compacter as Compacter
     from finegrid.methods.compose import Compose as Compose
+    from finegrid.methods.control_prefix import ControlPrefix as ControlPrefix
     from finegrid.methods.diff_pruning import DiffPruning as DiffPruning
     from finegrid.methods.dora import DoRA as DoRA
     from finegrid.methods.fourierft import FourierFT as FourierFT
@@ -39,6 +40,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time the YAMLs say wh
     from finegrid.methods.lora import LoRAFrozenA as LoRAFrozenA
     from finegrid.methods.lora import LoRAPlus as LoRAPlus
     from finegrid.methods.lora import RankStabilised as RankStabilised
+    from finegrid.methods.loreft import LoReFT as LoReFT
     from finegrid.methods.lottery_ticket import LotteryTicket as LotteryTicket
     from finegrid.methods.mask_agnostic import MaskAgnostic as MaskAgnostic
     from finegrid.methods.mask_fixed import MaskFixed as MaskFixed

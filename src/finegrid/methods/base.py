@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from inspect import Parameter, signature
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import pytorch_lightning as pl
 from omegaconf import OmegaConf
@@ -17,6 +17,10 @@ from finegrid.models.heads.masked_language import MaskedLanguageModel
 from finegrid.models.sites import Sites
 from finegrid.seeds import forked
 from finegrid.storage.paths import CONF
+from finegrid.tasks.task import Task
+
+if TYPE_CHECKING:
+    from finegrid.data.batching import TokenizedDataset
 
 YAML: Any = ...  # default of an argument whose value stands in the method's YAML
 # what a method may do besides `apply`
@@ -97,6 +101,22 @@ class TuningMethod(pl.Callback):
         """Unfreeze, inject or mask; idempotent."""
         raise NotImplementedError
 
+    def read_task(self, task: Task) -> None:
+        """Before `apply`: what the method must know of a run's task.
+
+        Called with the task of the config, before anything is loaded, and again with that of the
+        rows.
+
+        Raises:
+            UserError: for a task that the method does not fit.
+        """
+
+    def add_inputs(self, rows: "TokenizedDataset") -> None:
+        """Let the batches of some rows hold what the method reads besides tokens."""
+
+    def finish(self, backbone: Backbone) -> None:
+        """After `apply`, on the model with its head: e.g. take what `add_inputs` has added."""
+
     def choose(self, backbone: nn.Module, losses: Losses) -> None:
         """After `apply`: choose what trains by gradients on training rows (e.g. Fisher masks)."""
 
@@ -129,6 +149,7 @@ class TuningMethod(pl.Callback):
         """Apply the method to a frozen backbone, with the global random state forked."""
         with forked(seed):  # injected modules must not shift other random draws
             self.apply(backbone.model.base_model, backbone.sites)
+        self.finish(backbone)
         backbone.train_tied_head()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

@@ -8,13 +8,19 @@ adapter and LoRA; Mao et al. 2021, arXiv 2110.07577) and DSEE (LoRA + sparse res
 
 import math
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from finegrid.errors import require
 from finegrid.methods.base import HOOKS, Losses, Texts, TuningMethod, overrides
 from finegrid.models import surgery
+from finegrid.models.backbone import Backbone
 from finegrid.models.sites import Sites
+from finegrid.tasks.task import Task
+
+if TYPE_CHECKING:
+    from finegrid.data.batching import TokenizedDataset
 
 
 class Compose(TuningMethod):
@@ -37,6 +43,21 @@ class Compose(TuningMethod):
     def each(self) -> tuple[TuningMethod, ...]:
         """The members in order."""
         return tuple(self.members.values())
+
+    def read_task(self, task: Task) -> None:
+        """Let every member know the task."""
+        for member in self.each:
+            member.read_task(task)
+
+    def add_inputs(self, rows: "TokenizedDataset") -> None:
+        """Let every member add what it reads."""
+        for member in self.each:
+            member.add_inputs(rows)
+
+    def finish(self, backbone: Backbone) -> None:
+        """Let every member finish."""
+        for member in self.each:
+            member.finish(backbone)
 
     def apply(self, backbone: nn.Module, sites: Sites) -> None:
         """Apply the members one after the other.

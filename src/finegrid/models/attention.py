@@ -2,8 +2,8 @@
 
 An attention module with a child `prefix` attends to that child's keys and values too; one without
 attends as before. Each text sees the complete prefix, whatever its mask says of the tokens, in
-local layers too. Works through transformers' attention interface, around whichever softmax
-attention a model uses.
+local layers too, or what of it the child's `seen` says. Works through transformers' attention
+interface, around whichever softmax attention a model uses.
 """
 
 import sys
@@ -59,12 +59,15 @@ def _prefixed(attend: Callable[..., Any]) -> Callable[..., Any]:
     def attend_to_prefix(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **named: Any
     ) -> Any:
-        prefix = module._modules.get("prefix")
+        prefix: Any = module._modules.get("prefix")
         if prefix is not None:
             more_keys, more_values = prefix(query)  # B heads length d
             if mask is None and getattr(module, "is_causal", False):
                 mask = _causal(query, key)  # which the function would misplace by the prefix
-            mask = _widened(mask, more_keys.shape[2])
+            seen = prefix.seen(query)
+            if seen is not None and mask is None:
+                mask = query.new_zeros(1, 1, 1, key.shape[2])
+            mask = _widened(mask, more_keys.shape[2], seen)
             key = torch.cat([more_keys.to(key.dtype), key], dim=2)
             value = torch.cat([more_values.to(value.dtype), value], dim=2)
         return attend(module, query, key, value, mask, **named)
@@ -78,9 +81,23 @@ def _causal(query: Tensor, key: Tensor) -> Tensor:
     return query.new_ones(queries, keys, dtype=torch.bool).tril(keys - queries)
 
 
-def _widened(mask: Tensor | None, columns: int) -> Tensor | None:
-    """A mask (.., queries, keys) with visible keys in front; None means that all is visible."""
+def _widened(mask: Tensor | None, columns: int, seen: Tensor | None) -> Tensor | None:
+    """A mask (.., queries, keys) with more keys in front; None means that all is visible.
+
+    `seen` says which of these each row sees, rows x keys; None: all.
+    """
     if mask is None:
         return None
     visible = 1.0 if mask.dtype == torch.bool else 0.0  # bool: may be seen; float: is added
-    return functional.pad(mask, (columns, 0), value=visible)
+    if seen is None:
+        return functional.pad(mask, (columns, 0), value=visible)
+    front = seen if mask.dtype == torch.bool else _to_add(seen, mask.dtype)
+    mask = mask[(None,) * (4 - mask.ndim)].expand(len(seen), -1, -1, -1)
+    front = front[:, None, None].expand(*mask.shape[:3], -1)
+    return torch.cat([front, mask], dim=-1)
+
+
+def _to_add(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to the scores of keys that are seen, and of others."""
+    hidden = torch.full_like(seen, torch.finfo(dtype).min, dtype=dtype)
+    return torch.where(seen, torch.zeros_like(hidden), hidden)

@@ -21,6 +21,7 @@ from finegrid.storage.files import flush, whole
 FILE = layout.DELTA
 FORMAT = "finegrid-2"
 MASKS = "masks"  # the one tensor that holds every mask, coded
+VALUES = "attribute_values"  # key of the header: what `task.attribute` said of training rows
 
 
 @runtime_checkable
@@ -216,6 +217,7 @@ def _opened(path: Path) -> Iterator[tuple[dict[str, Any], Any]]:
             if not isinstance(about, dict) or about.get("format") != FORMAT:
                 raise UserError(f"{path} is not a finegrid delta")
             texts = [about.get("method"), about.get("fingerprint"), *(about.get("labels") or ())]
+            texts += about.get(VALUES) or []
             if not all(isinstance(text, str) for text in texts) or "labels" not in about:
                 raise ValueError("its header does not say method, backbone and labels")
             yield about, file

@@ -42,13 +42,14 @@ class Task(ABC):
     kind: str = "classification"
     labels: list[str] = field(default_factory=list)  # class names by number, if there are classes
     headline: str = ""
-    # labelled dev splits; auto: the first there is of test, validation, dev
-    dev: list[str] = field(default_factory=lambda: ["validation"])
+    dev: list[str] = field(default_factory=lambda: ["validation"])  # labelled; auto: what there is
     train: str | None = None  # files of `task=custom`
     test: str | None = None  # null: a stratified fifth of the training file
     word_lists: bool = False  # the text columns hold lists of words, to be joined by spaces
     positive: str | None = None  # class that F1 is of; null: the second of two
     pattern: Pattern | None = None  # template and words of head=pattern
+    attribute: str | None = None  # column by whose value control_prefix chooses its prefixes
+    attribute_values: list[str] = field(default_factory=list)  # those of the training rows
 
     METRICS: ClassVar[tuple[str, ...]]  # names that `task.metrics` may list
     USUAL: ClassVar[tuple[str, ...]] = ()  # where it lists none; empty: all of METRICS
@@ -249,8 +250,7 @@ class Task(ABC):
         `train`: the rows are trained on, and not scored. Fields: `input_ids`; perhaps
         `token_type_ids`, and `labels` of the tokens, -100 where there is none: a batch then holds
         them as B T in place of the rows' labels. Others are for `logits` and `infer` to read, not
-        for the model. `truncated` may say how many rows were cut, where that is not for the
-        tokenizer's encodings to tell.
+        for the model. `truncated` may say how many rows were cut, if encodings do not tell.
         """
         encoded: Mapping[str, Any] = plain_encoding(texts, tokenizer, max_length)
         return encoded

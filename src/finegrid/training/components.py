@@ -66,6 +66,9 @@ def prepare(config: RunConfig, *, build: Callable[..., Backbone] = backbone.buil
     """
     method, head = check_settings(config)
     task, splits, encoded = rows_of(config)
+    method.read_task(task)
+    for rows in encoded.values():
+        method.add_inputs(rows)
     acts = any(overrides(method, hook) for hook in ("after_step", "after_backward"))
     more = acts or splits.unlabelled is not None  # it may look at all of what trains, or read more
     token_ids = None if more else encoded["train"].token_ids
@@ -101,6 +104,7 @@ def check_settings(config: RunConfig) -> tuple[TuningMethod, Head]:
         _check_student(config, method)
     backbone.separator(config.model)
     _check_turn(config)
+    method.read_task(config.task)
     if (like := config.model.recipes_of) is not None:
         shipped = tuple(file.stem for file in (paths.CONF / "model").glob("*.yaml"))
         one_of("model.recipes_of", like, shipped)
@@ -138,8 +142,10 @@ def outlined(config: RunConfig) -> Backbone:
     task, drawn = config.task, replace(config.model, pretrained=False)  # no look at the hub
     auto_class = heads.of(config.head).auto_class(task, backbone.is_decoder(drawn))
     base = backbone.outline(config.model, outputs=task.outputs or 2, auto_class=auto_class)
+    method = build_method(config.method)
+    method.read_task(task)
     with torch.device("meta"):
-        build_method(config.method).apply(base.model.base_model, base.sites)
+        method.apply(base.model.base_model, base.sites)
     base.train_tied_head()
     return base
 
@@ -164,6 +170,8 @@ def rows_of(config: RunConfig) -> tuple[Task, Splits, dict[str, TokenizedDataset
     _check_turn(config)
     task, tables = load(config.task, config.data)
     splits = split(tables, task, config.data, unlabelled=isinstance(config.semi, UPET))
+    values = sorted({value for value in splits.train.attributes if value is not None})
+    task = replace(task, attribute_values=values)
     tokenise = Tokeniser(
         backbone.locate(config.model),
         config.model.revision,

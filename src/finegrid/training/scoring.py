@@ -56,6 +56,7 @@ def _save_delta(
 ) -> None:
     """Write the delta, unless the config wants none; its size is counted in any case."""
     model, path = components.module.model, directory / delta.FILE
+    values = components.task.attribute_values
     record.stored = components.config.store != "none"
     record.delta_bytes = delta.save(
         path if record.stored else None,
@@ -64,6 +65,7 @@ def _save_delta(
         fingerprint=str(record.fingerprint),
         labels=components.task.labels,
         dtype=dtype,
+        more={delta.VALUES: values} if values else None,
     )
     record.delta_digest = delta.digest(path) if record.stored else None
     trained = (record.params_delta or 0) + (record.params_pooler or 0) + (record.params_head or 0)

@@ -1,1 +1,1 @@
-"""Modules that several tuning methods inject: adapters, weight masks, sparse deltas."""
+"""Modules that several tuning methods inject: adapters, prefixes, weight masks, sparse deltas."""

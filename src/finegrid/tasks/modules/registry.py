@@ -11,7 +11,7 @@ from finegrid.tasks.task import Task
 
 LISTS = ("text", "metrics", "labels", "dev")  # for which one name may stand by itself
 # Settings of some kinds; null: as the kind has it
-OPTIONAL = ("choices", "template", "max_new_tokens", "threshold")
+OPTIONAL = ("choices", "template", "max_new_tokens", "threshold", "attribute")
 
 
 def kinds() -> tuple[str, ...]:
