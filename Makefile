@@ -1,4 +1,5 @@
-# Commands: `make demo`, `make test`, `make quick` (a part of the tests, for while you edit).
+# Commands: `make demo`, `make test`, `make quick` (a part of the tests, for while you edit),
+# `make nightly` (rare combinations too).
 # PYTHON chooses the interpreter (3.11 to 3.13).
 PYTHON ?= python3
 # What pip is told when it installs torch. CUDA 13 build: make demo TORCH_INDEX=https://download.pytorch.org/whl/cu130
@@ -7,7 +8,7 @@ BIN := .venv/bin
 # A file's tests share what they train, so they stay together; the longest files begin.
 WORKERS := --numprocesses auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo check quick test docs ci clean
+.PHONY: setup demo check quick test nightly docs ci clean
 
 setup: .venv/installed
 
@@ -32,6 +33,9 @@ docs: setup
 	@echo "site/index.html"
 
 test: setup
+	$(BIN)/python -m pytest -m "not nightly" $(WORKERS)
+
+nightly: setup
 	$(BIN)/python -m pytest $(WORKERS)
 
 ci: check test

@@ -70,6 +70,14 @@ def _plain(kind: str) -> Tensor:
 
 CASES = [(kind, name) for kind in KINDS for name in METHODS]
 FITTING = [case for case in CASES if refusal(*case) is None]
+DAILY = ("llama", "gpt2")  # families on which every method is tried each day
+SPREAD = ("bitfit_added", "full", "houlsby", "ia3", "lora_all", "prefix", "supermask")  # on all
+
+
+def daily(kind: str, name: str) -> Any:
+    """A case, for the nightly lane where family and method both have others that stand for them."""
+    marks = [] if kind in DAILY or name in SPREAD else [pytest.mark.nightly]
+    return pytest.param(kind, name, marks=marks)
 
 
 @pytest.mark.parametrize(("kind", "name"), [case for case in CASES if case not in FITTING])
@@ -79,7 +87,7 @@ def test_what_does_not_fit_is_refused_in_one_line(kind: str, name: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("kind", "name"), FITTING)
+@pytest.mark.parametrize(("kind", "name"), [daily(*case) for case in FITTING])
 def test_every_method_starts_trains_and_merges(kind: str, name: str) -> None:
     """From the pre-trained model; what trains gets a gradient, all else stays as it is."""
     base, method = tuned(kind, name)
