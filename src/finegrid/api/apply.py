@@ -90,8 +90,8 @@ def apply(
             `layernorm_fisher`): a function (rows, batch size) that yields the mean loss of one
             batch of training rows after the other, with its graph.
         hooks: Say that your loop calls `after_backward` and `after_step` of `model.finegrid.method`
-            (see `TuningMethod`), where a method acts during training: `diff_pruning`, `hft` with
-            several rounds.
+            (see `TuningMethod`), where a method acts during training: `adalora`, `diff_pruning`,
+            `lisa`, `hft` with several rounds.
         verbose: Print how many parameters train.
         **arguments: Of a method given by name, in place of its YAML's values.
 
