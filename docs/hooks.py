@@ -12,7 +12,18 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-GROUPS = ("method", "task", "model", "head", "loss", "budget", "trainer", "logger", "experiment")
+GROUPS = (
+    "method",
+    "task",
+    "model",
+    "head",
+    "loss",
+    "semi",
+    "budget",
+    "trainer",
+    "logger",
+    "experiment",
+)
 VALUES = ("train", "data/default", "sweep/default", "trainer/auto")
 
 

@@ -35,12 +35,14 @@ from finegrid.training.components import build_method
 TINY = str(BUILTIN / "tiny")
 CLASSIFIER = "AutoModelForSequenceClassification"
 MERGEABLE = {
-    "bitfit", "bitfit_added", "bitfit_lora", "bitfit_q_m2", "critical_layers", "diff_pruning",
-    "diff_pruning_structured", "dora", "dsee", "fourierft", "full", "head", "hft", "hira", "ia3",
-    "layernorm", "layernorm_fisher", "layers", "loha", "lokr", "lora", "lora_all", "lora_fa",
-    "lora_plus", "mask_l0", "mask_magnitude", "mask_random", "mask_threshold",
+    "adalora", "bitfit", "bitfit_added", "bitfit_lora", "bitfit_q_m2", "critical_layers",
+    "diff_pruning", "diff_pruning_structured", "dora", "dsee", "fourierft", "full", "head", "hft",
+    "hira", "ia3", "layernorm", "layernorm_fisher", "layers", "lisa", "loha", "lokr", "lora",
+    "lora_all", "lora_fa", "lora_plus", "lottery_ticket", "mask_agnostic",
+    "mask_agnostic_magnitude", "mask_l0", "mask_magnitude", "mask_random", "mask_threshold",
     "mask_threshold_magnitude", "miss", "mpo", "oft", "pissa", "randlora", "rslora", "shira",
-    "sparse", "sparse_magnitude", "sparse_random", "sparse_sam", "supermask", "two_stage", "vera",
+    "sparse", "sparse_magnitude", "sparse_random", "sparse_sam", "subtuning", "supermask",
+    "two_stage", "vera",
 }  # fmt: skip
 
 

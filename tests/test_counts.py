@@ -32,6 +32,7 @@ BOTTLENECK = H * WIDTH + WIDTH + WIDTH * H + H
 
 HALF = LAYERS * (2 * (SQUARE + H) + WIDE + NORMS)  # and as many biases as the matrices drawn have
 
+EVERYTHING = {"full", "two_stage", "lottery_ticket", "mask_agnostic", "mask_agnostic_magnitude"}
 BERT_BASE = {  # method -> (delta, pooler)
     "full": (109_482_240 - H * H - H, H * H + H),
     "two_stage": (109_482_240 - H * H - H, H * H + H),
@@ -43,6 +44,7 @@ BERT_BASE = {  # method -> (delta, pooler)
     "houlsby": (LAYERS * 2 * BOTTLENECK, 0),
     "houlsby_layernorm": (LAYERS * 2 * (BOTTLENECK + NORMS), 0),
     "layers": (2 * LAYER, 0),
+    "subtuning": (LAYERS * LAYER, 0),  # while it searches
     "critical_layers": (LAYERS * (2 * (SQUARE + H) + WIDE + H), 0),
     "sparse": (entries(0.005), 0),
     "sparse_random": (entries(0.005), 0),
@@ -53,6 +55,9 @@ BERT_BASE = {  # method -> (delta, pooler)
     "mask_l0": (MATRICES, 0),
     "mask_threshold": (MATRICES, 0),
     "mask_threshold_magnitude": (MATRICES, 0),
+    "lottery_ticket": (109_482_240 - H * H - H, H * H + H),
+    "mask_agnostic": (109_482_240 + MATRICES - H * H - H, H * H + H),  # while it masks
+    "mask_agnostic_magnitude": (109_482_240 - H * H - H, H * H + H),
     "mask_random": (0, 0),
     "mask_magnitude": (0, 0),
     "diff_pruning": (2 * MATRICES, 0),  # while it searches
@@ -69,6 +74,7 @@ BERT_BASE = {  # method -> (delta, pooler)
     "lora_plus": (LAYERS * 2 * (8 * H + H * 8), 0),
     "lora_fa": (LAYERS * 2 * H * 8, 0),
     "dora": (LAYERS * 2 * (8 * H + H * 8 + H), 0),
+    "adalora": (LAYERS * 2 * 12 * (H + 1 + H), 0),
     "pissa": (LAYERS * 2 * (8 * H + H * 8), 0),
     "vera": (LAYERS * 2 * (256 + H), 0),
     "loha": (LAYERS * 2 * 2 * (8 * H + H * 8), 0),
@@ -116,7 +122,7 @@ def test_bert_base(name: str, expected: tuple[int, int]) -> None:
     assert counts["params_head"] == 2 * H + 2
 
 
-@pytest.mark.parametrize("name", sorted(BERT_BASE.keys() - {"full", "two_stage"}))
+@pytest.mark.parametrize("name", sorted(BERT_BASE.keys() - EVERYTHING))
 def test_roberta_base_has_the_same_layers(name: str) -> None:
     """BERT-base's count, but RoBERTa has no pooler in its base model."""
     counts = counted(name, "roberta-base")
@@ -131,22 +137,34 @@ def test_half_fine_tuning_on_bert_base() -> None:
     assert 0 <= drawn <= LAYERS
 
 
+def test_lisa_on_bert_base() -> None:
+    """What lies outside the layers, and each layer that any round draws."""
+    counts = counted("lisa", "bert-base")
+    drawn, rest = divmod(counts["params_delta"] - EMBEDDINGS, LAYER)
+    assert rest == 0
+    assert 2 <= drawn <= LAYERS
+    assert counts["params_pooler"] == H * H + H
+
+
 def test_every_method_is_counted() -> None:
-    assert {*BERT_BASE, "hft"} == set(METHODS)
+    assert {*BERT_BASE, "hft", "lisa"} == set(METHODS)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_yaml_tells_the_count(name: str) -> None:
     """`(294,912 on BERT-base ...)` in the headline is what is counted, delta and pooler."""
     headline = (ROOT / f"conf/method/{name}.yaml").read_text(encoding="utf-8").splitlines()[0]
-    match = re.search(r"\((keeps )?([\d,.]+)( M)?( bits)? on BERT-base", headline)
+    match = re.search(r"\((keeps |at most )?([\d,.]+)( M)?( bits)? on BERT-base", headline)
     assert match, headline
     told = float(match[2].replace(",", "")) * (1e6 if match[3] else 1)
-    if match[1]:  # diff pruning searches among all and keeps some
+    if match[1] == "keeps ":  # diff pruning searches among all and keeps some
         assert told == int(0.005 * MATRICES)
         return
     counts = counted(name, "bert-base")
     exact = counts["params_delta"] + counts["params_pooler"]
+    if match[1]:  # lisa draws its layers
+        assert told == sum(BERT_BASE["full"]) >= exact
+        return
     chosen_together = 7_680 if name == "layernorm_fisher" else exact
     assert told == pytest.approx(chosen_together, rel=1e-3 if match[3] else 0, abs=0)
 
@@ -202,6 +220,7 @@ SMOLLM2 = {  # method -> delta; keys and values are a third as wide as queries
     "lora_plus": LAYERS2 * 8 * (H2 + H2 + H2 + KEY2),
     "lora_fa": LAYERS2 * 8 * (H2 + KEY2),
     "dora": LAYERS2 * (8 * (H2 + H2 + H2 + KEY2) + H2 + KEY2),
+    "adalora": LAYERS2 * 12 * (H2 + 1 + H2 + H2 + 1 + KEY2),
     "pissa": LAYERS2 * 8 * (H2 + H2 + H2 + KEY2),
     "vera": LAYERS2 * (2 * 256 + H2 + KEY2),
     "loha": LAYERS2 * 2 * 8 * (H2 + H2 + H2 + KEY2),

@@ -35,8 +35,8 @@ SMALLER = {
     "shira": ["method.rank=4"],
 }
 BIASES = ("bitfit", "bitfit_q_m2", "bitfit_lora")
-LORA = ("rslora", "lora_plus", "lora_fa", "dora", "pissa", "vera", "loha", "lokr", "hira",
-        "fourierft", "miss", "oft", "shira", "randlora")  # fmt: skip
+LORA = ("adalora", "rslora", "lora_plus", "lora_fa", "dora", "pissa", "vera", "loha", "lokr",
+        "hira", "fourierft", "miss", "oft", "shira", "randlora")  # fmt: skip
 LABELS = torch.tensor([0, 1, 2])
 
 

@@ -42,6 +42,7 @@ REFUSED = {  # settings -> what is said of them
         ("task=arc_easy", "model=tiny", "task.headline=accuracy_norm"),
         "needs the likelihoods that a decoder gives",
     ),
+    "like": (("model.recipes_of=tyni",), "model.recipes_of=tyni is unknown; did you mean 'tiny'"),
     "no biases": (("model=tiny_llama", "method=bitfit"), "has no biases to train"),
     "no such role": (("model=tiny", "method=ia3", "method.roles=[gate]"), "no role 'gate'"),
     "a rank": (("model=tiny", "method=lora", "method.rank=100000"), "method.rank=100000 must lie"),

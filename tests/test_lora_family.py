@@ -60,7 +60,8 @@ class Twin:
         """Theirs of our name."""
         part = next(part for part in self.parts if name.endswith(f".{part}"))
         site = name.removesuffix(f".{part}")
-        return theirs[f"base_model.model.{site}.{self.parts[part]}"]
+        value = theirs[f"base_model.model.{site}.{self.parts[part]}"]
+        return value.flatten() if part == "adalora.values" else value  # a column there
 
 
 def below(child: str, **parts: str) -> dict[str, str]:
@@ -91,6 +92,11 @@ TWINS = {
         LORA | {"use_dora": True},
         below("dora", a=A, b=B, magnitude="lora_magnitude_vector.default.weight"),
         RANK,
+    ),
+    "adalora": Twin(
+        {"peft_type": "ADALORA", "init_r": 4, "target_r": 2, "lora_alpha": 12, "total_step": 9},
+        below("adalora", left="lora_B.default", values="lora_E.default", right="lora_A.default"),
+        ("method.initial_rank=4", "method.rank=2", "method.alpha=12"),
     ),
     "pissa": Twin(LORA | {"init_lora_weights": "pissa"}, below("pissa", a=A, b=B), RANK),
     "vera": Twin(
@@ -284,6 +290,12 @@ def test_oft_keeps_lengths_and_dora_the_rows_norms() -> None:
     ("overrides", "message"),
     [
         ("dora method.rank=0", r"method\.rank=0 must lie in \[1, 32\]"),
+        ("adalora method.initial_rank=33", r"method\.initial_rank=33 must lie in \[1, 32\]"),
+        ("adalora method.rank=13", r"method\.rank=13 must lie in \[1, 12\]"),
+        ("adalora method.t_final=0.9", r"t_init=0\.15 and method\.t_final=0\.9 are shares of"),
+        ("adalora method.t_final=0", r"method\.t_final=0 are shares of"),
+        ("adalora method.beta2=1", r"method\.beta2=1 must lie in \[0, 1\)"),
+        ("adalora method.orthogonality=-1", r"method\.orthogonality=-1 is negative"),
         ("pissa method.rank=33", r"method\.rank=33 must lie in \[1, 32\]"),
         ("vera method.rank=0", r"method\.rank=0 must be at least 1"),
         ("randlora method.rank=0", r"method\.rank=0 must be at least 1"),

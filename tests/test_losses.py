@@ -15,11 +15,11 @@ from finegrid.errors import UserError
 from finegrid.runs import identity
 from finegrid.runs.record import read
 from finegrid.tasks.classification import Classification
-from finegrid.tasks.modules.losses import LDAM, LOSSES, Criterion, CrossEntropy, Reweighted
+from finegrid.tasks.modules.losses import LDAM, LOSSES, PHCE, Criterion, CrossEntropy, Reweighted
 
 TASK = Classification(name="t", text=["a"], metrics=["accuracy"], labels=["x", "y", "z"])
 ROWS = np.repeat([0, 1, 2], [80, 16, 1])
-OTHERS = ("loss=reweighted", "loss=ldam")
+OTHERS = ("loss=reweighted", "loss=ldam", "loss=phce")
 SHORT = ("experiment=smoke", "method=bitfit", "trainer.threads=1")
 
 
@@ -64,7 +64,8 @@ def test_the_margin_falls_with_the_fourth_root_of_the_rows() -> None:
 
 
 @pytest.mark.parametrize(
-    "loss", [CrossEntropy(), Reweighted("reweighted", 0.99), LDAM("ldam", 0.5, 1.0)]
+    "loss",
+    [CrossEntropy(), Reweighted("reweighted", 0.99), LDAM("ldam", 0.5, 1.0), PHCE("phce", 2)],
 )
 def test_chunks_of_a_batch_add_up(loss: Any) -> None:
     """So that a batch may run in several passes."""
@@ -82,7 +83,7 @@ def test_the_default_makes_the_cells_that_there_were() -> None:
     del older["loss"]
     assert identity.cell(older) == cell() == cell("loss=cross_entropy")
     made = [cell(), *map(cell, OTHERS), cell("loss=ldam", "loss.margin=0.3")]
-    assert len(set(made)) == 4
+    assert len(set(made)) == 5
     assert RunConfig.of(OmegaConf.create(older)).loss == CrossEntropy()
 
 

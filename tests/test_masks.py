@@ -12,8 +12,14 @@ from torch import nn
 from finegrid.data.batching import TokenizedDataset
 from finegrid.errors import UserError
 from finegrid.methods.diff_pruning import GatedDifference
-from finegrid.methods.mask_threshold import THRESHOLD, ThresholdMask
-from finegrid.methods.modules.mask import LearnedMask, Mask, pruned_count, smallest
+from finegrid.methods.modules.mask import (
+    THRESHOLD,
+    LearnedMask,
+    Mask,
+    ThresholdMask,
+    pruned_count,
+    smallest,
+)
 from finegrid.methods.modules.sparse_delta import SparseDifference, count
 from finegrid.methods.supermask import BernoulliMask
 from finegrid.models import surgery

@@ -84,7 +84,7 @@ def test_a_row_holds_all_that_a_record_says(tmp_path: Path) -> None:
     assert (row["overrides"], row["version"], row["test/f1"]) == ("a=1 b=2", "0.4.0", 0.8)
     assert (row["validation/f1"], row["peak_memory_bytes"]) == (0.7, 1e9)
     assert row["directory"].endswith("mrpc/tiny/lora/f0.3-s1-0")
-    nested = {"overrides", "metrics", "truncated", "versions"}
+    nested = {"overrides", "metrics", "truncated", "versions", "chosen", "chosen_by"}
     assert {name for name in asdict(run) if name not in nested} <= set(runs)
 
 

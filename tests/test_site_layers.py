@@ -27,10 +27,12 @@ from finegrid.training.components import build_method, check_settings
 from finegrid.training.cost import count_parameters
 from finegrid.training.module import logits_of
 
-NO_LAYERS = {  # what a method without layers of its own does instead
+NO_LAYERS = {  # methods that cannot work in one layer, and what they say
     "full": r"changes layers \[0, 2\] too",
     "two_stage": r"changes layers \[0, 2\] too",
     "head": "changes nothing in these layers",
+    "lisa": "active_layers=2 must lie in",
+    "lottery_ticket": r"changes layers \[0, 2\] too",
     "prompt": "changes nothing in these layers",
 }
 OWN = [name for name in METHODS if composed(f"method={name}").method.get("layers", 0) != 0]
@@ -51,7 +53,7 @@ def test_a_method_changes_its_layers_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "why"), NO_LAYERS.items())
-def test_a_method_without_layers_says_so(name: str, why: str) -> None:
+def test_a_method_that_one_layer_does_not_do_for_says_so(name: str, why: str) -> None:
     with pytest.raises(UserError, match=why) as caught:
         tuning_method(f"method={name}", "+method.layers=[1]").tune(fresh(), seed=0)
     assert "\n" not in str(caught.value)

@@ -24,8 +24,9 @@ from finegrid.errors import (
     require_allowed,
     slug,
 )
+from finegrid.tasks.modules import losses
+from finegrid.tasks.modules import semi as semis
 from finegrid.tasks.modules.heads import check_head
-from finegrid.tasks.modules.losses import Loss, class_of
 from finegrid.tasks.modules.registry import filled_in, of_kind
 from finegrid.tasks.task import Task
 
@@ -146,6 +147,7 @@ class ModelConfig:
     sites: dict[str, str]  # role -> pattern, for an architecture that is not known yet
     separator: str | None = None  # between two texts on a decoder; older runs do not name it
     chat_template: str = "none"  # own: a row's text is a user's turn; older runs do not name it
+    recipes_of: str | None = None  # a model whose published rates fit; older runs do not name it
 
     def __post_init__(self) -> None:
         require(self.max_length > 1, f"model.max_length={self.max_length} must be at least 2")
@@ -283,7 +285,8 @@ def bind(cls: type[T], node: Mapping[Any, Any], where: str) -> T:
         for cause in causes(error):
             if isinstance(cause, UserError):  # of a resolver
                 raise cause from None
-        raise UserError(f"{where}.{error.key or ''}: {_first_line(error)}") from error
+        line = str(error).strip().splitlines()[0]
+        raise UserError(f"{where}.{error.key or ''}: {line}") from error
 
 
 def _plain(node: Mapping[Any, Any]) -> dict[str, Any]:
@@ -312,12 +315,7 @@ def allowed(cfg: Mapping[Any, Any]) -> tuple[str, ...]:
     return names
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
-
-
-OLDER_HEAD = {"name": "classifier"}  # of runs that do not name it
-OLDER_LOSS = {"name": "cross_entropy"}
+OLDER = {"head": "classifier", "loss": "cross_entropy", "semi": "none"}  # of runs that name none
 SWITCHES = {"frozen_dropout": True, "score_last": False, "forgetting": False}  # what older runs had
 
 
@@ -327,7 +325,8 @@ class RunConfig:
 
     task: Task
     head: str  # an option of conf/head
-    loss: Loss
+    loss: losses.Loss
+    semi: semis.Semi
     method: MethodConfig
     data: DataConfig
     optim: OptimConfig
@@ -373,13 +372,14 @@ class RunConfig:
             not recipes.scales(cfg) or OmegaConf.is_interpolation(cfg.optim, "lr"),
             f"trial={trial} chooses the learning rate; leave out either it or optim.lr",
         )
-        task, head = bind_task(cfg.task, allow=allow), str((cfg.get("head") or OLDER_HEAD)["name"])
-        check_head(task, head)
-        loss = cfg.get("loss") or OLDER_LOSS
+        head, loss, semi = (cfg.get(group) or {"name": older} for group, older in OLDER.items())
+        task = bind_task(cfg.task, allow=allow)
+        check_head(task, str(head["name"]))
         return cls(
             task=task,
-            head=head,
-            loss=bind(class_of(loss, task), loss, "loss"),
+            head=str(head["name"]),
+            loss=bind(losses.class_of(loss, task), loss, "loss"),
+            semi=bind(semis.class_of(semi, task), semi, "semi"),
             method=MethodConfig.of(to_plain(cfg.method), allow=allow),
             data=bind(DataConfig, cfg.data, "data"),
             optim=bind(OptimConfig, cfg.optim, "optim"),

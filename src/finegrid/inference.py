@@ -6,6 +6,7 @@ import re
 import tempfile
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,7 @@ def restore(
         base.model,
         method=config.method.name,
         fingerprint=base.fingerprint,
+        recall=partial(method.recall, base.model.base_model),
     )
     reader = backbone.tokenizer(config.model)
     return Restored(config, record, task, base.model, reader, method)

@@ -1,8 +1,9 @@
 """Learning rates by method and model: what `${recipe:lr}` in a config stands for.
 
 That is the rate which a search (`tuned=NAME`) chose, or else the one that the method's YAML
-publishes under `recipe`; in a trial of `experiment=tune` it is multiplied by one of `tune.factors`.
-What else a search may try stands in the YAML under `search`.
+publishes under `recipe` for the model, or for the one that `model.recipes_of` names; in a trial of
+`experiment=tune` it is multiplied by one of `tune.factors`. What else a search may try stands in
+the YAML under `search`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -142,10 +143,11 @@ def _require_beside(tuned: DictConfig, root: DictConfig) -> None:
 
 
 def _published(key: str, root: DictConfig) -> Any:
-    """What the method's YAML says for this model, or else by default."""
+    """What the method's YAML says for this model, or else a like one, or else by default."""
     method, model = root.method, root.model.name
     choices: Mapping[str, Any] = method.get("recipe", {}).get(key, {})
-    value = choices.get(model, choices.get("default"))
+    like = root.model.get("recipes_of") or "default"
+    value = choices.get(model, choices.get(like, choices.get("default")))
     require(
         value is not None,
         f"method {method.name} names no recipe.{key} for model {model}; give optim.{key}=",

@@ -3,9 +3,8 @@
     z(x) = mean over members k of z_k(x)      logits, or values of a regression
 
 Members are the runs of one method on one task that differ in their seed alone. Averaging logits is
-what Kobayashi et al. 2022 (arXiv 2205.11833) do with tickets of one pre-trained model. Their
-members are pruned by unlike regularisers and fine-tuned inside the mask, which is not done here;
-a sweep of `method=supermask` over seeds comes nearest.
+what Kobayashi et al. 2022 (arXiv 2205.11833) do with tickets of one pre-trained model, each pruned
+under a penalty that its seed draws: `method=lottery_ticket` over seeds.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence

@@ -36,10 +36,13 @@ NOT_STOCK = (
 )
 HOW = {  # hook of a method -> what a loop must do
     "choose": "pass losses=, a function (rows, batch size) -> the mean loss of each batch",
+    "search": "call model.finegrid.method.search(model.base_model, validation) before the first "
+    "step, validation having affords and score of finegrid.methods.base.CrossValidation",
     "after_backward": "call model.finegrid.method.after_backward(model.base_model, progress) after "
     "every backward pass",
     "after_step": "call model.finegrid.method.after_step(model.base_model, progress) after every "
     "step, and make the optimizer anew where it returns True",
+    "text_loss": "train by model.finegrid.method.text_loss while its `texts_only` is True",
 }
 
 
@@ -180,11 +183,18 @@ def load_delta(path: str | Path, model: M, *, allow: Iterable[str] = ()) -> M:
     path = Path(path)
     about = delta.metadata(path)
     config, seed = naming.of_file(path, about, allow=allow)
+    method = build_method(config)
     try:
-        _tune(model, build_method(config), config, seed, expected=about["fingerprint"])
+        _tune(model, method, config, seed, expected=about["fingerprint"])
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:  # of what the file says
         raise UserError(f"{path}: method {config.name}: {pretrained.reason(error)}") from error
-    delta.load(path, model, method=about["method"], fingerprint=about["fingerprint"])
+    delta.load(
+        path,
+        model,
+        method=about["method"],
+        fingerprint=about["fingerprint"],
+        recall=partial(method.recall, model.base_model),
+    )
     if len(labels := about["labels"]) == model.config.num_labels:
         model.config.id2label = dict(enumerate(labels))
         model.config.label2id = {label: number for number, label in enumerate(labels)}

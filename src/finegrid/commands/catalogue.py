@@ -11,6 +11,10 @@ HELP = """finegrid: which way of fine-tuning is best for this model, task, data 
   finegrid sweep method=full,bitfit,houlsby data.fraction=0.1,0.3,1.0 seed=0,1,2
 
 {groups}
+A head that starts pre-trained: head=pattern task=rte rows=32; one of class means: head=prototype
+A loss for rare classes: loss=reweighted or loss=ldam
+Afterwards: finegrid ensemble multirun/grid (the mean of seeds' logits), finegrid robustness
+multirun/grid (test rows with misspelt words; --votes 5: smoothed)
 Any value can be overridden: optim.lr=1e-4 data.batch_size=16 select=last; the end of a key will do
 where it is one key's alone: epochs=3 batch_size=16, with method=lora rank=4
 Rates found first, for every method with equal effort: tune.trials=8 (on validation rows)
@@ -36,7 +40,18 @@ def options(group: str) -> dict[str, str]:
 
 def help_text() -> str:
     """The text of `--help`: every group, every option with its one line."""
-    groups = ["method", "task", "model", "head", "loss", "budget", "trainer", "logger", "race"]
+    groups = [
+        "method",
+        "task",
+        "model",
+        "head",
+        "loss",
+        "semi",
+        "budget",
+        "trainer",
+        "logger",
+        "race",
+    ]
     groups += ["experiment"]
     groups += ["tuned"] if options("tuned") else []
     return HELP.format(groups="\n".join(map(_describe, groups)), units=", ".join(UNITS))

@@ -3,8 +3,11 @@
 Shapes: B rows of a batch, T tokens of its longest row.
 """
 
+import copy
 import logging
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -53,6 +56,26 @@ class TokenizedDataset:
         row = np.repeat(np.arange(len(self)), self.lengths)
         return int(np.unique_counts(row * (int(option.max()) + 1) + option).counts.max())
 
+    def take(self, index: Array, labels: Array | None = None) -> "TokenizedDataset":
+        """The rows at these positions, in this order; with other labels, if given."""
+        part = copy.copy(self)
+        part.tokens, part.lengths = self.tokens.take(index), self.lengths[index]
+        part.numbers = self.numbers[index] if labels is None else labels
+        part.labels = self.collate(part.numbers)
+        part.extra_inputs = {
+            name: partial(_of_part, of_rows, index) for name, of_rows in self.extra_inputs.items()
+        }
+        return part
+
+    def joined(self, other: "TokenizedDataset") -> "TokenizedDataset":
+        """These rows and those of another, without extra inputs."""
+        both = copy.copy(self)
+        both.tokens = self.tokens.joined(other.tokens)
+        both.lengths = np.concatenate([self.lengths, other.lengths])
+        both.numbers = np.concatenate([self.numbers, other.numbers])
+        both.labels, both.extra_inputs = self.collate(both.numbers), {}
+        return both
+
     def token_ids(self) -> Tensor:
         """Every token id in the rows once, the padding's included, in order."""
         ids = np.union1d(self.tokens.fields["input_ids"], self.tokens.padding)
@@ -78,6 +101,12 @@ class TokenizedDataset:
         if "labels" not in batch:
             batch["labels"] = self.collate(self.numbers[index])
         return batch | {"real_tokens": int(lengths.sum())}
+
+
+def _of_part(
+    of_rows: Callable[[Sequence[int]], Tensor], index: Array, rows: Sequence[int]
+) -> Tensor:
+    return of_rows(index[rows].tolist())
 
 
 class BucketSampler(Sampler[list[int]]):
@@ -112,6 +141,33 @@ def train_loader(encoded: TokenizedDataset, *, batch_size: int, seed: int) -> Da
     """Endless epochs of bucketed batches; in memory, so no worker processes."""
     sampler = BucketSampler(encoded.lengths, batch_size=batch_size, seed=seed)
     return DataLoader(range(len(encoded)), batch_sampler=sampler, collate_fn=encoded.batch)  # type: ignore[arg-type]
+
+
+class TrainingBatches:
+    """Endless batches of rows that may be replaced on the way: the next batch is of the new ones.
+
+    It has a length, and a large one, because Lightning fetches a batch ahead of what has none.
+    """
+
+    def __init__(self, rows: TokenizedDataset, *, batch_size: int, seed: int) -> None:
+        self.batch_size, self.seed = batch_size, seed
+        self.use(rows)
+
+    def use(self, rows: TokenizedDataset) -> None:
+        """Go on with these rows, from their first epoch."""
+        self.rows = rows
+        self.sampler = BucketSampler(rows.lengths, batch_size=self.batch_size, seed=self.seed)
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        while True:
+            rows = self.rows
+            for index in self.sampler:
+                yield rows.batch(index)
+                if rows is not self.rows:
+                    break
 
 
 def sorted_batches(

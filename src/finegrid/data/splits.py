@@ -35,6 +35,7 @@ class Splits:
     overlap: int  # test rows whose text also occurs in the training rows used
     source: str
     fraction: float  # of the rows that a fraction is taken of
+    unlabelled: Examples | None = None  # training rows left out, if asked for; their labels are not
 
 
 def stratified_order(strata: np.ndarray[Any, Any], seed: int) -> Order:
@@ -51,8 +52,10 @@ def stratified_order(strata: np.ndarray[Any, Any], seed: int) -> Order:
     return np.lexsort((random.random(len(strata)), place))
 
 
-def split(tables: RawSplits, task: Task, data: DataConfig) -> Splits:
+def split(tables: RawSplits, task: Task, data: DataConfig, *, unlabelled: bool = False) -> Splits:
     """Check the tables and make the run's splits, the same for every method.
+
+    `unlabelled` asks for the training rows left out too.
 
     Raises:
         UserError: for unusable columns or labels, too few rows, or a class that none is left of.
@@ -75,6 +78,7 @@ def split(tables: RawSplits, task: Task, data: DataConfig) -> Splits:
     _warn_untested(everything, test["test"], task, tables)
     order = used_rows(train, task, data)
     used = train.take(np.sort(order))
+    rest = left_out(train, order, task, data) if unlabelled else None
     if shared:
         used, validation = _share_out(train, order, task, data)
     seen = set(zip(*used.texts, strict=True))
@@ -82,7 +86,7 @@ def split(tables: RawSplits, task: Task, data: DataConfig) -> Splits:
         used = used.labelled(*rows)
     overlap = sum(text in seen for text in zip(*test["test"].texts, strict=True))
     fraction = data.fraction if data.rows is None else data.rows / len(train)
-    return Splits(used, validation, test, overlap, tables.source, fraction)
+    return Splits(used, validation, test, overlap, tables.source, fraction, rest)
 
 
 def _test_name(name: str, dev: Collection[str]) -> str:
@@ -112,6 +116,18 @@ def used_rows(train: Examples, task: Task, data: DataConfig) -> Order:
         return order
     _require_classes(train.take(order), task, data, f"keeps {size} of {len(train)} train rows")
     return order
+
+
+def left_out(train: Examples, order: Order, task: Task, data: DataConfig) -> Examples:
+    """The rows that a run does not use, in their order, with labels that say nothing."""
+    rest = np.setdiff1d(np.arange(len(train)), order)
+    require(
+        len(rest) > 0,
+        f"{_asked(data)} leaves out none of the {len(train)} training rows of {task.name}, and "
+        "self-training needs some; lower it",
+    )
+    rows = train.take(rest)
+    return rows.labelled(range(len(rows)), task.unknown_labels(rows.texts))
 
 
 def _share_out(

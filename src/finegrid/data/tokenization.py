@@ -49,6 +49,21 @@ class Tokens:
         fields = {name: flat for name, flat in self.fields.items() if name != "token_type_ids"}
         return replace(self, fields=fields)
 
+    def take(self, index: Array) -> "Tokens":
+        """The rows at these positions, in this order."""
+        lengths = np.diff(self.offsets)[index]
+        offsets = np.cumsum([0, *lengths])
+        shift = np.repeat(self.offsets[:-1][index] - offsets[:-1], lengths)
+        places = np.arange(offsets[-1]) + shift
+        fields = {name: flat[places] for name, flat in self.fields.items()}
+        return replace(self, fields=fields, offsets=offsets)
+
+    def joined(self, other: "Tokens") -> "Tokens":
+        """These rows and those of another, in this order."""
+        fields = {k: np.concatenate([flat, other.fields[k]]) for k, flat in self.fields.items()}
+        offsets = np.concatenate([self.offsets, self.offsets[-1] + other.offsets[1:]])
+        return replace(self, fields=fields, offsets=offsets)
+
     @property
     def unknown_share(self) -> float:
         """How much of the texts the tokenizer could not read."""

@@ -163,6 +163,9 @@ def _update(model: nn.Module, children: dict[str, Any]) -> Translation:
         for name, value in kind.of(child).items()
     }
     config = {"peft_type": kind.peft_type, **dict(every.pop())}
+    if kind.pattern:
+        left = {path.rpartition(".")[0]: kind.pattern(child) for path, child in children.items()}
+        config["rank_pattern"] = {f"{site}.lora_E": ranks for site, ranks in left.items()}
     return Translation(config | {"target_modules": _sites(children)}, tensors)
 
 

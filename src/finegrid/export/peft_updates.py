@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from finegrid.methods.adalora import Triplets
 from finegrid.methods.dora import WeightDecomposed
 from finegrid.methods.fourierft import SpectralUpdate
 from finegrid.methods.hira import HadamardFactor
@@ -31,6 +32,7 @@ class Kind:
     settings: Callable[[Any], Settings]
     names: Mapping[str, str]  # of our parameters -> theirs
     tensors: Callable[[Any], dict[str, Tensor]] | None = None  # in place of the parameters
+    pattern: Callable[[Any], list[bool]] | None = None  # which of its ranks an update has left
 
     def of(self, child: Any) -> dict[str, Tensor]:
         """Their name -> tensor of one update."""
@@ -59,6 +61,21 @@ def _both_products(child: Any) -> dict[str, Tensor]:
     }
 
 
+def _triplets(child: Any) -> Settings:
+    """peft divides by the rank at the start, and asks for a schedule that it does not need."""
+    rank = len(child.values)
+    return {"init_r": rank, "lora_alpha": child.scale * rank, "total_step": 1}
+
+
+def _left_triplets(child: Any) -> dict[str, Tensor]:
+    stored = child.to_delta()
+    return {
+        "left": stored["left"].mT,
+        "values": stored["values"][:, None],
+        "right": stored["right"],
+    }
+
+
 def _shared(child: Any) -> Settings:
     return {"projection_prng_key": child.shared.key, "save_projection": False}
 
@@ -71,6 +88,13 @@ KINDS: dict[type, Kind] = {
         "LORA", lambda c: _lora(c) | {"use_dora": True}, AB | {"magnitude": "lora_magnitude_vector"}
     ),
     Principal: Kind("LORA", _pissa, AB, _both_products),
+    Triplets: Kind(
+        "ADALORA",
+        _triplets,
+        {"left": "lora_B", "values": "lora_E", "right": "lora_A"},
+        _left_triplets,
+        lambda c: (c.values != 0).tolist(),
+    ),
     VectorUpdate: Kind(
         "VERA",
         lambda c: {"r": len(c.d)} | _shared(c),

@@ -50,6 +50,7 @@ def _kind(cell: Cell) -> str:
         and plain["model"]["pretrained"]
         and plain["frozen_dropout"]  # without it the layers that cells would share need not run
         and plain["trainer"].get("kernels", True)  # which divide a pass among the cells
+        and (plain.get("semi") or {}).get("name", "none") == "none"  # its batches change on the way
         and not plain["trainer"].get("gradient_checkpointing")  # a pass holds one cell's layers
         and plain["budget"].get("seconds") is None  # a run's seconds would be its neighbours' too
         and not str((plain.get("logger") or {}).get("_target_")).endswith(ONE_A_PROCESS)

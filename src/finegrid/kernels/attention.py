@@ -23,12 +23,11 @@ def register_attention(base_model: Any) -> None:
     """Let a base model whose attention is eager attend by `attend`.
 
     An architecture that does not call transformers' attention interface stays as it is, and so does
-    one whose query heads share keys, which gains nothing, or that caps its scores.
+    one that caps its scores.
     """
     config = base_model.config
-    shared = getattr(config, "num_key_value_heads", None) not in (None, config.num_attention_heads)
     capped = getattr(config, "attn_logit_softcapping", None) is not None
-    fits = base_model._supports_attention_backend and not shared and not capped
+    fits = base_model._supports_attention_backend and not capped
     if fits and config._attn_implementation == "eager":
         base_model.config._attn_implementation = NAME
 
@@ -44,28 +43,40 @@ def attend(
     dropout: float = 0.0,
     **_: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Softmax attention, B heads T d -> B T heads d, and its weights; `mask` is added to scores."""
+    """Softmax attention, B heads T d -> B T heads d, and its weights; `mask` is added to scores.
+
+    Query heads that share keys attend to them as one head of as many more positions.
+    """
     batch, heads, length, width = query.shape
     keys = key.shape[2]
+    together = heads // key.shape[1]
     if query.is_cpu and query.dtype == torch.bfloat16:
         key, value, mask = _aligned(key, value, mask)
     scores = torch.baddbmm(
-        _flat(mask, query),
-        query.flatten(0, 1),
+        _flat(mask, query, together),
+        query.reshape(-1, together * length, width),
         key.flatten(0, 1).transpose(1, 2),
         alpha=scaling or width**-0.5,
     )
     weights = _softmax(scores.view(batch, heads, length, -1))
     streams = [(stream_of(module), weights.numel())]
     weights = drop(weights, dropout, training=module.training, streams=streams)
-    return (weights @ value).transpose(1, 2).contiguous(), weights[..., :keys]
+    found = weights.view(batch, -1, together * length, weights.shape[-1]) @ value
+    return found.view(query.shape).transpose(1, 2).contiguous(), weights[..., :keys]
 
 
-def _flat(mask: Tensor | None, query: Tensor) -> Tensor:
-    """The mask as (B heads) T keys, in the precision of the scores; 0 if there is none."""
+def _flat(mask: Tensor | None, query: Tensor, together: int) -> Tensor:
+    """The mask as (B heads) T keys, in the precision of the scores; 0 if there is none.
+
+    Of heads that share keys, so many `together`, the positions follow one another.
+    """
     if mask is None:
         return query.new_zeros(())
-    return mask.to(query.dtype).expand(*query.shape[:2], -1, -1).flatten(0, 1)
+    mask = mask.to(query.dtype)
+    if together > 1:
+        mask = mask.expand(*query.shape[:3], -1)
+        return mask.reshape(-1, together * query.shape[2], mask.shape[-1])
+    return mask.expand(*query.shape[:2], -1, -1).flatten(0, 1)
 
 
 def _aligned(key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Any]:

@@ -2,8 +2,9 @@
 
 It is called in one place, and only with `trainer.kernels: true`; otherwise a model is what torch
 and transformers made it. What is replaced bears a name of its own in `print(model)`: CachedLinear,
-AutocastLayerNorm, FastDropout, UsedRowsEmbedding. Without dropout, losses and gradients are those
-of the stock modules to rounding; with it, the distribution is the same but not the draws.
+AutocastLayerNorm, AutocastRMSNorm, FastDropout, UsedRowsEmbedding. Without dropout, losses and
+gradients are those of the stock modules to rounding; with it, the distribution is the same but not
+the draws.
 """
 
 from collections.abc import Callable

@@ -16,6 +16,7 @@ from finegrid.errors import nearest
 from finegrid.storage.paths import CONF
 
 if TYPE_CHECKING:  # for editors and type checkers; at run time the YAMLs say what there is
+    from finegrid.methods.adalora import AdaLoRA as AdaLoRA
     from finegrid.methods.bitfit import BitFit as BitFit
     from finegrid.methods.bitfit_added import BitFitAdded as BitFitAdded
     from finegrid.methods.compacter import Compacter as Compacter
@@ -32,6 +33,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time the YAMLs say wh
     from finegrid.methods.ia3 import IA3 as IA3
     from finegrid.methods.layernorm import LayerNorm as LayerNorm
     from finegrid.methods.layers import Layers as Layers
+    from finegrid.methods.lisa import LISA as LISA
     from finegrid.methods.loha import LoHa as LoHa
     from finegrid.methods.lokr import LoKr as LoKr
     from finegrid.methods.lora import LoRA as LoRA
@@ -39,6 +41,8 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time the YAMLs say wh
     from finegrid.methods.lora import LoRAPlus as LoRAPlus
     from finegrid.methods.lora import RankStabilised as RankStabilised
     from finegrid.methods.loreft import LoReFT as LoReFT
+    from finegrid.methods.lottery_ticket import LotteryTicket as LotteryTicket
+    from finegrid.methods.mask_agnostic import MaskAgnostic as MaskAgnostic
     from finegrid.methods.mask_fixed import MaskFixed as MaskFixed
     from finegrid.methods.mask_l0 import MaskL0 as MaskL0
     from finegrid.methods.mask_threshold import MaskThreshold as MaskThreshold
@@ -54,6 +58,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time the YAMLs say wh
     from finegrid.methods.randlora import RandLoRA as RandLoRA
     from finegrid.methods.shira import SHiRA as SHiRA
     from finegrid.methods.sparse import Sparse as Sparse
+    from finegrid.methods.subtuning import SubTuning as SubTuning
     from finegrid.methods.supermask import Supermask as Supermask
     from finegrid.methods.two_stage import TwoStage as TwoStage
     from finegrid.methods.vera import VeRA as VeRA

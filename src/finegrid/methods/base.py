@@ -1,9 +1,10 @@
 """`TuningMethod`, the base class of all methods: what a method may change and when it is called."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import wraps
 from inspect import Parameter, signature
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import pytorch_lightning as pl
 from omegaconf import OmegaConf
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from finegrid.errors import require
 from finegrid.models import surgery
 from finegrid.models.backbone import Backbone
+from finegrid.models.heads.masked_language import MaskedLanguageModel
 from finegrid.models.sites import Sites
 from finegrid.seeds import forked
 from finegrid.storage.paths import CONF
@@ -21,9 +23,43 @@ if TYPE_CHECKING:
     from finegrid.data.batching import TokenizedDataset
 
 YAML: Any = ...  # default of an argument whose value stands in the method's YAML
-HOOKS = ("choose", "after_backward", "after_step")  # what a method may do besides `apply`
+# what a method may do besides `apply`
+HOOKS = ("choose", "search", "after_backward", "after_step", "text_loss")
 # (so many training examples, batch size) -> mean loss of each batch, with its graph
 Losses = Callable[[int, int], Iterator[Tensor]]
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """What a method's search may spend, and how long each of its trainings is."""
+
+    share: float  # of the run's budget, at most
+    folds: int
+    steps: int  # of the training in one fold; it is scored on as many batches at most
+
+
+class CrossValidation(Protocol):
+    """Scores what trains now, by training rows alone, paid from the run's budget."""
+
+    def affords(self, scores: int) -> bool:
+        """Whether so many more scores fit into the search's share of the budget."""
+
+    def score(self) -> float:
+        """Mean of the headline metric over the folds; the weights are left as they were."""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A batch's texts, for a loss without their labels.
+
+    `read` passes them through the model, whose base is `base`; `language` loads the checkpoint's
+    masked-language-model head, and raises UserError where there is none.
+    """
+
+    base: nn.Module
+    sites: Sites
+    read: Callable[[], object]
+    language: Callable[[], MaskedLanguageModel]
 
 
 class TuningMethod(pl.Callback):
@@ -41,6 +77,10 @@ class TuningMethod(pl.Callback):
     lr_scale = 1.0  # times optim.lr, for what trains below the head now
     checkpointable = True  # False in a temporary phase, whose weights are never the result
     phase_loss: Mapping[str, Any] | None = None  # settings of the loss now; None: the run's own
+    search_plan: SearchPlan | None = None  # of a method that overrides `search`
+    chosen: Sequence[str] | None = None  # by `search`, in the order it chose them
+    chosen_by: Mapping[str, float] | None = None  # scores of what `search` tried
+    texts_only = False  # True in a phase that trains by `text_loss`, without labels
     yaml: ClassVar[str] = ""  # of conf/method, with the values for YAML; empty: named as the module
     arguments: Mapping[str, Any] = {}  # that the instance was made with, the YAML's included
     site_layers: Sequence[int] | str | None = None  # whose sites `apply` gets; None: of all layers
@@ -80,12 +120,22 @@ class TuningMethod(pl.Callback):
     def choose(self, backbone: nn.Module, losses: Losses) -> None:
         """After `apply`: choose what trains by gradients on training rows (e.g. Fisher masks)."""
 
+    def search(self, backbone: nn.Module, validation: CrossValidation) -> None:
+        """Before the first step: choose what trains by short trainings on the run's budget."""
+
+    def recall(self, backbone: nn.Module, stored: Collection[str]) -> None:
+        """Before a delta is loaded: let train what `search` chose, by the names of its tensors."""
+
     def after_step(self, backbone: nn.Module, progress: float) -> bool:
         """Change what trains, given the share of the budget spent (0 to 1); True if it changed."""
         return False
 
     def after_backward(self, backbone: nn.Module, progress: float) -> None:
         """Change the gradients of a step, e.g. add those of a penalty."""
+
+    def text_loss(self, texts: Texts) -> Tensor:
+        """The loss of a batch in a phase of `texts_only`, in place of the task's."""
+        raise NotImplementedError
 
     def lr_ratio(self, name: str) -> float:
         """Times the rate, for a parameter that trains below the head, by its name (a group)."""
@@ -129,6 +179,7 @@ class TuningMethod(pl.Callback):
         """Give the module the rate and the loss of the phase that begins."""
         module.state.lr_scale = self.lr_scale
         module.use_loss(self.phase_loss)
+        module.text_loss = self.text_loss if self.texts_only else None
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Let the method change the gradients."""

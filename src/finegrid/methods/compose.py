@@ -10,10 +10,10 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from torch import nn
+from torch import Tensor, nn
 
 from finegrid.errors import require
-from finegrid.methods.base import HOOKS, Losses, TuningMethod
+from finegrid.methods.base import HOOKS, Losses, Texts, TuningMethod, overrides
 from finegrid.models import surgery
 from finegrid.models.backbone import Backbone
 from finegrid.models.sites import Sites
@@ -28,6 +28,12 @@ class Compose(TuningMethod):
 
     def __init__(self, *, members: Mapping[str, TuningMethod]) -> None:
         require(len(members) > 0, "method.members is empty; name the methods to compose")
+        for name, member in members.items():
+            require(
+                not overrides(member, "search"),
+                f"method.members.{name} searches for what trains, on a run's own budget; "
+                "compose methods that do not, such as layers",
+            )
         self.members = dict(members)
         self.starts_pretrained = all(member.starts_pretrained for member in self.each)
         self.positions = sum(member.positions for member in self.each)
@@ -97,6 +103,11 @@ class Compose(TuningMethod):
         self.lr_scale = math.prod(member.lr_scale for member in self.each)
         losses = (member.phase_loss for member in self.each if member.phase_loss is not None)
         self.phase_loss = next(losses, None)
+        self.texts_only = any(member.texts_only for member in self.each)
+
+    def text_loss(self, texts: Texts) -> Tensor:
+        """That of the first member in such a phase."""
+        return next(member for member in self.each if member.texts_only).text_loss(texts)
 
     def after_backward(self, backbone: nn.Module, progress: float) -> None:
         """Let every member change the gradients."""

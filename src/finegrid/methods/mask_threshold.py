@@ -17,23 +17,11 @@ from torch import Tensor, nn
 
 from finegrid.errors import one_of, require
 from finegrid.methods.base import YAML, TuningMethod
-from finegrid.methods.modules.mask import LearnedMask, pruned_count, smallest
+from finegrid.methods.modules.mask import THRESHOLD, ThresholdMask, pruned_count, smallest
 from finegrid.models import surgery
 from finegrid.models.sites import Sites
 
-THRESHOLD, SCALE = 0.01, 0.02
-
-
-class ThresholdMask(LearnedMask):
-    """A mask that keeps the weights whose score lies above the threshold."""
-
-    def straight_through(self) -> Tensor:
-        """The binarized mask; identity gradient to the scores."""
-        return self.binarize().to(self.scores.dtype) + self.scores - self.scores.detach()
-
-    def binarize(self) -> Tensor:
-        """Where the score lies above the threshold."""
-        return self.scores > THRESHOLD
+SCALE = 0.02
 
 
 class MaskThreshold(TuningMethod):

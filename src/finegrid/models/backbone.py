@@ -36,6 +36,7 @@ class Backbone:
     fingerprint: str  # of the base model's weights as loaded, without what was drawn
     revision: str  # commit of the hub repository, or empty for local files
     language_model: bool = False  # whether its head is a language model's, as pre-trained
+    source: ModelConfig | None = None  # what it was built from
 
     def sharing(self, *, seed: int | None = None) -> "Backbone":
         """A copy whose base's parameters lie in the same memory; its head is drawn from the seed.
@@ -143,7 +144,8 @@ def build(model: ModelConfig, *, outputs: int, seed: int, auto_class: str = HEAD
         draw_head(network, seed)
     _keep_fp32(network)
     weights = fingerprint(network.base_model)
-    return Backbone(network, _sites(network, model), weights, revision, language_model=lm)
+    sites = _sites(network, model)
+    return Backbone(network, sites, weights, revision, language_model=lm, source=model)
 
 
 def need_language_model(model: ModelConfig, auto_class: str) -> None:

@@ -162,6 +162,7 @@ def setting(given: Setting) -> str:
     )
     head = "" if given.head == "classifier" else f", head {given.head}"
     loss = "" if given.loss == "cross_entropy" else f", loss {given.loss}"
+    semi = "" if given.semi == "none" else f", semi {given.semi}"
     validation = {"fixed": "", "share": ", validation within the fraction"}.get(
         given.validation_from, f", validation_from {given.validation_from}"
     )
@@ -172,7 +173,7 @@ def setting(given: Setting) -> str:
         str(given.kernels), f", kernels {given.kernels}"
     )
     return (
-        f"{given.model}{weights}{head}{loss}, protocol {given.protocol}{validation}, "
+        f"{given.model}{weights}{head}{loss}{semi}, protocol {given.protocol}{validation}, "
         f"{given.select} checkpoint, precision {given.precision or 'unknown'}{dropout}{stock}, "
         f"finegrid {given.version}"
     )

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -10,12 +10,13 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from finegrid.errors import UserError
 from finegrid.models import surgery
 from finegrid.runs import layout, mask_codec
-from finegrid.storage.files import write_atomic
+from finegrid.storage.files import flush, whole
 
 FILE = layout.DELTA
 FORMAT = "finegrid-2"
@@ -28,7 +29,8 @@ class DeltaModule(Protocol):
     """An injected module that stores something smaller than what it trains.
 
     In eval mode its output is exactly that of the stored tensors: boolean tensors are stored bit
-    by bit, entropy-coded where that is smaller, all others as they are.
+    by bit, entropy-coded where that is smaller, all others as they are. Beside a boolean one, of
+    which there is one at most, the others have as many rows as it marks.
     """
 
     def to_delta(self) -> dict[str, Tensor]:
@@ -96,10 +98,12 @@ def save(
         )
     about = {"format": FORMAT, "method": method, "fingerprint": fingerprint}
     text = json.dumps({**(more or {}), **about, "labels": list(labels)}, sort_keys=True)
-    content: bytes = serialise(tensors, metadata={"finegrid": text})
-    if path is not None:
-        write_atomic(path, content)
-    return len(content)
+    if path is None:
+        return len(serialise(tensors, metadata={"finegrid": text}))
+    with whole(path) as draft:
+        save_file(tensors, draft, metadata={"finegrid": text})  # without a copy of what it writes
+        flush(draft)
+    return path.stat().st_size
 
 
 def digest(path: Path) -> str:
@@ -124,20 +128,33 @@ def verify(path: Path, expected: str) -> None:
         )
 
 
-def load(path: Path, model: nn.Module, *, method: str, fingerprint: str) -> None:
+def load(
+    path: Path,
+    model: nn.Module,
+    *,
+    method: str,
+    fingerprint: str,
+    recall: Callable[[Collection[str]], None] | None = None,
+) -> None:
     """Load a delta into a model that the same method was applied to.
+
+    `recall` is first told the names of the tensors, below the base model, of a method that may have
+    chosen among them.
 
     Raises:
         UserError: if the delta belongs to another method or backbone, or its tensors are not
             exactly the model's, of finite numbers.
     """
-    expected = state(model)
     with _opened(path) as (about, file):
         _same(path, "method", about["method"], method)
         _same(path, "backbone fingerprint", about["fingerprint"], fingerprint)
         names = set(file.keys())
         _numbers(path, {name: file.get_slice(name).get_dtype() for name in names - {MASKS}})
         tensors = {name: file.get_tensor(name) for name in names}
+    if recall is not None:
+        prefix = f"{getattr(model, 'base_model_prefix', '')}."
+        recall({name.removeprefix(prefix) for name in names if name.startswith(prefix)})
+    expected = state(model)
     if MASKS in tensors:
         most = sum(value.numel() for value in expected.values() if value.dtype == torch.bool)
         tensors |= _masks(path, tensors.pop(MASKS), most)
@@ -169,10 +186,10 @@ def _fill(path: Path, model: nn.Module, tensors: dict[str, Tensor]) -> None:
         prefix = f"{module_path}."
         own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         shapes = {name: value.shape for name, value in module.to_delta().items()}
-        marked = [(int(value.sum()),) for value in own.values() if value.dtype == torch.bool]
-        for name, value in own.items():  # a mask's shape is fixed, values are as many as it marks
-            allowed = [*(marked if value.dtype != torch.bool else []), shapes[name]][0]
-            _fits(path, f"{prefix}{name}", value, allowed)
+        marked = [int(value.sum()) for value in own.values() if value.dtype == torch.bool]
+        for name, value in own.items():  # a mask's shape is fixed, rows are as many as it marks
+            counts = marked if value.dtype != torch.bool else []
+            _fits(path, f"{prefix}{name}", value, [*counts, *shapes[name][len(counts) :]])
         module.from_delta(own)
     with torch.no_grad():
         for name, parameter in _plain(model, modules).items():

@@ -18,7 +18,7 @@ from finegrid.storage import paths
 from finegrid.tasks.modules.registry import filled_in
 
 SLOTS = "slot_accuracy"
-HEAD, LOSS = settings.OLDER["head.name"], settings.OLDER["loss.name"]
+HEAD, LOSS, SEMI = (settings.OLDER[key] for key in ("head.name", "loss.name", "semi.name"))
 # Of a config these differ between machines, and its hash must not.
 PLACES = ("data.source", "data.root", "model.path", "task.path", "task.train", "task.test")
 
@@ -56,6 +56,8 @@ def _settings(plain: Mapping[str, Any]) -> dict[str, Any]:
     kept["task"] = _without_slots(kept["task"])
     if (kept.get("loss") or {}).get("name", LOSS) == LOSS:  # older versions had no other
         kept.pop("loss", None)
+    if (kept.get("semi") or {}).get("name", SEMI) == SEMI:
+        kept.pop("semi", None)
     if kept.get("head") != "pattern":
         kept["task"].pop("pattern", None)
     if kept["model"].get("separator") is None or len(kept["task"]["text"]) < 2:

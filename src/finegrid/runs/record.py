@@ -36,6 +36,7 @@ class Record:
     pretrained: bool = True
     head: str | None = None  # null: older than the choice, a classifier
     loss: str | None = None  # trained with; null: older than the choice, the kind's own
+    semi: str | None = None  # use of the rows left out; null: older than the choice, none
     select: str = "best"
     validation_from: str | None = None  # share: the fraction's own rows; null: older than that
     rows_asked: int | None = None  # with data.rows; `fraction` is then what share of all they are
@@ -81,6 +82,8 @@ class Record:
     steps: int | None = None
     epochs: float | None = None
     forgetting: float | None = None  # rise of the language-model loss by tuning; null: not measured
+    chosen: list[str] | None = None  # by a method's search, in its order; null: it has none
+    chosen_by: dict[str, float] | None = None  # what it tried -> cross-validated score
     degenerate: bool | None = None  # one prediction for all test rows; in a trial, for validation's
     # cost
     params_total: int | None = None
@@ -92,6 +95,10 @@ class Record:
     delta_digest: str | None = None  # sha256 of it
     delta_bound_bytes: float | None = None  # its numbers as they are plus the entropy of its masks
     delta_bits_per_trainable: float | None = None
+    search_examples: int | None = None  # of the budget, read by a method's search
+    unlabelled_rows: int | None = None  # left out, their labels unseen; null: semi is none
+    estimated_rows: int | None = None  # of these, that the teacher read with dropout
+    pseudo_rows: int | None = None  # that the student trained on besides the labelled ones
     train_seconds: float | None = None
     train_cpu_seconds: float | None = None  # of the process meanwhile: few, if others had the cores
     eval_seconds: float | None = None
@@ -246,6 +253,7 @@ KINDS: dict[Any, tuple[Callable[[Any], bool], str]] = {
     list[str]: (lambda value: isinstance(value, list) and all(map(_text, value)), "a list of text"),
     dict[str, str]: (_each(_text, _text), "a table of text"),
     dict[str, int]: (_each(is_name, _whole), "numbers of rows by split"),
+    dict[str, float]: (_each(is_name, _number), "scores by what was tried"),
     dict[str, dict[str, float]]: (_each(is_name, _each(is_name, _number)), "scores by split"),
 }
 # What decides where a run stands, and what files are named after it.

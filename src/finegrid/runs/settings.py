@@ -45,6 +45,7 @@ ROLES = {
     "code": Role.PLACE,
     "allow": Role.PLACE,
     "model.head_lr": Role.SOURCE,
+    "model.recipes_of": Role.SOURCE,
     "method.recipe": Role.SOURCE,
     "tune": Role.NOTE,
     "tune.factors": Role.SOURCE,
@@ -69,6 +70,7 @@ RECORDED = {
     "pretrained": "model.pretrained",
     "head": "head.name",
     "loss": "loss.name",
+    "semi": "semi.name",
     "fraction": "data.fraction",
     "seed": "seed",
     "protocol": "data.protocol",
@@ -90,11 +92,15 @@ OLDER = {
     "data.rows": None,
     "head.name": "classifier",
     "loss.name": "cross_entropy",
+    "semi.name": "none",
 }
 # Places that no hash in a record stands for: the weights' leaves out the tokenizer beside them
 SHOWN = ("model.path", "model.revision")
 # What else an override may name that fields of a record hold: a group's option, or a field's source
-HELD = {"method", "task", "model", "head", "loss", "tuned", "trainer.precision", *RECORDED.values()}
+HELD = {
+    "method", "task", "model", "head", "loss", "semi", "tuned", "trainer.precision",
+    *RECORDED.values(),
+}  # fmt: skip
 
 KEEPS_NOTHING = ("store", "none")  # the one value of its setting that leaves the result as it is
 

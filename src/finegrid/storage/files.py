@@ -36,6 +36,12 @@ def write_atomic(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def flush(path: Path) -> None:
+    """See a written file onto the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def create_once(path: Path, content: bytes) -> bool:
     """Make a file with this content unless there is one; false if there is.
 

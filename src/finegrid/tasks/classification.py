@@ -30,7 +30,8 @@ class Classification(Task):
     USUAL: ClassVar[tuple[str, ...]] = ("accuracy",)
     CORRELATIONS: ClassVar[tuple[str, ...]] = ("matthews",)
     HEADS: ClassVar[tuple[str, ...]] = ("classifier", "pattern", "prototype")
-    LOSSES: ClassVar[tuple[str, ...]] = ("cross_entropy", "reweighted", "ldam")
+    LOSSES: ClassVar[tuple[str, ...]] = ("cross_entropy", "reweighted", "ldam", "phce")
+    SEMI: ClassVar[tuple[str, ...]] = ("none", "upet")
     PROBLEM_TYPE: ClassVar[str] = "single_label_classification"
 
     def __post_init__(self) -> None:

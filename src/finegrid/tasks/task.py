@@ -63,6 +63,7 @@ class Task(ABC):
     EVERY_CLASS: ClassVar[bool] = True  # training rows must hold each class
     HEADS: ClassVar[tuple[str, ...]] = ("classifier",)  # that fit the kind
     LOSSES: ClassVar[tuple[str, ...]] = ("cross_entropy",)  # to train with, that fit the kind
+    SEMI: ClassVar[tuple[str, ...]] = ("none",)  # uses of rows left out that fit the kind
     ONE_STATE: ClassVar[bool] = True  # the head reads one hidden state a row, not one a token
     CLASSES_BY_NAME: ClassVar[bool] = False  # labels are read by the names that a file gives them
     FUSES: ClassVar[bool] = True  # a row is one sequence, so that runs can share a pass
@@ -371,8 +372,7 @@ class Task(ABC):
     def score(self, outputs: Any, labels: Any) -> dict[str, float]:
         """Every metric over the full set and, where there are several, their mean.
 
-        A correlation that is undefined, because predictions or labels are constant, counts as 0,
-        as in GLUE.
+        An undefined correlation, of constant predictions or labels, counts as 0, as in GLUE.
         """
         predicted, labels = self.predictions(outputs.float().cpu()), labels.cpu()
         undefined = self.CORRELATIONS if _constant(predicted) or _constant(labels) else ()

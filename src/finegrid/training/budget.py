@@ -39,6 +39,7 @@ class BudgetTimer(pl.Callback):
     def __init__(self, budget: Budget, optim: OptimConfig, *, rows: int) -> None:
         self.budget, self.optim, self.rows = budget, optim, rows
         self.steps = self.examples = self.tokens = 0
+        self.phase = (0.0, 1.0)  # shares of the budget that the schedule spans now
         self.started = 0.0  # time.perf_counter() at the first step
         self._seconds, self._since = 0.0, 0.0
         self.cpu_seconds, self._cpu_since = 0.0, 0.0  # of all threads, while the clock ran
@@ -75,7 +76,9 @@ class BudgetTimer(pl.Callback):
     ) -> None:
         """Set this step's learning rate."""
         middle = self.progress + 0.5 * self._share_of_step(batch)
-        factor = schedule(middle, warmup=self.optim.warmup, shape=self.optim.schedule)
+        begin, end = self.phase
+        spent = (middle - begin) / (end - begin)
+        factor = schedule(spent, warmup=self.optim.warmup, shape=self.optim.schedule)
         for group in trainer.optimizers[0].param_groups:
             group["lr"] = group["initial_lr"] * factor
 
@@ -88,13 +91,21 @@ class BudgetTimer(pl.Callback):
         batch_idx: int,
     ) -> None:
         """Count the step and stop the run once the budget is spent."""
-        heartbeat.beat()
-        self.steps += 1
-        self.examples += len(batch["labels"])
-        self.tokens += batch["real_tokens"]
+        self.count(1, len(batch["labels"]), batch["real_tokens"])
         module: Any = pl_module
         module.state.progress = self.progress
         trainer.should_stop = self.progress >= DONE
+
+    def count(self, steps: int, examples: int, tokens: int) -> None:
+        """Add what was spent."""
+        heartbeat.beat()
+        self.steps += steps
+        self.examples += examples
+        self.tokens += tokens
+
+    def begin_phase(self, end: float = 1.0) -> None:
+        """Let the schedule span the budget from here to its share `end`."""
+        self.phase = (min(self.progress, end * DONE), end)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop the clock."""

@@ -21,7 +21,7 @@ from finegrid.data.batching import TokenizedDataset
 from finegrid.data.loading import load
 from finegrid.data.splits import Splits, split
 from finegrid.data.tokenization import Tokeniser
-from finegrid.errors import IMPORTABLE, UserError, require
+from finegrid.errors import IMPORTABLE, UserError, one_of, require
 from finegrid.kernels.optimize import optimize
 from finegrid.methods.base import YAML, TuningMethod, layered, overrides
 from finegrid.models import backbone, heads
@@ -30,6 +30,8 @@ from finegrid.models.heads import Head
 from finegrid.models.heads.language_model import LM_HEAD
 from finegrid.runs import delta
 from finegrid.seeds import stream
+from finegrid.storage import paths
+from finegrid.tasks.modules.semi import UPET, check_rows
 from finegrid.tasks.task import Task
 from finegrid.training import gradient_checkpointing
 from finegrid.training.limits import Limits
@@ -68,7 +70,9 @@ def prepare(config: RunConfig, *, build: Callable[..., Backbone] = backbone.buil
     for rows in encoded.values():
         method.add_inputs(rows)
     acts = any(overrides(method, hook) for hook in ("after_step", "after_backward"))
-    token_ids = None if acts else encoded["train"].token_ids  # it may look at all of what trains
+    more = acts or splits.unlabelled is not None  # it may look at all of what trains, or read more
+    token_ids = None if more else encoded["train"].token_ids
+    _check_folds(method, encoded["train"])
     base, kernels = load_backbone(config, task, build=build, token_ids=token_ids)
     if config.trainer.gradient_checkpointing:
         gradient_checkpointing.enable(base.model)
@@ -91,9 +95,19 @@ def check_settings(config: RunConfig) -> tuple[TuningMethod, Head]:
     auto_class = head.auto_class(config.task, backbone.is_decoder(config.model))
     fresh = head.needs_rows and auto_class not in LM_HEAD.values()
     _check_rows(config, method, fresh_head=fresh)
+    require(
+        not (overrides(method, "search") and config.task.new_tokens),
+        f"method={config.method.name} scores held-out training rows, which hold the answers of "
+        f"task.kind={config.task.kind}; use another, such as method=layers",
+    )
+    if isinstance(config.semi, UPET):
+        _check_student(config, method)
     backbone.separator(config.model)
     _check_turn(config)
     method.read_task(config.task)
+    if (like := config.model.recipes_of) is not None:
+        shipped = tuple(file.stem for file in (paths.CONF / "model").glob("*.yaml"))
+        one_of("model.recipes_of", like, shipped)
     if layered(method):
         outlined(config)  # refuses layers that the model lacks, before it is loaded
     return method, head
@@ -155,7 +169,7 @@ def rows_of(config: RunConfig) -> tuple[Task, Splits, dict[str, TokenizedDataset
     head = heads.of(config.head)
     _check_turn(config)
     task, tables = load(config.task, config.data)
-    splits = split(tables, task, config.data)
+    splits = split(tables, task, config.data, unlabelled=isinstance(config.semi, UPET))
     values = sorted({value for value in splits.train.attributes if value is not None})
     task = replace(task, attribute_values=values)
     tokenise = Tokeniser(
@@ -169,6 +183,8 @@ def rows_of(config: RunConfig) -> tuple[Task, Splits, dict[str, TokenizedDataset
         chat_template=config.model.chat_template,
     )
     named = {"train": splits.train, "validation": splits.validation, **splits.test}
+    if splits.unlabelled is not None:
+        named["unlabelled"] = splits.unlabelled
     encoded = {
         name: TokenizedDataset(
             rows,
@@ -277,11 +293,40 @@ def _check_rows(config: RunConfig, method: TuningMethod, *, fresh_head: bool) ->
         f"task.kind={config.task.kind} needs rows to learn from{fits}",
     )
     require(
-        not overrides(method, "choose"),
+        not (overrides(method, "choose") or overrides(method, "search")),
         f"data.rows=0 leaves no rows for method={config.method.name}, which chooses by them what "
         "trains; use method=head",
     )
     require(config.trial is None, "data.rows=0 trains nothing, so there is no rate to search for")
+
+
+def _check_student(config: RunConfig, method: TuningMethod) -> None:
+    """Refuse self-training where a student could not begin anew, or its share is not known."""
+    semi, data = f"semi={config.semi.name}", config.data
+    check_rows(config.semi, fraction=data.fraction, rows=data.rows)
+    require(
+        not any(overrides(method, x) for x in ("search", "after_step", "after_backward")),
+        f"method={config.method.name} follows one training over the budget, and {semi} has two, of "
+        "a teacher and a student; use another, such as method=lora",
+    )
+    require(
+        config.frozen_dropout,
+        f"{semi} estimates certainty by dropout, which frozen_dropout=false switches off",
+    )
+    require(
+        config.budget.unit != "seconds",
+        f"{semi} divides its budget by steps, which budget=seconds does not tell; use budget=steps",
+    )
+
+
+def _check_folds(method: TuningMethod, train: TokenizedDataset) -> None:
+    """Refuse a search that has too few rows to hold some of them out."""
+    plan = method.search_plan
+    require(
+        plan is None or len(train) >= 2 * plan.folds,
+        f"method.folds={plan and plan.folds} of {len(train)} training rows leave fewer than two a "
+        "fold; use fewer, or more rows",
+    )
 
 
 def _warn(train: TokenizedDataset, base: Backbone, config: RunConfig) -> None:

@@ -25,6 +25,7 @@ class CostMonitor(pl.Callback):
         self.encoded = encoded
         self.parameters: dict[str, int] = {}
         self.flops_per_token = 0.0
+        self.other_tokens, self.other_flops = 0, 0.0  # of a search or an estimate, see `add`
         self.matmul_rate = machine_rate(trainer)  # first: its matrices are no memory of the run
         reset_peak_memory()
 
@@ -38,9 +39,18 @@ class CostMonitor(pl.Callback):
         """Count what trains."""
         self.parameters = count_parameters(module.model, module.backbone.sites)
 
+    def add(self, tokens: int, rate: float) -> None:
+        """Add tokens that cost another rate of FLOPs than those of training."""
+        self.other_tokens += tokens
+        self.other_flops += rate * tokens
+
+    def flops(self, tokens: int) -> float:
+        """FLOPs of so many tokens, all that were added among them."""
+        return self.other_flops + self.flops_per_token * (tokens - self.other_tokens)
+
     def mfu(self, tokens: int, seconds: float) -> float | None:
         """Model FLOPs utilisation: the FLOP/s of training as a share of the machine's own."""
-        needed = self.flops_per_token * tokens / self.matmul_rate  # seconds
+        needed = self.flops(tokens) / self.matmul_rate  # seconds
         return needed / seconds if needed and seconds else None
 
 

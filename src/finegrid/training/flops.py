@@ -13,7 +13,9 @@ from finegrid.training.module import FineTuner
 GAUGE = 0.02  # seconds: every cell of a sweep pays them
 
 
-def flops_per_token(module: FineTuner, encoded: TokenizedDataset) -> float:
+def flops_per_token(
+    module: FineTuner, encoded: TokenizedDataset, *, backward: bool = True
+) -> float:
     """FLOPs of forward and backward per token of text, counted on the row of median length.
 
     Matrix products only, as executed in fp32: what is frozen below the first trainable parameter
@@ -24,7 +26,9 @@ def flops_per_token(module: FineTuner, encoded: TokenizedDataset) -> float:
     tokens: int = batch.pop("real_tokens")
     batch = {name: value.to(module.device) for name, value in batch.items()}
     with forked(0), FlopCounterMode(display=False) as counter:
-        module.training_step(batch, 0).backward()  # type: ignore[no-untyped-call]
+        loss = module.training_step(batch, 0)
+        if backward:
+            loss.backward()  # type: ignore[no-untyped-call]
     module.zero_grad(set_to_none=True)
     return float(counter.get_total_flops()) / tokens
 

@@ -1,7 +1,8 @@
 """The LightningModule: one step, one optimizer, and prediction over a full set."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,8 +13,10 @@ from torch.optim import Optimizer
 from finegrid.config import OptimConfig
 from finegrid.data.batching import TokenizedDataset, sorted_batches
 from finegrid.errors import require
+from finegrid.methods.base import Texts
 from finegrid.models import surgery
 from finegrid.models.backbone import Backbone, drawn_pooler
+from finegrid.models.heads import masked_language
 from finegrid.seeds import stream
 from finegrid.tasks.modules.losses import LOSSES, CrossEntropy, Loss
 from finegrid.tasks.task import Task
@@ -45,6 +48,7 @@ class FineTuner(pl.LightningModule):
         self.state = TrainState()
         self.run_loss: Loss = loss or CrossEntropy()
         self.use_loss(None)
+        self.text_loss: Callable[[Texts], Tensor] | None = None  # in place of the loss, in a phase
         self.init_seed, self.dropout_seed = stream(seed, "init"), stream(seed, "dropout")
         self.clipped_norm: Tensor | None = None  # of the gradient before clipping
 
@@ -81,8 +85,13 @@ class FineTuner(pl.LightningModule):
         return total
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
-        """Mean loss over the batch's rows, in fp32."""
-        return self.loss_of(self.task.logits(self.model, batch, forward=logits_of), batch)
+        """Mean loss over the batch's rows, in fp32, or what the method's phase has in its place."""
+        read = partial(self.task.logits, self.model, batch, forward=logits_of)
+        if self.text_loss is None:
+            return self.loss_of(read(), batch)
+        base, sites = self.model.base_model, self.backbone.sites
+        language = partial(masked_language.of, self.backbone.source)
+        return self.text_loss(Texts(base, sites, read, language)).float()
 
     def loss_of(self, logits: Tensor, batch: Mapping[str, Any]) -> Tensor:
         """Mean loss of a batch's logits, in fp32."""
@@ -173,6 +182,23 @@ def logits_of(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
 
 def _fp32_logits(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
     return logits_of(model, batch).float()
+
+
+def saved(module: FineTuner) -> dict[str, Tensor]:
+    """Copies of what a training changes: what trains, and the buffers."""
+    return {name: value.detach().clone() for name, value in _changing(module).items()}
+
+
+@torch.no_grad()
+def restore(module: FineTuner, values: Mapping[str, Tensor]) -> None:
+    """Put saved values back."""
+    named = _changing(module)
+    for name, value in values.items():
+        named[name].copy_(value)
+
+
+def _changing(module: FineTuner) -> dict[str, Tensor]:
+    return {**surgery.trainable(module.model), **dict(module.model.named_buffers())}
 
 
 def predict(

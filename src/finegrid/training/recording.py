@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from finegrid.data.splits import Splits
+from finegrid.methods.base import TuningMethod
 from finegrid.models import backbone
 from finegrid.models.backbone import drawn_pooler
 from finegrid.runs import identity, provenance
@@ -14,6 +16,8 @@ from finegrid.training import device
 from finegrid.training.budget import BudgetTimer
 from finegrid.training.components import RunComponents
 from finegrid.training.cost import CostMonitor
+from finegrid.training.search import MethodSearch
+from finegrid.training.self_training import SelfTraining
 
 
 def begin(spec: RunSpec) -> Record:
@@ -55,6 +59,18 @@ def add_inputs(record: Record, components: RunComponents) -> None:
     record.truncated = {name: rows.tokens.truncated for name, rows in components.encoded.items()}
 
 
+def add_search(record: Record, method: TuningMethod, search: MethodSearch) -> None:
+    """Note what a method's search chose, by which scores, and what it read of the budget."""
+    record.chosen, record.chosen_by = list(method.chosen or ()), dict(method.chosen_by or {})
+    record.search_examples = search.examples
+
+
+def add_self_training(record: Record, splits: Splits, semi: SelfTraining) -> None:
+    """Note the rows of self-training."""
+    record.unlabelled_rows = len(splits.unlabelled or ())
+    record.estimated_rows, record.pseudo_rows = semi.estimated, semi.pseudo
+
+
 def add_costs(record: Record, clock: BudgetTimer, meter: CostMonitor, *, setup: float) -> None:
     """Note what training cost, and the `setup` seconds before it."""
     record.steps, record.epochs = clock.steps, clock.epochs
@@ -63,7 +79,7 @@ def add_costs(record: Record, clock: BudgetTimer, meter: CostMonitor, *, setup: 
     if clock.seconds:
         record.examples_per_second = clock.examples / clock.seconds
         record.tokens_per_second = clock.tokens / clock.seconds
-    record.train_flops = meter.flops_per_token * clock.tokens
+    record.train_flops = meter.flops(clock.tokens)
     record.matmul_rate = meter.matmul_rate
     record.mfu = meter.mfu(clock.tokens, clock.seconds)
     for name, count in meter.parameters.items():

@@ -85,6 +85,8 @@ def _fit(session: RunSession, components: RunComponents, extend: Extend) -> bool
         log.info("%s", error)
         watch.selection.curve.unlink(missing_ok=True)
         return False
+    trainer.optimizers = []  # what they hold is for scoring and for the delta's file
+    components.module.zero_grad()
     session.score(components, watch)
     return True
 

@@ -14,14 +14,16 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from finegrid.data.batching import train_loader
+from finegrid.data.batching import TrainingBatches, train_loader
 from finegrid.errors import Diverged, UserError, refusal
+from finegrid.methods.base import overrides
 from finegrid.models import backbone
 from finegrid.models.backbone import Backbone
 from finegrid.runs import layout, provenance
 from finegrid.runs.record import clear
 from finegrid.runs.spec import RunSpec
 from finegrid.seeds import stream
+from finegrid.tasks.modules.semi import UPET
 from finegrid.tracking import loggers
 from finegrid.tracking.loggers import SafeLogger
 from finegrid.tracking.run_info import RunInfo
@@ -32,6 +34,8 @@ from finegrid.training.components import RunComponents, prepare
 from finegrid.training.cost import CostMonitor, peak_memory
 from finegrid.training.heads import HeadUpdates
 from finegrid.training.progress import ProgressFile
+from finegrid.training.search import MethodSearch
+from finegrid.training.self_training import SelfTraining
 from finegrid.training.step_logger import StepLogger
 
 log = logging.getLogger(__name__)
@@ -44,6 +48,8 @@ class RunCallbacks:
     clock: BudgetTimer
     meter: CostMonitor
     selection: BestCheckpoint
+    search: MethodSearch | None  # of a method that searches for what trains
+    semi: SelfTraining | None
     reports: list[pl.Callback]  # what tells others of the run while it trains
 
     def in_order(self, components: RunComponents) -> list[pl.Callback]:
@@ -51,10 +57,9 @@ class RunCallbacks:
 
         The clock counts a step before the method acts on it and the selection evaluates it.
         """
-        method = components.method
-        updates = HeadUpdates(components.head)
-        acting = [self.meter, updates, *components.kernels, self.clock, method, self.selection]
-        return [*acting, *self.reports]
+        head, method = HeadUpdates(components.head), components.method
+        acting = [self.meter, head, *components.kernels, self.clock, self.search, method, self.semi]
+        return [*(one for one in acting if one is not None), self.selection, *self.reports]
 
 
 class RunSession:
@@ -108,13 +113,20 @@ class RunSession:
         reports: list[pl.Callback] = [file]
         if self.logger is not None:
             reports.append(StepLogger(clock, config.log_every))
-        return RunCallbacks(clock, meter, selection, reports)
+        search = semi = None
+        if overrides(components.method, "search"):
+            search = MethodSearch(clock, meter, components)
+        if isinstance(config.semi, UPET):
+            semi = SelfTraining(config.semi, clock, meter, components)
+        return RunCallbacks(clock, meter, selection, search, semi, reports)
 
     def loader(self, components: RunComponents) -> Any:
         """Batches of the training rows, in the order of the run's seed."""
         seed = stream(self.config.seed, "order")
-        size = self.config.data.batch_size
-        return train_loader(components.encoded["train"], batch_size=size, seed=seed)
+        rows, size = components.encoded["train"], self.config.data.batch_size
+        if isinstance(self.config.semi, UPET):
+            return TrainingBatches(rows, batch_size=size, seed=seed)
+        return train_loader(rows, batch_size=size, seed=seed)
 
     def score(
         self, components: RunComponents, callbacks: RunCallbacks, *, setup: float | None = None
@@ -127,6 +139,10 @@ class RunSession:
         heartbeat.beat()
         seconds = clock.started - self.started if setup is None else setup
         recording.add_costs(self.record, clock, callbacks.meter, setup=seconds)
+        if callbacks.search is not None:
+            recording.add_search(self.record, components.method, callbacks.search)
+        if callbacks.semi is not None:
+            recording.add_self_training(self.record, components.splits, callbacks.semi)
         self.record.evaluations = selection.passes
         began = time.perf_counter()
         scoring.score(components, self.record, selection, self.directory)

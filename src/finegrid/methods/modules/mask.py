@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from finegrid.errors import require
 
+THRESHOLD = 0.01  # of the scores of `ThresholdMask` at the start
+
 
 class Mask(nn.Module):
     """w -> w * mask with a fixed boolean mask."""
@@ -66,6 +68,20 @@ class LearnedMask(nn.Module):
     def from_delta(self, state: dict[str, Tensor]) -> None:
         """Load a mask and use it from now on instead of the scores."""
         self.fixed = state["mask"].to(self.scores.device)
+
+
+class ThresholdMask(LearnedMask):
+    """A mask that keeps the weights whose score lies above a threshold (2004.12406)."""
+
+    threshold = THRESHOLD
+
+    def straight_through(self) -> Tensor:
+        """The binarized mask; identity gradient to the scores."""
+        return self.binarize().to(self.scores.dtype) + self.scores - self.scores.detach()
+
+    def binarize(self) -> Tensor:
+        """Where the score lies above the threshold."""
+        return self.scores > self.threshold
 
 
 def smallest(weight: Tensor, sparsity: float) -> Tensor:

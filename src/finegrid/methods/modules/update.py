@@ -89,8 +89,8 @@ def widest(sites: Sites, roles: Sequence[str] | None) -> tuple[int, int]:
     return max(inputs), max(outputs)
 
 
-def bounded(linear: nn.Module, role: str, rank: int) -> tuple[int, int]:
-    """A matrix's widths, in and out.
+def bounded(linear: nn.Module, role: str, rank: int, *, option: str = "rank") -> tuple[int, int]:
+    """A matrix's widths, in and out; `option` is what the rank is called in the config.
 
     Raises:
         UserError: for a rank that is no rank of such a matrix.
@@ -98,7 +98,7 @@ def bounded(linear: nn.Module, role: str, rank: int) -> tuple[int, int]:
     inputs, outputs = widths(linear)
     if not 1 <= rank <= min(inputs, outputs):
         raise UserError(
-            f"method.rank={rank} must lie in [1, {min(inputs, outputs)}], the matrix of "
+            f"method.{option}={rank} must lie in [1, {min(inputs, outputs)}], the matrix of "
             f"{role} being {outputs} x {inputs}"
         )
     return inputs, outputs

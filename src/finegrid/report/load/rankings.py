@@ -36,6 +36,7 @@ class Setting:
     pretrained: bool | str
     head: str
     loss: str
+    semi: str
     protocol: str
     validation_from: str
     select: str
@@ -47,7 +48,7 @@ class Setting:
 
 
 # fields of `Setting` that older runs do not have
-LATER = ("kernels", "validation_from", "head", "loss")
+LATER = ("kernels", "validation_from", "head", "loss", "semi")
 FIELDS = [item.name for item in fields(Setting)]
 
 

@@ -16,6 +16,8 @@ NESTED = (
     "overrides",
     "metrics",
     "truncated",
+    "chosen",
+    "chosen_by",
     "versions",
 )  # the fields of a record that are no scalars
 DEFAULTS = {

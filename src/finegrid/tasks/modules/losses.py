@@ -7,6 +7,8 @@ With n_c training rows of class c, C classes, logits z (B, C) and labels y,
                    (Cui et al. 2019, arXiv 1901.05555, eq. 9)
     ldam           mean over rows of CE(s (z - m_y e_y), y),  m_c = margin (min n / n_c)^(1/4)
                    (Cao et al. 2019, arXiv 1906.07413, eqs. 10 and 12)
+    phce           mean over rows of -log p_y, but -tau p_y + log tau + 1 where p_y <= 1 / tau
+                   (Menon et al., ICLR 2020, partially Huberised, for noisy labels)
 
 Where we differ: reweighted means are over rows, as in the paper; torch's weighted mean, which the
 authors of LDAM use, divides by the batch's weights. The authors of LDAM scale cosines of normalised
@@ -16,6 +18,7 @@ Only training sees it: validation losses and scores are the kind's own. Which lo
 the kind, in `Task.LOSSES`.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -96,11 +99,36 @@ class LDAM:
         return loss
 
 
-Loss = CrossEntropy | Reweighted | LDAM
+@dataclass
+class PHCE:
+    """Cross-entropy that is linear in the probability of a label it thinks unlikely."""
+
+    name: str
+    tau: float
+
+    def __post_init__(self) -> None:
+        require(self.tau > 1, f"loss.tau={self.tau:g} must be above 1")
+
+    def criterion(self, task: Task, labels: "Array | None") -> Criterion:
+        """The loss, whatever the training rows."""
+        import torch
+        from torch.nn import functional
+
+        def loss(logits: "Tensor", labels: "Tensor") -> "Tensor":
+            terms = functional.cross_entropy(logits, labels, reduction="none")  # -log p
+            p = (-terms).exp()
+            linear = math.log(self.tau) + 1 - self.tau * p
+            return torch.where(p <= 1 / self.tau, linear, terms).mean()
+
+        return loss
+
+
+Loss = CrossEntropy | Reweighted | LDAM | PHCE
 LOSSES: dict[str, type[Loss]] = {
     "cross_entropy": CrossEntropy,
     "reweighted": Reweighted,
     "ldam": LDAM,
+    "phce": PHCE,
 }
 
 
