@@ -26,8 +26,7 @@ from finegrid.training.components import build_method
 
 FRONT = "prompt method.place=front"
 FAMILY = ("lora", "lora_all", "rslora", "lora_plus", "lora_fa", "dora", "pissa", "vera", "randlora",
-          "loha", "lokr", "hira", "fourierft", "miss", "oft", "shira",
-          "adalora")  # fmt: skip
+          "loha", "lokr", "hira", "fourierft", "miss", "oft", "adalora", "shira")  # fmt: skip
 PEFT = (*FAMILY, "ia3", "layernorm", "prefix", "prefix method.reparametrization=8", FRONT)
 ADAPTERS = ("houlsby", "pfeiffer", "parallel", "compacter")
 MERGED = ("full", "bitfit", "sparse", "supermask", *FAMILY, "ia3", "dsee")

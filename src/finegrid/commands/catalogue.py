@@ -51,8 +51,8 @@ def help_text() -> str:
         "trainer",
         "logger",
         "race",
+        "experiment",
     ]
-    groups += ["experiment"]
     groups += ["tuned"] if options("tuned") else []
     return HELP.format(groups="\n".join(map(_describe, groups)), units=", ".join(UNITS))
 

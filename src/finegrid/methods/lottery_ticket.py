@@ -71,7 +71,8 @@ class LotteryTicket(TuningMethod):
 
     def apply(self, backbone: nn.Module, sites: Sites) -> None:
         """Unfreeze every parameter, and put a mask of ones on every weight matrix of the layers."""
-        surgery.unfreeze(backbone.parameters())
+        for part in sites.scope(backbone):
+            surgery.unfreeze(part.parameters())
         self.start = {name: p.detach().clone() for name, p in backbone.named_parameters()}
         for module, weight in sites.matrices(None, None):
             mask = TicketMask(weight, 1 - self.sparsity)
@@ -123,6 +124,6 @@ def _prune(masked: list[tuple[TicketMask, nn.Parameter]], sparsity: float) -> No
     together = torch.cat(sizes)
     places = together.topk(pruned_count(sparsity, len(together)), largest=False).indices
     kept = torch.ones_like(together, dtype=torch.bool).index_fill(0, places, False)
-    parts = torch.split(kept, [len(s) for s in sizes])
+    parts = torch.split(kept, [len(size) for size in sizes])
     for (mask, weight), part in zip(masked, parts, strict=True):
         mask.mask = part.view_as(weight)

@@ -79,7 +79,6 @@ class MaskAgnostic(TuningMethod):
         mask_rate: float = YAML,
         objective: str = YAML,
         roles: Sequence[str] | None = YAML,
-        layers: Sequence[int] | str | None = YAML,
     ) -> None:
         pruned_count(sparsity, 1)  # refuses a sparsity out of range
         require(
@@ -89,7 +88,7 @@ class MaskAgnostic(TuningMethod):
         require(mask_rate > 0, f"method.mask_rate={mask_rate:g} must be above 0")
         one_of("method.objective", objective, ("auto", "mlm", "distil"))
         self.sparsity, self.mask_share, self.objective = sparsity, mask_share, objective
-        self.roles, self.layers = roles, layers
+        self.roles = roles
         self.texts_only = mask_share > 0
         self.checkpointable = not self.texts_only
         self.lr_scale = mask_rate if self.texts_only else 1.0
@@ -99,8 +98,9 @@ class MaskAgnostic(TuningMethod):
 
     def apply(self, backbone: nn.Module, sites: Sites) -> None:
         """Unfreeze every parameter, as a run delivers it, and mask the smallest weights."""
-        surgery.unfreeze(backbone.parameters())
-        for module, weight in sites.matrices(self.roles, self.layers):
+        for part in sites.scope(backbone):
+            surgery.unfreeze(part.parameters())
+        for module, weight in sites.matrices(self.roles, None):
             pruned = smallest(weight, self.sparsity)
             mask: nn.Module = Mask(~pruned)
             if self.texts_only:

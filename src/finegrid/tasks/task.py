@@ -42,8 +42,7 @@ class Task(ABC):
     kind: str = "classification"
     labels: list[str] = field(default_factory=list)  # class names by number, if there are classes
     headline: str = ""
-    # labelled dev splits; auto: the first there is of test, validation, dev
-    dev: list[str] = field(default_factory=lambda: ["validation"])
+    dev: list[str] = field(default_factory=lambda: ["validation"])  # labelled; auto: what there is
     train: str | None = None  # files of `task=custom`
     test: str | None = None  # null: a stratified fifth of the training file
     word_lists: bool = False  # the text columns hold lists of words, to be joined by spaces
@@ -372,7 +371,8 @@ class Task(ABC):
     def score(self, outputs: Any, labels: Any) -> dict[str, float]:
         """Every metric over the full set and, where there are several, their mean.
 
-        An undefined correlation, of constant predictions or labels, counts as 0, as in GLUE.
+        A correlation that is undefined, because predictions or labels are constant, counts as 0,
+        as in GLUE.
         """
         predicted, labels = self.predictions(outputs.float().cpu()), labels.cpu()
         undefined = self.CORRELATIONS if _constant(predicted) or _constant(labels) else ()
