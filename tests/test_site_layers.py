@@ -32,7 +32,6 @@ NO_LAYERS = {  # methods that cannot work in one layer, and what they say
     "two_stage": r"changes layers \[0, 2\] too",
     "head": "changes nothing in these layers",
     "lisa": "active_layers=2 must lie in",
-    "lottery_ticket": r"changes layers \[0, 2\] too",
     "prompt": "changes nothing in these layers",
 }
 OWN = [name for name in METHODS if composed(f"method={name}").method.get("layers", 0) != 0]
