@@ -64,7 +64,7 @@ def test_the_mask_trains_before_all_else() -> None:
     every = surgery.trainable(below)
     scores = {name for name in every if name.endswith("scores")}
     assert len(scores) == 18
-    assert (method.texts_only, method.checkpointable, method.lr_scale) == (True, False, 3)
+    assert (method.texts_only, method.checkpointable, method.lr_scale) == (True, False, 0.3)
     assert {name for name in every if method.lr_ratio(name)} == scores
     assert method.after_step(below, 0.01)
     assert surgery.trainable(below).keys() == scores
