@@ -60,11 +60,9 @@ class TestRecord:
         directory, record = cell
         optional = {"error", "trial", "model_revision", "git_commit", "git_dirty"}
         optional |= {"test_last", "rows_asked", "tuning_runs", "tuning_examples", "forgetting"}
-        optional |= {
-            "separator",
-            "threshold",
-            "threshold_chosen",
-        }  # decoders, sets of classes
+        optional |= {"separator", "threshold", "threshold_chosen"}  # decoders, sets of classes
+        optional |= {"chosen", "chosen_by", "search_examples"}  # a method's search
+        optional |= {"unlabelled_rows", "estimated_rows", "pseudo_rows"}  # self-training
         unset = [f.name for f in fields(record) if getattr(record, f.name) is None]
         assert set(unset) <= optional
         assert record == read(directory)
