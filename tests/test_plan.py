@@ -198,6 +198,14 @@ def test_plan_of_an_experiment_is_light() -> None:
     assert not {"torch", "pyarrow", "pytorch_lightning"} & set(result.stderr.split())
 
 
+@pytest.mark.nightly
+def test_every_method_of_the_experiment_on_all_fits_its_tasks() -> None:
+    result = call("experiment=builtin", "seed=0", "data.fraction=0.3", command="plan")
+    assert result.returncode == 0, result.stderr
+    methods = len(list((ROOT / "conf/method").glob("*.yaml"))) - 1  # control_prefix
+    assert f"multirun/builtin: {3 * methods} cells" in result.stdout
+
+
 BAD = {
     "method": (["method=bitfti,full"], "unknown method=bitfti; did you mean 'bitfit'"),
     "key": (["optim.lrr=1,2"], "unknown key optim.lrr"),
