@@ -11,19 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from finegrid.commands.catalogue import GROUPS, options
+
 ROOT = Path(__file__).resolve().parents[1]
-GROUPS = (
-    "method",
-    "task",
-    "model",
-    "head",
-    "loss",
-    "semi",
-    "budget",
-    "trainer",
-    "logger",
-    "experiment",
-)
 VALUES = ("train", "data/default", "sweep/default", "trainer/auto")
 
 
@@ -42,20 +32,12 @@ def configuration() -> Iterator[str]:
     yield "# Configuration\n\nOne run is one choice of each group; any value can be overridden.\n"
     for group in GROUPS:
         yield f"## {group}=\n\n| option | what it is |\n|---|---|"
-        for file in sorted((ROOT / "conf" / group).rglob("*.yaml")):
-            name = file.relative_to(ROOT / "conf" / group).with_suffix("").as_posix()
-            yield f"| `{name}` | {_headline(file).replace('|', '/')} |"
+        for name, what in options(group).items():
+            yield f"| `{name}` | {what.replace('|', '/')} |"
         yield ""
     for name in VALUES:
         text = (ROOT / f"conf/{name}.yaml").read_text(encoding="utf-8")
         yield f"## conf/{name}.yaml\n\n```yaml\n{text}```\n"
-
-
-def _headline(file: Path) -> str:
-    """What the first comment of an option's file says."""
-    lines = (line.lstrip("# ") for line in file.read_text(encoding="utf-8").splitlines())
-    first = next((line for line in lines if not line.startswith("@package")), "")
-    return first.removeprefix(f"{file.stem}:").strip()
 
 
 def command() -> Iterator[str]:

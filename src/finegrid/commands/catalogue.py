@@ -5,6 +5,8 @@ from pathlib import Path
 from finegrid.config import UNITS
 from finegrid.storage.paths import CONF
 
+GROUPS = ("method", "task", "model", "head", "loss", "semi", "budget", "trainer", "logger", "race",
+          "experiment")  # fmt: skip
 HELP = """finegrid: which way of fine-tuning is best for this model, task, data and time?
 
   finegrid train method=bitfit task=mrpc model=minilm data.fraction=0.3 seed=1
@@ -40,20 +42,7 @@ def options(group: str) -> dict[str, str]:
 
 def help_text() -> str:
     """The text of `--help`: every group, every option with its one line."""
-    groups = [
-        "method",
-        "task",
-        "model",
-        "head",
-        "loss",
-        "semi",
-        "budget",
-        "trainer",
-        "logger",
-        "race",
-        "experiment",
-    ]
-    groups += ["tuned"] if options("tuned") else []
+    groups = [*GROUPS, *(["tuned"] if options("tuned") else [])]
     return HELP.format(groups="\n".join(map(_describe, groups)), units=", ".join(UNITS))
 
 
