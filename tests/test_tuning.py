@@ -45,9 +45,9 @@ def test_every_method_gets_the_same_factors_of_its_own_rate(method: str) -> None
     assert {cfg.seed for cfg in tried} == {100}
 
 
-def test_a_sweep_tries_every_method_unless_told_otherwise() -> None:
+def test_a_sweep_tries_every_method_that_needs_no_attribute_unless_told_otherwise() -> None:
     params = composed("experiment=tune", hydra=True).hydra.sweeper.params
-    assert dict(params) == {"method": "glob(*)", "trial": "0,1,2"}
+    assert dict(params) == {"method": "glob(*, exclude=control_prefix)", "trial": "0,1,2"}
 
 
 @pytest.fixture(scope="module")
