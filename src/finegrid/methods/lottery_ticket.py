@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from finegrid.errors import require
 from finegrid.methods.base import YAML, TuningMethod
-from finegrid.methods.modules.mask import Mask, pruned_count
+from finegrid.methods.modules.mask import Mask, lowest, pruned_count
 from finegrid.models import surgery
 from finegrid.models.sites import Sites
 
@@ -121,9 +121,7 @@ def _masked(backbone: nn.Module) -> list[tuple[TicketMask, nn.Parameter]]:
 def _prune(masked: list[tuple[TicketMask, nn.Parameter]], sparsity: float) -> None:
     """Let the masks be false at this share of all weights: those before, then the smallest."""
     sizes = [weight.abs().masked_fill(~mask.mask, -1.0).flatten() for mask, weight in masked]
-    together = torch.cat(sizes)
-    places = together.topk(pruned_count(sparsity, len(together)), largest=False).indices
-    kept = torch.ones_like(together, dtype=torch.bool).index_fill(0, places, False)
+    kept = ~lowest(torch.cat(sizes), sparsity)
     parts = torch.split(kept, [len(size) for size in sizes])
     for (mask, weight), part in zip(masked, parts, strict=True):
         mask.mask = part.view_as(weight)

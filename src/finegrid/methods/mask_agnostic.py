@@ -30,7 +30,14 @@ from torch import Tensor, nn
 
 from finegrid.errors import UserError, one_of, require
 from finegrid.methods.base import YAML, Texts, TuningMethod
-from finegrid.methods.modules.mask import THRESHOLD, Mask, ThresholdMask, pruned_count, smallest
+from finegrid.methods.modules.mask import (
+    THRESHOLD,
+    Mask,
+    ThresholdMask,
+    lowest,
+    pruned_count,
+    smallest,
+)
 from finegrid.methods.modules.text_losses import distillation, hidden_tokens
 from finegrid.models import surgery
 from finegrid.models.heads.masked_language import MaskedLanguageModel
@@ -59,9 +66,7 @@ class LiftableMask(ThresholdMask):
     @torch.no_grad()
     def fix(self, sparsity: float) -> None:
         """Keep the mask of exactly this share of zeros, and drop the scores."""
-        count = pruned_count(sparsity, self.scores.numel())
-        places = self.scores.topk(count, largest=False).indices
-        self.fixed = torch.ones_like(self.scores, dtype=torch.bool).index_fill(0, places, False)
+        self.fixed = ~lowest(self.scores, sparsity)
         self.scores.requires_grad_(False)
         self.scores.grad, self.scores.data = None, self.scores.new_empty(0)
 

@@ -86,10 +86,13 @@ class ThresholdMask(LearnedMask):
 
 def smallest(weight: Tensor, sparsity: float) -> Tensor:
     """Boolean mask of the floor(sparsity * n) entries of smallest magnitude."""
-    count = pruned_count(sparsity, weight.numel())
-    chosen = weight.detach().abs().flatten().topk(count, largest=False).indices
-    flat = torch.zeros(weight.numel(), dtype=torch.bool, device=weight.device)
-    return flat.index_fill(0, chosen, True).view_as(weight)
+    return lowest(weight.detach().abs().flatten(), sparsity).view_as(weight)
+
+
+def lowest(scores: Tensor, sparsity: float) -> Tensor:
+    """Boolean mask of the floor(sparsity * n) lowest of n scores."""
+    chosen = scores.topk(pruned_count(sparsity, len(scores)), largest=False).indices
+    return torch.zeros_like(scores, dtype=torch.bool).index_fill(0, chosen, True)
 
 
 def pruned_count(sparsity: float, size: int) -> int:
