@@ -16,7 +16,7 @@ from finegrid.data.batching import TokenizedDataset
 from finegrid.errors import Diverged
 from finegrid.models import surgery
 from finegrid.training.budget import DONE, BudgetTimer, epochs
-from finegrid.training.module import FineTuner, predict
+from finegrid.training.module import FineTuner, predict, restore
 
 SHARE = 0.25  # of the training tokens, which validation may read at most
 FEWEST = 2  # validation passes, whatever they cost: one alone selects nothing
@@ -150,9 +150,7 @@ class BestCheckpoint(pl.Callback):
 
     def restore(self, module: FineTuner) -> None:
         """Put the best weights back."""
-        with torch.no_grad():
-            for name, parameter in surgery.trainable(module.model).items():
-                parameter.copy_(self.weights[name])
+        restore(module, self.weights)
 
     def _write(self, *cells: object, mode: str = "a") -> None:
         with self.curve.open(mode, newline="", encoding="utf-8") as file:

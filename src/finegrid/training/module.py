@@ -208,15 +208,16 @@ def predict(
     batch_size: int,
     precision: str = "32",
     task: Task | None = None,
+    dropout: bool = False,
 ) -> Any:
-    """Outputs on the CPU, in the rows' order, without dropout: fp32 logits (N, outputs).
+    """Outputs on the CPU, in the rows' order: fp32 logits (N, outputs), without dropout by default.
 
     `task` may keep something else of each row, see `Task.infer`. The model's train or eval mode is
     left as it was.
     """
     device = next(model.parameters()).device
     training = model.training
-    model.eval()
+    model.train(dropout)
     parts: list[Any] = []
     order: list[int] = []
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed")

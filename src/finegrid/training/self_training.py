@@ -29,20 +29,18 @@ from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
-import torch
 from torch import Tensor
 
-from finegrid.data.batching import TokenizedDataset, sorted_batches
+from finegrid.data.batching import TokenizedDataset
 from finegrid.errors import require
 from finegrid.seeds import forked, stream
 from finegrid.storage.cache import Array
 from finegrid.tasks.modules.semi import UPET
-from finegrid.training import heartbeat
 from finegrid.training.budget import DONE, BudgetTimer, epochs
 from finegrid.training.components import RunComponents
 from finegrid.training.cost import CostMonitor
 from finegrid.training.flops import flops_per_token
-from finegrid.training.module import EVAL_TOKENS, FineTuner, logits_of, restore, saved
+from finegrid.training.module import FineTuner, predict, restore, saved
 
 SMALL = 1e-10  # added to a probability before its logarithm
 
@@ -84,9 +82,8 @@ class SelfTraining(pl.Callback):
         """End the teacher's phase when it is time; its weights are no result."""
         if self.start is None:
             return
-        self.components.module.state.checkpointable = (
-            False  # nor are those that a student starts from
-        )
+        # nor are those that a student starts from
+        self.components.module.state.checkpointable = False
         if self.clock.progress >= self.semi.teacher_share * DONE:
             self._become_student(trainer, self.start)
             self.start = None
@@ -123,20 +120,13 @@ class SelfTraining(pl.Callback):
         with self.clock.paused():
             rate = flops_per_token(module, pool, backward=False)
         task, size = self.components.task, self.components.config.data.batch_size
-        kind = module.device.type
+        tokens = int(pool.lengths.sum())
         drawn: list[Array] = []
-        module.model.train()
-        mixed = torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16-mixed")
         for _ in range(self.semi.passes):
-            found = torch.empty(len(pool), task.outputs)
-            with torch.no_grad(), mixed:
-                for index, batch in sorted_batches(pool, size, tokens=EVAL_TOKENS[kind]):
-                    moved = {k: v.to(kind) for k, v in batch.items() if isinstance(v, Tensor)}
-                    logits = task.logits(module.model, moved, forward=logits_of)
-                    found[index] = logits.float().softmax(-1).cpu()
-                    heartbeat.beat()
-            drawn.append(found.numpy())
-            tokens = int(pool.lengths.sum())
+            logits = predict(
+                module.model, pool, batch_size=size, precision=precision, task=task, dropout=True
+            )
+            drawn.append(logits.softmax(-1).numpy())
             self.clock.count(-(-len(pool) // size), len(pool), tokens)
             self.meter.add(tokens, rate)
         return np.stack(drawn)
