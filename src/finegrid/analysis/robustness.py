@@ -118,10 +118,8 @@ def scores(run: Restored, edits: Edits) -> dict[str, float]:
     def of(outputs: Any) -> float:
         return run.task.score(outputs, labels)[run.task.headline]
 
-    before, after = (
-        of(run.outputs(rows.texts, rows.attributes)),
-        of(run.outputs(misspelt, rows.attributes)),
-    )
+    read = (rows.texts, misspelt)
+    before, after = (of(run.outputs(texts, rows.attributes)) for texts in read)
     found = {"score": before, "edited": after, "change": after - before}
     if edits.votes:
         denoiser = smoothing.Denoiser(run)

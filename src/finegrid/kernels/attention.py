@@ -72,11 +72,9 @@ def _flat(mask: Tensor | None, query: Tensor, together: int) -> Tensor:
     """
     if mask is None:
         return query.new_zeros(())
-    mask = mask.to(query.dtype)
-    if together > 1:
-        mask = mask.expand(*query.shape[:3], -1)
-        return mask.reshape(-1, together * query.shape[2], mask.shape[-1])
-    return mask.expand(*query.shape[:2], -1, -1).flatten(0, 1)
+    rows = query.shape[2] if together > 1 else mask.shape[2]
+    mask = mask.to(query.dtype).expand(*query.shape[:2], rows, -1)
+    return mask.reshape(-1, together * rows, mask.shape[-1])
 
 
 def _aligned(key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Any]:

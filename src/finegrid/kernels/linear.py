@@ -150,6 +150,7 @@ class AutocastRMSNorm(nn.Module):
 
     weight: Tensor
     offset: float  # added to the weight
+    epsilon: float  # added to the mean square
 
     def forward(self, input: Tensor) -> Tensor:
         """x / rms(x) * (weight + offset) over the last dimension."""
@@ -158,7 +159,7 @@ class AutocastRMSNorm(nn.Module):
             x: Tensor = super().forward(input)
             return x
         gain = self.weight + self.offset if self.offset else self.weight
-        y: Tensor = _RMSNorm.apply(input, gain, _epsilon(self), dtype)  # type: ignore[no-untyped-call]
+        y: Tensor = _RMSNorm.apply(input, gain, self.epsilon, dtype)  # type: ignore[no-untyped-call]
         return y
 
 
@@ -206,7 +207,8 @@ def patch(model: nn.Module) -> None:
 
 def rms_norm(module: Any) -> None:
     """Give an RMSNorm the forward pass of `AutocastRMSNorm`, if that is what it computes."""
-    if (epsilon := _epsilon(module)) is None or not isinstance(module.weight, nn.Parameter):
+    epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
+    if not isinstance(epsilon, float) or not isinstance(module.weight, nn.Parameter):
         return
     trial = copy.deepcopy(module)
     with torch.no_grad():
@@ -217,19 +219,13 @@ def rms_norm(module: Any) -> None:
     for offset in (0.0, 1.0):
         if torch.allclose(found, normal * (trial.weight + offset), atol=1e-6):
             module.__class__ = _mixed(type(module))  # type: ignore[arg-type]
-            module.offset = offset
+            module.offset, module.epsilon = offset, epsilon
             return
 
 
 @cache
 def _mixed(norm: type[nn.Module]) -> type[nn.Module]:
     return type("AutocastRMSNorm", (AutocastRMSNorm, norm), {})
-
-
-def _epsilon(module: Any) -> float | None:
-    """What an RMSNorm adds to the mean square, under the two names that transformers uses."""
-    found = getattr(module, "variance_epsilon", getattr(module, "eps", None))
-    return found if isinstance(found, float) else None
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:

@@ -54,10 +54,9 @@ def _settings(plain: Mapping[str, Any]) -> dict[str, Any]:
     if (kept.pop("head", None) or {}).get("name", HEAD) != HEAD:  # older versions had one head
         kept["head"] = plain["head"]["name"]
     kept["task"] = _without_slots(kept["task"])
-    if (kept.get("loss") or {}).get("name", LOSS) == LOSS:  # older versions had no other
-        kept.pop("loss", None)
-    if (kept.get("semi") or {}).get("name", SEMI) == SEMI:
-        kept.pop("semi", None)
+    for group, only in (("loss", LOSS), ("semi", SEMI)):  # older versions had no other
+        if (kept.get(group) or {}).get("name", only) == only:
+            kept.pop(group, None)
     if kept.get("head") != "pattern":
         kept["task"].pop("pattern", None)
     if kept["model"].get("separator") is None or len(kept["task"]["text"]) < 2:

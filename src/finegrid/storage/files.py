@@ -30,10 +30,9 @@ def content(path: Path | str, most: int) -> bytes:
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Write a file whole or not at all, flushed to disk."""
-    with whole(path) as draft, draft.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    with whole(path) as draft:
+        draft.write_bytes(content)
+        flush(draft)
 
 
 def flush(path: Path) -> None:

@@ -68,8 +68,6 @@ def class_of(node: Mapping[Any, Any], task: Task) -> type[Semi]:
 
 def check_rows(semi: Semi, *, fraction: float, rows: int | None) -> None:
     """Refuse self-training where settings tell that no row is labelled, or none is left out."""
-    if isinstance(semi, Supervised):
-        return
     require(
         rows is not None or fraction < 1,
         f"semi={semi.name} trains on rows that are left out, and data.fraction=1 leaves out none; "
