@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # at run time a name is imported when it is first asked for
     from finegrid.api.run import Run, load, run
     from finegrid.api.task import Task
 
-__version__ = "0.12.0"
+__version__ = "0.13.0"
 __all__ = [
     "Results", "Run", "Task", "__version__", "apply", "compare", "load", "load_delta", "merge",
     "methods", "run", "save",
