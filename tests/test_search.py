@@ -492,6 +492,16 @@ def test_unequal_numbers_of_trials_are_refused(searches: Searches) -> None:
     assert len(rungs.results(fewer, unequal=True)) == 2
 
 
+def test_rates_are_said_to_be_found_once_the_search_has_ended(searches: Searches) -> None:
+    search, _, store = searches("method=lora,bitfit", "tune.trials=4")
+    store.run(search.needed(store.ended))
+    first, *_ = write_rungs.summary(rungs.results(store.records.values()), "x.yaml")
+    assert first.startswith("the search has not ended, see x.yaml; the search took 4 runs")
+    finish(search, store)
+    first, *_ = write_rungs.summary(rungs.results(store.records.values()), "x.yaml")
+    assert first.startswith("rates found, see x.yaml; the search took 6 runs")
+
+
 def test_constant_and_diverged_trials_show_and_lose(searches: Searches) -> None:
     def end(cell: Cell) -> dict[str, Any]:
         if cell.facts["trial"] == 0:

@@ -46,7 +46,8 @@ def overlay(results: Sequence[Result], name: str, command: str) -> str:
 
 def summary(results: Sequence[Result], path: str) -> list[str]:
     """What a sweep says of its search when it ends."""
-    lines = [f"rates found, see {path}; {cost(results)}"]
+    begun = "rates found" if all(r.complete for r in results) else "the search has not ended"
+    lines = [f"{begun}, see {path}; {cost(results)}"]
     for method in ordered({result.method for result in results}):
         chosen = [(r, r.chosen) for r in results if r.method == method and r.chosen is not None]
         if chosen:
