@@ -118,6 +118,8 @@ def test_a_directory_is_named_by_the_axes_that_vary() -> None:
     }  # fmt: skip
 
 
+VARIANTS = ("rslora", "lora_plus", "lora_fa", "dora", "pissa", "adalora", "vera")
+
 GRIDS = {  # experiment and arguments -> cells by what they vary
     "each has its own values": (
         ["experiment=paper2", "method.sparsity=0.5,0.7", "method.layers=top-1,bottom-1"],
@@ -131,6 +133,10 @@ GRIDS = {  # experiment and arguments -> cells by what they vary
     "a value of a group that no grid chooses": (
         ["experiment=paper1", "data.fraction=0.5", "budget.seconds=2,4"],
         dict.fromkeys(("bitfit", "houlsby", "pfeiffer", "full"), 3),
+    ),
+    "null is null": (
+        ["experiment=lora_minilm", "budget.examples=100"],
+        dict.fromkeys(("full", "lora_all", *VARIANTS), 1),
     ),
     "another budget for all": (
         ["experiment=paper1", "budget=steps", "budget.steps=5", "data.fraction=0.1,0.2"],

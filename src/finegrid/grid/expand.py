@@ -69,7 +69,8 @@ def grids(
     named = {str(key) for grid in grids for key in grid}
     for grid in grids:
         parameters = {k: v for k, v in (common | dict(grid)).items() if _group(k) not in chosen}
-        own = parser.parse_overrides([f"{key}={value}" for key, value in parameters.items()])
+        lines = (f"{k}={'null' if v is None else v}" for k, v in parameters.items())
+        own = parser.parse_overrides(list(lines))
         wanted = [
             item
             for item in given
