@@ -4,10 +4,10 @@ Hauzenberger, Masoudian, Kumar, Schedl & Rekabsaz 2023, ModDiffy, trained after 
 regime "post"). With h the embedding, y the label, p the attribute (what `task.attribute` says of
 the row), c the task's head and a_k adversaries:
 
-    task      theta = theta_0 + delta_t                   by CE(c(h), y), for `task_share`
-    debias    theta + z * d, z and d as in diff_pruning   by CE(c(h), y) + mean_k CE(a_k(R(h)), p)
-                                                             + l0 * sum sigmoid(a)
-    fix       the `density` largest |z * d| alone         by the same without l0, from `search_share`
+    task      theta = theta_0 + delta_t    by CE(c(h), y), for `task_share` of the budget
+    debias    theta + z * d                by CE(c(h), y) + mean_k CE(a_k(R(h)), p) + l0 * penalty,
+                                           z, d and the penalty as in diff_pruning
+    fix       the `density` largest |z * d| alone train, without penalty, from `search_share` on
 
 R is the identity, its gradient times -`adversary`: the a_k learn p, d unlearns it. While d trains,
 theta and c get no gradient, so that the model with the difference switched off is bit by bit the
