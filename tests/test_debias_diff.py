@@ -278,9 +278,8 @@ def test_the_embedding_is_what_a_classifier_reads() -> None:
     assert torch.equal(sentence_embedding(output, mask, decoder=False), h[:, 0])
     last = torch.stack([h[0, 1], h[1, 2]])
     assert torch.equal(sentence_embedding(output, mask, decoder=True), last)
-    assert torch.equal(
-        sentence_embedding(output, mask[:, 1:], decoder=True), last + torch.tensor([[4.0], [0.0]])
-    )
+    shorter = sentence_embedding(output, mask[:, 1:], decoder=True)  # behind a soft prompt
+    assert torch.equal(shorter, last)
     output.pooler_output = h[:, 1]
     assert torch.equal(sentence_embedding(output, mask, decoder=False), h[:, 1])
 
