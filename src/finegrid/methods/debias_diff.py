@@ -18,11 +18,11 @@ Where we differ: all phases share one budget and one learning-rate schedule, so 
 `task_share` of what other methods do; d has `debias_rate` times the rate, the a_k that times
 `adversary_rate`. One attribute, the paper one or two, each with a d of its own; its other regime,
 "par", trains task and d by turns in each batch, with a second head. h is what the task's head
-reads (BERT's pooled state; the authors' the first token's). Gates as in `diff_pruning`, unlike
-theirs not structured, in the layers' matrices alone. The five a_k have one hidden layer of the
-embedding's width and dropout 0.3, as theirs; rows without an attribute count for the task alone.
-Means of head=prototype move on with d. The a_k's FLOPs, some per mille of a step's, are not
-counted.
+reads (BERT's pooled state; the authors' the first token's last). The layers' matrices alone have
+a difference; theirs (github.com/CPJKU/ModularizedDebiasing) embeddings, biases and norms too. The
+five a_k have one hidden layer of the embedding's width and dropout 0.3, as theirs; rows without an
+attribute count for the task alone. Means of head=prototype move on with d. The a_k's FLOPs, some
+per mille of a step's on BERT-base, are not counted.
 """
 
 from collections.abc import Iterator

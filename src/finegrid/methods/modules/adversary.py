@@ -14,13 +14,13 @@ class Reversal(torch.autograd.Function):
     """Identity whose gradient is -scale times what comes."""
 
     @staticmethod
-    def forward(ctx: Any, h: Tensor, scale: float) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, h: Tensor, scale: float) -> Tensor:
         """The same."""
         ctx.scale = scale
         return h.view_as(h)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         """The gradient turned round."""
         return -ctx.scale * gradient, None
 
