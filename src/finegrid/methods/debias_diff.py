@@ -51,17 +51,19 @@ HEADS, DROPOUT = 5, 0.3
 
 
 class SwitchedDifference(GatedDifference, Switch):
-    """A gated difference that is off until it trains or is loaded."""
+    """A gated difference that is off, and takes no memory, until it trains or is loaded."""
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__(weight, structured=False)
         self.on = False
-        self.requires_grad_(False)
+        self._drop()
 
     def begin(self) -> None:
         """Switch on, and train."""
         self.on = True
-        surgery.unfreeze(self.parameters())
+        for parameter in (self.difference, self.gates):
+            parameter.data = parameter.new_zeros(self.shape.numel())
+            parameter.requires_grad_(True)
 
     def forward(self, weight: Tensor) -> Tensor:
         """The weight, plus the difference if it is on; same shape."""
@@ -223,4 +225,6 @@ def _take(model: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
 
 
 def _keep_embedding(base: nn.Module, embedding: Tensor) -> None:
-    _adversary(base).embedding = embedding if base.training else None
+    adversary = _adversary(base)
+    reads = base.training and adversary.heads is not None
+    adversary.embedding = embedding if reads else None  # it holds a graph

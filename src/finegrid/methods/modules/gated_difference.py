@@ -62,7 +62,7 @@ class GatedDifference(nn.Module):
         self._drop()
 
     def _drop(self) -> None:
-        """Free the memory of the search; its parameters train no longer."""
+        """Free the memory of the search; its parameters do not train."""
         for parameter in (self.difference, self.gates, self.group):
             if parameter is not None:
                 parameter.requires_grad_(False)
