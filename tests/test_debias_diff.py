@@ -45,7 +45,7 @@ def rows_of(values: list[str | None]) -> TokenizedDataset:
 
 def begun(progress: float = 0.5) -> tuple[Backbone, TuningMethod, FineTuner]:
     """The builtin model whose difference has begun to train, with adversaries of two values."""
-    base, method = fresh(), tuning_method("method=debias_diff")
+    base, method = fresh(), tuning_method("method=debias_diff", "method.adversary_rate=3")
     method.read_task(ATTRIBUTED)
     method.tune(base, seed=0)
     torch.manual_seed(0)
@@ -172,7 +172,7 @@ def test_what_trains_in_each_phase() -> None:
     heads = [name for name in named if ".heads." in name]
     assert len(heads) == 5 * 4
     assert all(named[name].grad is not None for name in heads)
-    assert method.lr_ratio(heads[0]) == 5.0 != method.lr_ratio("bert.x.debias_diff.difference")
+    assert method.lr_ratio(heads[0]) == 3.0 != method.lr_ratio("bert.x.debias_diff.difference")
     differences = [m for m in base.model.modules() if isinstance(m, SwitchedDifference)]
     assert all(m.difference.grad is not None and m.gates.grad is not None for m in differences)
     method.after_step(base.model.base_model, 0.75)
