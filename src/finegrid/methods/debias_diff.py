@@ -12,7 +12,9 @@ the row), c the task's head and a_k adversaries:
 R is the identity, its gradient times -`adversary`: the a_k learn p, d unlearns it. While d trains,
 theta and c get no gradient, so that the model with the difference switched off is bit by bit the
 one that the task's phase left. A run is scored on and off, and its record says for both how much
-of p a fresh probe finds (`leakage`, `leakage_off`). What is stored is delta_t and d.
+of p a fresh probe finds (`leakage`, `leakage_off`). What is stored is delta_t and d. `select=best`
+takes the weights by the task's score alone, on rows as biased as training's; `select=last` has had
+more of the adversaries.
 
 Where we differ: all phases share one budget and one learning-rate schedule, so that the task gets
 `task_share` of what other methods do; d has `debias_rate` times the rate, the a_k that times
