@@ -32,7 +32,8 @@ BOTTLENECK = H * WIDTH + WIDTH + WIDTH * H + H
 
 HALF = LAYERS * (2 * (SQUARE + H) + WIDE + NORMS)  # and as many biases as the matrices drawn have
 
-EVERYTHING = {"full", "two_stage", "lottery_ticket", "mask_agnostic", "mask_agnostic_magnitude"}
+EVERYTHING = {"full", "two_stage", "lottery_ticket", "mask_agnostic", "mask_agnostic_magnitude",
+              "debias_diff"}  # fmt: skip
 BERT_BASE = {  # method -> (delta, pooler)
     "full": (109_482_240 - H * H - H, H * H + H),
     "two_stage": (109_482_240 - H * H - H, H * H + H),
@@ -61,6 +62,7 @@ BERT_BASE = {  # method -> (delta, pooler)
     "mask_random": (0, 0),
     "mask_magnitude": (0, 0),
     "diff_pruning": (2 * MATRICES, 0),  # while it searches
+    "debias_diff": (109_482_240 - H * H - H, H * H + H),  # the task; the difference comes after it
     "diff_pruning_structured": (2 * MATRICES + 6 * LAYERS, 0),
     "bitfit_lora": (BIASES + LAYERS * 2 * 8 * 2 * H, H),
     "dsee": (LAYERS * 2 * (16 * 2 * H + int(1e-4 * SQUARE)), 0),

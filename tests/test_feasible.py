@@ -71,10 +71,18 @@ def test_weights_without_the_head_that_a_pattern_reads(tmp_path: Path) -> None:
     assert "holds no language-model head" in told
 
 
+BY_ATTRIBUTE = ("control_prefix", "debias_diff")
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_can_run_on_tiny(method: str) -> None:
     why = reason(plain("task=builtin_paraphrase", "model=tiny", f"method={method}"))
-    assert ("name its column" in why) if method == "control_prefix" else not why
+    assert ("name its column" in why) if method in BY_ATTRIBUTE else not why
+
+
+@pytest.mark.parametrize("method", BY_ATTRIBUTE)
+def test_what_needs_an_attribute_can_run_where_there_is_one(method: str) -> None:
+    assert not reason(plain("task=builtin_dialect", "model=tiny", f"method={method}"))
 
 
 def test_a_model_of_which_nothing_is_here_is_left_to_its_run() -> None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from finegrid.data.batching import TokenizedDataset
 from finegrid.errors import UserError
-from finegrid.methods.diff_pruning import GatedDifference
+from finegrid.methods.modules.gated_difference import GatedDifference
 from finegrid.methods.modules.mask import (
     THRESHOLD,
     LearnedMask,

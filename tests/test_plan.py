@@ -208,7 +208,7 @@ def test_plan_of_an_experiment_is_light() -> None:
 def test_every_method_of_the_experiment_on_all_fits_its_tasks() -> None:
     result = call("experiment=builtin", "seed=0", "data.fraction=0.3", command="plan")
     assert result.returncode == 0, result.stderr
-    methods = len(list((ROOT / "conf/method").glob("*.yaml"))) - 1  # control_prefix
+    methods = len(list((ROOT / "conf/method").glob("*.yaml"))) - 2  # by an attribute
     assert f"multirun/builtin: {3 * methods} cells" in result.stdout
 
 

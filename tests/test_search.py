@@ -29,7 +29,8 @@ from finegrid.tuning import design, halving, rungs, write_rungs
 from finegrid.tuning.halving import Rung, Score
 
 RATE = {"optim.lr": (0.1, 10.0)}
-PENALISED = ("diff_pruning", "diff_pruning_structured", "mask_l0")  # no rate makes up for theirs
+# no rate makes up for their penalty
+PENALISED = ("debias_diff", "diff_pruning", "diff_pruning_structured", "mask_l0")
 TWO = {"optim.lr": (0.1, 10.0), "method.l0": (0.01, 100.0)}
 OWN = {"optim.lr": 3e-4, "method.l0": 1.25e-7}
 

@@ -23,6 +23,7 @@ from finegrid.data.files import json_text, read_table, texts
 from finegrid.data.tokenization import encode
 from finegrid.errors import UserError, require
 from finegrid.methods.base import TuningMethod
+from finegrid.methods.modules.switch import switches, turn
 from finegrid.models import backbone, heads
 from finegrid.models.backbone import Backbone
 from finegrid.runs import delta, saved_config
@@ -89,6 +90,18 @@ class Restored:
         require_finite(outputs)
         return outputs
 
+    def switch_off(self) -> None:
+        """Predict without what the method can switch off from now on.
+
+        Raises:
+            UserError: if that is nothing.
+        """
+        require(
+            bool(switches(self.model)),
+            f"method={self.record.method} has nothing to switch off; debias_diff does",
+        )
+        turn(self.model, on=False)
+
     def logits(self, texts: tuple[Sequence[Any], ...]) -> Tensor:
         """fp32 logits (N, outputs) for texts, one list a column, of a kind that keeps these."""
         logits: Tensor = self.outputs(texts)
@@ -138,15 +151,18 @@ def predict_file(
     model_path: str | None = None,
     allow: Collection[str] = (),
     raw: bool = False,
+    off: bool = False,
 ) -> int:
     """Write a file's rows with a prediction and scores beside them, as CSV; returns their number.
 
     A class is written by its name, with one logit a class beside it, a value as a number; nested
     values are written as JSON. Text that a spreadsheet would run as a formula gets an apostrophe
-    before it, unless it is a number or `raw` asks for what the file holds.
+    before it, unless it is a number or `raw` asks for what the file holds. `off` predicts without
+    what the run's method can switch off.
 
     Raises:
-        UserError: for an unusable run, input or output, before the model is loaded.
+        UserError: for an unusable run, input or output, before the model is loaded; after it, if
+            there is nothing to switch off, or the method reads an attribute that the file lacks.
     """
     *_, task = _opened(directory, allow)
     _require_writable(target, source)
@@ -155,10 +171,13 @@ def predict_file(
     columns = tuple(column_texts(table, task, name, str(source)) for name in task.text_columns)
     for name in ("prediction", *(f"score_{label}" for label in task.scored)):
         require(name not in table.column_names, f"{source} already has a column {name!r}")
-    attributes = attributes_of(table, task, str(source))
     names = table.column_names
+    told = task.attribute in names  # most methods predict without it
+    attributes = attributes_of(table, task, str(source)) if told else []
     table = pa.table({x: _writable(table.column(x), str(source), x) for x in names})
     run = restore(directory, model_path=model_path, allow=allow)
+    if off:
+        run.switch_off()
     for name, values in _added(run.task, run.outputs(columns, attributes)).items():
         table = table.append_column(name, pa.array(values))
     with whole(target) as draft:

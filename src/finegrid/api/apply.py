@@ -42,6 +42,8 @@ HOW = {  # hook of a method -> what a loop must do
     "every backward pass",
     "after_step": "call model.finegrid.method.after_step(model.base_model, progress) after every "
     "step, and make the optimizer anew where it returns True",
+    "added_loss": "add model.finegrid.method.added_loss(model.base_model) to every loss unless it "
+    "is None",
     "text_loss": "train by model.finegrid.method.text_loss while its `texts_only` is True",
 }
 

@@ -22,6 +22,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--raw", action="store_true", help="no apostrophe before text that begins like a formula"
     )
+    parser.add_argument(
+        "--off", action="store_true", help="without what the method can switch off (debias_diff)"
+    )
     arguments.add_restoring(parser)
     given = parser.parse_args(argv)
     name = given.input.name.removesuffix(".gz").rpartition(".")[0] or given.input.name
@@ -30,5 +33,5 @@ def main(argv: Sequence[str] | None = None) -> None:
     from finegrid.inference import predict_file
 
     how = {"model_path": given.model_path, "allow": given.allow, "raw": given.raw}
-    rows = predict_file(given.run, given.input, output, **how)
+    rows = predict_file(given.run, given.input, output, off=given.off, **how)
     print(f"{rows} predictions: {output}")

@@ -48,16 +48,16 @@ def load(task: Task, data: DataConfig) -> tuple[Task, RawSplits]:
 
 def _builtin(task: Task) -> RawSplits:
     """The rows of the builtin grammar, cached on disk, since making them takes seconds."""
-    from finegrid.data import builtin
+    from finegrid.data.builtin import builtin_dialect
 
-    code = paths.digest(paths.code(paths.BUILTIN))
+    code = paths.digest(paths.builtin_code(task.name))
     path = cache.place(f"rows/{task.name}-{code}")
     if stored := cache.read(path):
         splits = {
             name: pa.ipc.open_stream(pa.py_buffer(stored[name])).read_all() for name in stored
         }
     else:
-        rows = builtin.load(task.name)
+        rows = builtin_dialect.load(task.name)
         splits = {name: pa.Table.from_pylist(part) for name, part in rows.items()}
         cache.keep(path, {name: _streamed(table) for name, table in splits.items()})
     return RawSplits(splits.pop("train"), splits, f"builtin {task.name}")

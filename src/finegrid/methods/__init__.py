@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time the YAMLs say wh
     from finegrid.methods.compacter import Compacter as Compacter
     from finegrid.methods.compose import Compose as Compose
     from finegrid.methods.control_prefix import ControlPrefix as ControlPrefix
+    from finegrid.methods.debias_diff import DebiasDiff as DebiasDiff
     from finegrid.methods.diff_pruning import DiffPruning as DiffPruning
     from finegrid.methods.dora import DoRA as DoRA
     from finegrid.methods.fourierft import FourierFT as FourierFT

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 YAML: Any = ...  # default of an argument whose value stands in the method's YAML
 # what a method may do besides `apply`
-HOOKS = ("choose", "search", "after_backward", "after_step", "text_loss")
+HOOKS = ("choose", "search", "after_backward", "after_step", "text_loss", "added_loss")
 # (so many training examples, batch size) -> mean loss of each batch, with its graph
 Losses = Callable[[int, int], Iterator[Tensor]]
 
@@ -137,6 +137,10 @@ class TuningMethod(pl.Callback):
         """The loss of a batch in a phase of `texts_only`, in place of the task's."""
         raise NotImplementedError
 
+    def added_loss(self, backbone: nn.Module) -> Tensor | None:
+        """After a pass: what to add to the task's loss, e.g. an adversary's; None: nothing now."""
+        return None
+
     def lr_ratio(self, name: str) -> float:
         """Times the rate, for a parameter that trains below the head, by its name (a group)."""
         return 1.0
@@ -180,6 +184,7 @@ class TuningMethod(pl.Callback):
         module.state.lr_scale = self.lr_scale
         module.use_loss(self.phase_loss)
         module.text_loss = self.text_loss if self.texts_only else None
+        module.added_loss = self.added_loss if overrides(self, "added_loss") else None
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Let the method change the gradients."""

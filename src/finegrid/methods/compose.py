@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from finegrid.errors import require
@@ -108,6 +109,12 @@ class Compose(TuningMethod):
     def text_loss(self, texts: Texts) -> Tensor:
         """That of the first member in such a phase."""
         return next(member for member in self.each if member.texts_only).text_loss(texts)
+
+    def added_loss(self, backbone: nn.Module) -> Tensor | None:
+        """The sum of the members'."""
+        losses = [member.added_loss(backbone) for member in self.each]
+        there = [loss for loss in losses if loss is not None]
+        return torch.stack(there).sum() if there else None
 
     def after_backward(self, backbone: nn.Module, progress: float) -> None:
         """Let every member change the gradients."""

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from finegrid.errors import require
 from finegrid.methods.base import YAML, TuningMethod
+from finegrid.methods.modules.attribute import INPUT, add_numbers
 from finegrid.methods.modules.prefix import Prefix
 from finegrid.models import surgery
 from finegrid.models.attention import read_prefixes
@@ -34,8 +35,6 @@ from finegrid.tasks.task import Task
 
 if TYPE_CHECKING:
     from finegrid.data.batching import TokenizedDataset
-
-INPUT = "attribute"  # of a batch: the number of each row's value, -1 for one of no training row
 
 
 class Attribute(nn.Module):
@@ -149,9 +148,7 @@ class ControlPrefix(TuningMethod):
             "the run's method=control_prefix reads an attribute of each row, which is not told "
             "here; use finegrid predict, with the attribute's column in the file",
         )
-        numbers = {value: number for number, value in enumerate(self.values)}
-        told = torch.tensor([numbers.get(str(value), -1) for value in rows.attributes])
-        rows.extra_inputs[INPUT] = lambda index: told[list(index)]
+        add_numbers(rows, self.values)
 
     def apply(self, backbone: nn.Module, sites: Sites) -> None:
         """Attach the prefixes, and to the backbone what tells them the attribute.

@@ -113,7 +113,7 @@ def facts(plain: Mapping[str, Any]) -> dict[str, Any]:
 def rows(task: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     """Hash of a task's files, or the hub data set's name."""
     if task["path"] == "builtin":
-        return _builtin_rows()
+        return _builtin_rows(str(task["name"]))
     if task["path"] == "files":
         files = [Path(task[split]) for split in ("train", "test") if task.get(split)]
         return paths.digest(file for file in files if file.is_file())
@@ -134,8 +134,8 @@ def weights(model: Mapping[str, Any]) -> str:
 
 
 @cache
-def _builtin_rows() -> str:
-    return paths.digest(paths.code(paths.BUILTIN))
+def _builtin_rows(task: str) -> str:
+    return paths.digest(paths.builtin_code(task))
 
 
 def _code_outside(plain: Mapping[str, Any]) -> dict[str, str]:

@@ -82,6 +82,11 @@ class Record:
     steps: int | None = None
     epochs: float | None = None
     forgetting: float | None = None  # rise of the language-model loss by tuning; null: not measured
+    leakage: float | None = (
+        None  # balanced accuracy of a probe of task.attribute; null: it has none
+    )
+    test_off: float | None = None  # with what the method can switch off switched off
+    leakage_off: float | None = None
     chosen: list[str] | None = None  # by a method's search, in its order; null: it has none
     chosen_by: dict[str, float] | None = None  # what it tried -> cross-validated score
     degenerate: bool | None = None  # one prediction for all test rows; in a trial, for validation's
@@ -136,8 +141,19 @@ class Record:
             f"{self.method} on {self.task} ({self.model}, fraction {self.fraction:g}, seed "
             f"{self.seed}): {split} {every}; trainable params: {trains:,} || all params: "
             f"{self.params_total:,} || trainable%: {share:.4f}; "
-            f"{self.train_seconds:.1f} s of training"
+            f"{self.train_seconds:.1f} s of training{self._leakage()}"
         )
+
+    def _leakage(self) -> str:
+        """What of `task.attribute` is left in the embedding, in a task that has one."""
+        if self.leakage is None:
+            return ""
+        off = (
+            f" (switched off: test {self.test_off:.4f}, leakage {self.leakage_off:.4f})"
+            if self.test_off is not None and self.leakage_off is not None
+            else ""
+        )
+        return f"; leakage of the attribute {self.leakage:.4f}{off}"
 
     def write(self, directory: Path) -> None:
         """Write `record.json` so that it is there whole or not at all."""

@@ -133,6 +133,11 @@ def code(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.py"))
 
 
+def builtin_code(task: str) -> list[Path]:
+    """The Python files that decide a builtin task's rows: one may have a folder of its own."""
+    return [*code(BUILTIN), *code(BUILTIN / task)]
+
+
 def module(name: str) -> Path | None:
     """The file of a module, found without importing it; None if there is none."""
     top, *inner = name.split(".")

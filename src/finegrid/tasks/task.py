@@ -48,7 +48,7 @@ class Task(ABC):
     word_lists: bool = False  # the text columns hold lists of words, to be joined by spaces
     positive: str | None = None  # class that F1 is of; null: the second of two
     pattern: Pattern | None = None  # template and words of head=pattern
-    attribute: str | None = None  # column by whose value control_prefix chooses its prefixes
+    attribute: str | None = None  # column that control_prefix chooses by and debias_diff removes
     attribute_values: list[str] = field(default_factory=list)  # those of the training rows
 
     METRICS: ClassVar[tuple[str, ...]]  # names that `task.metrics` may list

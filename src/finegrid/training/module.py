@@ -49,6 +49,7 @@ class FineTuner(pl.LightningModule):
         self.run_loss: Loss = loss or CrossEntropy()
         self.use_loss(None)
         self.text_loss: Callable[[Texts], Tensor] | None = None  # in place of the loss, in a phase
+        self.added_loss: Callable[[nn.Module], Tensor | None] | None = None  # beside it, a method's
         self.init_seed, self.dropout_seed = stream(seed, "init"), stream(seed, "dropout")
         self.clipped_norm: Tensor | None = None  # of the gradient before clipping
 
@@ -85,10 +86,12 @@ class FineTuner(pl.LightningModule):
         return total
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
-        """Mean loss over the batch's rows, in fp32, or what the method's phase has in its place."""
+        """Mean loss over the batch's rows, in fp32, with what the method has beside or for it."""
         read = partial(self.task.logits, self.model, batch, forward=logits_of)
         if self.text_loss is None:
-            return self.loss_of(read(), batch)
+            loss = self.loss_of(read(), batch)
+            more = None if self.added_loss is None else self.added_loss(self.model.base_model)
+            return loss if more is None else loss + more
         base, sites = self.model.base_model, self.backbone.sites
         language = partial(masked_language.of, self.backbone.source)
         return self.text_loss(Texts(base, sites, read, language)).float()

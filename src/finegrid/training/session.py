@@ -27,7 +27,7 @@ from finegrid.tasks.modules.semi import UPET
 from finegrid.tracking import loggers
 from finegrid.tracking.loggers import SafeLogger
 from finegrid.tracking.run_info import RunInfo
-from finegrid.training import forgetting, heartbeat, recording, scoring
+from finegrid.training import forgetting, heartbeat, leakage, recording, scoring
 from finegrid.training.budget import BudgetTimer
 from finegrid.training.checkpoint import BestCheckpoint, passes
 from finegrid.training.components import RunComponents, prepare
@@ -146,6 +146,7 @@ class RunSession:
         self.record.evaluations = selection.passes
         began = time.perf_counter()
         scoring.score(components, self.record, selection, self.directory)
+        leakage.add(self.record, components)
         self.record.eval_seconds = selection.seconds + time.perf_counter() - began
         self.record.peak_memory_bytes = peak_memory()
         if self.config.forgetting:
