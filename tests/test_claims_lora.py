@@ -157,18 +157,20 @@ def test_more_tasks_and_methods_widen_every_interval() -> None:
 
 
 def test_equal_methods_seldom_contradict_it() -> None:
-    """Of 300 settings of 2 tasks and 4 equal methods at most 5 % call one better than LoRA."""
+    """Of 100 settings of 2 tasks and 4 equal methods at most 5 % call one better than LoRA."""
     start = given(runs(world(), methods=("lora", "dora", "pissa", "vera")))
     rng = np.random.default_rng(0)
     contradicted = 0
-    for _ in range(300):
+    for _ in range(100):
         made = {
-            key: {name: Known(Scores(tuple(range(5)), rng.normal(0.8, 0.01, 5))) for name in cells}
+            key: {
+                name: Known(Scores(tuple(range(5)), rng.normal(0.8, 0.01, 5)), {}) for name in cells
+            }
             for key, cells in start.known.rankings.items()
         }
         pairs = lora2026.compared(replace(start, known=Evidence(made)), 0)
         contradicted += any(pair.low > 0 for pair in pairs)
-    assert contradicted <= 15
+    assert contradicted <= 5
 
 
 def test_the_family_is_what_there_is() -> None:
