@@ -149,8 +149,8 @@ def _section(results: Results, cells: pd.DataFrame, level: float) -> str:
 
 def _overtaking(cells: pd.DataFrame, crossings: pd.DataFrame | None, level: float) -> str:
     """At how many labels methods overtake one another, of tables with enough amounts."""
-    first = cells.iloc[0]
-    told = overtaking.sentences(crossings, first) if crossings is not None else []
+    table = cells[TABLE].to_dict("records")[0]
+    told = overtaking.sentences(crossings, table) if crossings is not None else []
     lines = "".join(f"- {plain(sentence)}\n" for sentence in told)
     return f"\n{overtaking.intro(level)}\n\n{lines}" if told else ""
 
