@@ -180,7 +180,8 @@ def test_the_family_is_what_there_is() -> None:
 def test_the_page(tmp_path: Path) -> None:
     runs(world()).to_parquet(tmp_path / "runs.parquet")
     out = tmp_path / "page.md"
-    result = call("lora", str(tmp_path / "runs.parquet"), f"--out={out}", command="verdicts")
+    given = [str(tmp_path / "runs.parquet"), "--seeds-alone", f"--out={out}"]
+    result = call("lora", *given, command="verdicts")
     assert result.returncode == 0, result.stderr
     text = out.read_text(encoding="utf-8")
     assert "Of 2 claims: 2 confirmed." in text

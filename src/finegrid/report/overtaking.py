@@ -42,7 +42,9 @@ def sentence(row: Any) -> str:
         return f"{row.first}, {row.second}: no crossing told: {WHY[row.why]}"
     crosses = row.labels == row.labels
     if row.why:
-        where = f"the means cross at about {_count(row.labels)} labels but" if crosses else "means"
+        where = (
+            f"the means cross at about {_count(row.labels)} labels but" if crosses else "the means"
+        )
         return f"{row.first}, {row.second}: no crossing told: {where} {WHY[row.why]}"
     if not crosses:
         apart = f"told apart at {row.told} of {row.sizes} amounts"
