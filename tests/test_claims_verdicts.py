@@ -24,8 +24,10 @@ from finegrid.studies.verdict import (
     Outcome,
     Verdict,
     judge,
+    judge_all,
     of_values,
     over_tasks,
+    rule,
     within_task,
 )
 
@@ -436,8 +438,8 @@ def test_seeds_alone_speak_of_these_test_sets(grid: Path) -> None:
 def test_a_page_tells_what_each_verdict_stands_on() -> None:
     results = results_of(as_claimed, methods=("full", "bitfit"))
     cells = contrasts.cells_of(results, evidence(results, seeds_alone=True), 0)
-    found = {0: doering2024.findings(cells, margin=0.01)}
-    text = page.page("Paper", results, found, margin=0.01, command="python x.py")
+    found = judge_all({0: doering2024.findings(cells, margin=0.01)})
+    text = page.page("Paper", results, found, rule=rule(0.01), command="python x.py")
     assert "Written by `python x.py`." in text
     assert "| mrpc | full " in text.replace("  ", " ")
     assert "What would change the verdict" in text

@@ -33,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     runs = rankings.load(given.directories, tell=_progress("reading"))
     made = Comparison.of(runs, mix=mix, level=given.level, tell=_progress("comparing"))
     if given.out is None:
-        print(tables.markdown(made.results, made.cells, made.best, level=given.level))
+        made_of = made.results, made.cells, made.best
+        print(tables.markdown(*made_of, level=given.level, crossings=made.crossings))
         return
     written = list(write.write(made, given.out, formats or write.USUAL))
     first = max(written, key=lambda path: path.name == "report.html", default=None)

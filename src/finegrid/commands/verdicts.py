@@ -1,15 +1,17 @@
-"""Test a paper's claims on the runs of a sweep, and write the page.
+"""Test papers' claims on the runs of a sweep, and write the page.
 
     finegrid verdicts paper1 multirun/paper1 --out docs/results/paper1.md
 
 paper1 is arXiv 2401.04051 (BitFit, adapters, full fine-tuning), paper2 is arXiv 2004.14129 (how far
 fine-tuning moves the weights, critical layers, masks), for which `finegrid analyse` measures the
-weights: give its folder to --distances and its overlap.csv to --overlap.
+weights: give its folder to --distances and its overlap.csv to --overlap. lora is arXiv 2602.04998
+and 2601.22708: with searched rates (tune.trials=8) no variant of LoRA beats LoRA.
 """
 
 import argparse
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -20,9 +22,14 @@ from finegrid.report.load import rankings
 from finegrid.report.stats.scores import Evidence, evidence
 from finegrid.runs import layout
 from finegrid.storage.files import write_atomic
-from finegrid.studies import contrasts, doering2024, page, radiya_dixit2020
-from finegrid.studies.verdict import Finding
+from finegrid.studies import doering2024, lora2026, page, radiya_dixit2020
+from finegrid.studies.study import Given
 
+STUDIES = {
+    "paper1": doering2024.STUDY,
+    "paper2": radiya_dixit2020.STUDY,
+    "lora": lora2026.STUDY,
+}
 DISTANCES = ("cell", "task", "layer", "l2", "l2_random")
 PAIR = ("cell_a", "cell_b", "task_a", "relation")
 OVERLAP = (*PAIR, "layer", "numel", "changed_a", "changed_b", "both", "either")
@@ -35,11 +42,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--margin {given.margin:g} must lie between 0 and 1, as scores do")
     results = rankings.results(given.results)
     known = evidence(results, seeds_alone=given.seeds_alone)
+    results = replace(results, notes=(*results.notes, *known.notes))
+    study = STUDIES[given.study]
     text = page.page(
-        (doering2024 if given.paper == "paper1" else radiya_dixit2020).TITLE,
-        rankings.Results(results.runs, results.settings, (*results.notes, *known.notes)),
-        _findings(given, results, known),
-        margin=given.margin,
+        study.title,
+        results,
+        study.verdicts(_given(given, results, known)),
+        rule=study.rule(given.margin),
         command=arguments.command("verdicts", argv),
         preface=given.preface.read_text(encoding="utf-8") if given.preface else "",
         figures=[os.path.relpath(figure, given.out.parent) for figure in given.figures],
@@ -55,29 +64,16 @@ def _file(name: str) -> Path:
     return path
 
 
-def _findings(
-    given: argparse.Namespace, results: rankings.Results, known: Evidence
-) -> dict[int, list[Finding]]:
-    """Setting -> what its runs say. Random weights are a control, left out unless all are."""
+def _given(given: argparse.Namespace, results: rankings.Results, known: Evidence) -> Given:
+    """The results, and what `finegrid analyse` measured of them."""
     distances = _rows(given.distances, layout.DISTANCES, DISTANCES)
     overlap = _rows(given.overlap, "overlap.csv", OVERLAP)
-    every = sorted(set(results.runs["setting"]))
-    by_setting = {}
-    for number in [n for n in every if results.settings[n].pretrained] or every:
-        cells = contrasts.cells_of(results, known, number)
-        runs = results.runs[results.runs["setting"] == number]
-        if given.paper == "paper1":
-            by_setting[number] = doering2024.findings(cells, margin=given.margin)
-        else:
-            by_setting[number] = radiya_dixit2020.findings(
-                runs, cells, margin=given.margin, distances=distances, overlap=overlap
-            )
-    return by_setting
+    return Given(results, known, given.margin, distances, overlap)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = arguments.parser("verdicts", __doc__)
-    parser.add_argument("paper", choices=("paper1", "paper2"))
+    parser.add_argument("study", choices=tuple(STUDIES))
     parser.add_argument(
         "results", type=Path, nargs="+", help="sweep directories, or the runs.parquet of reports"
     )

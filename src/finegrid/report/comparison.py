@@ -63,6 +63,13 @@ class Comparison:
         return compare.standings(self.evidence, self.results.races, level=self.level)
 
     @cached_property
+    def crossings(self) -> pd.DataFrame:
+        """At how many labels methods overtake one another, where there are three amounts."""
+        from finegrid.report.stats import crossings
+
+        return crossings.crossings(self.results, self.evidence, level=self.level)
+
+    @cached_property
     def headlines(self) -> "list[Headline]":
         """Which method leads each task, and by what: the facts of the answer."""
         from finegrid.report.headlines import headlines

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from finegrid.errors import printable
-from finegrid.report import effort, formatting
+from finegrid.report import effort, formatting, overtaking
 from finegrid.report.load.rankings import CELL, TABLE, Results, ordered
 from finegrid.runs.text import markdown_table
 from finegrid.storage.files import FORMULA
@@ -32,7 +32,12 @@ OPTIONAL = ("forgetting",)  # costs without a column where no run has any
 
 
 def markdown(
-    results: Results, cells: pd.DataFrame, best: pd.DataFrame, *, level: float = 0.95
+    results: Results,
+    cells: pd.DataFrame,
+    best: pd.DataFrame,
+    *,
+    level: float = 0.95,
+    crossings: pd.DataFrame | None = None,
 ) -> str:
     """Every table, one below the other, and what they leave out.
 
@@ -41,8 +46,12 @@ def markdown(
         cells: of `compare.cells`.
         best: of `compare.against_best`.
         level: of the intervals, for the text.
+        crossings: of `crossings.crossings`; none: not looked for.
     """
-    sections = [_section(results, table, level) for table in _tables(cells, best)]
+    sections = [
+        _section(results, table, level) + _overtaking(table, crossings, level)
+        for table in _tables(cells, best)
+    ]
     notes = [f"- {plain(note)}" for note in results.notes]
     return "\n".join([*sections, *(["### Notes", "", *notes, ""] if notes else [])])
 
@@ -136,6 +145,14 @@ def _section(results: Results, cells: pd.DataFrame, level: float) -> str:
     ]
     several = cells.loc[cells["ok"] > 0, "method"].nunique() > 1
     return "\n\n".join(parts if several else [*parts[:-3], parts[-1]]) + "\n"
+
+
+def _overtaking(cells: pd.DataFrame, crossings: pd.DataFrame | None, level: float) -> str:
+    """At how many labels methods overtake one another, of tables with enough amounts."""
+    table = cells[TABLE].to_dict("records")[0]
+    told = overtaking.sentences(crossings, table) if crossings is not None else []
+    lines = "".join(f"- {plain(sentence)}\n" for sentence in told)
+    return f"\n{overtaking.intro(level)}\n\n{lines}" if told else ""
 
 
 def _unlearned(cells: pd.DataFrame) -> list[str]:

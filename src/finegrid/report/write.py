@@ -29,7 +29,10 @@ def write(comparison: Comparison, directory: Path, formats: Collection[str]) -> 
 
 def _markdown(comparison: Comparison) -> Files:
     made = comparison.results, comparison.cells, comparison.best
-    yield "report.md", tables.markdown(*made, level=comparison.level).encode()
+    yield (
+        "report.md",
+        tables.markdown(*made, level=comparison.level, crossings=comparison.crossings).encode(),
+    )
     yield "paper.md", "\n".join(map(paper.markdown, comparison.paper)).encode()
 
 
@@ -45,6 +48,7 @@ def _csv(comparison: Comparison) -> Files:
         "settings": pd.DataFrame(results.settings).rename_axis("setting").reset_index(),
         "cells": comparison.cells,
         "against_best": comparison.best,
+        "crossings": comparison.crossings,
         "across": probability_of_improvement(results, level=comparison.level),
         **{figure.name: figure.data for figure in comparison.drawn[0]},
     }

@@ -23,7 +23,8 @@ from finegrid.studies.contrasts import (
     finding,
     grain,
 )
-from finegrid.studies.verdict import Claim, Finding, of_values
+from finegrid.studies.study import Given, Study
+from finegrid.studies.verdict import Claim, Finding, Verdict, judge_all, of_values, rule
 
 TITLE = "An empirical analysis of efficient fine-tuning methods (arXiv 2401.04051)"
 SOME = 0.3  # the share of the data that the abstract names
@@ -91,6 +92,11 @@ STREAMS = Claim(
     "none: a recommendation",
     untested="nothing here trains on a stream; for scarce resources see finegrid recommend",
 )
+
+
+def verdicts(given: Given) -> dict[int, list[Verdict]]:
+    """The claims on every setting."""
+    return judge_all({n: findings(given.cells(n), margin=given.margin) for n in given.settings})
 
 
 def findings(cells: Cells, *, margin: float) -> list[Finding]:
@@ -192,3 +198,6 @@ def _gains(cells: Cells) -> Finding:
         for name, one in every if one.estimate
     }  # fmt: skip
     return Finding(GAINS, parts, (-inf, 0.0), detail([one for _, one in every]))
+
+
+STUDY = Study(TITLE, rule, verdicts)

@@ -9,7 +9,7 @@ import pandas as pd
 from finegrid.report import formatting
 from finegrid.report.load.rankings import CELL, Results, ordered
 from finegrid.runs.text import markdown_table
-from finegrid.studies.verdict import LEVEL, Finding, Outcome, Verdict, judge
+from finegrid.studies.verdict import Finding, Outcome, Verdict
 
 WHOLE = {"fraction", "n", "ok", "failed", "constant"}  # columns to show as they are
 LEAST = 1e-4  # p values are not told apart below
@@ -19,9 +19,9 @@ COMMANDS = 20  # listed at most
 def page(
     title: str,
     results: Results,
-    findings: Mapping[int, Sequence[Finding]],
+    verdicts: Mapping[int, Sequence[Verdict]],
     *,
-    margin: float,
+    rule: str,
     command: str,
     preface: str = "",
     figures: Sequence[str] = (),
@@ -30,16 +30,14 @@ def page(
 
     Args:
         title: of the paper.
-        results: what the findings were made of.
-        findings: number of a setting -> its findings; all are judged together.
-        margin: within which scores count as equal.
+        results: what was judged.
+        verdicts: number of a setting -> what its runs say on each claim.
+        rule: what the outcomes mean.
         command: that writes the page.
         preface: what its author has to say, as Markdown.
         figures: links, relative to the page.
     """
-    judged = iter(judge([finding for several in findings.values() for finding in several]))
-    verdicts = {number: [next(judged) for _ in several] for number, several in findings.items()}
-    parts = [f"# {title}: claims tested", f"Written by `{command}`.", _method(margin)]
+    parts = [f"# {title}: claims tested", f"Written by `{command}`.", rule]
     parts += [preface.strip()] * bool(preface.strip())
     for number, several in verdicts.items():
         runs = results.runs[results.runs["setting"] == number]
@@ -52,18 +50,6 @@ def page(
     parts += [_commands(results.runs), *_listed("Notes on the runs", results.notes)]
     parts += ["## Figures"] * bool(figures) + [f"![{link}]({link})" for link in figures]
     return "\n\n".join(parts) + "\n"
-
-
-def _method(margin: float) -> str:
-    return (
-        f"A claim is **confirmed** if its test has p < {LEVEL:g}, **contradicted** if the test of "
-        "its contrary has, both after Holm's correction over all tested claims of this page; else "
-        "**not confirmed**, which is no evidence against it; **not tested** where the results do "
-        f"not cover it. Scores count as equal within a margin of {margin:g} (two one-sided tests). "
-        "Differences are paired by seed; intervals (95 %, not corrected) hold the chance in seeds, "
-        "and in test rows where predictions are at hand. Claims are in our words, from the "
-        "abstract: how the paper itself tested them is not known to us."
-    )
 
 
 def _counted(verdicts: Sequence[Verdict]) -> str:

@@ -12,7 +12,17 @@ import numpy as np
 import pandas as pd
 
 from finegrid.studies.contrasts import Cells, Contrast, Where, detail, differences, parts
-from finegrid.studies.verdict import Claim, Estimate, Finding, of_values, over_tasks
+from finegrid.studies.study import Given, Study
+from finegrid.studies.verdict import (
+    Claim,
+    Estimate,
+    Finding,
+    Verdict,
+    judge_all,
+    of_values,
+    over_tasks,
+    rule,
+)
 from finegrid.studies.weights import OUTSIDE, by_layer, jackknife, over_runs, ratios, shared, trend
 
 TITLE = "How fine can fine-tuning be? (arXiv 2004.14129)"
@@ -83,6 +93,15 @@ SMALL = Claim(
     untested="needs supermask and full, two runs or more",
     ratio=True,
 )
+
+
+def verdicts(given: Given) -> dict[int, list[Verdict]]:
+    """The claims on every setting."""
+    measured = {"distances": given.distances, "overlap": given.overlap}
+    return judge_all({
+        n: findings(given.runs(n), given.cells(n), margin=given.margin, **measured)
+        for n in given.settings
+    })  # fmt: skip
 
 
 def findings(
@@ -204,3 +223,6 @@ def _small(cells: Cells) -> Finding:
             sizes[method] += np.log(cell.runs["delta_bytes"] / full).dropna().tolist()
     estimates = {name: of_values(np.array(logs)) for name, logs in sizes.items() if len(logs) > 1}
     return Finding(SMALL, estimates, (-inf, 0.0))
+
+
+STUDY = Study(TITLE, rule, verdicts)

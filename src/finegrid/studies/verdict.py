@@ -129,6 +129,25 @@ class Verdict:
     p: float | None = None  # of the claim, or of its contrary where contradicted; after Holm
 
 
+def rule(margin: float) -> str:
+    """What the outcomes of `judge` mean, for the top of a page."""
+    return (
+        f"A claim is **confirmed** if its test has p < {LEVEL:g}, **contradicted** if the test of "
+        "its contrary has, both after Holm's correction over all tested claims of this page; else "
+        "**not confirmed**, which is no evidence against it; **not tested** where the results do "
+        f"not cover it. Scores count as equal within a margin of {margin:g} (two one-sided tests). "
+        "Differences are paired by seed; intervals (95 %, not corrected) hold the chance in seeds, "
+        "and in test rows where predictions are at hand. Claims are in our words, from the "
+        "abstract: how the paper itself tested them is not known to us."
+    )
+
+
+def judge_all(findings: Mapping[int, Sequence[Finding]]) -> dict[int, list[Verdict]]:
+    """Number of a setting -> the verdicts on its findings; all are judged together."""
+    judged = iter(judge([finding for several in findings.values() for finding in several]))
+    return {number: [next(judged) for _ in several] for number, several in findings.items()}
+
+
 def judge(findings: Sequence[Finding]) -> list[Verdict]:
     """Verdicts in the order of the findings; none is dropped."""
     tested = [finding for finding in findings if finding.parts]

@@ -11,14 +11,14 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
-from finegrid.report import effort, formatting, tables
+from finegrid.report import effort, formatting, overtaking, tables
 from finegrid.report.answer import answer, by_setting, verdict
 from finegrid.report.comparison import Comparison
 from finegrid.report.figures import keys
 from finegrid.report.figures.draw import Figure
 from finegrid.report.html import payload, runs, table
 from finegrid.report.html.mistakes import Mistakes, mistakes
-from finegrid.report.load.rankings import RANKING
+from finegrid.report.load.rankings import RANKING, TABLE
 from finegrid.report.recommend.decide import UNLEARNED
 
 PRINTED = 300  # cells whose runs a print shows
@@ -60,6 +60,8 @@ def page(comparison: Comparison, figures: Sequence[Figure] = (), left_out: str =
         said=answer(comparison),
         leads=_leads(cells, rows),
         mistakes=_mistakes(comparison),
+        overtaking=_overtaking(comparison),
+        overtaking_intro=overtaking.intro(comparison.level),
         first=FIRST,
         notes=[*results.notes, *filter(None, (left_out, listed.note, _cut(len(rows))))],
         rows=rows[:ROWS],
@@ -124,6 +126,16 @@ def _mistakes(comparison: Comparison) -> dict[tuple[Any, ...], Mistakes]:
         at, of = ((frame[RANKING] == ranking).all(axis=1) for frame in (fine, means))
         made[key] = mistakes(fine[at], list(means.loc[of, "method"].astype(str)), known)
     return {key: one for key, one in made.items() if one}
+
+
+def _overtaking(comparison: Comparison) -> dict[tuple[Any, ...], list[tuple[str, list[str]]]]:
+    """(setting, task) -> budget and at how many labels methods overtake one another with it."""
+    made: dict[tuple[Any, ...], list[tuple[str, list[str]]]] = {}
+    for of in comparison.crossings[TABLE].drop_duplicates().to_dict("records"):
+        budget = formatting.budget(of["budget_unit"], of["budget"])
+        told = overtaking.sentences(comparison.crossings, of)
+        made.setdefault((of["setting"], of["task"]), []).append((budget, told))
+    return made
 
 
 def _cut(rows: int) -> str:

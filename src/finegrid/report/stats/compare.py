@@ -205,7 +205,7 @@ def _ranking(
         low, high, alone = mean - width, mean + width, pairs.p(leader, at, alone=True)
         exact = _mcnemar(methods[names[leader]], methods[name])
         rows.append([*row, mean, low, high, alone, p, not low > 0,
-                     _detectable(pairs.of(leader, at), width), sources if p == p else "", exact,
+                     pairs.detectable(leader, at, width), sources if p == p else "", exact,
                      int(pairs.seeds[leader, at])])  # fmt: skip
     return rows
 
@@ -225,15 +225,6 @@ def leading(
     learned = goes_on & np.array([cell.learned for cell in methods.values()])
     first = learned & several if (learned & several).any() else learned
     return verdict(means, first, pairs.above(level)).leader
-
-
-def _detectable(parts: list[tuple[float, float]], half: float) -> float:
-    """By the degrees of freedom of Welch and Satterthwaite; parts: variances and theirs."""
-    total = sum(variance for variance, _ in parts)
-    if not (total > 0 and half > 0):
-        return nan
-    df = total**2 / sum(variance**2 / df for variance, df in parts)
-    return significance.detectable(sqrt(total), df=df, critical=half / sqrt(total))
 
 
 def _mcnemar(a: Known, b: Known) -> float:

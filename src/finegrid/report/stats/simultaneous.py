@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from finegrid.report.stats import studentized
 from finegrid.report.stats.paired import Scores, variance_over_rows
 from finegrid.report.stats.shrunken_variance import Spread, by_seed
-from finegrid.report.stats.significance import LEAST_P, Floats, falling_root
+from finegrid.report.stats.significance import LEAST_P, Floats, detectable, falling_root
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,18 @@ class Pairs:
         """Variance and degrees of freedom of one difference, a pair a source of chance."""
         each = [(one.variance[row, column], one.df[row, column]) for one in self.sources]
         return [(variance, df) for variance, df in each if variance > 0]
+
+    def detectable(self, row: int, column: int, half: float) -> float:
+        """The true difference that an interval of this half-width would tell apart in 80 %.
+
+        By the degrees of freedom of Welch and Satterthwaite; nan without a test.
+        """
+        parts = self.of(row, column)
+        total = sum(variance for variance, _ in parts)
+        if not (total > 0 and half > 0):
+            return nan
+        df = total**2 / sum(variance**2 / df for variance, df in parts)
+        return detectable(sqrt(total), df=df, critical=half / sqrt(total))
 
     def p(self, row: int, column: int, *, alone: bool = False) -> float:
         """Probability of so large a difference of equals, or of the only two; nan if not tested."""
