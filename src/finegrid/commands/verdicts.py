@@ -5,7 +5,7 @@
 paper1 is arXiv 2401.04051 (BitFit, adapters, full fine-tuning), paper2 is arXiv 2004.14129 (how far
 fine-tuning moves the weights, critical layers, masks), for which `finegrid analyse` measures the
 weights: give its folder to --distances and its overlap.csv to --overlap. lora is arXiv 2602.04998
-and 2601.22708: with searched rates (tune.trials=8) no variant of LoRA beats LoRA.
+and 2601.22708: with searched rates (tune.trials=4) no variant of LoRA beats LoRA.
 """
 
 import argparse
