@@ -2,9 +2,10 @@
 
 Lee et al. 2026 (arXiv 2602.04998) find LoRA and nine variants within 1 to 2 % once each has a
 searched rate; He et al. 2026 (arXiv 2601.22708) that LoRA, well set, is level with most variants
-or better. Of both the abstract is known to us; the claims here are in our words. All differences of a setting are judged at once: those
-of a ranking by Tukey's intervals (`report.stats.simultaneous`), several rankings (tasks, budgets,
-fractions) at 5 % divided by their number (Bonferroni).
+or better. Of both the abstract is known to us; the claims here are in our words. All differences
+of a setting are judged at once: those of a ranking by Tukey's intervals
+(`report.stats.simultaneous`), several rankings (tasks, budgets, fractions) at 5 % divided by their
+number (Bonferroni).
 """
 
 from collections.abc import Sequence
