@@ -85,12 +85,24 @@ def verdict(lead: Lead, metric: str, *, place: str = "") -> str:
     return " ".join(filter(None, (text, *_beside(lead, constant))))
 
 
-def _beside(lead: Lead, constant: str) -> tuple[str, str, str]:
+def _beside(lead: Lead, constant: str) -> tuple[str, ...]:
     dull = formatting.listed(lead.unlearned, most=8)
     return (
+        _same(lead),
         _cheaper(lead.best, lead.smallest, lead.quickest),
         f"No better than {constant}: {dull}." if dull else "",
         f"{lead.few}." if lead.few else "",
+    )
+
+
+def _same(lead: Lead) -> str:
+    """Why the leader is named and not another with the same mean."""
+    if not lead.same:
+        return ""
+    have = "has" if len(lead.same) == 1 else "have"
+    return (
+        f"{formatting.listed(lead.same, most=8)} {have} the same mean; of these the one is named "
+        "that stores least or, of equal size, trained quickest."
     )
 
 
