@@ -134,7 +134,7 @@ def _beside(best: Decision, decisions: list[Decision]) -> Iterator[str]:
         yield f"Numbers that cannot be compared with these: {'; '.join(dict.fromkeys(others))}."
 
 
-def _weight(decision: Decision) -> tuple[bool, bool, bool, int, int, int]:
+def _weight(decision: Decision) -> tuple[bool, bool, bool, int, int, float, int]:
     """By what evidence is more: a real model's before that of one that comes with finegrid."""
     return (
         decision.lacking is None,
@@ -142,6 +142,7 @@ def _weight(decision: Decision) -> tuple[bool, bool, bool, int, int, int]:
         decision.setting.model not in SHIPPED.values(),
         len(decision.tasks),
         len(decision.cells),
+        float(decision.cells["label_rows"].sum()),
         len(decision.runs),
     )
 
