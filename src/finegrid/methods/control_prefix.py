@@ -147,7 +147,7 @@ class ControlPrefix(TuningMethod):
         require(
             len(rows.attributes) == len(rows),
             "the run's method=control_prefix reads an attribute of each row, which is not told "
-            "here; use finegrid predict, with the attribute's column in the file",
+            "here: Run.predict takes attribute=, finegrid predict the attribute's column of a file",
         )
         numbers = {value: number for number, value in enumerate(self.values)}
         told = torch.tensor([numbers.get(str(value), -1) for value in rows.attributes])
