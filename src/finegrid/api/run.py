@@ -234,10 +234,10 @@ def _attributes(
 ) -> list[str | None]:
     """Each row's value of the task's attribute; nothing where none is told."""
     name = task.attribute
-    if given is None:
-        told = isinstance(texts, pd.DataFrame) and name in texts
-        return attributes_of(tasks.table(texts, [str(name)]), task, "the texts") if told else []
-    require(name is not None, "attribute=: the run's task has no attribute")
-    require(len(given) == rows, f"attribute= has {len(given)} values for {rows} rows")
-    frame = pd.DataFrame({str(name): list(given)})
-    return attributes_of(tasks.table(frame, [str(name)]), task, "attribute=")
+    if given is not None:
+        require(name is not None, "attribute=: the run's task has no attribute")
+        require(len(given) == rows, f"attribute= has {len(given)} values for {rows} rows")
+        texts = pd.DataFrame({name: list(given)})
+    if not isinstance(texts, pd.DataFrame) or name is None or name not in texts:
+        return []
+    return attributes_of(tasks.table(texts, [name]), task, "the attribute's values")
