@@ -311,7 +311,8 @@ def test_of_equal_means_the_smallest_is_named_and_the_others_said() -> None:
     found = decided(runs)
     assert (found.choice, found.clear) == ("bitfit", False)
     assert list(found.options["equal"]) == [False, True, False]
-    assert "full has the same mean; of these the one is named that stores least" in sentence(found)
+    same = "full has exactly the same mean; by bytes, then seconds, bitfit leads."
+    assert same in sentence(found)
     runs["delta_bytes"] = 1e6
     runs.loc[runs["method"].eq("bitfit"), "train_seconds"] = 500.0
     assert decided(runs).choice == "full", "of equal size the quickest"

@@ -88,8 +88,8 @@ def verdict(lead: Lead, metric: str, *, place: str = "") -> str:
 def _beside(lead: Lead, constant: str) -> tuple[str, ...]:
     dull = formatting.listed(lead.unlearned, most=8)
     return (
-        _same(lead),
         _cheaper(lead.best, lead.smallest, lead.quickest),
+        _same(lead),
         f"No better than {constant}: {dull}." if dull else "",
         f"{lead.few}." if lead.few else "",
     )
@@ -100,10 +100,8 @@ def _same(lead: Lead) -> str:
     if not lead.same:
         return ""
     have = "has" if len(lead.same) == 1 else "have"
-    return (
-        f"{formatting.listed(lead.same, most=8)} {have} the same mean; of these the one is named "
-        "that stores least or, of equal size, trained quickest."
-    )
+    names = formatting.listed(lead.same, most=8)
+    return f"{names} {have} exactly the same mean; by bytes, then seconds, {lead.best.name} leads."
 
 
 def _constant(metric: str) -> str:
