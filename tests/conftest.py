@@ -19,6 +19,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir, version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -203,7 +204,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
 @contextmanager
 def clean_process() -> Iterator[None]:
-    """Undo what a command sets in its process: Hydra's state, logging, HYDRA_FULL_ERROR."""
+    """Undo what a command sets in its process: Hydra's state, logging, HYDRA_FULL_ERROR.
+
+    Hydra merges an option of the user's own into a file of the same name that comes later.
+    """
+    options = dict(ConfigStore.instance().repo.get("model", {}))
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
     with pytest.MonkeyPatch.context() as patch:
@@ -216,6 +221,7 @@ def clean_process() -> Iterator[None]:
     for handler in set(handlers) - set(root.handlers):
         root.addHandler(handler)
     root.setLevel(level)
+    ConfigStore.instance().repo["model"] = options
     GlobalHydra.instance().clear()
     HydraConfig.instance().cfg = None
     version.VersionBase.set_instance(version.VersionBase())

@@ -88,6 +88,15 @@ def test_the_same_rows_are_the_same_file(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_a_task_takes_an_attribute_and_writes_its_column(tmp_path: Path) -> None:
+    how: Any = {"text": "message", "label": "team", "attribute": "day"}
+    task = finegrid.Task.from_frame(frame(), directory=tmp_path, **how)
+    (file,) = tmp_path.iterdir()
+    assert list(pd.read_parquet(file)) == ["message", "team", "day"]
+    assert "task.attribute=day" in task.overrides
+    assert "task.attribute=day" in finegrid.Task.from_file(file, **how).overrides
+
+
 def test_a_task_takes_the_settings_of_prompts(tmp_path: Path) -> None:
     prompt = "Facts: {text}\nIt's 'so', \\ $x:"
     told: Any = {"template": prompt, "max_new_tokens": 7, "separator": " | ", "kind": "generation"}

@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import composed, run_cell, tuning_method
@@ -14,6 +16,7 @@ from test_identity import cell
 from test_methods import TASK, encoded_for, fresh
 from torch import Tensor
 
+from finegrid.api.run import load
 from finegrid.config import RunConfig
 from finegrid.data.batching import TokenizedDataset
 from finegrid.errors import UserError
@@ -128,6 +131,13 @@ def test_a_run_learns_the_values_of_its_training_rows(tmp_path: Path) -> None:
         predict_file(run, new, tmp_path / "out2.csv")
     with pytest.raises(UserError, match="reads an attribute of each row"):
         restore(run).outputs((["a text"],))
+    loaded, texts = load(run), ["a text", "a text"]
+    told = loaded.predict(texts, attribute=["ships", None])
+    table = pd.DataFrame({"message": texts, "about": ["ships", ""]})
+    pd.testing.assert_frame_equal(loaded.predict(table), told)
+    assert not np.allclose(told.iloc[0, 1:].astype(float), told.iloc[1, 1:].astype(float), atol=0)
+    with pytest.raises(UserError, match="attribute= has 1 values for 2 rows"):
+        loaded.predict(texts, attribute=["ships"])
 
 
 def _tensors(run: Path) -> dict[str, Tensor]:

@@ -236,10 +236,10 @@ def test_failed_runs_are_no_seeds_and_are_told() -> None:
 
 
 def test_the_setting_with_most_evidence_answers() -> None:
-    more = table(usual, tasks=("mrpc", "cola"))
+    more = table(usual, tasks=("mrpc", "cola"), model="deberta")
     other = table(usual, model="minilm")
     found = decided(pd.concat([other, more], ignore_index=True))
-    assert (found.setting.model, found.tasks) == ("tiny", ["cola", "mrpc"])
+    assert (found.setting.model, found.tasks) == ("deberta", ["cola", "mrpc"])
     assert "Numbers that cannot be compared with these: minilm" in found.notes[-1]
 
 
@@ -287,8 +287,36 @@ def test_real_data_come_before_toy_data() -> None:
     both = pd.concat([toy, table(usual)], ignore_index=True)
     assert decided(both).tasks == ["mrpc"]
     assert decided(both, task="builtin_a").tasks == ["builtin_a"]
-    assert "Toy data" in text.brief(decided(toy))
-    assert "Toy data" not in text.brief(decided(both))
+    assert sentence(decided(toy)).startswith("Constructed tasks alone, no real data: full ")
+    few = decided(both, task="builtin_a", labels=5)
+    assert sentence(few).startswith("Constructed tasks alone, no real data: Not enough evidence")
+    assert sentence(decided(both)).startswith("full ")
+
+
+def test_a_model_of_more_than_toy_size_comes_first() -> None:
+    tasks = ("builtin_a", "builtin_b")
+    tiny, real = (table(usual, tasks=tasks[:many], model=model) for many, model in
+                  ((2, "tiny"), (1, "minilm")))  # fmt: skip
+    both = pd.concat([tiny, real], ignore_index=True)
+    assert decided(both).setting.model == "minilm"
+
+
+def test_of_as_many_cells_those_with_more_runs_answer() -> None:
+    runs = pd.concat([table(usual, seeds=range(3)), table(usual, budget_unit="steps")])
+    assert decided(runs.reset_index(drop=True)).unit == "steps"
+
+
+def test_of_equal_means_the_smallest_is_named_and_the_others_said() -> None:
+    runs = table(lambda m, t, f, b, seed: 0.6 if m == "head" else 0.8 + 0.001 * seed)
+    found = decided(runs)
+    assert (found.choice, found.clear) == ("bitfit", False)
+    assert list(found.options["equal"]) == [False, True, False]
+    same = "full has exactly the same mean; by bytes, then seconds, bitfit leads."
+    assert same in sentence(found)
+    runs["delta_bytes"] = 1e6
+    runs.loc[runs["method"].eq("bitfit"), "train_seconds"] = 500.0
+    assert decided(runs).choice == "full", "of equal size the quickest"
+    assert "the same mean" not in sentence(decided(table(usual)))
 
 
 def test_a_directory_of_a_report_is_read_as_its_table(shipped: Path) -> None:

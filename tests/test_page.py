@@ -534,3 +534,4 @@ def test_the_command_of_a_failed_cell_repeats_the_folder_of_options(option: str)
     assert again[:2] == ["finegrid", "sweep"]
     assert again[again.index("mine") - 1] in ("--config-dir", "-cd")
     assert again[-3:] == ["method=mine", "seed=1", "hydra.sweep.dir=grid"]
+    assert rerun_command(["seed=1"], command="no 'command line") == "finegrid train seed=1"

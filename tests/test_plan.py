@@ -250,7 +250,7 @@ def sweep(tmp_path: Path) -> Iterator[Path]:
     """A sweep of five cells: two ok, one failed, one that this process runs, one missing."""
     names = [f"builtin_paraphrase/tiny/head/f1-s{seed}-{seed}" for seed in range(5)]
     (tmp_path / ".sweeps").mkdir()
-    plan = {"command": "python train.py -m seed=range(5)", "cells": names}
+    plan = {"command": "finegrid sweep --config-dir mine seed=range(5)", "cells": names}
     (tmp_path / ".sweeps/1.json").write_text(json.dumps(plan), encoding="utf-8")
     for name in names[:2]:
         ended(tmp_path / name)
@@ -273,7 +273,8 @@ def test_status_tells_what_runs_what_failed_and_what_is_missing(sweep: Path) -> 
     assert running.startswith(f"cpu1 on {socket.gethostname()} since ")
     assert running.endswith(": builtin_paraphrase/tiny/head/f1-s3-3")
     at = lines.index("failed builtin_paraphrase/tiny/head/f1-s2-2: ValueError: no luck")
-    assert lines[at + 1] == f"finegrid sweep method=head seed=2 hydra.sweep.dir={sweep}"
+    again = f"finegrid sweep --config-dir mine method=head seed=2 hydra.sweep.dir={sweep}"
+    assert lines[at + 1] == again
     assert lines[-2:] == ["missing", "builtin_paraphrase/tiny/head/f1-s4-4"]
 
 

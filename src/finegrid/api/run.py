@@ -14,7 +14,7 @@ from omegaconf import DictConfig, open_dict
 from finegrid.api import task as tasks
 from finegrid.api.task import Task
 from finegrid.config import register_resolvers
-from finegrid.data.examples import column_texts
+from finegrid.data.examples import attributes_of, column_texts
 from finegrid.errors import UserError, nearest, require
 from finegrid.grid.completion import completed
 from finegrid.report import formatting
@@ -28,6 +28,7 @@ from finegrid.storage.paths import CONF
 
 if TYPE_CHECKING:
     from finegrid.inference import Restored
+    from finegrid.tasks.task import Task as TaskOfRun
 
 LENGTHS = {1: "a text", 2: "a pair of texts"}  # of a row, by the task's columns
 Rows = Sequence[str] | Sequence[tuple[str, str]] | pd.DataFrame
@@ -72,8 +73,13 @@ class Run:
 
         return restore(self.directory, model_path=self.model_path, allow=self.allow)
 
-    def predict(self, texts: Rows) -> pd.DataFrame:
+    def predict(
+        self, texts: Rows, *, attribute: Sequence[str | None] | None = None
+    ) -> pd.DataFrame:
         """Predict texts: one string a row, a pair where the task has two columns, or a DataFrame.
+
+        `attribute` is each row's value of `task.attribute`, which `control_prefix` reads; of a
+        DataFrame it is the column of that name.
 
         Returns:
             A row for each text, with a DataFrame's index. `prediction` is the class's name, beside
@@ -84,7 +90,8 @@ class Run:
         """
         restored = self._restored
         task = restored.task
-        outputs = restored.outputs(_columns(texts, restored))
+        columns = _columns(texts, restored)
+        outputs = restored.outputs(columns, _attributes(texts, task, attribute, len(columns[0])))
         made = {"prediction": task.written(task.predictions(outputs)), **task.chances(outputs)}
         index = texts.index if isinstance(texts, pd.DataFrame) else None
         return pd.DataFrame(made, index=index)
@@ -220,3 +227,17 @@ def _columns(texts: Rows, run: "Restored") -> tuple[list[Any], ...]:
     require(len(texts) > 0, "there is no text to predict")
     read = tasks.table(texts, names)
     return tuple(column_texts(read, task, name, "the texts") for name in names)
+
+
+def _attributes(
+    texts: Rows, task: "TaskOfRun", given: Sequence[str | None] | None, rows: int
+) -> list[str | None]:
+    """Each row's value of the task's attribute; nothing where none is told."""
+    name = task.attribute
+    if given is not None:
+        require(name is not None, "attribute=: the run's task has no attribute")
+        require(len(given) == rows, f"attribute= has {len(given)} values for {rows} rows")
+        texts = pd.DataFrame({name: list(given)})
+    if not isinstance(texts, pd.DataFrame) or name is None or name not in texts:
+        return []
+    return attributes_of(tasks.table(texts, [name]), task, "the attribute's values")

@@ -51,6 +51,7 @@ class Task:
         template: str | None = None,
         max_new_tokens: int | None = None,
         separator: str | None = None,
+        attribute: str | None = None,
     ) -> "Task":
         """The rows of a csv, tsv, json, jsonl, parquet or conll file.
 
@@ -66,6 +67,7 @@ class Task:
             template: A decoder's prompt with `{text}` in it, for `choice` and `generation`.
             max_new_tokens: Of a generated text, for `generation`; 64 by default.
             separator: What a decoder reads between two texts of a row; a new line by default.
+            attribute: The column by whose value `control_prefix` chooses its prefixes.
 
         Raises:
             UserError: if there is no such file. Its columns are checked when a run begins.
@@ -77,7 +79,7 @@ class Task:
             "label": label if isinstance(label, str) else list(label),
             "test": None if test is None else str(test), "kind": kind,
             "choices": choices, "name": name, "metrics": None if metrics is None else list(metrics),
-            "template": template, "max_new_tokens": max_new_tokens,
+            "template": template, "max_new_tokens": max_new_tokens, "attribute": attribute,
         }  # fmt: skip
         settings = {f"task.{key}": value for key, value in values.items()}
         settings["model.separator"] = separator
@@ -99,6 +101,7 @@ class Task:
         template: str | None = None,
         max_new_tokens: int | None = None,
         separator: str | None = None,
+        attribute: str | None = None,
         directory: str | Path = FRAMES,
     ) -> "Task":
         """The rows of a DataFrame; the rest is as in `from_file`.
@@ -109,7 +112,7 @@ class Task:
         Raises:
             UserError: for a column that is not there, or that holds values of several types.
         """
-        named = (text, label, *([] if choices is None else [choices]))
+        named = (text, label, *(name for name in (choices, attribute) if name is not None))
         columns = [name for one in named for name in ([one] if isinstance(one, str) else one)]
         folder, stem = Path(directory), slug(name)
         train = _written(frame, columns, folder, stem)
@@ -117,6 +120,7 @@ class Task:
         return cls.from_file(
             train, text=text, label=label, test=tests, kind=kind, choices=choices, name=stem,
             metrics=metrics, template=template, max_new_tokens=max_new_tokens, separator=separator,
+            attribute=attribute,
         )  # fmt: skip
 
 

@@ -3,7 +3,8 @@
     finegrid recommend multirun/grid --labels 500 --minutes 5 --megabytes 2
 
 Each limit is optional. Nothing is extrapolated: the answer may be that there is not enough
-evidence. Without directories the results that come with finegrid are read.
+evidence. Without directories the results that come with finegrid are read. --check leaves each
+task out in turn and says how far what the others recommend is below the best method there.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from finegrid.commands import arguments
 from finegrid.errors import UserError, nearest
 from finegrid.report.comparison import Comparison
 from finegrid.report.load import rankings
-from finegrid.report.recommend import text
+from finegrid.report.recommend import crosscheck, text
 from finegrid.report.recommend.decide import Asked, decide
 from finegrid.storage.paths import published_runs
 
@@ -27,6 +28,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     runs = rankings.load([*given.directories, *given.results] or published_runs())
     made = Comparison.of(_of_model(runs, given.model) if given.model else runs)
     asked = Asked(given.labels, given.minutes, given.megabytes, given.task, given.budget)
+    if given.check:
+        print(crosscheck.text(crosscheck.cross_check(made, asked)))
+        return
     decision = decide(made, asked)
     print(text.answer(decision).text())
     if given.why:
@@ -51,6 +55,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--model", help="one model; otherwise the one with most evidence")
     parser.add_argument("--why", action="store_true", help="show the evidence")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="leave each task out, decide by the others, and show what that costs in score",
+    )
     return parser.parse_args(argv)
 
 

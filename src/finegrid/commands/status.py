@@ -149,5 +149,6 @@ def _why(look: Look, place: str) -> str:
     found, overrides = look.found[place], []
     with suppress(UserError):
         overrides = read(look.root / place).overrides
-    command = rerun_command(overrides, sweep=str(look.root))
+    began = plan.command(look.root, place)
+    command = rerun_command(overrides, sweep=str(look.root), command=began)
     return f"  {found.status} {place}: {last_line(found.error)}\n    {command}"

@@ -143,6 +143,12 @@ def outcomes(
         yield place, instead.get(place, found) if found.status == "missing" else found
 
 
+def command(root: Path, place: str) -> str:
+    """The command of the last sweep that lists a cell; empty if none does."""
+    found = (plan.command for plan in map(listed, reversed(_plans(root))) if place in plan.cells)
+    return next(found, "")
+
+
 def _plans(root: Path) -> list[Path]:
     """The plans of a directory's sweeps, the oldest first."""
     return sorted((root / layout.PLANS).glob("*.json"), key=lambda path: path.stat().st_mtime)
@@ -155,6 +161,7 @@ class Listed:
     cells: list[str]  # needed
     spared: dict[str, str]  # those that a race did not need -> why
     known: list[str]  # those of the cells whose results were given
+    command: str = ""  # that began the sweep
 
 
 def cells_of(plan: Path) -> list[str]:
@@ -174,6 +181,7 @@ def listed(plan: Path) -> Listed:
             [str(place) for place in values["cells"]],
             {str(place): str(why) for place, why in values.get("spared", {}).items()},
             [str(place) for place in values.get("known", [])],
+            str(values.get("command", "")),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{plan} is not a readable plan: {error}") from error

@@ -146,7 +146,7 @@ class ControlPrefix(TuningMethod):
         require(
             len(rows.attributes) == len(rows),
             "the run's method=control_prefix reads an attribute of each row, which is not told "
-            "here; use finegrid predict, with the attribute's column in the file",
+            "here: Run.predict takes attribute=, finegrid predict the attribute's column of a file",
         )
         add_numbers(rows, self.values)
 

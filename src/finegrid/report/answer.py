@@ -85,13 +85,23 @@ def verdict(lead: Lead, metric: str, *, place: str = "") -> str:
     return " ".join(filter(None, (text, *_beside(lead, constant))))
 
 
-def _beside(lead: Lead, constant: str) -> tuple[str, str, str]:
+def _beside(lead: Lead, constant: str) -> tuple[str, ...]:
     dull = formatting.listed(lead.unlearned, most=8)
     return (
         _cheaper(lead.best, lead.smallest, lead.quickest),
+        _same(lead),
         f"No better than {constant}: {dull}." if dull else "",
         f"{lead.few}." if lead.few else "",
     )
+
+
+def _same(lead: Lead) -> str:
+    """Why the leader is named and not another with the same mean."""
+    if not lead.same:
+        return ""
+    have = "has" if len(lead.same) == 1 else "have"
+    names = formatting.listed(lead.same, most=8)
+    return f"{names} {have} exactly the same mean; by bytes, then seconds, {lead.best.name} leads."
 
 
 def _constant(metric: str) -> str:

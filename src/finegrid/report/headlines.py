@@ -40,6 +40,7 @@ class Lead:
     unlearned: tuple[str, ...] = ()  # those that are not
     constant: float = nan  # the score of that prediction, where known
     level: tuple[str, ...] = ()  # the others that are level with it, best first
+    same: tuple[str, ...] = ()  # of these with the same mean, if that chose between them
     smallest: Method | None = None  # of the best and those near it, if that is another
     quickest: Method | None = None
     few: str = ""  # that its seeds are too few to be sure of

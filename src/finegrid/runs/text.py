@@ -67,7 +67,10 @@ def rerun_command(overrides: Iterable[str], *, sweep: str = "", command: str = "
     `command` is that of the sweep; options of the user's own come from the same folder again.
     """
     within = [f"hydra.sweep.dir={hydra_value(sweep)}"] if sweep else []
-    words = shlex.split(command.replace("--config-dir=", "--config-dir "))
+    try:
+        words = shlex.split(command.replace("--config-dir=", "--config-dir "))
+    except ValueError:  # no command line, whatever a file says
+        words = []
     at = next((n for n, word in enumerate(words) if word in ("-cd", "--config-dir")), len(words))
     name = "sweep" if sweep else "train"
     return shlex.join(["finegrid", name, *words[at : at + 2], *overrides, *within])

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from finegrid.report import formatting, pareto
 from finegrid.report.load.rankings import Results
 from finegrid.report.recommend import decide
-from finegrid.report.recommend.options import Draws, costs, drawn, dropped, levels, pairs
+from finegrid.report.recommend.options import DIGITS, Draws, costs, drawn, dropped, levels, pairs
 from finegrid.report.stats.compare import Standings
 
 RANKS = 2_000_000  # on a page: about three bytes each
@@ -77,8 +77,8 @@ def _candidates(
     table = cells.rename(columns={"delta_bytes": "bytes", "label_rows": "labels"})
     outdone = pareto.dominates(costs(table["mean"], table)).T
     ranks = places(drawn(cells, draws)[:, :most])
-    first = cells.assign(dropped=dropped(cells, standings))
-    rising = {"dropped": True, "mean": False, "method": True}
+    first = cells.assign(dropped=dropped(cells, standings), mean=cells["mean"].round(DIGITS))
+    rising = {"dropped": True, "mean": False, "delta_bytes": True, "seconds": True, "method": True}
     order = list(first.sort_values(list(rising), ascending=list(rising.values())).index)
     return [
         {

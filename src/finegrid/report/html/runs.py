@@ -106,7 +106,7 @@ def first(runs: pd.DataFrame, most: int) -> pd.DataFrame:
 
 def _run(values: dict[Any, Any]) -> dict[str, Any]:
     overrides = variants.listed(_text(values, "overrides"))
-    names = ("status", "error", "directory")
+    names, command = ("status", "error", "directory"), _text(values, "command")
     return {name: _text(values, name) for name in names} | {
         "seed": int(values["seed"]),
         "test": formatting.score(values.get("test")),
@@ -114,7 +114,7 @@ def _run(values: dict[Any, Any]) -> dict[str, Any]:
         "step": formatting.count(values.get("best_step")),
         "seconds": formatting.duration(values.get("train_seconds")),
         "overrides": overrides,
-        "command": rerun_command(overrides) if any(overrides) else _text(values, "command"),
+        "command": rerun_command(overrides, command=command) if any(overrides) else command,
         "commit": _text(values, "git_commit")[:12],
     }
 

@@ -17,6 +17,7 @@ from finegrid.report import formatting
 from finegrid.report.comparison import Comparison
 from finegrid.report.load.rankings import CELL, Setting
 from finegrid.report.recommend.options import options
+from finegrid.storage.paths import SHIPPED
 
 SEEDS = 3  # finished runs that a method needs on a task
 METHODS = 2  # fewer are no choice
@@ -83,19 +84,23 @@ def decide(comparison: Comparison, asked: Asked) -> Decision:
     Raises:
         UserError: if nothing was run on the task, with the budget, or a limit is not positive.
     """
+    cells = asked_of(comparison.cells, asked)
+    cells = cells if asked.task else real_first(cells)
     decisions = [
-        _decide(comparison, rows, asked)
-        for _, rows in _asked_of(comparison.cells, asked).groupby(
-            ["setting", "budget_unit"], observed=True
-        )
+        settle(comparison, rows, asked)
+        for _, rows in cells.groupby(["setting", "budget_unit"], observed=True)
     ]
     require(bool(decisions), "no finished grid to decide from; run a sweep, or name its directory")
     best = max(decisions, key=_weight)
     return replace(best, notes=(*best.notes, *_beside(best, decisions)))
 
 
-def _asked_of(cells: pd.DataFrame, asked: Asked) -> pd.DataFrame:
-    """The cells of the task and kind of budget that are asked for."""
+def asked_of(cells: pd.DataFrame, asked: Asked) -> pd.DataFrame:
+    """The cells of the task and kind of budget that are asked for.
+
+    Raises:
+        UserError: if there are none, or a limit is not positive.
+    """
     limits = (asked.labels, asked.minutes, asked.megabytes)
     above = all(limit is None or limit > 0 for limit in limits)
     require(above, "labels, minutes and megabytes must be above 0")
@@ -107,8 +112,13 @@ def _asked_of(cells: pd.DataFrame, asked: Asked) -> pd.DataFrame:
             names = sorted(set(map(str, cells[column])))
             require(name in names, f"{what} {name}; {nearest(name, names)}")
             cells = cells[cells[column] == name]
+    return cells
+
+
+def real_first(cells: pd.DataFrame) -> pd.DataFrame:
+    """The cells of real tasks; those of constructed ones if nothing else was measured."""
     real = ~cells["task"].astype(str).str.startswith(TOY)
-    return cells[real] if asked.task is None and real.any() else cells
+    return cells[real] if real.any() else cells
 
 
 def _beside(best: Decision, decisions: list[Decision]) -> Iterator[str]:
@@ -124,18 +134,22 @@ def _beside(best: Decision, decisions: list[Decision]) -> Iterator[str]:
         yield f"Numbers that cannot be compared with these: {'; '.join(dict.fromkeys(others))}."
 
 
-def _weight(decision: Decision) -> tuple[bool, bool, int, int]:
+def _weight(decision: Decision) -> tuple[bool, bool, bool, int, int, float, int]:
+    """By what evidence is more: a real model's before that of one that comes with finegrid."""
     return (
         decision.lacking is None,
         bool(decision.setting.pretrained),
+        decision.setting.model not in SHIPPED.values(),
         len(decision.tasks),
         len(decision.cells),
+        float(decision.cells["label_rows"].sum()),
+        len(decision.runs),
     )
 
 
-def _decide(comparison: Comparison, cells: pd.DataFrame, asked: Asked) -> Decision:
+def settle(comparison: Comparison, cells: pd.DataFrame, asked: Asked) -> Decision:
     """The decision in one setting and kind of budget."""
-    stages = _stages(cells, asked)
+    stages = staged(cells, asked)
     compared, lacking = stages.compared, _lacking(stages, asked)
     results, measured = comparison.results, (comparison.draws, comparison.standings)
     return Decision(
@@ -157,11 +171,13 @@ class Stages(NamedTuple):
     enough: pd.DataFrame  # seeds
     near: pd.DataFrame  # to the labels asked for
     fitting: pd.DataFrame  # within the three limits
-    learned: pd.DataFrame  # something, a row a method and task
+    largest: pd.DataFrame  # a row a method and task: most labels, then seconds
+    learned: pd.DataFrame  # something
     compared: pd.DataFrame  # every method on every task
 
 
-def _stages(cells: pd.DataFrame, asked: Asked) -> Stages:
+def staged(cells: pd.DataFrame, asked: Asked) -> Stages:
+    """The cells within the limits, one condition after another."""
     enough = measured(cells)
     rows = enough.groupby("task", observed=True)["label_rows"]
     least, most = rows.transform("min"), rows.transform("max")
@@ -178,7 +194,7 @@ def _stages(cells: pd.DataFrame, asked: Asked) -> Stages:
             fitting = fitting[fitting[column] <= unit * limit]
     largest = fitting.groupby(["task", "method"], observed=True).tail(1)
     learned = largest[largest["learned"]]
-    return Stages(cells, enough, near, fitting, learned, _table(learned))
+    return Stages(cells, enough, near, fitting, largest, learned, _table(learned))
 
 
 def measured(cells: pd.DataFrame, *, seeds: int = SEEDS) -> pd.DataFrame:

@@ -15,24 +15,27 @@ from finegrid.report.stats.compare import Standing, Standings
 from finegrid.report.stats.simultaneous import Pairs
 
 Floats = NDArray[np.float64]
+DIGITS = 12  # of means that are the same
 Draws = Mapping[tuple[object, ...], tuple[list[str], Floats]]  # ranking -> methods, M x draws
 
 
 def options(compared: pd.DataFrame, draws: Draws, standings: Standings) -> pd.DataFrame:
     """A row a method: the leader, then those level with it, then the others, by their means.
 
-    Of several tasks the score is the mean of score / the task's best mean.
+    Of several tasks the score is the mean of score / the task's best mean. Of equal scores the
+    one leads that stores least, then the one that trained in the shortest time; the others are
+    `equal`.
 
     Args:
         compared: a row a method and task, of every method on every task.
         draws: of the true scores, in every ranking.
         standings: of every cell.
     """
-    cells = compared.astype({"method": str, "task": str}).sort_values(["task", "method"])
+    cells = _cheapest_first(compared.astype({"method": str, "task": str}))
     best = cells.groupby("task")["mean"].transform("max")
     cells["scale"] = best if cells["task"].nunique() > 1 else 1.0
     cells["score"] = cells["mean"] / cells["scale"]
-    table = cells.groupby("method").agg(
+    table = cells.groupby("method", sort=False).agg(
         score=("score", "mean"),
         seconds=("seconds", "mean"),
         bytes=("delta_bytes", "mean"),
@@ -51,11 +54,21 @@ def options(compared: pd.DataFrame, draws: Draws, standings: Standings) -> pd.Da
     level = reduce(np.maximum, [levels(rows, standings) for rows in of_tasks])
     goes_on = ~np.all([dropped(rows, standings) for rows in of_tasks], axis=0)
     may_lead = goes_on if goes_on.any() else ~goes_on
-    decided = verdict(table["score"].to_numpy(float), may_lead, apart.above(level))
+    scores = table["score"].to_numpy(float).round(DIGITS)
+    decided = verdict(scores, may_lead, apart.above(level))
     table["level"] = np.isin(np.arange(len(table)), decided.level)
     table["leads"] = np.arange(len(table)) == decided.leader
+    table["equal"] = may_lead & ~table["leads"] & (scores == scores[table["leads"]].max())
     by = ["leads", "level", "score", "method"]
     return table.reset_index().sort_values(by, ascending=[False] * 3 + [True], ignore_index=True)
+
+
+def _cheapest_first(cells: pd.DataFrame) -> pd.DataFrame:
+    """By tasks, and in each the methods in one order: the smallest first, then the quickest."""
+    spent = cells.groupby("method")[["delta_bytes", "seconds"]].mean()
+    order = list(spent.sort_values(["delta_bytes", "seconds"], kind="stable").index)
+    place = cells["method"].map(order.index)
+    return cells.assign(place=place).sort_values(["task", "place"]).drop(columns="place")
 
 
 def pairs(cells: pd.DataFrame, standings: Standings) -> Pairs:

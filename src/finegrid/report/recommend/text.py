@@ -18,13 +18,14 @@ def answer(decision: Decision) -> Answer:
     """The verdict of a decision, and the command that trains what it names."""
     if decision.lacking:
         command = next_step.measure(decision.asked.task, decision.setting.model)
-        return Answer(_lacking(decision, decision.lacking), "", command)
+        return Answer(_toy(decision) + _lacking(decision, decision.lacking), "", command)
     runs = decision.runs[decision.runs["method"].eq(str(decision.choice))]
     cells = [rows for _, rows in runs.groupby(CELL, observed=True)]
     first = decision.options.iloc[0]
     failed = f"; {first['failed']:g} of its runs failed" if first["failed"] else ""
+    leads = verdict(_lead(decision), _metric(decision), place=_place(decision))
     sentence = (
-        f"{verdict(_lead(decision), _metric(decision), place=_place(decision))} Measured with "
+        f"{_toy(decision)}{leads} Measured with "
         f"{first['labels']:.0f} labels, {formatting.duration(first['seconds'])} of training and "
         f"{formatting.size(first['bytes'])}{failed}."
     )
@@ -67,14 +68,14 @@ def _place(decision: Decision) -> str:
 
 def _where(decision: Decision) -> str:
     setting = decision.setting
-    toy = " Toy data: no real task was measured." if _is_toy(decision) else ""
-    return (
-        f"By runs of {setting.model}, protocol {setting.protocol}, budgets in {decision.unit}.{toy}"
-    )
+    return f"By runs of {setting.model}, protocol {setting.protocol}, budgets in {decision.unit}."
 
 
-def _is_toy(decision: Decision) -> bool:
-    return bool(decision.tasks) and all(task.startswith(TOY) for task in decision.tasks)
+def _toy(decision: Decision) -> str:
+    """What an answer begins with that no real task stands behind."""
+    tasks = decision.tasks or [decision.asked.task or ""]
+    constructed = all(task.startswith(TOY) for task in tasks)
+    return "Constructed tasks alone, no real data: " if constructed else ""
 
 
 def _lead(decision: Decision) -> Lead:
@@ -89,6 +90,7 @@ def _lead(decision: Decision) -> Lead:
         methods=len(table),
         constant=float(decision.cells["constant"].iloc[0]) if one else nan,
         level=tuple(map(str, level["method"].iloc[1:])),
+        same=tuple(map(str, table.loc[table["equal"], "method"])),
         smallest=cheapest(near, "delta_bytes", first),
         quickest=cheapest(near, "train_seconds", first),
         race=formatting.race(decision.cells.nsmallest(1, "race_level")),
