@@ -35,10 +35,10 @@ from finegrid.training.components import build_method
 TINY = str(BUILTIN / "tiny")
 CLASSIFIER = "AutoModelForSequenceClassification"
 MERGEABLE = {
-    "adalora", "bitfit", "bitfit_added", "bitfit_lora", "bitfit_q_m2", "critical_layers",
+    "adalora", "apollo", "bitfit", "bitfit_added", "bitfit_lora", "bitfit_q_m2", "critical_layers",
     "debias_diff", "diff_pruning", "diff_pruning_structured", "dora", "dsee", "fourierft",
-    "full", "head", "hft", "hira", "ia3", "layernorm", "layernorm_fisher", "layers", "lisa",
-    "loha", "lokr", "lora", "lora_all", "lora_fa", "lora_plus", "lottery_ticket",
+    "full", "galore", "head", "hft", "hira", "ia3", "layernorm", "layernorm_fisher", "layers",
+    "lisa", "loha", "lokr", "lora", "lora_all", "lora_fa", "lora_plus", "lottery_ticket",
     "mask_agnostic", "mask_agnostic_magnitude", "mask_l0", "mask_magnitude", "mask_random",
     "mask_threshold", "mask_threshold_magnitude", "miss", "mpo", "oft", "pissa", "randlora",
     "rslora", "shira", "sparse", "sparse_magnitude", "sparse_random", "sparse_sam", "subtuning",

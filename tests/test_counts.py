@@ -33,9 +33,11 @@ BOTTLENECK = H * WIDTH + WIDTH + WIDTH * H + H
 HALF = LAYERS * (2 * (SQUARE + H) + WIDE + NORMS)  # and as many biases as the matrices drawn have
 
 EVERYTHING = {"full", "two_stage", "lottery_ticket", "mask_agnostic", "mask_agnostic_magnitude",
-              "debias_diff"}  # fmt: skip
+              "debias_diff", "galore", "apollo"}  # fmt: skip
 BERT_BASE = {  # method -> (delta, pooler)
     "full": (109_482_240 - H * H - H, H * H + H),
+    "galore": (109_482_240 - H * H - H, H * H + H),
+    "apollo": (109_482_240 - H * H - H, H * H + H),
     "two_stage": (109_482_240 - H * H - H, H * H + H),
     "head": (0, 0),
     "bitfit": (BIASES, H),

@@ -38,6 +38,8 @@ HOW = {  # hook of a method -> what a loop must do
     "choose": "pass losses=, a function (rows, batch size) -> the mean loss of each batch",
     "search": "call model.finegrid.method.search(model.base_model, validation) before the first "
     "step, validation having affords and score of finegrid.methods.base.CrossValidation",
+    "optimizer": "make the optimizer by model.finegrid.method.optimizer(groups), each a dict of "
+    "params, lr and weight_decay",
     "after_backward": "call model.finegrid.method.after_backward(model.base_model, progress) after "
     "every backward pass",
     "after_step": "call model.finegrid.method.after_step(model.base_model, progress) after every "

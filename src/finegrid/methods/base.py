@@ -7,8 +7,10 @@ from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import pytorch_lightning as pl
+import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from finegrid.errors import require
 from finegrid.models import surgery
@@ -24,7 +26,9 @@ if TYPE_CHECKING:
 
 YAML: Any = ...  # default of an argument whose value stands in the method's YAML
 # what a method may do besides `apply`
-HOOKS = ("choose", "search", "after_backward", "after_step", "text_loss", "added_loss")
+HOOKS = (
+    "choose", "search", "optimizer", "after_backward", "after_step", "text_loss", "added_loss",
+)  # fmt: skip
 # (so many training examples, batch size) -> mean loss of each batch, with its graph
 Losses = Callable[[int, int], Iterator[Tensor]]
 
@@ -141,6 +145,10 @@ class TuningMethod(pl.Callback):
         """After a pass: what to add to the task's loss, e.g. an adversary's; None: nothing now."""
         return None
 
+    def optimizer(self, groups: Sequence[dict[str, Any]]) -> Optimizer:
+        """Over groups of what trains, each with `params`, `lr` and `weight_decay`."""
+        return adamw(groups)
+
     def lr_ratio(self, name: str) -> float:
         """Times the rate, for a parameter that trains below the head, by its name (a group)."""
         return 1.0
@@ -185,11 +193,17 @@ class TuningMethod(pl.Callback):
         module.use_loss(self.phase_loss)
         module.text_loss = self.text_loss if self.texts_only else None
         module.added_loss = self.added_loss if overrides(self, "added_loss") else None
+        module.make_optimizer = self.optimizer
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Let the method change the gradients."""
         module: Any = pl_module
         self.after_backward(module.model.base_model, module.state.progress)
+
+
+def adamw(groups: Sequence[dict[str, Any]]) -> Optimizer:
+    """The optimizer of every method that has none of its own."""
+    return torch.optim.AdamW(groups, fused=True)
 
 
 def overrides(method: TuningMethod, hook: str) -> bool:

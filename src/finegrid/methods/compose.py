@@ -35,6 +35,10 @@ class Compose(TuningMethod):
                 f"method.members.{name} searches for what trains, on a run's own budget; "
                 "compose methods that do not, such as layers",
             )
+            require(
+                not overrides(member, "optimizer"),
+                f"method.members.{name} has an optimizer of its own; compose methods that do not",
+            )
         self.members = dict(members)
         self.starts_pretrained = all(member.starts_pretrained for member in self.each)
         self.positions = sum(member.positions for member in self.each)

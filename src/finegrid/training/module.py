@@ -1,7 +1,7 @@
 """The LightningModule: one step, one optimizer, and prediction over a full set."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from finegrid.config import OptimConfig
 from finegrid.data.batching import TokenizedDataset, sorted_batches
 from finegrid.errors import require
-from finegrid.methods.base import Texts
+from finegrid.methods.base import Texts, adamw
 from finegrid.models import surgery
 from finegrid.models.backbone import Backbone, drawn_pooler
 from finegrid.models.heads import masked_language
@@ -50,6 +50,7 @@ class FineTuner(pl.LightningModule):
         self.use_loss(None)
         self.text_loss: Callable[[Texts], Tensor] | None = None  # in place of the loss, in a phase
         self.added_loss: Callable[[nn.Module], Tensor | None] | None = None  # beside it, a method's
+        self.make_optimizer: Callable[[Sequence[dict[str, Any]]], Optimizer] = adamw
         self.init_seed, self.dropout_seed = stream(seed, "init"), stream(seed, "dropout")
         self.clipped_norm: Tensor | None = None  # of the gradient before clipping
 
@@ -124,7 +125,10 @@ class FineTuner(pl.LightningModule):
         self.model.train(training)
 
     def configure_optimizers(self) -> Optimizer:
-        """AdamW over exactly what trains; only matrices decay. The clock scales the rates."""
+        """The method's, AdamW for most, over exactly what trains; only matrices decay.
+
+        The clock scales the rates.
+        """
         base, drawn = f"{self.model.base_model_prefix}.", drawn_pooler(self.model)
         groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
         for name, parameter in surgery.trainable(self.model).items():
@@ -139,12 +143,11 @@ class FineTuner(pl.LightningModule):
             "nothing trains: a language model's head stays as pre-trained, and this method trains "
             "nothing below it; use another, such as method=lora, or data.rows=0 to score alone",
         )
-        return torch.optim.AdamW(
+        return self.make_optimizer(
             [
                 {"params": parameters, "lr": lr, "initial_lr": lr, "weight_decay": decay}
                 for (lr, decay), parameters in groups.items()
-            ],
-            fused=True,
+            ]
         )
 
     def configure_gradient_clipping(
