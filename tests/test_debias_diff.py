@@ -24,6 +24,9 @@ from finegrid.methods.modules.switch import switched_off, switches, turn
 from finegrid.models import surgery
 from finegrid.models.backbone import Backbone
 from finegrid.models.embedding import sentence_embedding
+from finegrid.report import tables
+from finegrid.report.comparison import Comparison
+from finegrid.report.load import rankings
 from finegrid.runs import delta
 from finegrid.training import leakage
 from finegrid.training.components import check_settings
@@ -233,6 +236,9 @@ def test_a_run_is_scored_on_and_off_and_predicts_so(kind: str, tmp_path: Path) -
         assert 0 <= value <= 1
     assert record.test_off is not None
     assert "switched off: test" in record.summary()
+    made = Comparison.of(rankings.load([run]))
+    columns = tables.markdown(made.results, made.cells, made.best)
+    assert "| leakage | score, switched off | leakage, switched off |" in columns
     new = tmp_path / "new.csv"
     new.write_text("message\nthe dog sees cat 3\na cat\n", encoding="utf-8")  # tells no attribute
     for off in (False, True):

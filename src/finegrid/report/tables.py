@@ -27,8 +27,16 @@ COSTS = {
     "train_seconds": ("train s", ".1f"),
     "peak_memory_bytes": ("peak MB", ",.0f"),
     "forgetting": ("forgetting", "+.3f"),
+    "leakage": ("leakage", ".3f"),  # of task.attribute, by a fresh probe
+    "test_off": ("score, switched off", ".4f"),
+    "leakage_off": ("leakage, switched off", ".3f"),
 }
-OPTIONAL = ("forgetting",)  # costs without a column where no run has any
+OPTIONAL = (
+    "forgetting",
+    "leakage",
+    "test_off",
+    "leakage_off",
+)  # costs without a column where no run has any
 
 
 def markdown(

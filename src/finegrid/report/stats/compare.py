@@ -22,6 +22,7 @@ COSTS = [
     "label_rows", "train_seconds", "eval_seconds", "setup_seconds", "params_total", "params_delta",
     "params_pooler", "params_head", "delta_bytes", "delta_bits_per_trainable", "peak_memory_bytes",
     "train_flops", "mfu", "steps", "epochs", "forgetting",
+    "leakage", "test_off", "leakage_off",
 ]  # fmt: skip
 LOWEST = dict.fromkeys(("accuracy", "f1", *sums.METRICS), 0.0)  # of a metric; -1 of the others
 
