@@ -517,7 +517,21 @@ def test_constant_and_diverged_trials_show_and_lose(searches: Searches) -> None:
     text = write_rungs.markdown([result])
     assert "0.003: 0.9900 constant" in text
     assert "0.000949: diverged" in text
-    assert "1 of 4 trials failed; 1 of 4 trials constant" in text
+    assert "1 of 4 trials failed at first; 1 of 4 trials constant at first" in text
+
+
+def test_short_trials_that_are_alike_do_not_say_that_the_rate_makes_no_difference(
+    searches: Searches,
+) -> None:
+    def end(cell: Cell) -> dict[str, Any]:
+        short = cell.facts["budget"] < 5
+        return {"validation": 0.7, "degenerate": True} if short else near(BEST)(cell)
+
+    search, _, store = searches("method=lora", "tune.trials=4", end=end)
+    finish(search, store)
+    text = write_rungs.markdown(rungs.results(store.records.values()))
+    assert "4 of 4 trials constant at first" in text
+    assert "no difference" not in text
 
 
 def test_a_method_searched_in_several_ways_is_in_no_overlay(searches: Searches) -> None:

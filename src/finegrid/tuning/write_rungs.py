@@ -137,12 +137,13 @@ def _notes(result: Result) -> Iterator[str]:
         yield BLIND
     for option in result.at_edge():
         yield f"{option} at the edge of what was tried: {WIDER}"
-    if len({(tried.score.state, tried.score.value) for tried in result.rungs[0]}) == 1:
+    if all(len({(one.score.state, one.score.value) for one in rung}) == 1 for rung in result.rungs):
         yield "the rate makes no difference"
     states = [tried.score.state for tried in result.rungs[0]]
+    first = " at first" * (len(result.rungs) > 1)
     for state in ("failed", "constant"):
         if state in states:
-            yield f"{states.count(state)} of {len(states)} trials {state}"
+            yield f"{states.count(state)} of {len(states)} trials {state}{first}"
 
 
 def _rates(results: Sequence[Result]) -> dict[str, dict[str, float]]:
