@@ -10,9 +10,8 @@ from torch import Tensor
 
 from finegrid.errors import UserError
 from finegrid.methods import galore
-from finegrid.methods.apollo import APOLLO
 from finegrid.methods.compose import Compose
-from finegrid.methods.galore import GaLore
+from finegrid.methods.galore import APOLLO, GaLore
 from finegrid.models.backbone import Backbone
 from finegrid.training.module import FineTuner
 

@@ -63,6 +63,7 @@ class TestRecord:
         optional |= {"separator", "threshold", "threshold_chosen"}  # decoders, sets of classes
         optional |= {"chosen", "chosen_by", "search_examples"}  # a method's search
         optional |= {"unlabelled_rows", "estimated_rows", "pseudo_rows"}  # self-training
+        optional |= {"leakage", "test_off", "leakage_off"}  # of an attribute
         unset = [f.name for f in fields(record) if getattr(record, f.name) is None]
         assert set(unset) <= optional
         assert record == read(directory)

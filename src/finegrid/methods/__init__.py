@@ -17,7 +17,6 @@ from finegrid.storage.paths import CONF
 
 if TYPE_CHECKING:  # for editors and type checkers; at run time the YAMLs say what there is
     from finegrid.methods.adalora import AdaLoRA as AdaLoRA
-    from finegrid.methods.apollo import APOLLO as APOLLO
     from finegrid.methods.bitfit import BitFit as BitFit
     from finegrid.methods.bitfit_added import BitFitAdded as BitFitAdded
     from finegrid.methods.compacter import Compacter as Compacter
@@ -28,6 +27,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time the YAMLs say wh
     from finegrid.methods.dora import DoRA as DoRA
     from finegrid.methods.fourierft import FourierFT as FourierFT
     from finegrid.methods.full import Full as Full
+    from finegrid.methods.galore import APOLLO as APOLLO
     from finegrid.methods.galore import GaLore as GaLore
     from finegrid.methods.head import Head as Head
     from finegrid.methods.hft import HFT as HFT

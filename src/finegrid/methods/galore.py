@@ -1,21 +1,24 @@
-"""GaLore: full fine-tuning whose optimizer sees low-rank gradients (Zhao et al. 2024, 2403.03507).
+"""GaLore and APOLLO: full fine-tuning whose optimizer keeps low-rank moments.
 
-Of a layer's matrix W (m, n), m >= n, with gradient G, every `update_proj_gap` steps
+Of a layer's matrix W (m, n), m >= n, with gradient G (of a wide matrix the other way round), every
+`update_proj_gap` steps a projection P (n, rank) is taken, and AdamW's moments are those of
+R = G P (m, rank):
 
-    P = the first `rank` right singular vectors of G      (n, rank); of a wide matrix the left ones
+    GaLore   P = the first right singular vectors of G       W <- W - lr * scale * AdamW(R) P^T
+    APOLLO   P random, s_i = |AdamW(R)_i| / |R_i|            W <- W - lr * sqrt(scale) * s G
 
-and in each step AdamW's moments are those of G P (m, rank):
+with a factor s_i for each of the m channels, or (`scale_type=tensor`) one for the matrix; a scaled
+gradient's norm may grow by 1 % a step at most. Weight decay is AdamW's. All else (embeddings,
+biases, norms, pooler, head) trains by AdamW as in full. GaLore: Zhao et al. 2024, arXiv 2403.03507;
+APOLLO: Zhu et al. 2024, arXiv 2412.05270; APOLLO-Mini is `method.scale_type=tensor method.rank=1
+method.scale=128`. The optimizers are the authors' own, of their packages galore-torch and
+apollo-torch: `pip install 'finegrid[galore]'`. Both import bitsandbytes, whatever is asked of them.
 
-    W <- W - lr * scale * AdamW(G P) P^T                  lr * weight_decay * W off too
-
-All else (embeddings, biases, norms, pooler, head) trains by AdamW as in full. The optimizer is the
-authors' own, `GaLoreAdamW` of their package galore-torch: `pip install 'finegrid[galore]'`. That
-imports bitsandbytes, whatever is asked of it.
-
-Where we differ: eps is 1e-8 as in every other method, theirs 1e-6. Their script for GLUE projects
-what peft's LoRA would reach, ours every weight matrix of the layers. Their per-layer updates during
-the backward pass and 8-bit moments are left out, so that a step holds all gradients: of full's
-memory the moments alone shrink.
+Where we differ: eps is 1e-8 as in every other method, theirs 1e-6. GaLore's script for GLUE
+projects what peft's LoRA would reach, ours every weight matrix of the layers. Updates of one layer
+at a time during the backward pass and 8-bit moments are left out, so that a step holds all
+gradients: of full's memory the moments alone shrink. apollo-torch draws P by numbers of its own,
+the same in every run: a run's seed does not change them.
 """
 
 import logging
@@ -27,11 +30,13 @@ from typing import Any, ClassVar
 from torch import nn
 from torch.optim import Optimizer
 
-from finegrid.errors import require
+from finegrid.errors import one_of, require
 from finegrid.methods.base import YAML, TuningMethod
 from finegrid.models import surgery
 from finegrid.models.sites import Sites
 from finegrid.tasks.task import Task
+
+SCALES = ("channel", "tensor")
 
 
 class GaLore(TuningMethod):
@@ -107,3 +112,27 @@ class GaLore(TuningMethod):
             for projected in sorts
         }
         return [group | {"params": parts[of]} | more for of, more in sorts.items() if parts[of]]
+
+
+class APOLLO(GaLore):
+    """Train every parameter, the layers' matrices by scaled gradients."""
+
+    yaml = "apollo"
+    package: ClassVar[str] = "apollo_torch"
+    name_of_optimizer: ClassVar[str] = "APOLLOAdamW"
+
+    def __init__(
+        self,
+        *,
+        rank: int = YAML,
+        scale: float = YAML,
+        update_proj_gap: int = YAML,
+        scale_type: str = YAML,
+    ) -> None:
+        super().__init__(rank=rank, scale=scale, update_proj_gap=update_proj_gap)
+        one_of("method.scale_type", scale_type, SCALES)
+        self.scale_type = scale_type
+
+    def projection(self) -> dict[str, Any]:
+        """What the library's optimizer reads of a group whose gradients it projects."""
+        return super().projection() | {"proj": "random", "scale_type": self.scale_type}
