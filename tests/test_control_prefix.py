@@ -127,9 +127,7 @@ def test_a_run_learns_the_values_of_its_training_rows(tmp_path: Path) -> None:
     new = written(tmp_path / "new.csv", 4, ["ships", "trains"])
     assert predict_file(run, new, tmp_path / "out.csv") == 4
     new.write_text(new.read_text(encoding="utf-8").replace("about", "other"), encoding="utf-8")
-    with pytest.raises(
-        UserError, match="with the finegrid predict the attribute's column of a file"
-    ):
+    with pytest.raises(UserError, match="finegrid predict the attribute's column of a file"):
         predict_file(run, new, tmp_path / "out2.csv")
     with pytest.raises(UserError, match="reads an attribute of each row"):
         restore(run).outputs((["a text"],))
