@@ -575,6 +575,19 @@ def test_a_sweep_searches_compares_and_fills_holes(tmp_path: Path) -> None:
     assert set(tmp_path.rglob("record.json")) == records.keys(), "the same cells"
     assert (tmp_path / "tuned/tiny.yaml").read_text(encoding="utf-8") == rates
 
+    kept, again = tmp_path / "kept", tmp_path / "again"
+    assert (
+        call(str(tmp_path), f"--out={kept}", "--format=parquet", command="report").returncode == 0
+    )
+    for given_again in (kept, kept / "runs.parquet"):
+        result = call(*SWEEP, f"hydra.sweep.dir={again}", f"known=[{given_again}]")
+        assert "14 ok (known)" in result.stdout, "the search's trials too"
+        assert not list(again.rglob("record.json"))
+    (kept / "trials.jsonl").write_text('{"schema": 1}\n', encoding="utf-8")
+    result = call(*SWEEP, f"hydra.sweep.dir={again}", f"known=[{kept}]")
+    assert result.returncode != 0
+    assert "trials.jsonl, line 1: not a readable record: " in result.stderr
+
 
 def test_a_trial_that_diverged_is_no_hole_and_not_run_again(tmp_path: Path) -> None:
     for trial, again in ((3, False), (None, True)):

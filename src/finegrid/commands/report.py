@@ -3,7 +3,8 @@
     finegrid report multirun/grid --out report
 
 With --out a report is written: a page, tables, figures, and runs.parquet, which later stands for
-the directories: it holds their predictions, and no text.
+the directories: it holds their predictions, and no text. The trials of a search, which have no row
+in it, lie in trials.jsonl beside it.
 """
 
 import argparse
@@ -17,6 +18,9 @@ from finegrid.errors import UserError, nearest
 from finegrid.report import tables, write
 from finegrid.report.comparison import Comparison
 from finegrid.report.load import rankings
+from finegrid.report.load.rankings import PARQUET
+from finegrid.runs import trials
+from finegrid.storage.files import write_atomic
 
 MANY = 1000  # runs from which on a terminal is told how far the reading is
 
@@ -37,6 +41,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(tables.markdown(*made_of, level=given.level, crossings=made.crossings))
         return
     written = list(write.write(made, given.out, formats or write.USUAL))
+    if PARQUET in {path.name for path in written} and (
+        kept := set(trials.lines(given.directories))
+    ):
+        written.append(given.out / trials.FILE)
+        write_atomic(written[-1], "".join(f"{line}\n" for line in sorted(kept)).encode())
     first = max(written, key=lambda path: path.name == "report.html", default=None)
     print(f"wrote {first} and {len(written) - 1} other files" if first else "nothing to write")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finegrid.errors import UserError, require
-from finegrid.runs import layout
+from finegrid.runs import layout, trials
 from finegrid.runs.record import Record, read
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ class Known:
 
     tables: "tuple[pd.DataFrame, ...]" = ()  # as `rankings.load` gives them
     directories: dict[str, Path] = field(default_factory=dict)  # hash -> where its record lies
+    trials: dict[str, Record] = field(default_factory=dict)  # of searches, by hash
     hashes: frozenset[str] = frozenset()  # of all of them
 
     @classmethod
@@ -30,14 +31,18 @@ class Known:
         """
         tables: list[pd.DataFrame] = []
         directories: dict[str, Path] = {}
+        searched: dict[str, Record] = {}
         for path in map(Path, [paths] if isinstance(paths, str) else paths):
             require(path.exists(), f"known={path}: no such file or directory")
+            if (beside := trials.beside(path)).is_file():
+                searched |= trials.read(beside)
             if records := dict(_finished(path)):
                 directories |= records
             else:
                 tables.append(_table(path))
         of_tables = (str(key) for table in tables for key in table["cell"])
-        return cls(tuple(tables), directories, frozenset([*directories, *of_tables]))
+        hashes = frozenset([*directories, *of_tables, *searched])
+        return cls(tuple(tables), directories, searched, hashes)
 
     def __contains__(self, key: str) -> bool:
         return key in self.hashes

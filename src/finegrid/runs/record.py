@@ -180,6 +180,19 @@ def read(directory: Path) -> Record:
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is not a readable record: {error}") from error
+    return _of(values)
+
+
+def of_text(text: bytes) -> Record:
+    """A record of its text.
+
+    Raises:
+        ValueError: saying what is wrong, if the text is not a record of this schema.
+    """
+    return _of(parse(text))
+
+
+def _of(values: dict[str, Any]) -> Record:
     return Record(**{name: value for name, value in values.items() if name in CHECKS})
 
 
