@@ -1,6 +1,7 @@
 """The results that docs/results publishes are what the report makes of their runs.parquet today."""
 
 import re
+import warnings
 from pathlib import Path
 
 import pandas as pd
@@ -35,6 +36,12 @@ def test_means_are_those_of_the_runs_and_of_the_published_tables(path: Path) -> 
     published = (path.parent / "report.md").read_text(encoding="utf-8").replace("**", "")
     assert today == SCORE.findall(published)
     assert len(today) >= len(by_hand)
+
+
+def test_all_published_runs_are_read_together_without_a_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(results(STORED).runs) > 1000
 
 
 def _sorted(cells: pd.DataFrame) -> list[float]:

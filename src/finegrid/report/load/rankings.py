@@ -248,6 +248,7 @@ def _settings(runs: pd.DataFrame, mix: Collection[str]) -> tuple[pd.DataFrame, t
     }
     settings = tuple(sorted(distinct, key=lambda setting: tuple(map(str, astuple(setting)))))
     number = {astuple(setting): index for index, setting in enumerate(settings)}
+    runs = runs.copy()  # a block a type: columns that came one by one are slow, as pandas warns
     runs.insert(0, "setting", [number[tuple(row)] for row in runs[FIELDS].itertuples(index=False)])
     return runs, settings
 
