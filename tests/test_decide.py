@@ -278,7 +278,8 @@ def test_what_comes_with_finegrid_is_answered_in_twelve_lines() -> None:
     result = call(command="recommend")
     assert result.returncode == 0, result.stderr
     assert len(result.stdout.splitlines()) <= 12
-    assert "finegrid train model=minilm" in result.stdout
+    assert "next: finegrid train " in result.stdout
+    assert "minilm" in result.stdout
     assert "builtin" not in result.stdout
 
 

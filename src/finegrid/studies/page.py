@@ -175,7 +175,7 @@ def _ran(runs: pd.DataFrame) -> list[str]:
 
 def _commands(runs: pd.DataFrame) -> str:
     commands = sorted(set(runs["command"].dropna().astype(str)) - {""})
-    more = [f"and {len(commands) - COMMANDS} more, in the runs' records"] * (
+    more = [f"# and {len(commands) - COMMANDS} more, in the runs' records"] * (
         len(commands) > COMMANDS
     )
     listed = "\n".join([*commands[:COMMANDS], *more])
