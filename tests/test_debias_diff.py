@@ -291,7 +291,7 @@ def test_the_embedding_is_what_a_classifier_reads() -> None:
 
 
 def test_dialect_and_label_are_tied_in_training_rows_alone() -> None:
-    for part, rows in builtin_dialect.load("builtin_dialect").items():
+    for part, rows in builtin_dialect.load().items():
         bad = [row["dialect"] == "south" for row in rows if row["label"] == 1]
         good = [row["dialect"] == "south" for row in rows if row["label"] == 0]
         gap = sum(bad) / len(bad) - sum(good) / len(good)

@@ -41,9 +41,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(tables.markdown(*made_of, level=given.level, crossings=made.crossings))
         return
     written = list(write.write(made, given.out, formats or write.USUAL))
-    if PARQUET in {path.name for path in written} and (
-        kept := set(trials.lines(given.directories))
-    ):
+    kept: set[str] = set()
+    if PARQUET in {path.name for path in written}:
+        kept = set(trials.lines(given.directories, searched=runs.attrs["trials"] > 0))
+    if kept:
         written.append(given.out / trials.FILE)
         write_atomic(written[-1], "".join(f"{line}\n" for line in sorted(kept)).encode())
     first = max(written, key=lambda path: path.name == "report.html", default=None)

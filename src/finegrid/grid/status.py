@@ -78,8 +78,9 @@ class Store:
     def record(self, cell: Cell) -> Record | None:
         """A cell's record, if one is there that can be read."""
         elsewhere = self.known.directories.get(cell.key)
-        given = readable(elsewhere) if elsewhere else self.known.trials.get(cell.key)
-        return readable(self.path(cell)) or given
+        return readable(self.path(cell)) or (
+            readable(elsewhere) if elsewhere else self.known.trials.get(cell.key)
+        )
 
     def frame(self, cells: Sequence[Cell]) -> "pd.DataFrame":
         """A row for each of some cells that has a record, as `rankings.load` gives them."""

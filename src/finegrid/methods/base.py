@@ -192,7 +192,7 @@ class TuningMethod(pl.Callback):
         module.state.lr_scale = self.lr_scale
         module.use_loss(self.phase_loss)
         module.text_loss = self.text_loss if self.texts_only else None
-        module.added_loss = self.added_loss if overrides(self, "added_loss") else None
+        module.added_loss = self.added_loss
         module.make_optimizer = self.optimizer
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

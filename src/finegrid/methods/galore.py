@@ -106,12 +106,10 @@ class GaLore(TuningMethod):
     def _split(self, group: dict[str, Any]) -> list[dict[str, Any]]:
         """A group as what is projected, and what is not."""
         low = set(map(id, self.matrices))
-        sorts = {True: self.projection(), False: {}}
-        parts = {
-            projected: [p for p in group["params"] if (id(p) in low) is projected]
-            for projected in sorts
-        }
-        return [group | {"params": parts[of]} | more for of, more in sorts.items() if parts[of]]
+        projected = [p for p in group["params"] if id(p) in low]
+        others = [p for p in group["params"] if id(p) not in low]
+        parts = [group | {"params": projected} | self.projection(), group | {"params": others}]
+        return [part for part in parts if part["params"]]
 
 
 class APOLLO(GaLore):

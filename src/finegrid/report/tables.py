@@ -31,12 +31,8 @@ COSTS = {
     "test_off": ("score, switched off", ".4f"),
     "leakage_off": ("leakage, switched off", ".3f"),
 }
-OPTIONAL = (
-    "forgetting",
-    "leakage",
-    "test_off",
-    "leakage_off",
-)  # costs without a column where no run has any
+# costs without a column where no run has any
+OPTIONAL = ("forgetting", "leakage", "test_off", "leakage_off")
 
 
 def markdown(

@@ -82,9 +82,7 @@ class Record:
     steps: int | None = None
     epochs: float | None = None
     forgetting: float | None = None  # rise of the language-model loss by tuning; null: not measured
-    leakage: float | None = (
-        None  # balanced accuracy of a probe of task.attribute; null: it has none
-    )
+    leakage: float | None = None  # of task.attribute, see training/leakage.py; null: it has none
     test_off: float | None = None  # with what the method can switch off switched off
     leakage_off: float | None = None
     chosen: list[str] | None = None  # by a method's search, in its order; null: it has none

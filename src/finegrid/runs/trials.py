@@ -21,12 +21,15 @@ def beside(path: Path) -> Path:
     return (path if path.is_dir() else path.parent) / FILE
 
 
-def lines(roots: Iterable[Path]) -> Iterator[str]:
-    """The record of each trial of some sweeps or reports that has ended, on one line."""
+def lines(roots: Iterable[Path], *, searched: bool) -> Iterator[str]:
+    """The record of each trial of some sweeps or reports that has ended, on one line.
+
+    `searched`: whether the sweeps' records hold any, so that no record is read again for nothing.
+    """
     for root in roots:
         if (kept := beside(root)).is_file():
             yield from kept.read_text(encoding="utf-8").splitlines()
-        for directory in layout.run_directories(root):
+        for directory in layout.run_directories(root) if searched else ():
             try:
                 values = read_fields(directory)
             except (OSError, ValueError):  # a report says so

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from finegrid.config import ModelConfig, TrainerConfig
+from finegrid.methods.base import adamw
 from finegrid.models import backbone
 from finegrid.models.backbone import Backbone
 from finegrid.runs import layout, saved_config
@@ -114,9 +115,7 @@ class FusedModule(pl.LightningModule):
     def configure_optimizers(self) -> Optimizer:
         """One AdamW over the runs' own groups: it acts on each number by itself."""
         groups_of = [member.module.configure_optimizers().param_groups for member in self.members]
-        optimizer = torch.optim.AdamW(
-            [group for groups in groups_of for group in groups], fused=True
-        )
+        optimizer = adamw([group for groups in groups_of for group in groups])
         start = 0
         for member, groups_of_run in zip(self.members, groups_of, strict=True):
             stop = start + len(groups_of_run)

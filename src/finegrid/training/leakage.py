@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from finegrid.data.batching import TokenizedDataset
+from finegrid.methods.modules import attribute
 from finegrid.methods.modules.switch import switched_off, switches
 from finegrid.models.embedding import watch
 from finegrid.runs.record import Record
@@ -57,7 +58,7 @@ def add(record: Record, components: RunComponents) -> None:
     record.leakage = measure(components)
     if switches(model):
         with switched_off(model):
-            outputs = _predict(components, model, "test", task=task)
+            outputs = _predict(components, model, components.encoded["test"], task=task)
             scores = task.score(outputs, components.encoded["test"].labels)
             record.test_off, record.leakage_off = scores[task.headline], measure(components)
 
@@ -80,18 +81,19 @@ def measure(components: RunComponents) -> float | None:
 
 def _told(rows: TokenizedDataset, values: Sequence[str]) -> tuple[TokenizedDataset, Tensor]:
     """The first rows whose attribute has one of the values, and its numbers."""
-    numbers = {value: number for number, value in enumerate(values)}
-    found = torch.tensor([numbers.get(str(value), -1) for value in rows.attributes])
+    found = attribute.numbers(rows, values)
     index = (found >= 0).nonzero().flatten()[:ROWS]
     places: Array = index.numpy()
     return rows.take(places), found[index]
 
 
-def _predict(components: RunComponents, model: Any, rows: Any, *, task: Any = None) -> Any:
+def _predict(
+    components: RunComponents, model: Any, rows: TokenizedDataset, *, task: Any = None
+) -> Any:
     config = components.config
     return predict(
         model,
-        components.encoded[rows] if isinstance(rows, str) else rows,
+        rows,
         batch_size=config.data.eval_batch_size,
         precision=device.precision(config.trainer),
         task=task,

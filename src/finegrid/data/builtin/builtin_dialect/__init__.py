@@ -44,12 +44,8 @@ class Speaker(Draw):
         return items[self._place] if self.chance(LOYAL) else super().pick(items)
 
 
-def load(name: str) -> dict[str, list[Row]]:
-    """The rows of a builtin task, of this one or of those beside it."""
-    from finegrid.data import builtin
-
-    if name != NAME:
-        return builtin.load(name)
+def load() -> dict[str, list[Row]]:
+    """Its rows by split."""
     taken: set[str] = set()
     held_out = _split("validation", taken)
     return {"train": _split("train", taken), "validation": held_out}
