@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 from commands import call
@@ -21,6 +22,7 @@ from finegrid import recipes
 from finegrid.config import MethodConfig, RunConfig, register_resolvers, to_plain
 from finegrid.errors import UserError
 from finegrid.grid.expand import Cell, cells
+from finegrid.grid.known import Known
 from finegrid.grid.search import MethodSearch, Search
 from finegrid.grid.status import Outcome, Store, outcome, settled
 from finegrid.report.load import rankings
@@ -101,6 +103,7 @@ def test_a_bad_space_is_one_line(node: dict[str, Any], message: str) -> None:
     [
         ("tune.trials=-1", "tune.trials=-1 is negative"),
         ("tune.widen=0.5", "tune.widen=0.5 must be at least 1"),
+        ("tune.full=0", "tune.full=0 must be at least 1"),
         ("tune.per=[task]", "tune.per must name model"),
         ("tune.per=[model,seed]", "tune.per=seed is unknown"),
         ("+tune.trails=8", "unknown key tune.trails; did you mean 'trials'"),
@@ -128,6 +131,22 @@ def test_bad_settings_of_a_search_are_one_line(override: str, message: str) -> N
 )
 def test_the_ladder(n: int, expected: tuple[tuple[int, float], ...]) -> None:
     assert halving.ladder(n) == tuple(Rung(*rung) for rung in expected)
+
+
+@pytest.mark.parametrize(
+    ("n", "full", "expected"),
+    [
+        (4, 4, ((4, 1),)),
+        (4, 9, ((4, 1),)),
+        (8, 4, ((8, 1 / 8), (4, 1))),
+        (16, 4, ((16, 1 / 8), (8, 1 / 4), (4, 1))),
+        (4, 1, ((4, 1 / 8), (2, 1 / 4), (1, 1))),
+    ],
+)
+def test_more_trials_at_full_length_leave_out_rounds_that_would_drop_nothing(
+    n: int, full: int, expected: tuple[tuple[int, float], ...]
+) -> None:
+    assert halving.ladder(n, full) == tuple(Rung(*rung) for rung in expected)
 
 
 def test_eight_trials_cost_four_full_runs() -> None:
@@ -308,6 +327,29 @@ def test_more_trials_later_keep_the_earlier(searches: Searches) -> None:
     first = {cell.key for wave in finish(few, store) for cell in wave if cell.facts["budget"] < 1}
     many, *_ = searches("method=lora,bitfit", "tune.trials=8")
     assert first < {cell.key for cell in many.needed(store.ended)}
+
+
+def test_trials_that_all_run_in_full_take_up_those_of_a_search_that_let_two(
+    searches: Searches,
+) -> None:
+    few, _, store = searches("method=lora,bitfit", "tune.trials=4")
+    waves = finish(few, store)
+    all_full, base, _ = searches("method=lora,bitfit", "tune.trials=4", "tune.full=4")
+    for search in all_full.searches:
+        search.store = store
+    assert not any(all_full.tuned(cell, store.ended) for cell in base)
+    (more,) = finish(all_full, store)
+    assert sorted(fields([*waves[1], *more], "method", "trial")) == [
+        (method, trial) for method in ("bitfit", "lora") for trial in range(4)
+    ]
+    assert set(fields(more, "budget")) == {(5.0,)}
+    tuned = [search for cell in base if (search := all_full.tuned(cell, store.ended))]
+    assert {cell.facts["tuning_runs"] for cell in tuned} == {4}
+    results = rungs.results(store.records.values())
+    assert [[len(rung) for rung in result.rungs] for result in results] == [[4, 4]] * 2
+    assert all(result.complete for result in results)
+    lost = [r for r in store.records.values() if r.cell != more[-1].key]
+    assert [result.complete for result in rungs.results(lost, unequal=True)].count(False) == 1
 
 
 def test_a_search_killed_anywhere_and_in_any_order_asks_for_the_same_cells(
@@ -587,6 +629,17 @@ def test_a_sweep_searches_compares_and_fills_holes(tmp_path: Path) -> None:
     result = call(*SWEEP, f"hydra.sweep.dir={again}", f"known=[{kept}]")
     assert result.returncode != 0
     assert "trials.jsonl, line 1: not a readable record: " in result.stderr
+
+
+def test_known_cells_carry_what_the_search_of_this_sweep_took(searches: Searches) -> None:
+    search, base, store = searches("method=lora,bitfit", "tune.trials=4")
+    finish(search, store)
+    tuned = [cell for one in base if (cell := search.tuned(one, store.ended))]
+    for compared, expected in ((tuned, [6, 6]), (base, [14, 3])):
+        keys = [cell.key for cell in compared]
+        table = pd.DataFrame({"cell": [*keys, "other"], "tuning_runs": [14.0, 3.0, 9.0]})
+        (rows,) = Store(store.root, Known((table,), hashes=frozenset(keys))).given(compared)
+        assert list(rows["tuning_runs"]) == expected, "without a search, what they came with"
 
 
 def test_a_trial_that_diverged_is_no_hole_and_not_run_again(tmp_path: Path) -> None:

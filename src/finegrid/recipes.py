@@ -27,6 +27,7 @@ class TuneConfig:
 
     factors: list[float] = field(default_factory=list)  # of trial=0, 1, ... in experiment=tune
     trials: int = 0  # that a sweep begins with, for each method; 0: none
+    full: int = 2  # trials that run at full length, of which the best is chosen
     seed: int = 100  # of the trials, apart from those of a report
     per: list[str] = field(default_factory=lambda: ["task", "model"])  # what has a rate for itself
     widen: float = 1.0  # factor by which every method's space reaches farther at both ends
@@ -41,6 +42,7 @@ class TuneConfig:
     def __post_init__(self) -> None:
         for key in ("trials", "seed"):
             require(getattr(self, key) >= 0, f"tune.{key}={getattr(self, key)} is negative")
+        require(self.full >= 1, f"tune.full={self.full} must be at least 1")
         require(self.widen >= 1, f"tune.widen={self.widen:g} must be at least 1")
         for name in self.per:
             one_of("tune.per", name, self.PER)

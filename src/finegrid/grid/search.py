@@ -49,7 +49,8 @@ class MethodSearch:
         """
         self.name, self.cells, self.makers, self.store = name, cells, makers, store
         self.points = points(cells[0])
-        self.ladder = halving.ladder(len(self.points))
+        self.full = min(cells[0].config["tune"]["full"], len(self.points))
+        self.ladder = halving.ladder(len(self.points), self.full)
         self.at = list(_middle(cells))  # of each task one cell, of the middle fraction
         self._entered = [list(range(len(self.points)))]  # trials of each rung that has begun
         self._made: dict[tuple[int, int], list[Cell]] = {}
@@ -125,7 +126,7 @@ class MethodSearch:
         point, seed = self.points[trial], cell.config["tune"]["seed"]
         changes = {"trial": trial, "seed": seed, "store": "none", "tune.chosen": list(point)}
         made = self.makers[cell.key](cell, point | changes | {f"budget.{unit}": part})
-        return _noted(made, {"search": self.name, "budget": budget})
+        return _noted(made, {"search": self.name, "budget": budget, "full": self.full})
 
 
 class Search:
@@ -290,7 +291,7 @@ def _changing(
     options = list(recipes.space(cells[0].config["method"]))
     unit = cells[0].facts["budget_unit"]
     every = [point for cell in cells for point in points(cell)]
-    shares = [rung.share for rung in halving.ladder(tune.trials)]
+    shares = [rung.share for rung in halving.ladder(tune.trials, tune.full)]
     budgets = [halving.amount(unit, c.facts["budget"], share) for c in cells for share in shares]
     values: dict[str, Sequence[Any]] = {o: [point[o] for point in every] for o in options}
     values |= {"tune.chosen": [options], f"budget.{unit}": budgets, "seed": [tune.seed]}

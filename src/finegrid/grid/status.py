@@ -4,16 +4,16 @@ The records are the truth. The index is made from the directories' names wheneve
 """
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from finegrid.grid import locks
 from finegrid.grid.eta import Past
 from finegrid.grid.expand import Cell
 from finegrid.grid.known import Known, readable
-from finegrid.runs import layout
+from finegrid.runs import layout, settings
 from finegrid.runs.record import Record, read_fields
 
 if TYPE_CHECKING:
@@ -93,8 +93,23 @@ class Store:
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
     def given(self, cells: Sequence[Cell]) -> "list[pd.DataFrame]":
-        """Rows of the cells that have no record here and were given from elsewhere."""
-        return self.known.rows(c.key for c in cells if not (self.path(c) / layout.RECORD).is_file())
+        """Rows of the cells that have no record here and were given from elsewhere.
+
+        With what this sweep's own search took, where it began with one: whoever gave them may have
+        found the same rate in another way.
+        """
+        lie = (cell for cell in cells if not (self.path(cell) / layout.RECORD).is_file())
+        facts = {cell.key: cell.facts for cell in lie}
+        return [_with_costs(rows, facts) for rows in self.known.rows(facts)]
+
+
+def _with_costs(rows: "pd.DataFrame", facts: Mapping[str, Mapping[str, Any]]) -> "pd.DataFrame":
+    own = {
+        name: rows["cell"].map({key: of_cell.get(name) for key, of_cell in facts.items()})
+        for name in settings.NOTED
+        if name in rows
+    }
+    return rows.assign(**{name: found.fillna(rows[name]) for name, found in own.items()})
 
 
 def outcome(directory: Path, *, at: float | None = None) -> Outcome:

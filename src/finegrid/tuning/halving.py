@@ -1,4 +1,4 @@
-"""Successive halving: few steps for many trials, a full run for the best two.
+"""Successive halving: few steps for many trials, a full run for the best few.
 
 Jamieson & Talwalkar 2016, arXiv 1502.07943. Every rung is a run of its own whose schedule ends
 there; no run is continued, since a learning rate that still has to fall tells little. The effort is
@@ -12,7 +12,7 @@ from math import ceil, inf
 from finegrid.tuning.design import BASES, position
 
 FIRST, SECOND = 1 / 8, 1 / 4  # of the budget; the last rung has all of it
-LAST = 2  # trials that run at full length
+LAST = 2  # trials that run at full length if a search does not say
 STATES = ("ok", "constant", "failed")  # the best first
 COUNTED = ("steps", "examples", "tokens")  # budgets in whole numbers
 
@@ -45,15 +45,15 @@ class Score:
         return order, value, abs(position(self.trial, BASES[0]) - 0.5), self.trial
 
 
-def ladder(n: int) -> tuple[Rung, ...]:
-    """The rungs of a search over `n` trials: all at 1/8, half of them at 1/4, two at full length.
+def ladder(n: int, full: int = LAST) -> tuple[Rung, ...]:
+    """The rungs of a search over `n` trials: all at 1/8, half at 1/4, `full` at full length.
 
     A rung that would drop nothing is left out; one trial is the published value, and needs none.
     """
     if n < 2:
         return ()
-    sizes = {FIRST: n, SECOND: ceil(n / 2), 1.0: LAST}
-    shares = [share for share, size in sizes.items() if size > LAST or share == 1]
+    sizes = {FIRST: n, SECOND: ceil(n / 2), 1.0: min(n, full)}
+    shares = [share for share, size in sizes.items() if size > sizes[1.0] or share == 1]
     return tuple(Rung(sizes[share], share) for share in shares)
 
 

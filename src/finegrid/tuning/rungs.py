@@ -61,7 +61,8 @@ class Result:
         """Whether the trials at full length have ended."""
         last = self.rungs[-1]
         full = float(_noted(self.runs[0], "budget") or 0)
-        return len(last) >= LAST and last[0].runs[0].budget == full
+        trials = max(int(_noted(run, "full") or LAST) for run in self.runs)
+        return len(last) >= trials and last[0].runs[0].budget == full
 
     @property
     def chosen(self) -> Tried | None:
