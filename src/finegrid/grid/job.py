@@ -75,7 +75,8 @@ def write(
         cells = [
             {
                 "directory": str(store.path(cell)),
-                "overrides": list(cell.overrides),
+                # what the sweep was given is no part of the run, and a path of this machine
+                "overrides": [line for line in cell.overrides if not line.startswith("known=")],
                 "config": saved_config.with_recipe(cell.config),
                 "before": before[cell.key],
             }
