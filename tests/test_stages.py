@@ -4,6 +4,7 @@ import json
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -268,6 +269,37 @@ def test_known_results_are_not_run_again(
     assert sorted(Results(root, places, known=(str(there),)).runs["cell"]) == WANTED
     status = call(str(root), command="status")
     assert status.returncode == 0, status.stdout
+
+
+@pytest.mark.parametrize("kind", ["directory", "table", "trial"])
+@pytest.mark.parametrize(
+    ("asked", "given", "kept"),
+    [
+        ("auto", ("bf16-mixed", "bf16-mixed"), "bf16-mixed"),
+        ("auto", ("bf16-mixed", "32"), None),
+        ("auto", ("16-true", "16-true"), None),
+        ("32", ("bf16-mixed", "bf16-mixed"), None),
+    ],
+)
+def test_a_sweep_goes_on_in_the_precision_of_what_it_was_given(
+    tmp_path: Path, kind: str, asked: str, given: tuple[str, str], kept: str | None
+) -> None:
+    cells = [replace(c, config=c.config | {"trainer": {"precision": asked}}) for c in BASE[:4]]
+    there, root = tmp_path / "there", tmp_path / "here"
+    for one, precision in zip(cells[:2], given, strict=True):
+        made = Record(**one.facts, overrides=[], status="ok", test=0.5, precision=precision)
+        made.trial = 0 if kind == "trial" else None
+        path = Store(there).path(one)
+        path.mkdir(parents=True)
+        made.write(path)
+    if kind == "table":
+        rankings.load([there]).to_parquet(tmp_path / "runs.parquet")
+        there = tmp_path / "runs.parquet"
+    store = Store(root, Known.of(str(there)))
+    sweep = Sweep(Stages(cells), store, retry="failed", fail_fast=None)
+    sweep.conduct(Waves(root), command="x")  # type: ignore[arg-type]
+    decided = [path.read_text() for path in (root / layout.PLANS).glob(f"{layout.PRECISION}*")]
+    assert decided == [kept] * 2 * (kept is not None)
 
 
 def test_a_given_trial_counts_as_a_record(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from finegrid.runs.spec import RunSpec
 from finegrid.storage.files import content, create_once, write_atomic
 
 VARIABLE = "FINEGRID_JOB"
+PRECISIONS = ("32", "bf16-mixed")  # that `auto` may mean
 SLOT = "FINEGRID_SLOT"  # name of the slot that a job runs on, for whoever looks on
 
 
@@ -151,8 +152,16 @@ def decided_precision(root: Path, asked: Mapping[str, Any]) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         create_once(path, device.precision(trainer).encode())
     choice = content(path, 100).decode()
-    one_of(str(path), choice, ("32", "bf16-mixed"))
+    one_of(str(path), choice, PRECISIONS)
     return choice
+
+
+def keep_precision(root: Path, precision: str) -> bool:
+    """Let `auto` mean a precision in a sweep's directory; false if that was decided before."""
+    if precision not in PRECISIONS:
+        return False
+    places = [root / layout.PLANS / f"{layout.PRECISION}{device}" for device in ("cpu", "gpu")]
+    return any([create_once(path, precision.encode()) for path in places])
 
 
 def _held(job: Job, stack: ExitStack) -> Iterator[tuple[JobCell, locks.CellLock]]:

@@ -1,6 +1,6 @@
 """Finished cells that are given to a sweep from outside: `known=[FILE|DIR,...]`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,6 +55,16 @@ class Known:
         lie = [path for key, path in self.directories.items() if key in wanted]
         stored = (table[table["cell"].isin(wanted - {*self.directories})] for table in self.tables)
         return [*([rankings.load(lie)] if lie else []), *(table for table in stored if len(table))]
+
+    def precision(self, keys: Collection[str]) -> str | None:
+        """That of all results given for some cells; None if there are none, or of several."""
+        tables = (table for table in self.tables if "precision" in table)
+        columns = (table.loc[table["cell"].isin(keys), "precision"].dropna() for table in tables)
+        lie = (readable(path) for key, path in self.directories.items() if key in keys)
+        searched = (record for key, record in self.trials.items() if key in keys)
+        found = {record.precision for record in (*lie, *searched) if record}
+        found = {*found, *(name for column in columns for name in column)} - {None}
+        return found.pop() if len(found) == 1 else None
 
 
 def readable(directory: Path) -> Record | None:

@@ -76,6 +76,7 @@ class Sweep:
         """
         self.plan = {"command": command}
         path = self._write_plan()
+        self._keep_precision()
         alive = locks.acquire(path.with_suffix(""), sweep=self.id, slot="")
         assert alive is not None  # nobody else has this sweep's id
         most = (lambda: self.stages.most) if self.stages.adaptive else None
@@ -138,6 +139,13 @@ class Sweep:
         }
         write_atomic(path, json.dumps(self.plan).encode())
         return path
+
+    def _keep_precision(self) -> None:
+        """Go on in the precision of what was given, so that a grid is never mixed."""
+        left_open = {c.key for c in self.cells if c.config["trainer"]["precision"] == "auto"}
+        precision = self.store.known.precision(left_open)
+        if precision and job.keep_precision(self.store.root, precision):
+            print(f"trainer.precision=auto means {precision} here, that of what is known")
 
     def run(self, launcher: Launcher) -> list[JobReturn]:
         """Launch what is to be done until every cell is settled or `fail_fast` of them fail alike.
