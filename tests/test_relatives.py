@@ -249,7 +249,8 @@ def test_the_identity_choice_reaches_what_singular_vectors_reach() -> None:
     """Other auxiliary tensors around the authors' central one are a chain of ours."""
     chain, weight = trained_chain()
     long = len(chain.second)
-    permuted = weight.view(chain.split).permute(0, 5, 1, 6, 2, 7, 3, 8, 4, 9).reshape(long, -1)
+    split = (*factors(32, 3), *factors(72, 3))
+    permuted = weight.view(split).permute(0, 5, 1, 6, 2, 7, 3, 8, 4, 9).reshape(long, -1)
     u, s, v = torch.linalg.svd(permuted, full_matrices=False)
     rest = (s[:, None] * v).reshape(-1, long)  # d_2 i_3 j_3, the right half
     ours, t, w = torch.linalg.svd(rest, full_matrices=False)
