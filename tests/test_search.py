@@ -31,6 +31,7 @@ from finegrid.tuning import design, halving, rungs, write_rungs
 from finegrid.tuning.halving import Rung, Score
 
 RATE = {"optim.lr": (0.1, 10.0)}
+HEAD_ALONE = ("head", "mask_magnitude", "mask_random")  # what else they change does not train
 # no rate makes up for their penalty
 PENALISED = ("debias_diff", "diff_pruning", "diff_pruning_structured", "mask_l0")
 TWO = {"optim.lr": (0.1, 10.0), "method.l0": (0.01, 100.0)}
@@ -69,8 +70,9 @@ def test_every_method_says_what_a_search_may_try(method: str) -> None:
     node = to_plain(composed(f"method={method}").method)
     assert isinstance(node["search"], dict), "explicit in its YAML"
     space = recipes.space(node)
-    assert space["optim.lr"] == (0.1, 10.0), "the same for every method"
-    assert set(space) - {"optim.lr"} == ({"method.l0"} if method in PENALISED else set())
+    rate = "optim.head_lr" if method in HEAD_ALONE else "optim.lr"
+    assert space[rate] == (0.1, 10.0), "the same for every method"
+    assert set(space) - {rate} == ({"method.l0"} if method in PENALISED else set())
     assert "search" not in MethodConfig.of(node).decisive()
 
 
@@ -81,7 +83,7 @@ def test_a_method_of_the_users_needs_no_search() -> None:
 
 
 BAD_SPACES = {
-    "no rate": ({"method.rank": [0.5, 2]}, "must name optim.lr and at most one more option"),
+    "no rate": ({"method.rank": [0.5, 2]}, "must name optim.lr or optim.head_lr and at most"),
     "three": ({"optim.lr": [0.1, 10], "a": 1, "b": 2}, "at most one more option"),
     "unknown": ({"optim.lr": [0.1, 10], "method.rnk": [0.5, 2]}, "method.rnk, which is no number"),
     "text": ({"optim.lr": "wide"}, r"must be the lowest and the highest multiple"),
@@ -399,6 +401,31 @@ def test_a_second_option_is_searched_together_with_the_rate(searches: Searches) 
     won = next(c for c in first if c.facts["lr"] == tuned.facts["lr"])
     assert tuned.config["method"]["l0"] == won.config["method"]["l0"]
     assert "tune.chosen=[optim.lr,method.l0]" in tuned.overrides
+
+
+def test_what_trains_the_head_alone_is_searched_by_the_heads_rate(searches: Searches) -> None:
+    def end(cell: Cell) -> dict[str, Any]:
+        return {"validation": cell.config["optim"]["head_lr"]}
+
+    search, base, store = searches("method=head,lora", "tune.trials=4", end=end)
+    published = composed("method=head").optim
+    (wave, _) = finish(search, store)
+    tried = {c.config["optim"]["head_lr"] for c in wave if c.facts["method"] == "head"}
+    assert len(tried) == 4
+    assert published.head_lr in tried
+    assert {c.facts["lr"] for c in wave if c.facts["method"] == "head"} == {published.lr}
+    tuned = {c.facts["method"]: c for b in base if (c := search.tuned(b, store.ended))}
+    assert tuned["head"].config["optim"]["head_lr"] == max(tried)
+    assert tuned["lora"].config["optim"]["head_lr"] == published.head_lr, "alike for the others"
+    assert any(f"head: optim.head_lr={max(tried):g} (" in line for line in search.summary())
+    search.conclude()
+    rates = yaml.safe_load((store.root / "tuned/tiny.yaml").read_text(encoding="utf-8"))
+    assert rates["lr"]["head"] == {"builtin_paraphrase": published.lr}
+    assert rates["options"]["head"] == {"optim.head_lr": {"builtin_paraphrase": max(tried)}}
+    given = ("tuned=tiny", f"hydra.searchpath=[file://{store.root}]")
+    again = [composed(f"method={method}", *given).optim for method in ("head", "lora")]
+    assert [one.head_lr for one in again] == [max(tried), published.head_lr]
+    assert again[0].lr == published.lr, "what goes with it is there"
 
 
 def test_one_trial_is_the_published_rate(searches: Searches) -> None:

@@ -42,6 +42,7 @@ OUTSIDE = re.compile(r"(?!finegrid\.)[a-zA-Z_]\w*(\.[a-zA-Z_]\w*)+")  # of a pac
 def register_resolvers() -> None:
     """Register the resolvers that the YAML files use; safe to call again."""
     OmegaConf.register_new_resolver("recipe", recipes.recipe, replace=True)
+    OmegaConf.register_new_resolver("head_rate", recipes.head_rate, replace=True)
     OmegaConf.register_new_resolver("slug", lambda text: slug(str(text)), replace=True)
     OmegaConf.register_new_resolver("named_after", named_after, replace=True)
 

@@ -14,9 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from finegrid.errors import one_of, require
 
-# all that the resolver looks at
+# all that the resolvers look at
 RECIPE_READS = ("method", "model", "task", "tuned", "trial", "tune")
 RATE = "optim.lr"
+HEAD_RATE = "optim.head_lr"  # what a method searches that trains nothing else
+RATES = (RATE, HEAD_RATE)
 SPACE = {RATE: (0.1, 10.0)}  # of a method whose YAML has no `search`
 MOST = 2  # options that a search tries at once
 
@@ -60,12 +62,13 @@ def space(method: Mapping[str, Any], where: str = "method") -> dict[str, tuple[f
     if not isinstance(node, Mapping):
         return dict(SPACE)
     require(
-        RATE in node and len(node) <= MOST,
-        f"{where}.search must name {RATE} and at most one more option, got {list(node)}",
+        any(rate in node for rate in RATES) and len(node) <= MOST,
+        f"{where}.search must name {' or '.join(RATES)} and at most one more option, got "
+        f"{list(node)}",
     )
     for option, ends in node.items():
         argument = str(option).removeprefix("method.")
-        known = option == RATE or (option != argument and _is_number(method.get(argument)))
+        known = option in RATES or (option != argument and _is_number(method.get(argument)))
         require(known, f"{where}.search names {option}, which is no number of the method's")
         good = isinstance(ends, list) and len(ends) == 2 and all(map(_is_number, ends))
         require(
@@ -88,6 +91,15 @@ def recipe(key: str, *, _root_: DictConfig) -> Any:
     """
     value = _tuned(key, _root_) if _root_.get("tuned") else _published(key, _root_)
     return _scaled(value, _root_.trial, _root_.tune.factors) if scales(_root_) else value
+
+
+def head_rate(*, _root_: DictConfig) -> Any:
+    """Resolver `${head_rate:}`: the model's rate of a head, unless a search found the method's."""
+    tuned = _root_.get("tuned") or {}
+    found = tuned.get("options", {}).get(_root_.method.name, {})
+    if HEAD_RATE not in found:
+        return _root_.model.head_lr
+    return _of_task(found[HEAD_RATE], f"tuned={tuned.name} has no {HEAD_RATE}", _root_)
 
 
 def scales(cfg: Mapping[str, Any]) -> bool:

@@ -124,8 +124,8 @@ def _tried(tried: Tried) -> str:
 
 def _values(tried: Tried) -> str:
     values = tried.values
-    others = (f" {option}={value:g}" for option, value in values.items() if option != RATE)
-    return f"{values[RATE]:g}{''.join(others)}"
+    others = (f"{option}={value:g}" for option, value in values.items() if option != RATE)
+    return " ".join([*([f"{values[RATE]:g}"] if RATE in values else []), *others])
 
 
 def _notes(result: Result) -> Iterator[str]:
@@ -149,7 +149,7 @@ def _notes(result: Result) -> Iterator[str]:
 def _rates(results: Sequence[Result]) -> dict[str, dict[str, float]]:
     """Method -> task -> rate, of methods that have one."""
     return {
-        method: {task: tried.values[RATE] for task, tried in of_task.items()}
+        method: {task: float(tried.runs[0].lr or 0) for task, tried in of_task.items()}
         for method, of_task in _by_task(results).items()
     }
 
