@@ -95,11 +95,10 @@ def recipe(key: str, *, _root_: DictConfig) -> Any:
 
 def head_rate(*, _root_: DictConfig) -> Any:
     """Resolver `${head_rate:}`: the model's rate of a head, unless a search found the method's."""
-    tuned = _root_.get("tuned") or {}
-    found = tuned.get("options", {}).get(_root_.method.name, {})
-    if HEAD_RATE not in found:
-        return _root_.model.head_lr
-    return _of_task(found[HEAD_RATE], f"tuned={tuned.name} has no {HEAD_RATE}", _root_)
+    tuned, method = _root_.get("tuned") or DictConfig({}), _root_.method.name
+    found = tuned.get("options", {}).get(method, {})
+    lacks = f"tuned={tuned.get('name')} has no {HEAD_RATE} of {method}"
+    return _of_task(found[HEAD_RATE], lacks, _root_) if HEAD_RATE in found else _root_.model.head_lr
 
 
 def scales(cfg: Mapping[str, Any]) -> bool:

@@ -25,12 +25,8 @@ LARGEST = 1 << 18  # bytes; a composed config has a few thousand
 DEEPEST = 32
 MOST = 100  # references
 LONGEST = 1 << 16  # characters of what one of them may stand for
-LOOKS = (
-    "recipe",
-    "head_rate",
-    "oc.select",
-    "named_after",
-)  # resolvers that look at the config alone
+# resolvers that look at the config alone
+LOOKS = ("recipe", "head_rate", "oc.select", "named_after")
 MACHINE = "${oc.env:FINEGRID_DATA_DIR,null}"  # data.root by default: where that machine had data
 RECIPE = "${recipe:lr}"  # of optim.lr in a trial
 OPEN = "???"  # what a reference stands for as long as it is not resolved
