@@ -209,6 +209,7 @@ def test_kills_at_random_moments_lose_nothing(
     assert results(tmp_path) == undisturbed
 
 
+@pytest.mark.nightly  # kills of jobs of one cell stand for it
 def test_kills_of_jobs_of_several_cells_lose_nothing(
     undisturbed: Results, tmp_path: Path, started: list[subprocess.Popen[str]]
 ) -> None:

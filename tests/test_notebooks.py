@@ -12,6 +12,7 @@ import pytest
 from conftest import ROOT
 
 NOTEBOOKS = sorted((ROOT / "docs/tutorials").glob("*.ipynb"))
+NIGHTLY = {"comparison": pytest.mark.nightly}  # it trains for long
 CELLS = """
 import json, sys
 for source in json.load(open(sys.argv[1], encoding="utf-8")):
@@ -46,7 +47,11 @@ def test_holds_what_came_out(notebook: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "notebook",
+    [pytest.param(path, marks=NIGHTLY.get(path.stem, ())) for path in NOTEBOOKS],
+    ids=lambda path: path.stem,
+)
 def test_runs_from_the_first_cell_to_the_last(notebook: Path, tmp_path: Path) -> None:
     sources = tmp_path / "cells.json"
     sources.write_text(json.dumps(["".join(cell["source"]) for cell in cells(notebook)]))

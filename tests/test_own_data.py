@@ -112,6 +112,7 @@ def used(directory: Path, file: Path, kind: str) -> None:
     assert list(config["id2label"].values()) == (labels or ["LABEL_0"])
 
 
+@pytest.mark.nightly  # two methods of a pass stand for all
 def test_every_method_that_fuses(tmp_path: Path) -> None:
     told = own_kind("sixty classes", tmp_path)
     found = fused(tmp_path, [(*told, f"method={name}") for name in FUSING])
@@ -396,7 +397,10 @@ def test_a_sweep_over_own_rows(swept: tuple[Path, list[str]]) -> None:
         used(one, root / "tickets.csv", "three classes")
 
 
-@pytest.mark.parametrize("more", [(), ("experiment=tune", "trial=1"), ("data.fraction=0.5",)])
+TRIAL = pytest.param(("experiment=tune", "trial=1"), marks=pytest.mark.nightly)
+
+
+@pytest.mark.parametrize("more", [(), TRIAL, ("data.fraction=0.5",)])
 def test_a_job_knows_a_cell_by_the_hash_of_the_sweep(more: tuple[str, ...], tmp_path: Path) -> None:
     planned = survey.planned([*own_kind("graded", tmp_path), *more, "seed=3"], conf=composed_from())
     one = next(found for found in planned.cells if found.facts["method"] == "bitfit")

@@ -497,7 +497,11 @@ def test_real_encoder_on_real_data(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("task", "budget"),
     [
-        ("builtin_paraphrase", ("budget.epochs=4", "data.batch_size=16")),
+        pytest.param(
+            "builtin_paraphrase",
+            ("budget.epochs=4", "data.batch_size=16"),
+            marks=pytest.mark.nightly,
+        ),
         ("builtin_acceptability", ("budget.epochs=2",)),
         ("builtin_similarity", ("budget.epochs=1",)),
     ],
