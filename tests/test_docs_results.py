@@ -30,7 +30,7 @@ def test_means_are_those_of_the_runs_and_of_the_published_tables(path: Path) -> 
     raw["head"] = named.fillna("classifier")  # which older runs do not name
     raw["options"] = raw["overrides"].str.findall(r"method\.\S+").str.join(" ")
     by_hand = raw.groupby(PLACE)["test"].agg(mean="mean", sd="std", ok="size")
-    assert len(cells) > 5
+    assert len(cells) > 2
     assert _sorted(cells) == pytest.approx(_sorted(by_hand), abs=1e-12)
     best = compare.against_best(ours)
     today = SCORE.findall(tables.markdown(ours, cells, best).replace("**", ""))
