@@ -95,10 +95,10 @@ def recipe(key: str, *, _root_: DictConfig) -> Any:
 
 def head_rate(*, _root_: DictConfig) -> Any:
     """Resolver `${head_rate:}`: the model's rate of a head, unless a search found the method's."""
-    tuned, method = _root_.get("tuned") or DictConfig({}), _root_.method.name
-    found = tuned.get("options", {}).get(method, {})
-    lacks = f"tuned={tuned.get('name')} has no {HEAD_RATE} of {method}"
-    return _of_task(found[HEAD_RATE], lacks, _root_) if HEAD_RATE in found else _root_.model.head_lr
+    found = _beside(_root_)
+    if HEAD_RATE not in found:
+        return _root_.model.head_lr
+    return _of_task(found[HEAD_RATE], f"tuned={_root_.tuned.name} has no {HEAD_RATE}", _root_)
 
 
 def scales(cfg: Mapping[str, Any]) -> bool:
@@ -143,10 +143,16 @@ def _of_task(value: Any, lacks: str, root: DictConfig) -> Any:
     return value[task]
 
 
+def _beside(root: DictConfig) -> Mapping[str, Any]:
+    """Option -> what a search chose for the method together with its rate."""
+    options = (root.get("tuned") or {}).get("options", {})
+    found: Mapping[str, Any] = options.get(root.method.name, {})
+    return found
+
+
 def _require_beside(tuned: DictConfig, root: DictConfig) -> None:
     """Refuse a rate without the value of another option that the search chose together with it."""
-    options = tuned.get("options", {}).get(root.method.name, {})
-    for option, value in options.items():
+    for option, value in _beside(root).items():
         wanted = _of_task(value, f"tuned={tuned.name} has no {option}", root)
         require(
             OmegaConf.select(root, option) == wanted,

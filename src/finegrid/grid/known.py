@@ -62,8 +62,8 @@ class Known:
         columns = (table.loc[table["cell"].isin(keys), "precision"].dropna() for table in tables)
         lie = (readable(path) for key, path in self.directories.items() if key in keys)
         searched = (record for key, record in self.trials.items() if key in keys)
-        found = {record.precision for record in (*lie, *searched) if record}
-        found = {*found, *(name for column in columns for name in column)} - {None}
+        names = [record.precision for record in (*lie, *searched) if record]
+        found = {*names, *(name for column in columns for name in column)} - {None}
         return found.pop() if len(found) == 1 else None
 
 

@@ -49,8 +49,7 @@ class MethodSearch:
         """
         self.name, self.cells, self.makers, self.store = name, cells, makers, store
         self.points = points(cells[0])
-        self.full = min(cells[0].config["tune"]["full"], len(self.points))
-        self.ladder = halving.ladder(len(self.points), self.full)
+        self.ladder = halving.ladder(len(self.points), cells[0].config["tune"]["full"])
         self.at = list(_middle(cells))  # of each task one cell, of the middle fraction
         self._entered = [list(range(len(self.points)))]  # trials of each rung that has begun
         self._made: dict[tuple[int, int], list[Cell]] = {}
@@ -126,7 +125,8 @@ class MethodSearch:
         point, seed = self.points[trial], cell.config["tune"]["seed"]
         changes = {"trial": trial, "seed": seed, "store": "none", "tune.chosen": list(point)}
         made = self.makers[cell.key](cell, point | changes | {f"budget.{unit}": part})
-        return _noted(made, {"search": self.name, "budget": budget, "full": self.full})
+        notes = {"search": self.name, "budget": budget, "full": self.ladder[-1].trials}
+        return _noted(made, notes)
 
 
 class Search:

@@ -124,8 +124,10 @@ def _tried(tried: Tried) -> str:
 
 def _values(tried: Tried) -> str:
     values = tried.values
-    others = (f"{option}={value:g}" for option, value in values.items() if option != RATE)
-    return " ".join([*([f"{values[RATE]:g}"] if RATE in values else []), *others])
+    return " ".join(
+        f"{option}={value:g}" if option != RATE else f"{value:g}"
+        for option, value in values.items()
+    )
 
 
 def _notes(result: Result) -> Iterator[str]:

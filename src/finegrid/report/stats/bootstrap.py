@@ -97,7 +97,7 @@ class Resampler:
     def weighted_ranks(self) -> Floats:
         """Mid-ranks of the labels within each draw, less their mean, times the weights: N x 1+D."""
         order, first, group = _ties(self.labels)
-        sums = _grouped(self.weights[order], first)
+        sums = _grouped(self.weights[order], first, group)
         half = sums / 2
         ranks = np.empty_like(self.weights)
         ranks[order] = (_accumulated(sums) - half)[group]
@@ -111,8 +111,8 @@ class Resampler:
     @cached_property
     def label_spread(self) -> Floats:
         """Sum of the squares of the labels' centred mid-ranks, by draw."""
-        order, first, _ = _ties(self.labels)
-        return _spread(_grouped(self.weights[order], first))
+        order, first, group = _ties(self.labels)
+        return _spread(_grouped(self.weights[order], first, group))
 
 
 def _ties(values: NDArray[np.generic]) -> tuple[NDArray[np.intp], ...]:
@@ -203,9 +203,9 @@ def _spearman(draws: Resampler, predictions: NDArray[np.generic]) -> Floats:
     """Pearson's of the mid-ranks, which are taken anew in each draw."""
     scores = np.empty((draws.weights.shape[1], len(predictions)))
     for run, one in enumerate(predictions):
-        order, first, _ = _ties(one)
-        sums = _grouped(draws.weights[order], first)
-        opposite = _grouped(draws.weighted_ranks[order], first)
+        order, first, group = _ties(one)
+        sums = _grouped(draws.weights[order], first, group)
+        opposite = _grouped(draws.weighted_ranks[order], first, group)
         spread = draws.spread if len(first) == len(one) else _spread(sums)
         half = np.einsum("gd,gd->d", sums, opposite) / 2
         product = np.einsum("gd,gd->d", _accumulated(sums), opposite) - half
@@ -213,15 +213,10 @@ def _spearman(draws: Resampler, predictions: NDArray[np.generic]) -> Floats:
     return scores
 
 
-def _grouped(rows: Floats, first: NDArray[np.intp]) -> Floats:
-    """Sums of the rows of each group, given where it begins; a tenth of the time of `reduceat`."""
-    if len(first) == len(rows):
-        return rows
-    later = np.ones(len(rows), bool)
-    later[first] = False
-    group = np.cumsum(~later) - 1
+def _grouped(rows: Floats, first: NDArray[np.intp], group: NDArray[np.intp]) -> Floats:
+    """Sums of the rows of each group, as `_ties` tells them; a tenth of the time of `reduceat`."""
     sums = rows[first]
-    for row in np.flatnonzero(later):
+    for row in np.flatnonzero(np.diff(group) == 0) + 1:
         sums[group[row]] += rows[row]
     return sums
 
