@@ -15,7 +15,7 @@ from finegrid.report import pareto
 from finegrid.report.comparison import Comparison
 from finegrid.report.load import rankings
 from finegrid.report.recommend import text
-from finegrid.report.recommend.decide import Asked, Decision, decide
+from finegrid.report.recommend.decide import Asked, Decision, bearing, decide
 from finegrid.report.recommend.options import probability_best
 from finegrid.report.stats import compare
 from finegrid.runs.record import Record
@@ -292,6 +292,21 @@ def test_real_data_come_before_toy_data() -> None:
     few = decided(both, task="builtin_a", labels=5)
     assert sentence(few).startswith("Constructed tasks alone, no real data: Not enough evidence")
     assert sentence(decided(both)).startswith("full ")
+
+
+def test_toy_runs_are_compared_only_where_they_may_answer() -> None:
+    toy = table(usual, tasks=("builtin_a", "builtin_b"))
+    both = pd.concat([toy, table(usual)], ignore_index=True)
+    lost = both.iloc[[0]].assign(task=np.nan, status="unreadable")
+    kept = bearing(pd.concat([both, lost], ignore_index=True), Asked())
+    assert set(kept["task"].dropna()) == {"mrpc"}
+    assert kept["task"].isna().sum() == 1, "an unreadable run is told of"
+    assert set(bearing(both, Asked(task="mrpc"))["task"]) == {"mrpc"}
+    for asked in (Asked(task="builtin_a"), Asked(task="mprc")):
+        assert bearing(both, asked) is both
+    both.loc[both["task"].eq("mrpc"), "status"] = "failed"
+    assert bearing(both, Asked()) is both
+    assert bearing(toy, Asked()) is toy
 
 
 def test_a_model_of_more_than_toy_size_comes_first() -> None:

@@ -18,7 +18,7 @@ from finegrid.errors import UserError, nearest
 from finegrid.report.comparison import Comparison
 from finegrid.report.load import rankings
 from finegrid.report.recommend import crosscheck, text
-from finegrid.report.recommend.decide import Asked, decide
+from finegrid.report.recommend.decide import Asked, bearing, decide
 from finegrid.storage.paths import published_runs
 
 
@@ -26,11 +26,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Read the results, decide, and print the answer."""
     given = _arguments(argv)
     runs = rankings.load([*given.directories, *given.results] or published_runs())
-    made = Comparison.of(_of_model(runs, given.model) if given.model else runs)
+    runs = _of_model(runs, given.model) if given.model else runs
     asked = Asked(given.labels, given.minutes, given.megabytes, given.task, given.budget)
     if given.check:
-        print(crosscheck.text(crosscheck.cross_check(made, asked)))
+        print(crosscheck.text(crosscheck.cross_check(Comparison.of(runs), asked)))
         return
+    made = Comparison.of(bearing(runs, asked))
     decision = decide(made, asked)
     print(text.answer(decision).text())
     if given.why:

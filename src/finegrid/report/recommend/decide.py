@@ -95,6 +95,14 @@ def decide(comparison: Comparison, asked: Asked) -> Decision:
     return replace(best, notes=(*best.notes, *_beside(best, decisions)))
 
 
+def bearing(runs: pd.DataFrame, asked: Asked) -> pd.DataFrame:
+    """Without the toy tasks' runs where `decide` sets them aside: comparing them takes longest."""
+    toy = runs["task"].astype(str).str.startswith(TOY, na=False)
+    real = runs["task"].notna() & ~toy
+    wanted = real if asked.task is None else real & runs["task"].eq(asked.task)
+    return runs[~toy] if runs.loc[wanted, "status"].eq("ok").any() else runs
+
+
 def asked_of(cells: pd.DataFrame, asked: Asked) -> pd.DataFrame:
     """The cells of the task and kind of budget that are asked for.
 
