@@ -12,11 +12,10 @@ import pytest
 import torch
 from conftest import METHODS, composed, tuning_method
 from hydra.utils import get_class
-from omegaconf import DictConfig
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from finegrid.config import NOT_ARGUMENTS, OptimConfig, RunConfig
+from finegrid.config import NOT_ARGUMENTS, MethodConfig, OptimConfig, RunConfig
 from finegrid.data.batching import TokenizedDataset
 from finegrid.data.examples import Examples
 from finegrid.data.tokenization import encode
@@ -53,13 +52,13 @@ def fresh(seed: int = 0, model: str = "tiny") -> Backbone:
 
 
 @cache
-def _config_of(name: str) -> DictConfig:
-    return composed(f"method={name}")
+def _config_of(name: str) -> MethodConfig:
+    return RunConfig.of(composed(f"method={name}")).method
 
 
 def method_of(name: str) -> TuningMethod:
     """A method as its YAML says."""
-    return build_method(RunConfig.of(_config_of(name)).method)
+    return build_method(_config_of(name))
 
 
 def tuned(name: str, seed: int = 0, model: str = "tiny") -> Backbone:
@@ -133,7 +132,7 @@ def bits(model: nn.Module) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_yaml_binds_to_the_signature(name: str) -> None:
-    cfg = _config_of(name).method
+    cfg = composed(f"method={name}").method
     assert cfg.name == name
     given = {key for key in cfg if key not in (*NOT_ARGUMENTS, "_target_", "search")}
     target = get_class(cfg._target_)

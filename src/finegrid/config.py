@@ -7,6 +7,7 @@ knows OmegaConf. Values live in `conf/`; the classes here hold types and limits,
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -279,7 +280,7 @@ def bind(cls: type[T], node: Mapping[Any, Any], where: str) -> T:
     for key in node:
         require(str(key) in names, f"unknown key {where}.{key!s}; {nearest(str(key), names)}")
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), _plain(node)))  # type: ignore[return-value]
+        return OmegaConf.to_object(OmegaConf.merge(_schema(cls), _plain(node)))  # type: ignore[return-value]
     except MissingMandatoryValue as error:
         raise UserError(f"{where}: {error.msg}; give it on the command line") from error
     except OmegaConfBaseException as error:
@@ -288,6 +289,13 @@ def bind(cls: type[T], node: Mapping[Any, Any], where: str) -> T:
                 raise cause from None
         line = str(error).strip().splitlines()[0]
         raise UserError(f"{where}.{error.key or ''}: {line}") from error
+
+
+@cache
+def _schema(cls: type[Any]) -> DictConfig:
+    """A dataclass as OmegaConf knows it, which `merge` copies."""
+    made: DictConfig = OmegaConf.structured(cls)
+    return made
 
 
 def _plain(node: Mapping[Any, Any]) -> dict[str, Any]:

@@ -63,8 +63,10 @@ def of_system(error: OSError) -> str:
 
 
 def nearest(word: str, names: Iterable[str]) -> str:
-    """`did you mean ...? (available: ...)` for a word that is none of `names`."""
+    """`did you mean ...? (available: ...)` for a word that is none of `names`; else nothing."""
     names = sorted(names)
+    if word in names:  # of a requirement that holds: its message is not looked for
+        return ""
     close = get_close_matches(word, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(repr(name) for name in close)}? " if close else ""
     return f"{hint}(available: {', '.join(names) or 'none'})"
