@@ -502,7 +502,7 @@ def test_real_encoder_on_real_data(tmp_path: Path) -> None:
             ("budget.epochs=4", "data.batch_size=16"),
             marks=pytest.mark.nightly,
         ),
-        ("builtin_acceptability", ("budget.epochs=2",)),
+        pytest.param("builtin_acceptability", ("budget.epochs=2",), marks=pytest.mark.nightly),
         ("builtin_similarity", ("budget.epochs=1",)),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
