@@ -335,6 +335,17 @@ def test_of_equal_means_the_smallest_is_named_and_the_others_said() -> None:
     assert "the same mean" not in sentence(decided(table(usual)))
 
 
+def test_runs_given_twice_count_once(shipped: Path) -> None:
+    """As where a table is reported together with the directories that it was written from."""
+    runs = rankings.load([shipped]).assign(started="2026-01-01T00:00:00")
+    runs["cell"] = [f"c{n}" for n in range(len(runs))]
+    runs.to_parquet(path := shipped.parent / "again.parquet")
+    assert len(rankings.load([path, path])) == len(runs)
+    runs.loc[0, "started"] = ""  # unknown: perhaps another try
+    runs.to_parquet(path)
+    assert len(rankings.load([path, path])) == len(runs) + 1
+
+
 def test_a_directory_of_a_report_is_read_as_its_table(shipped: Path) -> None:
     tables = [rankings.load([path]) for path in (shipped, shipped.parent)]
     pd.testing.assert_frame_equal(*tables)

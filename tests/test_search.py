@@ -350,6 +350,7 @@ def test_trials_that_all_run_in_full_take_up_those_of_a_search_that_let_two(
     results = rungs.results(store.records.values())
     assert [[len(rung) for rung in result.rungs] for result in results] == [[4, 4]] * 2
     assert all(result.complete for result in results)
+    assert "Rates found by successive halving" in write_rungs.markdown(results)
     lost = [r for r in store.records.values() if r.cell != more[-1].key]
     assert [result.complete for result in rungs.results(lost, unequal=True)].count(False) == 1
 
@@ -609,6 +610,7 @@ def test_a_method_searched_in_several_ways_is_in_no_overlay(searches: Searches) 
     results = rungs.results(store.records.values())
     assert {result.method for result in results} == {"lora method.rank=2", "lora method.rank=8"}
     text = write_rungs.overlay(results, "x", "command")
+    assert text.startswith("# x: rates for tiny, found by trials at full length")
     assert yaml.safe_load(text)["lr"] == {}
     assert "searched in several ways: lora" in text
 

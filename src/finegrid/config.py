@@ -280,7 +280,7 @@ def bind(cls: type[T], node: Mapping[Any, Any], where: str) -> T:
     for key in node:
         require(str(key) in names, f"unknown key {where}.{key!s}; {nearest(str(key), names)}")
     try:
-        return OmegaConf.to_object(OmegaConf.merge(_schema(cls), _plain(node)))  # type: ignore[return-value]
+        return OmegaConf.to_object(OmegaConf.merge(_schema(cls), _plain(node)))  # type: ignore[return-value, arg-type]
     except MissingMandatoryValue as error:
         raise UserError(f"{where}: {error.msg}; give it on the command line") from error
     except OmegaConfBaseException as error:

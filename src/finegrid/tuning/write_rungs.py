@@ -16,7 +16,7 @@ WIDER = "more trials or tune.widen=3 reach farther, alike for all"
 
 def markdown(results: Sequence[Result]) -> str:
     """A table for each task and protocol: every method's rungs, and the rate that it chose."""
-    sections = ["### Rates found by successive halving"]
+    sections = [f"### Rates found {_way(results)}"]
     for head, rows in _tables(results):
         sections += [head, _table(rows)]
     return "\n\n".join([*sections, cost(results)])
@@ -32,7 +32,7 @@ def overlay(results: Sequence[Result], name: str, command: str) -> str:
     if len(models) > 1:
         raise UserError(f"the searches are for {' and '.join(models)}; name those of one model")
     tables = (line for head, rows in _tables(results) for line in (head, *_table(rows).split("\n")))
-    header = [f"{name}: rates for {models[0]}, found by successive halving", *tables]
+    header = [f"{name}: rates for {models[0]}, found {_way(results)}", *tables]
     header += [cost(results), f"by: {command}", *_left_out(results)]
     rates, others = _rates(results), _others(results)
     lines = [f"name: {name}", f"model: {models[0]}", "lr:" if rates else "lr: {}"]
@@ -72,6 +72,11 @@ def cost(results: Sequence[Result]) -> str:
     text = f"the search took {runs} runs, {examples:,} examples a method{tasks}"
     named = (f"{', '.join(counts[c])} {c[0]} runs, {c[1]:,} examples" for c in others)
     return f"{text} ({'; '.join(named)})" if others else text
+
+
+def _way(results: Sequence[Result]) -> str:
+    halved = any(len(result.rungs) > 1 for result in results)
+    return "by successive halving" if halved else "by trials at full length"
 
 
 def _nothing() -> str:

@@ -74,6 +74,7 @@ def read_records(directory: Path) -> list[Record]:
 def load(paths: Iterable[Path], *, tell: Callable[[int], None] = lambda done: None) -> pd.DataFrame:
     """A row a run of all below some directories, or of a report's `runs.parquet` or directory.
 
+    A run that is found in several of them, as its cell and the time of its start tell, counts once.
     Columns: the scalar fields of a record, `directory`, `overrides`, `version`, those of
     `races.COLUMNS` and `<split>/<metric>`. A record that is not readable is a row of status
     `unreadable`. Tuning trials are left out; `attrs["trials"]` is their number, `attrs["races"]`
@@ -98,6 +99,9 @@ def load(paths: Iterable[Path], *, tell: Callable[[int], None] = lambda done: No
     if not frames:
         raise UserError("these runs are tuning trials; finegrid tune reads them")
     runs = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
+    known = runs[["cell", "started"]].astype(object).replace("", None)
+    again = known.duplicated() & known.notna().all(axis=1)
+    runs = runs[~again].reset_index(drop=True) if again.any() else runs
     runs.attrs = {"trials": trials, "races": notes}
     return runs
 
