@@ -40,6 +40,7 @@ class Record:
     select: str = "best"
     validation_from: str | None = None  # share: the fraction's own rows; null: older than that
     rows_asked: int | None = None  # with data.rows; `fraction` is then what share of all they are
+    subset_seed: int | None = None  # which rows the fraction is; null: older than the note
     frozen_dropout: bool = True  # false: none below what trains
     kernels: bool | None = None  # false: torch's own modules; null: older than the choice
     gradient_checkpointing: bool = False  # true: less memory, one forward pass more a step

@@ -51,6 +51,7 @@ def add_inputs(record: Record, components: RunComponents) -> None:
         record.separator = backbone.separator(components.config.model)
     record.chat_template = components.config.model.chat_template
     record.fraction = splits.fraction
+    record.subset_seed = components.config.data.subset_seed
     record.train_hash = splits.train.digest()
     record.validation_hash = splits.validation.digest()
     record.test_hash = splits.test["test"].digest()

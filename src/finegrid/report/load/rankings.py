@@ -18,7 +18,8 @@ METHOD_ORDER = ("full", "head")  # the baselines come first, the methods after t
 TABLE = ["setting", "task", "budget_unit", "budget"]  # one table: methods by fractions
 RANKING = [*TABLE, "fraction"]  # methods compared with one another, paired by seed
 CELL = [*RANKING, "method"]
-SAME = ["train_hash", "validation_hash", "test_hash", "metric"]  # within a ranking
+OF_TRAINING, OF_TEST = ["train_hash", "validation_hash"], ["test_hash", "metric"]
+SAME = [*OF_TRAINING, *OF_TEST]  # within a ranking
 PARQUET = "runs.parquet"  # of a report: its runs as one table
 BY_SEED = "by seed"  # the fingerprint of random weights, which every seed draws anew
 UNKNOWN = "unknown"
@@ -258,18 +259,32 @@ def _settings(runs: pd.DataFrame, mix: Collection[str]) -> tuple[pd.DataFrame, t
 
 
 def _on_other_rows(runs: pd.DataFrame) -> pd.Series:
-    """Whether a run has other rows or another metric than most of its ranking."""
-    differs = runs.groupby(RANKING)[[*SAME, "positive"]].nunique().gt(1).any(axis=1)
-    refused = pd.Series(False, index=runs.index)
+    """Whether a run has other rows or another metric than most of its ranking.
+
+    Seeds may train on rows of their own, as `data.subset_seed` says, all methods on the same.
+    """
+    subset = runs["subset_seed"].fillna(0) if "subset_seed" in runs else 0
+    seeded = runs.assign(subset=subset)
+    return (
+        _unlike(seeded, RANKING, OF_TEST)
+        | _unlike(seeded, RANKING, ["positive"])
+        | _unlike(seeded, [*RANKING, "subset"], OF_TRAINING)
+        | _unlike(seeded, [*RANKING, "seed"], ["subset"])
+    )
+
+
+def _unlike(runs: pd.DataFrame, by: list[str], same: list[str]) -> pd.Series:
+    """Whether a run has other values in `same` than most of those alike in `by`."""
+    differs = runs.groupby(by)[same].nunique().gt(1).any(axis=1)
+    unlike = pd.Series(False, index=runs.index)
     for key in differs.index[differs]:
-        ranking = runs[(runs[RANKING] == key).all(axis=1)]
-        complete = ranking.dropna(subset=SAME)
-        counts = (complete if len(complete) else ranking).value_counts(SAME, dropna=False)
+        group = runs[(runs[by] == key).all(axis=1)]
+        complete = group.dropna(subset=same)
+        counts = (complete if len(complete) else group).value_counts(same, dropna=False)
         usual = sorted(counts.index[counts == counts.max()], key=str)[0]
-        positive = [("positive", value) for value in ranking["positive"].mode()[:1]]
-        for name, value in [*zip(SAME, usual, strict=True), *positive]:
-            refused[ranking.index] |= ranking[name].notna() & (ranking[name] != value)
-    return refused
+        for name, value in zip(same, usual, strict=True):
+            unlike[group.index] |= group[name].notna() & (group[name] != value)
+    return unlike
 
 
 def _once(runs: pd.DataFrame) -> pd.DataFrame:
