@@ -31,6 +31,7 @@ from finegrid.tuning import design, halving, rungs
 
 FOLDER = "tuned"  # of a sweep: its rates, a file a model
 SIZE = ("data.fraction", "data.rows")
+SEEDS = ("seed", "data.subset_seed")
 
 
 class MethodSearch:
@@ -248,7 +249,7 @@ def _tune(cells: Sequence[Cell]) -> TuneConfig | None:
 
 def _name(cell: Cell, tune: TuneConfig) -> str:
     """A cell's search, by a hash of what its cells have in common."""
-    free = ["seed", *recipes.space(cell.config["method"])]
+    free = [*SEEDS, *recipes.space(cell.config["method"])]
     free += [] if "fraction" in tune.per else SIZE
     free += [] if "task" in tune.per else ["task"]
     return cell_hash(settings.without(settings.deciding(cell.config), free))
