@@ -44,6 +44,7 @@ from finegrid.grid.status import Outcome, Store, outcome
 from finegrid.runs import identity, layout, live
 from finegrid.runs.live import LiveRun
 from finegrid.runs.record import Record, read
+from finegrid.runs.text import given_overrides
 from finegrid.storage.paths import CONF
 
 SWEEP = [
@@ -69,7 +70,7 @@ def by_hydra(loader: ConfigLoader, config: DictConfig) -> dict[str, dict[str, An
     """The cells of a sweep as Hydra's own sweeper splits it, each composed by itself."""
     parameters = dict(config.hydra.sweeper.params)
     lines = {key: f"{key}={value}" for key, value in parameters.items()}
-    lines |= {line.partition("=")[0]: line for line in config.hydra.overrides.task}
+    lines |= {line.partition("=")[0]: line for line in given_overrides(config.hydra)}
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(lines.values()))
     (batch,) = BasicSweeper.split_arguments(parsed, None)
     found = {}
@@ -94,6 +95,7 @@ MIXED = {
     "budgets": ["budget=steps,epochs", "store=float32,bfloat16"],
     "trials": ["experiment=tune", "method=head,lora", "model=tiny", "trial=0,1"],
     "experiments": ["experiment=smoke,demo", "method=head,full", "data.fraction=0.2"],
+    "references": ["method=head", "model=tiny", "seed=0,1", "data.subset_seed=${seed}"],
     "parameters": ["experiment=builtin", "method=head,full", "data.fraction=0.3", "seed=0,1"],
 }  # fmt: skip
 
@@ -101,7 +103,7 @@ MIXED = {
 @pytest.mark.parametrize("overrides", MIXED.values(), ids=MIXED)
 def test_each_cell_is_what_hydra_composes(overrides: list[str]) -> None:
     with composed(*overrides) as (loader, config):
-        found = cells(loader, config, list(config.hydra.overrides.task))
+        found = cells(loader, config, given_overrides(config.hydra))
         assert {cell.key: cell.facts for cell in found} == by_hydra(loader, config)
     assert len({cell.directory for cell in found}) == len(found)
 
@@ -110,7 +112,7 @@ def test_a_directory_is_named_by_the_axes_that_vary() -> None:
     """Not by what every name holds anyway, nor by an axis of one value."""
     axes = ["method=head,full", "seed=0,1", "optim.lr=1e-3,1e-2", "store=float32,bfloat16"]
     with composed(*axes, "budget=steps", "budget.steps=3") as (loader, config):
-        found = cells(loader, config, list(config.hydra.overrides.task))
+        found = cells(loader, config, given_overrides(config.hydra))
     ends = {cell.name.rpartition("/")[2] for cell in found}
     assert ends == {
         f"f1-s{seed}-lr{lr}-store{store}"
@@ -148,7 +150,7 @@ GRIDS = {  # experiment and arguments -> cells by what they vary
 @pytest.mark.parametrize(("arguments", "wanted"), GRIDS.values(), ids=GRIDS)
 def test_a_sweep_can_be_several_grids(arguments: list[str], wanted: dict[str, int]) -> None:
     with composed(*arguments, "task=rte", "seed=0", "model=tiny") as (loader, config):
-        found = cells(loader, config, list(config.hydra.overrides.task))
+        found = cells(loader, config, given_overrides(config.hydra))
     assert Counter(cell.facts["method"] for cell in found) == wanted
     assert len({cell.directory for cell in found}) == len(found)
 
@@ -164,7 +166,7 @@ def test_what_parts_do_not_tell_is_composed(tmp_path: Path) -> None:
     (tmp_path / "train.yaml").write_text(main, encoding="utf-8")
     overrides = [f"hydra.searchpath=[file://{ROOT}/conf]", "trainer=cpu,gpu", "logger=none,csv"]
     with composed(*overrides, conf=tmp_path) as (loader, config):
-        found = cells(loader, config, list(config.hydra.overrides.task))
+        found = cells(loader, config, given_overrides(config.hydra))
         assert {cell.key for cell in found} == set(by_hydra(loader, config))
     assert len(found) == 3, "a CPU makes one cell with either logger"
 
@@ -471,7 +473,7 @@ def test_the_sweeps_own_records_come_first(tmp_path: Path) -> None:
 
 def planned_cells(*overrides: str) -> list[Cell]:
     with composed(*overrides) as (loader, config):
-        return cells(loader, config, list(config.hydra.overrides.task))
+        return cells(loader, config, given_overrides(config.hydra))
 
 
 def test_bytes_are_those_of_past_runs_or_else_the_most_that_they_can_be(tmp_path: Path) -> None:

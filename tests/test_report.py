@@ -194,6 +194,23 @@ def test_runs_on_other_data_than_most_are_left_out(name: str) -> None:
     assert note.startswith("Left out of mrpc at 0.3 (3 epochs)")
 
 
+def on_rows(method: str, seed: int, subset: int | None, rows: str) -> Record:
+    return record(method, seed, 0.8, subset_seed=subset, **(HASHES | {"train_hash": rows}))
+
+
+def test_seeds_may_have_rows_of_their_own_that_all_methods_share() -> None:
+    runs = [on_rows(method, s, s, f"rows{s}") for method in ("full", "lora") for s in range(3)]
+    found = results(*runs)
+    (note,) = found.notes
+    assert (len(found.runs), note[:36]) == (6, "Seeds train on rows of their own (da")
+    older = [on_rows(run.method, 0, None, "rows0") for run in runs if run.seed == 0]
+    assert len(results(*older, *(run for run in runs if run.seed)).runs) == 6, "that was subset 0"
+    for odd in (on_rows("ia3", 0, 0, "rows1"), on_rows("ia3", 0, 1, "rows1")):
+        found = results(*runs, odd)
+        assert set(found.runs["method"]) == {"full", "lora"}
+        assert "ia3 seed 0" in found.notes[0]
+
+
 def test_fractions_have_rows_of_their_own() -> None:
     larger = HASHES | {"train_hash": "u", "fraction": 1.0}
     found = results(record("full", 0, 0.8, **HASHES), record("full", 0, 0.9, **larger))

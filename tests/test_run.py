@@ -493,6 +493,16 @@ def test_real_encoder_on_real_data(tmp_path: Path) -> None:
     assert record.test_rows == 408
 
 
+def test_a_seed_may_train_on_rows_of_its_own(tmp_path: Path) -> None:
+    own, fixed = "data.subset_seed=${seed}", "data.subset_seed=0"
+    short = ("experiment=smoke", "model=tiny", "method=head", "seed=1", "data.fraction=0.1")
+    records = [run_cell(tmp_path / str(n), *short, given) for n, given in enumerate((own, fixed))]
+    assert [record.subset_seed for record in records] == [1, 0]
+    assert own in records[0].overrides
+    assert records[0].train_hash != records[1].train_hash
+    assert records[0].test_hash == records[1].test_hash
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "budget"),

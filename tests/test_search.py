@@ -27,6 +27,7 @@ from finegrid.grid.search import MethodSearch, Search
 from finegrid.grid.status import Outcome, Store, outcome, settled
 from finegrid.report.load import rankings
 from finegrid.runs.record import Record, read
+from finegrid.runs.text import given_overrides
 from finegrid.tuning import design, halving, rungs, write_rungs
 from finegrid.tuning.halving import Rung, Score
 
@@ -259,7 +260,7 @@ def _composed(given: tuple[str, ...]) -> tuple[Search, list[Cell]]:
     with initialize_config_dir(str(ROOT / "conf"), job_name="train", version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         config = loader.load_configuration("train", list(given), RunMode.MULTIRUN)
-        task = list(config.hydra.overrides.task)
+        task = given_overrides(config.hydra)
         base = cells(loader, config, task)
         return Search.of(loader, config, task, base, Store(Path())), base
 
@@ -329,6 +330,16 @@ def test_more_trials_later_keep_the_earlier(searches: Searches) -> None:
     first = {cell.key for wave in finish(few, store) for cell in wave if cell.facts["budget"] < 1}
     many, *_ = searches("method=lora,bitfit", "tune.trials=8")
     assert first < {cell.key for cell in many.needed(store.ended)}
+
+
+def test_one_search_serves_seeds_that_train_on_rows_of_their_own(searches: Searches) -> None:
+    own = ("method=lora", "seed=0,1", "data.subset_seed=${seed}", "tune.trials=4")
+    search, base, store = searches(*own)
+    assert {cell.config["data"]["subset_seed"] for cell in base} == {0, 1}
+    trials = [cell for wave in finish(search, store) for cell in wave]
+    assert len(trials) == search.most
+    assert {cell.config["data"]["subset_seed"] for cell in trials} == {100}
+    assert len(rungs.results(store.records.values())) == 1
 
 
 def test_trials_that_all_run_in_full_take_up_those_of_a_search_that_let_two(

@@ -247,6 +247,7 @@ def _reserved(node: Any) -> Iterator[str]:
 
 STORES = ("float32", "bfloat16", "none")  # none: scored as in float32, and no delta file
 UNITS = ("epochs", "steps", "examples", "tokens", "seconds")
+_schema = cache(OmegaConf.structured)  # of a dataclass; `merge` copies it
 
 
 @dataclass(frozen=True)
@@ -289,13 +290,6 @@ def bind(cls: type[T], node: Mapping[Any, Any], where: str) -> T:
                 raise cause from None
         line = str(error).strip().splitlines()[0]
         raise UserError(f"{where}.{error.key or ''}: {line}") from error
-
-
-@cache
-def _schema(cls: type[Any]) -> DictConfig:
-    """A dataclass as OmegaConf knows it, which `merge` copies."""
-    made: DictConfig = OmegaConf.structured(cls)
-    return made
 
 
 def _plain(node: Mapping[Any, Any]) -> dict[str, Any]:

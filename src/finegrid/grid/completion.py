@@ -20,7 +20,7 @@ from finegrid.errors import UserError, require
 from finegrid.grid import own_models
 from finegrid.grid.expand import grids
 from finegrid.runs.settings import Role, role
-from finegrid.runs.text import hydra_value
+from finegrid.runs.text import given_overrides, hydra_value
 from finegrid.storage.paths import CONF
 
 BARE = re.compile(r"[A-Za-z_]\w*(?==)")  # a key without a dot, a slash or a sign before it
@@ -76,7 +76,7 @@ def _composed(
     with initialize_config_dir(str(CONF), job_name="train", version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         config = loader.load_configuration("train", [*given, *search], RunMode.MULTIRUN)
-        several = list(grids(loader, config, list(config.hydra.overrides.task)))
+        several = list(grids(loader, config, given_overrides(config.hydra)))
         leads = [[str(axis.choices[0].input_line) for axis in axes] for axes in several]
         configs = [_plain(loader.load_sweep_config(config, lead)) for lead in leads]
     swept = [(axis.key, one.value()) for axes in several for axis in axes for one in axis.choices]

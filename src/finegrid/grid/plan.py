@@ -32,6 +32,7 @@ from finegrid.grid.status import (
     settled,
 )
 from finegrid.runs import layout
+from finegrid.runs.text import given_overrides
 from finegrid.storage.files import content
 
 LARGEST = 1 << 28  # bytes of a plan, which has a line a cell
@@ -88,7 +89,7 @@ def planned(overrides: Sequence[str], *, conf: Path) -> Plan:
         loader = GlobalHydra.instance().config_loader()
         config = loader.load_configuration("train", list(overrides), RunMode.MULTIRUN)
         store = Store(Path(str(config.hydra.sweep.dir)), Known.of(config.known))
-        found = stages(loader, config, list(config.hydra.overrides.task), store)
+        found = stages(loader, config, given_overrides(config.hydra), store)
     one_of("retry", str(config.retry), tuple(AGAIN))
     return Plan(found, store, str(config.retry), _slots(config))
 

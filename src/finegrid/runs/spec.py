@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from finegrid.config import RunConfig, to_plain
 from finegrid.errors import require
 from finegrid.runs import identity
+from finegrid.runs.text import given_overrides
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class RunSpec:
         hydra = HydraConfig.get()
         sweep = Path(str(hydra.sweep.dir)).name if hydra.mode == RunMode.MULTIRUN else None
         directory = Path(hydra.runtime.output_dir)
-        return cls.of(cfg, directory, list(hydra.overrides.task), sweep=sweep, **more)
+        return cls.of(cfg, directory, given_overrides(hydra), sweep=sweep, **more)
 
     def require_unchanged(self) -> None:
         """Refuse a run whose files have changed since the sweep computed its hash."""

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
+from omegaconf import OmegaConf
 
 BARE = re.compile(r"(?!(null|true|false|nan|inf)$)[a-z_/][\w./-]*", re.ASCII | re.IGNORECASE)
 
@@ -59,6 +60,12 @@ def hydra_value(value: Any) -> str:
         return "[" + ",".join(map(hydra_value, value)) + "]"
     text = str(value)
     return text if BARE.fullmatch(text) else QuotedString(text, Quote.single).with_quotes()
+
+
+def given_overrides(hydra: Any) -> list[str]:
+    """The overrides in Hydra's part of a config as given: what they refer to is not put in."""
+    overrides: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
+    return list(overrides)
 
 
 def rerun_command(overrides: Iterable[str], *, sweep: str = "", command: str = "") -> str:

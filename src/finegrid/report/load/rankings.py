@@ -136,6 +136,7 @@ def gather(runs: pd.DataFrame, *, mix: Collection[str] = ()) -> Results:
     tries = int((~refused).sum())
     runs = _once(runs[~refused])
     notes += [*caveats.earlier(tries - len(runs)), *caveats.experiments(runs, TABLE)]
+    notes += caveats.own_rows(runs, RANKING)
     raced = races.by_ranking(runs, RANKING)
     notes += [*caveats.ends(runs), *caveats.busy(runs), *caveats.missing(missing(runs, raced))]
     notes += [*caveats.spared(raced), *caveats.exploratory(raced)]
