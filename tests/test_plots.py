@@ -230,6 +230,17 @@ def test_several_budgets_have_a_figure_over_them(tmp_path: Path) -> None:
     assert "mrpc-epochs1-curves-s0" not in figures
 
 
+def test_rows_asked_for_by_number_are_the_axis(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    asked = [replace(run, rows_asked=run.train_rows) for run in grid(tasks=["mrpc"], seeds=3)]
+    figures = {f.name: f for f in draw.draw(*tables(written(tmp_path, asked, points=0)))[0]}
+    over = figures["mrpc-epochs3-fraction-s0"]
+    assert {*over.data.rows_asked} == {300.0, 1000.0}
+    assert "training rows" in texts(over)
+    assert "1,000\xa0rows of the data" in figures["mrpc-epochs3-bytes-s0"].title
+
+
 def test_distances_that_an_analysis_left_are_drawn(tmp_path: Path) -> None:
     root = written(tmp_path, grid(tasks=["mrpc"], fractions=[1.0], seeds=2), points=0)
     for number, directory in enumerate(sorted(root.iterdir())):

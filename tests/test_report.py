@@ -16,7 +16,7 @@ from commands import call, errors
 from conftest import ROOT
 
 from finegrid.errors import UserError
-from finegrid.report import paper, tables
+from finegrid.report import formatting, paper, tables
 from finegrid.report.comparison import Comparison
 from finegrid.report.html import page as html_page
 from finegrid.report.load import rankings
@@ -215,6 +215,22 @@ def test_fractions_have_rows_of_their_own() -> None:
     larger = HASHES | {"train_hash": "u", "fraction": 1.0}
     found = results(record("full", 0, 0.8, **HASHES), record("full", 0, 0.9, **larger))
     assert (len(found.runs), found.notes) == (2, ())
+
+
+def test_rows_asked_for_by_number_are_called_so() -> None:
+    runs = [
+        record(method, s, 0.8 + s / 100, fraction=rows / 3668, rows_asked=rows)
+        for method in ("full", "lora") for s in range(2) for rows in (32, 2048)
+    ]  # fmt: skip
+    text = shown(results(*runs))
+    assert re.search(r"\| method +\| 32 rows +\| 2,048 rows +\|", text)
+    assert "| 2,048 rows | 10 " in text
+    found = results(*runs, record("full", 2, 0.8, fraction=32 / 3668))
+    made = compare.cells(found)
+    mixed = ["0.872\xa0%", "2,048\xa0rows"]  # one of the smaller ones asked for a share
+    assert sorted({formatting.amount(cell) for cell in made.to_dict("records")}) == mixed
+    (table,) = paper.tables(found, made, compare.against_best(found))
+    assert [head for head, _ in table.columns] == mixed
 
 
 def names(*runs: Record) -> list[str]:

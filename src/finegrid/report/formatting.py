@@ -123,6 +123,12 @@ def percent(share: float | None) -> str:
     return f"{text.digits(100 * share)}{SPACE}%"
 
 
+def amount(cell: Any) -> str:
+    """How much of the training data a cell has: `30 %`, or `128 rows` where so many were asked."""
+    rows = cell["rows_asked"]
+    return percent(cell["fraction"]) if missing(rows) else f"{rows:,.0f}{SPACE}rows"
+
+
 def chance(share: float) -> str:
     """A probability estimated from some hundred draws: never quite 0 or 1; halves go up."""
     if share > 0.99:

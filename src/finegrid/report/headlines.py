@@ -113,7 +113,7 @@ def _outcome(cells: pd.DataFrame, draws: tuple[list[str], Any] | None) -> Outcom
     near = near_best(near, apart)
     return Outcome(
         budget=formatting.budget(str(first.budget_unit), float(first.budget)),
-        data=formatting.percent(float(first.fraction)),
+        data=formatting.amount(first),
         methods=len(ranked),
         best=method(first),
         seeds=int(first.ok),

@@ -95,7 +95,8 @@ def _table(results: Results, cells: pd.DataFrame, by: str, number: int, level: s
     tasks = sorted(map(str, cells["task"].unique()))
     metrics = [formatting.metric(results.runs, task, short=True) for task in tasks]
     metrics *= 1 if by == "task" else len(keys)
-    heads = [formatting.percent(key) if by == "fraction" else str(key) for key in keys]
+    amounts = {row["fraction"]: formatting.amount(row) for row in cells.to_dict("records")}
+    heads = [amounts[key] if by == "fraction" else str(key) for key in keys]
     at = {(row.method, getattr(row, by)): row for row in cells.itertuples()}
     shown = measured(COSTS, cells)
     costs = cells.groupby("method", observed=True)[shown].mean().to_dict("index")
@@ -104,7 +105,7 @@ def _table(results: Results, cells: pd.DataFrame, by: str, number: int, level: s
          tuple(COSTS[name][1](costs[method][name]) for name in shown))
         for method in ordered(set(cells["method"]))
     ]  # fmt: skip
-    share = "" if by == "fraction" else f", {formatting.percent(first['fraction'])} of the data"
+    share = "" if by == "fraction" else f", {formatting.amount(first)} of the data"
     title = f"{setting.model} on {formatting.listed(tasks, most=20)}{share}, {_budgets(cells)}"
     name = f"{number:02d}-{tasks[0] if len(tasks) == 1 else 'tasks'}-{setting.model}"
     return PaperTable(

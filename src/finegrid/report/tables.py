@@ -162,7 +162,8 @@ def _overtaking(cells: pd.DataFrame, crossings: pd.DataFrame | None, level: floa
 def _unlearned(cells: pd.DataFrame) -> list[str]:
     """The headline where no method learned anything."""
     learned = cells[cells["ok"] > 0].groupby("fraction")["learned"].any()
-    nothing = [f"{fraction:g}" for fraction in learned.index[~learned]]
+    amounts = _amounts(cells)
+    nothing = [amounts[fraction] for fraction in learned.index[~learned]]
     if not nothing:
         return []
     return [
@@ -191,7 +192,13 @@ def _grid(cells: pd.DataFrame, show: Callable[[Any], str]) -> tuple[list[str], l
         [plain(method), *(shown[method, fraction] for fraction in fractions)]
         for method in ordered(set(cells["method"]))
     ]
-    return ["method", *(f"{fraction:g}" for fraction in fractions)], rows
+    return ["method", *map(_amounts(cells).__getitem__, fractions)], rows
+
+
+def _amounts(cells: pd.DataFrame) -> dict[float, str]:
+    """Fraction -> its name: as it is, or the rows that were asked for by number."""
+    each = cells[["fraction", "rows_asked"]].drop_duplicates().itertuples(index=False, name=None)
+    return {share: f"{share:g}" if rows != rows else f"{rows:,.0f} rows" for share, rows in each}
 
 
 def _costs(cells: pd.DataFrame) -> str:
@@ -200,12 +207,12 @@ def _costs(cells: pd.DataFrame) -> str:
     largest = finished.drop_duplicates("method", keep="last").set_index("method")
     largest["peak_memory_bytes"] /= 1e6
     shown = measured(COSTS, largest)
-    rows = []
+    rows, amounts = [], _amounts(cells)
     for method in ordered(set(cells["method"])):
         cell: Any = largest.loc[method]
         costs = [_cost(cell[name], COSTS[name][1]) for name in shown]
-        rows.append([plain(method), f"{cell['fraction']:g}", *costs])
-    return markdown_table(["method", "at fraction", *(COSTS[name][0] for name in shown)], rows)
+        rows.append([plain(method), amounts[cell["fraction"]], *costs])
+    return markdown_table(["method", "at", *(COSTS[name][0] for name in shown)], rows)
 
 
 def measured(costs: Iterable[str], cells: pd.DataFrame) -> list[str]:

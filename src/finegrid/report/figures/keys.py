@@ -39,6 +39,7 @@ class FigureKey:
     budget_unit: str | None = None
     budget: float | None = None
     fraction: float | None = None
+    amount: str = ""  # that fraction in words
 
     @property
     def name(self) -> str:
@@ -55,7 +56,7 @@ class FigureKey:
         if self.budget_unit and self.budget is not None:
             parts.append(formatting.budget(self.budget_unit, self.budget))
         if self.fraction is not None:
-            parts.append(f"{formatting.percent(self.fraction)} of the data")
+            parts.append(f"{self.amount} of the data")
         return ", ".join(parts)
 
 
@@ -95,17 +96,17 @@ def _of_unit(
 ) -> Iterator[FigureKey]:
     """The figures of a task's budgets in one unit."""
     if cells.budget.nunique() > 1:
-        yield FigureKey("budget", *place, fraction=fullest(cells))
+        yield FigureKey("budget", *place, **_at(cells))
     budget: Any
     for budget, of_budget in cells.groupby("budget"):
-        at = fullest(of_budget)
+        at = _at(of_budget)
         if of_budget.fraction.nunique() > 1:
             yield FigureKey("fraction", *place, budget=float(budget))
         for kind, column in COSTS.items():
-            if of_budget.loc[of_budget.fraction == at, column].notna().sum() > 1:
-                yield FigureKey(kind, *place, budget=float(budget), fraction=at)
+            if of_budget.loc[of_budget.fraction == at["fraction"], column].notna().sum() > 1:
+                yield FigureKey(kind, *place, budget=float(budget), **at)
         for kind, file in FILES.items():
-            key = FigureKey(kind, *place, budget=float(budget), fraction=at)
+            key = FigureKey(kind, *place, budget=float(budget), **at)
             firsts = runs_of(results, key).groupby("method", observed=True).directory.first()
             if any(there and (Path(there) / file).is_file() for there in firsts):
                 yield key
@@ -121,6 +122,12 @@ def fullest(cells: pd.DataFrame) -> float:
     """The largest fraction at which most of the methods have scores; some may have failed there."""
     methods = cells.groupby("fraction").method.nunique()
     return float(methods[methods >= MOST * methods.max()].index.max())
+
+
+def _at(cells: pd.DataFrame) -> dict[str, Any]:
+    fraction = fullest(cells)
+    first = cells[cells["fraction"] == fraction].iloc[0]
+    return {"fraction": fraction, "amount": formatting.amount(first)}
 
 
 def main(cells: pd.DataFrame) -> tuple[Any, ...]:

@@ -67,6 +67,7 @@ AXES = {
     "parameters": Axis("trainable", "parameters trained", "parameters that train, with the head's",
                        formatting.count),
     "fraction": Axis("fraction", "data fraction", "share of the training rows", formatting.percent),
+    "rows": Axis("rows_asked", "training rows", "training rows", lambda value: f"{value:,.0f}"),
     "budget": Axis("budget", "budget", "budget in {unit}", lambda value: f"{value:g}"),
 }  # fmt: skip
 
@@ -74,25 +75,27 @@ AXES = {
 def cost(cells: pd.DataFrame, key: FigureKey, look: Style) -> FigureSpec | None:
     """Score against seconds, bytes or parameters (log): a point a method."""
     known = cells[cells[COSTS[key.kind]] > 0]
-    return _spec(known, key, look, _render_cost) if len(known) > 1 else None
+    return _spec(known, key, AXES[key.kind], look, _render_cost) if len(known) > 1 else None
 
 
 def growth(cells: pd.DataFrame, key: FigureKey, look: Style) -> FigureSpec | None:
     """Score against the fraction of the data, or against the budget: a line a method."""
-    several = cells[AXES[key.kind].column].nunique() > 1
+    by_number = key.kind == "fraction" and cells["rows_asked"].notna().all()
+    axis = AXES["rows" if by_number else key.kind]
+    several = cells[axis.column].nunique() > 1
     aside = " Marks stand side by side where they would cover one another."
-    return _spec(cells, key, look, _render_growth, more=aside) if several else None
+    return _spec(cells, key, axis, look, _render_growth, more=aside) if several else None
 
 
 def _spec(
     cells: pd.DataFrame,
     key: FigureKey,
+    axis: Axis,
     look: Style,
     render: Render,
     *,
     more: str = "",
 ) -> FigureSpec:
-    axis = AXES[key.kind]
     data = cells[[*SHOWN, axis.column]].astype({"method": str})
     weighed = np.column_stack([-data["mean"], data[axis.column]]).astype(float)
     data = data.assign(front=pareto.front(weighed))

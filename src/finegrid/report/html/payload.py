@@ -114,7 +114,7 @@ def _shown(row: dict[Any, Any]) -> list[str]:
     time, size = formatting.duration(row["train_seconds"]), formatting.size(row["delta_bytes"])
     return [
         formatting.mean(row),
-        formatting.percent(row["fraction"]),
+        formatting.amount(row),
         formatting.budget(row["budget_unit"], row["budget"]),
         f"{time}, {size}",
     ]

@@ -44,7 +44,7 @@ def _row(number: int, row: dict[Any, Any]) -> dict[str, Any]:
         "method": str(row["method"]),
         "task": Value(str(row["task"])),
         "setting": Value(f"{row['setting'] + 1}"),
-        "data": _value(formatting.percent(row["fraction"]), row["fraction"]),
+        "data": _value(formatting.amount(row), row["fraction"]),
         "budget": _value(formatting.budget(row["budget_unit"], row["budget"]), row["budget"]),
         "score": _value(formatting.mean(row), row["mean"]),
         "interval": _value(formatting.span(row["low"], row["high"]), row["low"]),

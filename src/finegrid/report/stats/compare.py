@@ -46,7 +46,8 @@ def cells(results: Results, known: Evidence | None = None, *, level: float = 0.9
     on other test rows too where `interval` says `seeds and rows`, on these where it says `seeds`
     (the number of rows is unknown); nothing for one seed. `learned` is false for a method that
     predicts a constant or is no better than one, whose score is `constant`. `failures` says how the
-    others ended, `missing` counts the seeds that only others here have. `race_level` and
+    others ended, `missing` counts the seeds that only others here have. `rows_asked` are those that
+    all of a ranking were given by number (`data.rows`). `race_level` and
     `race_seeds` are those of a raced ranking, `stopped` the seeds at which a race stopped a method.
     """
     known = known or evidence(results)
@@ -57,6 +58,7 @@ def cells(results: Results, known: Evidence | None = None, *, level: float = 0.9
     table = every.merge(_summaries(runs[fine], known, level), on=CELL, how="left")
     table = table.merge(_ends(runs[~fine]), on=CELL, how="left")
     table = table.merge(lacks.groupby(CELL).size().rename("missing"), on=CELL, how="left")
+    table = table.merge(_asked(runs), on=RANKING, how="left")
     counts = ["ok", "failed", "missing"]
     table[counts] = table[counts].fillna(0).astype(int)
     text = ["metric", "failures", "interval"]
@@ -66,6 +68,12 @@ def cells(results: Results, known: Evidence | None = None, *, level: float = 0.9
     metric = table[TABLE].merge(of_table, how="left")["metric"]  # also of cells without a score
     table["metric"] = metric.fillna("").to_numpy()
     return _in_order(table.assign(**_raced(table, results.races)), runs)
+
+
+def _asked(runs: pd.DataFrame) -> pd.Series:
+    by_ranking = runs.assign(rows_asked=runs.get("rows_asked", nan)).groupby(RANKING, observed=True)
+    rows = by_ranking["rows_asked"]
+    return rows.first().where(rows.nunique(dropna=False).eq(1)).astype(float).rename("rows_asked")
 
 
 def _raced(table: pd.DataFrame, races: Mapping[Key, Raced]) -> dict[str, list[float]]:
