@@ -276,10 +276,11 @@ def _on_other_rows(runs: pd.DataFrame) -> pd.Series:
 
 def _unlike(runs: pd.DataFrame, by: list[str], same: list[str]) -> pd.Series:
     """Whether a run has other values in `same` than most of those alike in `by`."""
-    differs = runs.groupby(by)[same].nunique().gt(1).any(axis=1)
+    groups = runs.groupby(by)
+    differs = groups[same].nunique().gt(1).any(axis=1)
     unlike = pd.Series(False, index=runs.index)
     for key in differs.index[differs]:
-        group = runs[(runs[by] == key).all(axis=1)]
+        group = groups.get_group(key)
         complete = group.dropna(subset=same)
         counts = (complete if len(complete) else group).value_counts(same, dropna=False)
         usual = sorted(counts.index[counts == counts.max()], key=str)[0]
