@@ -279,6 +279,7 @@ def test_what_comes_with_finegrid_is_answered_in_twelve_lines() -> None:
     assert result.returncode == 0, result.stderr
     assert len(result.stdout.splitlines()) <= 12
     assert "next: finegrid train " in result.stdout
+    assert "tune." not in result.stdout
     assert "minilm" in result.stdout
     assert "builtin" not in result.stdout
 

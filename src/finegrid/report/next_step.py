@@ -14,6 +14,7 @@ from finegrid.report.load import variants
 from finegrid.report.load.rankings import TABLE
 from finegrid.report.recommend.decide import SEEDS
 from finegrid.runs import layout
+from finegrid.runs.settings import Role, role, split_override
 from finegrid.runs.text import hydra_value
 
 MANY = 10  # seeds beyond which more of them seldom tell level methods apart
@@ -92,8 +93,14 @@ def measure(task: str | None, model: str) -> str:
 
 
 def train(runs: pd.DataFrame) -> str:
-    """The command of the first of some runs, by itself."""
-    return shlex.join(["finegrid", "train", *_overrides(runs.iloc[0])])
+    """The command of the first of some runs, by itself, without what its sweep noted in it."""
+    return shlex.join(["finegrid", "train", *filter(_is_asked, _overrides(runs.iloc[0]))])
+
+
+def _is_asked(override: str) -> bool:
+    """Whether an override is part of what a run is, and no note of a search nor for its display."""
+    key, _ = split_override(override)
+    return not key.startswith("tune.") and role(key) is not Role.SPEED
 
 
 def sweep(runs: pd.DataFrame, changes: Mapping[str, Sequence[str]]) -> str:
