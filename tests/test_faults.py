@@ -30,7 +30,7 @@ GRID = (
     "fuse=1",  # results are compared bit by bit
 )
 CELLS = 12
-KILLS = {"worker": 8, "launcher": 2, "tree": 2}
+KILLS = {"worker": 4, "launcher": 1, "tree": 1}
 Results = dict[str, Any]
 
 
@@ -174,14 +174,15 @@ Harm = Callable[[subprocess.Popen[str], random.Random], bool]
 
 
 @pytest.mark.timeout(3600)
+@pytest.mark.parametrize("times", [1, pytest.param(2, marks=pytest.mark.nightly)])
 def test_kills_at_random_moments_lose_nothing(
-    undisturbed: Results, tmp_path: Path, started: list[subprocess.Popen[str]]
+    times: int, undisturbed: Results, tmp_path: Path, started: list[subprocess.Popen[str]]
 ) -> None:
     draw = random.Random(20)
     harms: list[Harm] = [
-        *[kill_worker] * KILLS["worker"],
-        *[kill_launcher] * KILLS["launcher"],
-        *[kill_tree] * KILLS["tree"],
+        *[kill_worker] * KILLS["worker"] * times,
+        *[kill_launcher] * KILLS["launcher"] * times,
+        *[kill_tree] * KILLS["tree"] * times,
     ]
     draw.shuffle(harms)
     kills = 0
@@ -205,7 +206,7 @@ def test_kills_at_random_moments_lose_nothing(
         if not harms and process.poll() is None:
             process.communicate()
     completed(tmp_path)
-    assert kills == sum(KILLS.values())
+    assert kills == times * sum(KILLS.values())
     assert results(tmp_path) == undisturbed
 
 
@@ -246,6 +247,7 @@ def test_two_sweeps_over_one_directory_share_the_work(
     assert [log.count(" ok: ") for log in logs] == [1] * CELLS  # none ran twice
 
 
+@pytest.mark.nightly  # a sweep that searches stands for it in test_search
 def test_done_cells_are_skipped_and_a_larger_grid_fills_its_holes(tmp_path: Path) -> None:
     small = ("method=head", "seed=0,1", "data.fraction=0.3")
     completed(tmp_path, *small)
@@ -284,6 +286,7 @@ def test_an_interrupt_ends_with_the_table(
     wait_until_gone(below)
 
 
+@pytest.mark.nightly  # a launcher killed at a random moment stands for it
 def test_no_process_outlives_its_launcher() -> None:
     """Killed while it imports, starts cells and trains; waits as long as pytest lets it."""
     kills = ["--kills", "4", "--longest", "10", "--within", "1000", "--seed", "1"]

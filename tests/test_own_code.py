@@ -112,6 +112,7 @@ def test_whoever_reads_a_run_names_the_package_anew(run: Path, tmp_path: Path) -
         assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.nightly  # a run by itself stands for it
 def test_a_sweep_passes_it_on(package: Path, tmp_path: Path) -> None:
     given = arguments(package, "method=queries,head", "allow=[mypackage]")
     result = call("-m", *given, f"hydra.sweep.dir={tmp_path}/grid")

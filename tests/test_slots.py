@@ -143,6 +143,7 @@ def test_a_job_takes_down_itself_alone(run: Run, returns: list[JobReturn]) -> No
     assert len(processes - {os.getpid()}) == 2, "each job in a process of its own"
 
 
+@pytest.mark.nightly  # a job that hangs stands for it in test_sweep
 def test_a_job_ends_at_its_limit_though_it_works(run: Run, returns: list[JobReturn]) -> None:
     def works(cfg: DictConfig) -> None:
         while cfg.x == 1:
