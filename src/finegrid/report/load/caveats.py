@@ -76,7 +76,7 @@ def experiments(runs: pd.DataFrame, table: list[str]) -> Iterator[str]:
 
 def own_rows(runs: pd.DataFrame, ranking: list[str]) -> Iterator[str]:
     """Seeds that train on rows of their own: what that says of the spread."""
-    if "subset_seed" in runs and (runs.groupby(ranking)["subset_seed"].nunique() > 1).any():
+    if (runs.groupby(ranking)["subset_seed"].nunique() > 1).any():
         yield (
             "Seeds train on rows of their own (data.subset_seed), all methods on the same: spreads "
             "and intervals hold the chance in which rows they are."

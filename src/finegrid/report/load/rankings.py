@@ -50,6 +50,7 @@ class Setting:
 
 # fields of `Setting` that older runs do not have
 LATER = ("kernels", "validation_from", "head", "loss", "semi")
+ABSENT = ("positive", "subset_seed", "rows_asked")  # other columns that a frame may lack
 FIELDS = [item.name for item in fields(Setting)]
 
 
@@ -210,7 +211,7 @@ def _placed(runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
     What a failed or unreadable run lacks is that of its like.
     """
-    runs = runs.assign(**{name: runs.get(name) for name in ("positive", *LATER)})
+    runs = runs.assign(**{name: runs.get(name) for name in (*ABSENT, *LATER)})
     runs = races.checked(runs, "the runs")
     for column in ("method", "task", "budget_unit", "positive", *FIELDS):
         runs[column] = runs[column].astype(object)
@@ -264,8 +265,7 @@ def _on_other_rows(runs: pd.DataFrame) -> pd.Series:
 
     Seeds may train on rows of their own, as `data.subset_seed` says, all methods on the same.
     """
-    subset = runs["subset_seed"].fillna(0) if "subset_seed" in runs else 0
-    seeded = runs.assign(subset=subset)
+    seeded = runs.assign(subset=runs["subset_seed"].fillna(0))
     return (
         _unlike(seeded, RANKING, OF_TEST)
         | _unlike(seeded, RANKING, ["positive"])

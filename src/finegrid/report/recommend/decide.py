@@ -97,7 +97,7 @@ def decide(comparison: Comparison, asked: Asked) -> Decision:
 
 def bearing(runs: pd.DataFrame, asked: Asked) -> pd.DataFrame:
     """Without the toy tasks' runs where `decide` sets them aside: comparing them takes longest."""
-    toy = runs["task"].astype(str).str.startswith(TOY, na=False)
+    toy = _is_toy(runs)
     real = runs["task"].notna() & ~toy
     wanted = real if asked.task is None else real & runs["task"].eq(asked.task)
     return runs[~toy] if runs.loc[wanted, "status"].eq("ok").any() else runs
@@ -125,8 +125,12 @@ def asked_of(cells: pd.DataFrame, asked: Asked) -> pd.DataFrame:
 
 def real_first(cells: pd.DataFrame) -> pd.DataFrame:
     """The cells of real tasks; those of constructed ones if nothing else was measured."""
-    real = ~cells["task"].astype(str).str.startswith(TOY)
+    real = ~_is_toy(cells)
     return cells[real] if real.any() else cells
+
+
+def _is_toy(rows: pd.DataFrame) -> pd.Series:
+    return rows["task"].astype(str).str.startswith(TOY, na=False)
 
 
 def _beside(best: Decision, decisions: list[Decision]) -> Iterator[str]:

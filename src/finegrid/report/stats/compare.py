@@ -71,8 +71,7 @@ def cells(results: Results, known: Evidence | None = None, *, level: float = 0.9
 
 
 def _asked(runs: pd.DataFrame) -> pd.Series:
-    by_ranking = runs.assign(rows_asked=runs.get("rows_asked", nan)).groupby(RANKING, observed=True)
-    rows = by_ranking["rows_asked"]
+    rows = runs.groupby(RANKING, observed=True)["rows_asked"]
     return rows.first().where(rows.nunique(dropna=False).eq(1)).astype(float).rename("rows_asked")
 
 
