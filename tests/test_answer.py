@@ -9,7 +9,7 @@ import pytest
 from grids import grid, run, written
 
 from finegrid.report import rising
-from finegrid.report.answer import Answer, answer
+from finegrid.report.answer import Answer, answer, markdown
 from finegrid.report.comparison import Comparison
 from finegrid.report.load import rankings
 from finegrid.runs.record import Record
@@ -47,6 +47,28 @@ def test_a_cheaper_method_is_level(tmp_path: Path) -> None:
     assert "Of these bitfit stores least (9.1\u00a0kB, not 2\u00a0MB)" in said.sentence
     assert "seed=0,1,2,3,4,5,6,7" in said.command, "more seeds may tell level methods apart"
     assert said.command.startswith("finegrid sweep method=full,head,bitfit,ia3,lora ")
+
+
+def test_markdown_begins_with_the_answer(tmp_path: Path) -> None:
+    """Of all rows in a sentence, of half of them in a table; what others wrote stays text."""
+    runs = grid({"full": 0.8, "head": 0.7, "<b>": 0.6}, tasks=["mrpc"])
+    made = Comparison.of(rankings.load([written(tmp_path, runs)]))
+    head, lead, table = markdown(made).strip().split("\n\n")
+    assert head == "## Answer"
+    assert lead.startswith(f"**{answer(made).sentence.split(' (')[0]} (")
+    assert "is best with probability" in lead
+    assert "would often be missed." in lead
+    (row,) = table.splitlines()[2:]
+    assert [cell.strip() for cell in row.split("|")][1] == "30\u00a0%"
+    assert "<b>" not in lead + table
+
+
+def test_no_method_trains_quicker_by_less_than_is_shown(tmp_path: Path) -> None:
+    runs = [replace(one, train_seconds=10 + one.method.count("l") / 100)
+            for one in grid(tasks=["mrpc"], fractions=[1.0])]  # fmt: skip
+    said = answered(tmp_path, runs).sentence
+    assert "stores least" in said
+    assert "quickest" not in said
 
 
 def test_nothing_beats_the_majority_class(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from finegrid.commands import arguments
 from finegrid.errors import UserError, nearest
-from finegrid.report import tables, write
+from finegrid.report import write
 from finegrid.report.comparison import Comparison
 from finegrid.report.load import rankings
 from finegrid.report.load.rankings import PARQUET
@@ -37,8 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     runs = rankings.load(given.directories, tell=_progress("reading"))
     made = Comparison.of(runs, mix=mix, level=given.level, tell=_progress("comparing"))
     if given.out is None:
-        made_of = made.results, made.cells, made.best
-        print(tables.markdown(*made_of, level=given.level, crossings=made.crossings))
+        print(write.markdown(made))
         return
     written = list(write.write(made, given.out, formats or write.USUAL))
     kept: set[str] = set()

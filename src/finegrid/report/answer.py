@@ -13,10 +13,14 @@ import pandas as pd
 
 from finegrid.report import effort, formatting, rising
 from finegrid.report.comparison import Comparison
-from finegrid.report.headlines import Headline, Lead, Method
+from finegrid.report.headlines import Headline, Lead, Method, Outcome
 from finegrid.report.load.rankings import RANKING
 from finegrid.report.next_step import next_step
 from finegrid.report.stats import sums
+from finegrid.report.tables import plain
+from finegrid.runs.text import markdown_table
+
+OTHERS = ("data", "budget", "leads", "level with it", "ahead", "P(best)", "often missed below")
 
 
 @dataclass(frozen=True)
@@ -49,10 +53,40 @@ def answer(comparison: Comparison) -> Answer:
     return Answer(" ".join(filter(None, parts)), still, command)
 
 
+def markdown(comparison: Comparison) -> str:
+    """The answers as Markdown: of each task with the most data, then a line with each other."""
+    groups = by_setting(comparison, comparison.headlines)
+    parts = ["## Answer"] if groups else [plain(answer(comparison).sentence)]
+    for setting, sentence, found in groups:
+        parts += [plain(f"{setting}.")] if len(groups) > 1 else []
+        parts += [f"**{plain(sentence)}**"] if sentence else []
+        for one in found:
+            parts.append(f"**{plain(_alone(one))}** {plain(_surely(one.main))}")
+            parts += [markdown_table(OTHERS, [*map(_other, one.others)])] if one.others else []
+    return "\n\n".join(parts) + "\n"
+
+
 def _alone(one: Headline) -> str:
     main = one.main
     place = f" on {one.task} ({main.data} of the data, {main.budget}, {main.best.seeds})"
     return verdict(main, one.metric, place=place)
+
+
+def _surely(outcome: Outcome) -> str:
+    """By how much the best leads, how probably it is the best, and what would often be missed."""
+    chance = f"{outcome.best.name} is best with probability {outcome.chance}"
+    doubt = "" if outcome.few else outcome.doubt[:1].upper() + outcome.doubt[1:]
+    said = filter(None, (outcome.behind, outcome.chance and chance, doubt))
+    return " ".join(f"{sentence}." for sentence in said)
+
+
+def _other(outcome: Outcome) -> list[str]:
+    """A row of the table of other amounts and budgets."""
+    best, level = outcome.best, formatting.listed(outcome.level, most=6)
+    leads = f"{outcome.leads} {best.score}"
+    missed = formatting.score(outcome.detectable, 3)
+    cells = (outcome.data, outcome.budget, leads, level, outcome.behind, outcome.chance, missed)
+    return [plain(cell) for cell in cells]
 
 
 def verdict(lead: Lead, metric: str, *, place: str = "") -> str:
@@ -117,10 +151,10 @@ def _constant(metric: str) -> str:
 def _cheaper(best: Method, smallest: Method | None, quickest: Method | None) -> str:
     """Which of those level with the best costs less, and how much less."""
     parts = []
-    if smallest:
+    if smallest and smallest.stored != best.stored:
         parts.append(f"{smallest.name} stores least ({smallest.stored}, not {best.stored})")
-    if quickest:
-        who = "" if quickest == smallest else f"{quickest.name} "
+    if quickest and quickest.seconds != best.seconds:
+        who = "" if parts and quickest == smallest else f"{quickest.name} "
         parts.append(f"{who}trains quickest ({quickest.seconds}, not {best.seconds})")
     return f"Of these {' and '.join(parts)}." if parts else ""
 

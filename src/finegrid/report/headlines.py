@@ -58,9 +58,16 @@ class Outcome(Lead):
     chance: str = ""  # that it is the best, from the joint draws; empty if unknown
     behind: str = ""  # the first that is not level, with the difference and its interval
     stored: tuple[tuple[str, float], ...] = ()  # bytes, of the best and those near it
+    detectable: float = nan  # differences below it would often be missed
     doubt: str = ""  # why not to lean on it; empty if nothing speaks against
     declared: int = 0  # seeds of the race; 0: it was not raced
     going_on: bool = False  # the race had not decided
+
+    @property
+    def leads(self) -> str:
+        """The name of the best, or why none is."""
+        none = "none, all have one mean" if self.equal else self.best.name
+        return none if self.learned else "none learned anything"
 
 
 @dataclass(frozen=True)
@@ -127,7 +134,8 @@ def _outcome(cells: pd.DataFrame, draws: tuple[list[str], Any] | None) -> Outcom
         smallest=cheapest(near, "delta_bytes", first),
         quickest=cheapest(near, "train_seconds", first),
         few=_few(first),
-        doubt=_doubt(ranked, first),
+        detectable=(detectable := float(ranked.detectable.median(skipna=True))),
+        doubt=_doubt(ranked, first, detectable),
         equal=len(ranked) > 1 and float(np.ptp(ranked["mean"])) < ROUNDING,
         race=formatting.race(ranked),
         declared=int(ranked["race_seeds"].fillna(0).iloc[0]),
@@ -174,10 +182,9 @@ def _few(first: pd.Series) -> str:
     return f"{formatting.number(int(first.ok), 'seed')} only: too few to be sure of" if few else ""
 
 
-def _doubt(ranked: pd.DataFrame, first: pd.Series) -> str:
+def _doubt(ranked: pd.DataFrame, first: pd.Series, detectable: float) -> str:
     if len(ranked) == 1:
         return "nothing to compare it with: no other method has a score here"
-    detectable = float(ranked.detectable.median(skipna=True))
     if few := _few(first):
         return few
     if not detectable > 0:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from finegrid.report import paper, tables
+from finegrid.report import answer, paper, tables
 from finegrid.report.comparison import Comparison
 from finegrid.report.load import outcomes, works
 from finegrid.report.load.rankings import PARQUET
@@ -27,12 +27,15 @@ def write(comparison: Comparison, directory: Path, formats: Collection[str]) -> 
             yield path
 
 
-def _markdown(comparison: Comparison) -> Files:
+def markdown(comparison: Comparison) -> str:
+    """The answers, and below them the tables that they come from."""
     made = comparison.results, comparison.cells, comparison.best
-    yield (
-        "report.md",
-        tables.markdown(*made, level=comparison.level, crossings=comparison.crossings).encode(),
-    )
+    below = tables.markdown(*made, level=comparison.level, crossings=comparison.crossings)
+    return f"{answer.markdown(comparison)}\n{below}"
+
+
+def _markdown(comparison: Comparison) -> Files:
+    yield "report.md", markdown(comparison).encode()
     yield "paper.md", "\n".join(map(paper.markdown, comparison.paper)).encode()
 
 
