@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.test_utils.launcher_common_tests import IntegrationTestSuite, LauncherTestSuite
 from omegaconf import DictConfig
@@ -94,6 +95,7 @@ def hangs_for_good() -> None:
 @pytest.fixture
 def returns(monkeypatch: pytest.MonkeyPatch) -> list[JobReturn]:
     """Collects the returns before Hydra's sweeper looks at them and raises."""
+    Plugins.instance()  # which executes each plugin's module anew, and with it the class below
     from hydra_plugins.finegrid_launcher.slots import SlotsLauncher
 
     seen: list[JobReturn] = []
