@@ -24,8 +24,9 @@ from finegrid.data.batching import TokenizedDataset
 from finegrid.inference import restore
 from finegrid.methods.base import overrides as changes
 from finegrid.models import backbone
-from finegrid.models.anatomy import ANATOMY, DECODERS, LAYERED
+from finegrid.models.anatomy import ANATOMY, DECODERS
 from finegrid.models.backbone import Backbone
+from finegrid.models.layered import LAYERED
 from finegrid.runs import delta
 from finegrid.runs.record import Record, read
 from finegrid.strategies import cached_features, split_model

@@ -82,6 +82,7 @@ def test_what_makes_another_pass_goes_into_another_job(other: tuple[str, ...]) -
         ("method=supermask",),
         ("method=dsee",),
         ("model.pretrained=false",),
+        ("model=tiny_llama",),
         ("frozen_dropout=false",),
         ("trainer.kernels=false",),
         ("budget=seconds", "budget.seconds=5"),

@@ -47,7 +47,7 @@ WINGS = {
         "training",
     },
     "grid": {
-        "config", "data", "errors", "methods", "recipes", "report", "runs", "storage",
+        "config", "data", "errors", "methods", "models", "recipes", "report", "runs", "storage",
         "strategies", "training", "tuning",
     },
     "analysis": {

@@ -19,8 +19,8 @@ from finegrid.kernels.dropout import draw_from, patch_dropout
 from finegrid.kernels.optimize import optimize
 from finegrid.methods.base import TuningMethod
 from finegrid.models import backbone
-from finegrid.models.anatomy import LAYERED
 from finegrid.models.backbone import Backbone
+from finegrid.models.layered import LAYERED
 from finegrid.runs import delta
 from finegrid.runs.record import Record, read
 from finegrid.runs.spec import RunSpec

@@ -3,9 +3,11 @@
 import json
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 from finegrid.errors import require
 from finegrid.grid.expand import Cell
+from finegrid.models.layered import LAYERED
 from finegrid.runs import settings
 
 MOST = 8  # cells of a job: they would all be lost with it
@@ -48,6 +50,7 @@ def _kind(cell: Cell) -> str:
     shares = (
         plain["method"].get("fuses", False)
         and plain["model"]["pretrained"]
+        and _layered(plain["model"])  # else a job's cells would run one after the other
         and plain["frozen_dropout"]  # without it the layers that cells would share need not run
         and plain["trainer"].get("kernels", True)  # which divide a pass among the cells
         and (plain.get("semi") or {}).get("name", "none") == "none"  # its batches change on the way
@@ -58,3 +61,8 @@ def _kind(cell: Cell) -> str:
     if not shares:
         return cell.key
     return json.dumps(settings.without(plain, APART), sort_keys=True, default=str)
+
+
+def _layered(model: dict[str, Any]) -> bool:
+    """Whether a model's YAML leaves it open that runs can share it."""
+    return (model.get("architecture") or {}).get("model_type", LAYERED[0]) in LAYERED

@@ -141,10 +141,6 @@ DECODERS: dict[str, dict[str, str]] = {  # causal: a token sees those before it,
 }
 ANATOMY: dict[str, dict[str, str]] = ENCODERS | DECODERS
 
-# Architectures that are embeddings, then layers, each a module: others make positions or masks, or
-# pool, between them.
-LAYERED = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
-
 # Roles that are weight matrices of a layer.
 LINEAR = (
     "query", "key", "value", "qkv", "attention_output", "gate", "intermediate", "output",

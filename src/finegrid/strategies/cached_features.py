@@ -31,8 +31,8 @@ from finegrid.config import Budget, RunConfig
 from finegrid.data.batching import TokenizedDataset, sorted_batches
 from finegrid.methods.base import TuningMethod, overrides
 from finegrid.models import heads
-from finegrid.models.anatomy import LAYERED
 from finegrid.models.backbone import Backbone
+from finegrid.models.layered import LAYERED
 from finegrid.storage import cache
 from finegrid.storage.cache import Array
 from finegrid.strategies import split_model

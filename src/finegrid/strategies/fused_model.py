@@ -23,9 +23,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from finegrid.errors import UserError
 from finegrid.kernels import linear
 from finegrid.kernels.dropout import FastDropout, dropout, stream_of
-from finegrid.models.anatomy import LAYERED
 from finegrid.models.attention import function_of
 from finegrid.models.backbone import Backbone
+from finegrid.models.layered import LAYERED
 from finegrid.training.module import logits_of
 
 ATTENTION = "finegrid_fused"
