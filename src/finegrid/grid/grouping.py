@@ -65,4 +65,5 @@ def _kind(cell: Cell) -> str:
 
 def _layered(model: dict[str, Any]) -> bool:
     """Whether a model's YAML leaves it open that runs can share it."""
-    return (model.get("architecture") or {}).get("model_type", LAYERED[0]) in LAYERED
+    named = (model.get("architecture") or {}).get("model_type")
+    return named is None or named in LAYERED

@@ -56,7 +56,7 @@ def answer(comparison: Comparison) -> Answer:
 def markdown(comparison: Comparison) -> str:
     """The answers as Markdown: of each task with the most data, then a line with each other."""
     groups = by_setting(comparison, comparison.headlines)
-    parts = ["## Answer"] if groups else [plain(answer(comparison).sentence)]
+    parts = ["## Answer"] if groups else [plain(_nothing(comparison.results.runs))]
     for setting, sentence, found in groups:
         parts += [plain(f"{setting}.")] if len(groups) > 1 else []
         parts += [f"**{plain(sentence)}**"] if sentence else []

@@ -118,6 +118,7 @@ def _outcome(cells: pd.DataFrame, draws: tuple[list[str], Any] | None) -> Outcom
     # Level after adjustment and yet nothing to offer: below by its own test, or learned nothing.
     near = level[~(level["low_behind"] > 0) & sure & level.learned]
     near = near_best(near, apart)
+    detectable = float(ranked.detectable.median(skipna=True))
     return Outcome(
         budget=formatting.budget(str(first.budget_unit), float(first.budget)),
         data=formatting.amount(first),
@@ -134,7 +135,7 @@ def _outcome(cells: pd.DataFrame, draws: tuple[list[str], Any] | None) -> Outcom
         smallest=cheapest(near, "delta_bytes", first),
         quickest=cheapest(near, "train_seconds", first),
         few=_few(first),
-        detectable=(detectable := float(ranked.detectable.median(skipna=True))),
+        detectable=detectable,
         doubt=_doubt(ranked, first, detectable),
         equal=len(ranked) > 1 and float(np.ptp(ranked["mean"])) < ROUNDING,
         race=formatting.race(ranked),
