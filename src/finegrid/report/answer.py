@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from finegrid.report import effort, formatting, rising
+from finegrid.report import between_models, effort, formatting, rising
 from finegrid.report.comparison import Comparison
 from finegrid.report.headlines import Headline, Lead, Method, Outcome
 from finegrid.report.load.rankings import RANKING
@@ -48,7 +48,9 @@ def answer(comparison: Comparison) -> Answer:
     mine = runs[runs["setting"].eq(first[0].setting)]
     sentence = overall or " ".join(_alone(one) for one in first)
     still = still_rising(_at_the_top(mine, first))
-    parts = [sentence, _over(first), effort.tuning(mine), _lost(mine), _aside(len(groups) - 1)]
+    models = "" if overall else between_models.sentence(comparison, first[0])
+    parts = [sentence, _over(first), models, effort.tuning(mine), _lost(mine),
+             _aside(len(groups) - 1)]  # fmt: skip
     command = next_step(mine, first, rising=bool(still))
     return Answer(" ".join(filter(None, parts)), still, command)
 
@@ -63,6 +65,7 @@ def markdown(comparison: Comparison) -> str:
         for one in found:
             parts.append(f"**{plain(_alone(one))}** {plain(_surely(one.main))}")
             parts += [markdown_table(OTHERS, [*map(_other, one.others)])] if one.others else []
+    parts += [f"**{plain(sentence)}**" for sentence in between_models.sentences(comparison)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -258,4 +261,8 @@ def _lost(runs: pd.DataFrame) -> str:
 
 def _aside(others: int) -> str:
     what = formatting.number(others, "other setting")
-    return f"{what} cannot be compared with this one; the report shows them." if others else ""
+    return (
+        f"{what} cannot stand in one ranking with this one; the report shows them."
+        if others
+        else ""
+    )

@@ -70,6 +70,13 @@ class Comparison:
         return crossings.crossings(self.results, self.evidence, level=self.level)
 
     @cached_property
+    def models(self) -> pd.DataFrame:
+        """Which model is ahead with each method, where runs differ in nothing else."""
+        from finegrid.report.stats import models
+
+        return models.models(self.results, self.evidence, level=self.level)
+
+    @cached_property
     def headlines(self) -> "list[Headline]":
         """Which method leads each task, and by what: the facts of the answer."""
         from finegrid.report.headlines import headlines

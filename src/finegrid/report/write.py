@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from finegrid.report import answer, paper, tables
+from finegrid.report import answer, between_models, paper, tables
 from finegrid.report.comparison import Comparison
 from finegrid.report.load import outcomes, works
 from finegrid.report.load.rankings import PARQUET
@@ -31,7 +31,7 @@ def markdown(comparison: Comparison) -> str:
     """The answers, and below them the tables that they come from."""
     made = comparison.results, comparison.cells, comparison.best
     below = tables.markdown(*made, level=comparison.level, crossings=comparison.crossings)
-    return f"{answer.markdown(comparison)}\n{below}"
+    return "\n".join([answer.markdown(comparison), *between_models.markdown(comparison), below])
 
 
 def _markdown(comparison: Comparison) -> Files:
@@ -52,6 +52,7 @@ def _csv(comparison: Comparison) -> Files:
         "cells": comparison.cells,
         "against_best": comparison.best,
         "crossings": comparison.crossings,
+        "models": comparison.models,
         "across": probability_of_improvement(results, level=comparison.level),
         **{figure.name: figure.data for figure in comparison.drawn[0]},
     }

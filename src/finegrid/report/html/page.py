@@ -11,7 +11,7 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
-from finegrid.report import effort, formatting, overtaking, tables
+from finegrid.report import between_models, effort, formatting, overtaking, tables
 from finegrid.report.answer import answer, by_setting, verdict
 from finegrid.report.comparison import Comparison
 from finegrid.report.figures import keys
@@ -62,6 +62,11 @@ def page(comparison: Comparison, figures: Sequence[Figure] = (), left_out: str =
         mistakes=_mistakes(comparison),
         overtaking=_overtaking(comparison),
         overtaking_intro=overtaking.intro(comparison.level),
+        models=between_models.rows(comparison),
+        models_head=between_models.HEAD,
+        models_said=between_models.sentences(comparison),
+        models_intro=between_models.intro(comparison.level),
+        models_more=between_models.more(comparison),
         first=FIRST,
         notes=[*results.notes, *filter(None, (left_out, listed.note, _cut(len(rows))))],
         rows=rows[:ROWS],
