@@ -435,6 +435,21 @@ def test_seeds_alone_speak_of_these_test_sets(grid: Path) -> None:
     assert "it speaks of this test set" in out.read_text(encoding="utf-8")
 
 
+def test_tasks_in_several_precisions_are_judged_together_where_told(tmp_path: Path) -> None:
+    frames = [
+        table(as_claimed, methods=("full", "bitfit"), tasks=(task,), precision=precision)
+        for task, precision in zip(TASKS[:2], ("32", "bf16-mixed"), strict=True)
+    ]
+    pd.concat(frames).to_parquet(tmp_path / "runs.parquet")
+    counts = []
+    for mixed in ([], ["--mix=precision"]):
+        out = tmp_path / "page.md"
+        given = [str(tmp_path / "runs.parquet"), *mixed, f"--out={out}"]
+        assert call("paper1", *given, command="verdicts").returncode == 0
+        counts.append(out.read_text(encoding="utf-8").count("Of 8 claims: "))
+    assert counts == [2, 1]
+
+
 def test_a_page_tells_what_each_verdict_stands_on() -> None:
     results = results_of(as_claimed, methods=("full", "bitfit"))
     cells = contrasts.cells_of(results, evidence(results, seeds_alone=True), 0)

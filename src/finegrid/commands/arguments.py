@@ -5,6 +5,8 @@ import shlex
 import sys
 from collections.abc import Sequence
 
+from finegrid.errors import UserError, nearest
+
 
 def parser(name: str, about: str | None) -> argparse.ArgumentParser:
     """A parser for `finegrid NAME`; its description keeps its lines."""
@@ -25,6 +27,24 @@ def add_restoring(to: argparse.ArgumentParser) -> None:
         metavar="PACKAGE",
         help="a package of your own that the run's method or kind of task comes from",
     )
+
+
+def add_mixing(to: argparse.ArgumentParser, fields: Sequence[str]) -> None:
+    """Add the option that puts runs of several settings together."""
+    add_names(to, "--mix", fields, "what may differ within a comparison")
+
+
+def add_names(to: argparse.ArgumentParser, flag: str, known: Sequence[str], about: str) -> None:
+    """Add an option that takes some of the known names, between commas."""
+
+    def names(text: str) -> list[str]:
+        given = [name.strip() for name in text.split(",") if name.strip()]
+        for name in given:
+            if name not in known:
+                raise UserError(f"unknown {flag} {name}; {nearest(name, known)}")
+        return given
+
+    to.add_argument(flag, type=names, default=[], help=f"{about}, of {', '.join(known)}")
 
 
 def command(name: str, argv: Sequence[str] | None) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from finegrid.commands import arguments
-from finegrid.errors import UserError, nearest
+from finegrid.errors import UserError
 from finegrid.report import write
 from finegrid.report.comparison import Comparison
 from finegrid.report.load import rankings
@@ -28,18 +28,18 @@ MANY = 1000  # runs from which on a terminal is told how far the reading is
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the records below the directories, compare, and print or write."""
     given = _parser().parse_args(argv)
-    formats = _names(given.format, write.FORMATS, "--format")
     if given.format and not given.out:
-        raise UserError(f"--format {given.format} says what to write; name a directory with --out")
+        raise UserError(
+            f"--format {','.join(given.format)} says what to write; name a directory with --out"
+        )
     if not 0.5 < given.level < 1:
         raise UserError(f"--level {given.level:g} must lie between 0.5 and 1, such as 0.95")
-    mix = _names(given.mix, rankings.FIELDS, "--mix")
     runs = rankings.load(given.directories, tell=_progress("reading"))
-    made = Comparison.of(runs, mix=mix, level=given.level, tell=_progress("comparing"))
+    made = Comparison.of(runs, mix=given.mix, level=given.level, tell=_progress("comparing"))
     if given.out is None:
         print(write.markdown(made))
         return
-    written = list(write.write(made, given.out, formats or write.USUAL))
+    written = list(write.write(made, given.out, given.format or write.USUAL))
     kept: set[str] = set()
     if PARQUET in {path.name for path in written}:
         kept = set(trials.lines(given.directories, searched=runs.attrs["trials"] > 0))
@@ -56,26 +56,12 @@ def _parser() -> argparse.ArgumentParser:
         "directories", type=Path, nargs="+", help="sweep or run directories, or a runs.parquet"
     )
     parser.add_argument("--out", type=Path, help="directory of the report")
-    parser.add_argument(
-        "--format",
-        default="",
-        help=f"of {','.join(write.FORMATS)}; all but pdf unless told otherwise",
+    arguments.add_names(
+        parser, "--format", list(write.FORMATS), "what to write, all but pdf unless told otherwise"
     )
-    parser.add_argument(
-        "--mix",
-        default="",
-        help=f"what may differ within a comparison, of {','.join(rankings.FIELDS)}",
-    )
+    arguments.add_mixing(parser, rankings.FIELDS)
     parser.add_argument("--level", type=float, default=0.95, help="of intervals and of ties")
     return parser
-
-
-def _names(text: str, known: object, flag: str) -> list[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    for name in names:
-        if name not in known:  # type: ignore[operator]
-            raise UserError(f"unknown {flag} {name}; {nearest(name, known)}")  # type: ignore[arg-type]
-    return names
 
 
 def _progress(doing: str) -> Callable[[int], None]:

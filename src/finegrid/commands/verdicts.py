@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = _arguments(argv)
     if not 0 < given.margin < 1:
         raise UserError(f"--margin {given.margin:g} must lie between 0 and 1, as scores do")
-    results = rankings.results(given.results)
+    results = rankings.results(given.results, mix=given.mix)
     known = evidence(results, seeds_alone=given.seeds_alone)
     results = replace(results, notes=(*results.notes, *known.notes))
     study = STUDIES[given.study]
@@ -79,6 +79,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--distances", type=Path, nargs="+", default=[], help="CSV or directories")
     parser.add_argument("--overlap", type=Path, nargs="+", default=[], help="CSV or directories")
+    arguments.add_mixing(parser, rankings.FIELDS)
     parser.add_argument("--preface", type=_file, help="Markdown of your own for the page's top")
     parser.add_argument("--figures", type=Path, nargs="+", default=[], help="to link on the page")
     parser.add_argument(
