@@ -662,7 +662,8 @@ def test_a_sweep_searches_compares_and_fills_holes(tmp_path: Path) -> None:
         call(str(tmp_path), f"--out={kept}", "--format=parquet", command="report").returncode == 0
     )
     tables = {call(str(each), command="tune").stdout for each in (tmp_path, kept)}
-    assert len(tables) == 1 and "best rate" in tables.pop(), "of the sweep and of its report"
+    assert len(tables) == 1, "of the sweep and of its report"
+    assert "best rate" in tables.pop()
     for given_again in (kept, kept / "runs.parquet"):
         result = call(*SWEEP, f"hydra.sweep.dir={again}", f"known=[{given_again}]")
         assert "14 ok (known)" in result.stdout, "the search's trials too"
