@@ -5,7 +5,8 @@
 paper1 is arXiv 2401.04051 (BitFit, adapters, full fine-tuning), paper2 is arXiv 2004.14129 (how far
 fine-tuning moves the weights, critical layers, masks), for which `finegrid analyse` measures the
 weights: give its folder to --distances and its overlap.csv to --overlap. lora is arXiv 2602.04998
-and 2601.22708: with searched rates (tune.trials=4) no variant of LoRA beats LoRA.
+and 2601.22708: with searched rates (tune.trials=4) no variant of LoRA beats LoRA. models asks which
+of some models scores more with each method, labels which method needs how many labelled rows.
 """
 
 import argparse
@@ -22,13 +23,15 @@ from finegrid.report.load import rankings
 from finegrid.report.stats.scores import Evidence, evidence
 from finegrid.runs import layout
 from finegrid.storage.files import write_atomic
-from finegrid.studies import doering2024, lora2026, page, radiya_dixit2020
+from finegrid.studies import doering2024, labels, lora2026, models, page, radiya_dixit2020
 from finegrid.studies.study import Given
 
 STUDIES = {
     "paper1": doering2024.STUDY,
     "paper2": radiya_dixit2020.STUDY,
     "lora": lora2026.STUDY,
+    "models": models.STUDY,
+    "labels": labels.STUDY,
 }
 DISTANCES = ("cell", "task", "layer", "l2", "l2_random")
 PAIR = ("cell_a", "cell_b", "task_a", "relation")
@@ -40,10 +43,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = _arguments(argv)
     if not 0 < given.margin < 1:
         raise UserError(f"--margin {given.margin:g} must lie between 0 and 1, as scores do")
-    results = rankings.results(given.results, mix=given.mix)
+    study = STUDIES[given.study]
+    results = rankings.results(given.results, mix={*given.mix, *study.mix})
     known = evidence(results, seeds_alone=given.seeds_alone)
     results = replace(results, notes=(*results.notes, *known.notes))
-    study = STUDIES[given.study]
     text = page.page(
         study.title,
         results,

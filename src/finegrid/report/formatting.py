@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from finegrid.report.load.rankings import Setting
+from finegrid.report.load.rankings import MIXED, Setting
 from finegrid.runs import text
 
 MINUS, DASH, SPACE = "\u2212", "\u2013", "\u00a0"  # a space that no line ends at
@@ -161,6 +161,11 @@ def listed(names: Sequence[str], *, most: int = 12) -> str:
     return " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
 
 
+def model(given: Setting) -> str:
+    """The model of a setting, for a heading."""
+    return "several models" if given.model == MIXED else given.model
+
+
 def setting(given: Setting) -> str:
     """What all runs of a setting share, for a heading."""
     weights = {"True": "", "False": ", random weights"}.get(
@@ -179,7 +184,7 @@ def setting(given: Setting) -> str:
         str(given.kernels), f", kernels {given.kernels}"
     )
     return (
-        f"{given.model}{weights}{head}{loss}{semi}, protocol {given.protocol}{validation}, "
+        f"{model(given)}{weights}{head}{loss}{semi}, protocol {given.protocol}{validation}, "
         f"{given.select} checkpoint, precision {given.precision or 'unknown'}{dropout}{stock}, "
         f"finegrid {given.version}"
     )

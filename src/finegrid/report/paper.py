@@ -106,7 +106,8 @@ def _table(results: Results, cells: pd.DataFrame, by: str, number: int, level: s
         for method in ordered(set(cells["method"]))
     ]  # fmt: skip
     share = "" if by == "fraction" else f", {formatting.amount(first)} of the data"
-    title = f"{setting.model} on {formatting.listed(tasks, most=20)}{share}, {_budgets(cells)}"
+    on = f"{formatting.model(setting)} on {formatting.listed(tasks, most=20)}"
+    title = f"{on}{share}, {_budgets(cells)}"
     name = f"{number:02d}-{tasks[0] if len(tasks) == 1 else 'tasks'}-{setting.model}"
     return PaperTable(
         re.sub(r"[^\w.-]+", "_", name), title,

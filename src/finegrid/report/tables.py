@@ -133,8 +133,9 @@ def _section(results: Results, cells: pd.DataFrame, level: float) -> str:
     of_all = f"intervals {race}" if race else f"{usual} intervals"
     bold = BOLD.format(level=race or usual)
     of = _of_class(results, cells)
+    heading = f"### {first['task']}, {formatting.model(setting)}"
     parts = [
-        plain(f"### {first['task']}, {setting.model}: {first['metric'] or 'no finished run'}{of}"),
+        plain(f"{heading}: {first['metric'] or 'no finished run'}{of}"),
         plain(
             f"{formatting.setting(setting)}, "
             f"{formatting.budget(first['budget_unit'], first['budget'])}. "

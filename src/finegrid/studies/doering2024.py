@@ -24,7 +24,7 @@ from finegrid.studies.contrasts import (
     grain,
 )
 from finegrid.studies.study import Given, Study
-from finegrid.studies.verdict import Claim, Finding, Verdict, judge_all, of_values, rule
+from finegrid.studies.verdict import Claim, Finding, Verdict, judge_all, of_paper, of_values
 
 TITLE = "An empirical analysis of efficient fine-tuning methods (arXiv 2401.04051)"
 SOME = 0.3  # the share of the data that the abstract names
@@ -200,4 +200,4 @@ def _gains(cells: Cells) -> Finding:
     return Finding(GAINS, parts, (-inf, 0.0), detail([one for _, one in every]))
 
 
-STUDY = Study(TITLE, rule, verdicts)
+STUDY = Study(TITLE, of_paper, verdicts)

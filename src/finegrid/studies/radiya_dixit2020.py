@@ -19,9 +19,9 @@ from finegrid.studies.verdict import (
     Finding,
     Verdict,
     judge_all,
+    of_paper,
     of_values,
     over_tasks,
-    rule,
 )
 from finegrid.studies.weights import OUTSIDE, by_layer, jackknife, over_runs, ratios, shared, trend
 
@@ -225,4 +225,4 @@ def _small(cells: Cells) -> Finding:
     return Finding(SMALL, estimates, (-inf, 0.0))
 
 
-STUDY = Study(TITLE, rule, verdicts)
+STUDY = Study(TITLE, of_paper, verdicts)

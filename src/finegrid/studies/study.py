@@ -43,3 +43,4 @@ class Study:
     title: str
     rule: Callable[[float], str]  # margin -> what the outcomes mean
     verdicts: Callable[[Given], Mapping[int, Sequence[Verdict]]]  # by number of a setting
+    mix: tuple[str, ...] = ()  # fields of a setting between which it compares

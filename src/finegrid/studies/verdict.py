@@ -129,6 +129,14 @@ class Verdict:
     p: float | None = None  # of the claim, or of its contrary where contradicted; after Holm
 
 
+def of_paper(margin: float) -> str:
+    """What the outcomes mean where a paper makes the claims."""
+    return (
+        f"{rule(margin)} Claims are in our words, from the abstract: how the paper itself tested "
+        "them is not known to us."
+    )
+
+
 def rule(margin: float) -> str:
     """What the outcomes of `judge` mean, for the top of a page."""
     return (
@@ -137,8 +145,7 @@ def rule(margin: float) -> str:
         "**not confirmed**, which is no evidence against it; **not tested** where the results do "
         f"not cover it. Scores count as equal within a margin of {margin:g} (two one-sided tests). "
         "Differences are paired by seed; intervals (95 %, not corrected) hold the chance in seeds, "
-        "and in test rows where predictions are at hand. Claims are in our words, from the "
-        "abstract: how the paper itself tested them is not known to us."
+        "and in test rows where predictions are at hand."
     )
 
 

@@ -24,6 +24,7 @@ PARQUET = "runs.parquet"  # of a report: its runs as one table
 BY_SEED = "by seed"  # the fingerprint of random weights, which every seed draws anew
 UNKNOWN = "unknown"
 MIXED = "mixed"
+UNASKED = ("precision", "version", "fingerprint")  # fields of how a run was made: in no name
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,8 @@ def gather(runs: pd.DataFrame, *, mix: Collection[str] = ()) -> Results:
 
     Args:
         runs: as `load` gives them.
-        mix: fields of `Setting` that may differ within a ranking.
+        mix: fields of `Setting` that may differ within a ranking. Methods are named by what then
+            differs in what was asked for (`full model=minilm`).
 
     Raises:
         UserError: if `mix` names another field, or no run can be placed.
@@ -245,10 +247,14 @@ def _fill(runs: pd.DataFrame, columns: list[str], by: list[str]) -> None:
 
 
 def _settings(runs: pd.DataFrame, mix: Collection[str]) -> tuple[pd.DataFrame, tuple[Setting, ...]]:
-    """Number the settings; fields of `mix` that differ read `mixed`."""
+    """Number the settings; fields of `mix` that differ read `mixed`, and methods tell them."""
+    mix = {*mix, "fingerprint"} if "model" in mix else set(mix)  # each model has weights of its own
     others = [name for name in FIELDS if name not in mix]
-    for name in mix:
+    runs = runs.copy()
+    for name in [name for name in FIELDS if name in mix]:
         several = runs.groupby(others, observed=True)[name].transform("nunique") > 1
+        told = several & runs[name].ne(older(name)) & (name not in UNASKED)
+        runs.loc[told, "method"] += f" {name}=" + runs.loc[told, name].astype(str)
         runs.loc[several, name] = MIXED
     distinct = {
         Setting(*values) for values in runs[FIELDS].drop_duplicates().itertuples(index=False)
