@@ -29,9 +29,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     runs = _of_model(runs, given.model) if given.model else runs
     asked = Asked(given.labels, given.minutes, given.megabytes, given.task, given.budget)
     if given.check:
-        print(crosscheck.text(crosscheck.cross_check(Comparison.of(runs), asked)))
+        print(crosscheck.text(crosscheck.cross_check(Comparison.of(runs, mix=given.mix), asked)))
         return
-    made = Comparison.of(bearing(runs, asked))
+    made = Comparison.of(bearing(runs, asked), mix=given.mix)
     decision = decide(made, asked)
     print(text.answer(decision).text())
     if given.why:
@@ -55,6 +55,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="kind of budget, such as epochs or seconds; otherwise that of most evidence",
     )
     parser.add_argument("--model", help="one model; otherwise the one with most evidence")
+    arguments.add_mixing(parser, rankings.FIELDS)
     parser.add_argument("--why", action="store_true", help="show the evidence")
     parser.add_argument(
         "--check",
