@@ -44,7 +44,8 @@ def test_the_model_that_is_ahead_with_a_method_is_told() -> None:
     assert full.difference == pytest.approx(0.05, abs=0.01)
     assert bitfit.low < 0 < bitfit.high
     (said,) = (one for one in between_models.sentences(made) if "with full" in one)
-    assert said.startswith("On mrpc with full large is ahead of small: by 0.0")
+    place = "On mrpc (100\xa0% of the data, 3\xa0epochs, 3 seeds)"
+    assert said.startswith(f"{place} with full large is ahead of small: by 0.0")
     for text in (write.markdown(made), page(made), answer(made).sentence):
         assert said in text
 
@@ -83,6 +84,50 @@ def test_models_that_differ_in_more_are_not_compared(change: dict[str, str]) -> 
     assert made.models.empty
     assert "Models compared" not in write.markdown(made)
     assert 'id="models"' not in page(made)
+
+
+def test_settings_at_one_place_are_compared_each_for_itself() -> None:
+    """Two heads: the models stand the other way round with the second."""
+    usual, other = runs(), runs({"small": 0.05, "large": 0.0}, head="prototype")
+    both = pd.concat([usual, other.assign(cell="p" + other["cell"])], ignore_index=True)
+    made = Comparison.of(both)
+    of_full = made.models[made.models["method"].eq("full")].set_index("apart")
+    assert dict(of_full["best"]) == {"head=classifier": "large", "head=prototype": "small"}
+    said = between_models.sentences(made)
+    assert any(" with full head=prototype small is ahead of large" in one for one in said)
+    assert any(" with full head=classifier large is ahead of small" in one for one in said)
+
+
+def test_what_was_asked_for_beyond_the_model_must_be_the_same() -> None:
+    """A rate is each model's own; a batch size is not, nor is where the weights lie."""
+    both = runs()
+    large = both["model"].eq("large")
+    both["overrides"] = np.where(large, "optim.lr=0.1 model.path=/large", "optim.lr=0.2")
+    assert list(Comparison.of(both).models["method"]) == ["full", "bitfit"]
+    both["overrides"] = np.where(large, "data.batch_size=64", "data.batch_size=8")
+    assert Comparison.of(both).models.empty
+    twice = both[large].assign(overrides="data.batch_size=8", cell=lambda rows: "8" + rows["cell"])
+    found = Comparison.of(pd.concat([both, twice], ignore_index=True)).models
+    assert list(found["method"]) == ["full data.batch_size=8", "bitfit data.batch_size=8"]
+
+
+def test_a_model_on_other_rows_leaves_the_others_comparable() -> None:
+    three = runs({"a": 0.0, "b": 0.05, "c": 0.1})
+    three.loc[three["model"].eq("c"), "train_hash"] = "other"
+    found = Comparison.of(three).models
+    assert set(found["best"]) | set(found["model"]) == {"a", "b"}
+
+
+def test_few_common_seeds_are_said_and_both_means_are_of_them() -> None:
+    both = runs()
+    alone = both[both["seed"].eq(0) | both["model"].eq("large")]
+    made = Comparison.of(alone)
+    full = made.models.iloc[0]
+    assert (full["best"], full["seeds"]) == ("large", 1), "several seeds come first"
+    assert full["difference"] == pytest.approx(full["best_mean"] - full["mean"])
+    assert any(
+        "1 seed only: too few to be sure of" in one for one in between_models.sentences(made)
+    )
 
 
 def test_rows_of_each_seed_are_compared_seed_by_seed() -> None:

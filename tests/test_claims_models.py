@@ -77,17 +77,56 @@ def test_how_many_labels() -> None:
     assert outcomes == ["contradicted", *["confirmed"] * 4]
     parts = found[labels.LITTLE_IS_ENOUGH.name].finding.parts
     assert set(parts) == {
-        f"{name} model=tiny at {amount} labels" for name in ("bitfit", "lora_all")
+        f"{name} model=tiny - full model=tiny at {amount} labels" for name in ("bitfit", "lora_all")
         for amount in (100, 300)
     }  # fmt: skip
-    assert list(found[labels.FULL_PAYS.name].finding.parts) == ["full model=tiny at 3,000 labels"]
+    assert list(found[labels.FULL_PAYS.name].finding.parts) == [
+        "full model=tiny - bitfit model=tiny at 3,000 labels"
+    ]
     assert list(found[labels.WORDS.name].finding.parts) == [
-        "lora model=decoder head=pattern at 100 labels"
+        "lora model=decoder head=pattern - full model=tiny at 100 labels"
     ]
 
     found = judged(labels.STUDY, with_heads(few=-0.1, words=-0.2))
     assert found[labels.HEAD_IS_ENOUGH.name].outcome == "contradicted"
     assert found[labels.WORDS.name].outcome == "contradicted"
+
+
+@pytest.mark.parametrize("names", [("a", "z"), ("z", "a")])
+def test_words_must_beat_every_other_model(names: tuple[str, str]) -> None:
+    weak, strong = (few_and_many(world(full=gain), "full", model=name)
+                    for gain, name in zip((0.0, 0.2), names, strict=True))  # fmt: skip
+    words = few_and_many(world(lora=0.1), "lora", head="pattern", model="m")
+    found = judged(labels.STUDY, pd.concat([weak, strong, words], ignore_index=True))
+    assert found[labels.WORDS.name].outcome == "contradicted"
+    assert len(found[labels.WORDS.name].finding.parts) == 2
+
+
+def test_two_sets_of_weights_of_one_name_stay_two_models() -> None:
+    one, two = of_models({"a": 0.0}), of_models({"a": 0.1}, fingerprint="tuned further")
+    both = pd.concat([one, two.assign(cell="2" + two["cell"])], ignore_index=True)
+    mixed = rankings.gather(both, mix=["model"])
+    assert len(mixed.runs) == len(both)
+    assert {name.partition(" fingerprint=")[2] for name in mixed.runs["method"]} == {
+        "weights of a", "tuned further",
+    }  # fmt: skip
+
+
+BAD = {
+    "one model": (["models", "{one}"], "nothing for models to judge: runs of two models"),
+    "names": (["paper1", "{one}", "--mix", "model"], "unknown --mix model"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD.values(), ids=BAD)
+def test_what_cannot_be_judged_is_said(tmp_path: Path, arguments: list[str], message: str) -> None:
+    one = tmp_path / "runs.parquet"
+    of_models({"only": 0.0}).to_parquet(one)
+    given = [argument.format(one=one) for argument in arguments]
+    result = call(*given, f"--out={tmp_path / 'page.md'}", command="verdicts")
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert not (tmp_path / "page.md").exists()
 
 
 def test_what_was_not_run_is_not_tested() -> None:

@@ -674,6 +674,17 @@ def test_a_sweep_searches_compares_and_fills_holes(tmp_path: Path) -> None:
     assert "trials.jsonl, line 1: not a readable record: " in result.stderr
 
 
+def test_what_holds_no_trials_is_said(tmp_path: Path) -> None:
+    (tmp_path / "trials.jsonl").touch()
+    for place, message in (
+        (tmp_path, "trials.jsonl holds no trial"),
+        (tmp_path / "typo", f"no such directory: {tmp_path / 'typo'}"),
+    ):
+        result = call(str(place), command="tune")
+        assert result.returncode == 1
+        assert message in result.stderr
+
+
 def test_known_cells_carry_what_the_search_of_this_sweep_took(searches: Searches) -> None:
     search, base, store = searches("method=lora,bitfit", "tune.trials=4")
     finish(search, store)

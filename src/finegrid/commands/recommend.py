@@ -55,7 +55,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="kind of budget, such as epochs or seconds; otherwise that of most evidence",
     )
     parser.add_argument("--model", help="one model; otherwise the one with most evidence")
-    arguments.add_mixing(parser, rankings.FIELDS)
+    arguments.add_mixing(parser, rankings.UNASKED)
     parser.add_argument("--why", action="store_true", help="show the evidence")
     parser.add_argument(
         "--check",

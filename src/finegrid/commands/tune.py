@@ -56,6 +56,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _records(directory: Path) -> Iterable[Record]:
     """The records below a sweep's directory; of a report the trials that it keeps."""
     kept = trials.beside(directory)
-    if kept.is_file() and not any(layout.run_directories(directory)):
-        return trials.read(kept).values()
-    return rankings.read_records(directory)
+    of_report = directory.is_dir() or directory.name in (rankings.PARQUET, trials.FILE)
+    if not (of_report and kept.is_file()) or any(layout.run_directories(directory)):
+        return rankings.read_records(directory)
+    if records := trials.read(kept):
+        return records.values()
+    raise UserError(f"{kept} holds no trial")

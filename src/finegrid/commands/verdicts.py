@@ -47,10 +47,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = rankings.results(given.results, mix={*given.mix, *study.mix})
     known = evidence(results, seeds_alone=given.seeds_alone)
     results = replace(results, notes=(*results.notes, *known.notes))
+    verdicts = study.verdicts(_given(given, results, known))
+    if not any(verdicts.values()):
+        raise UserError(f"nothing for {given.study} to judge: {study.needs}")
     text = page.page(
         study.title,
         results,
-        study.verdicts(_given(given, results, known)),
+        verdicts,
         rule=study.rule(given.margin),
         command=arguments.command("verdicts", argv),
         preface=given.preface.read_text(encoding="utf-8") if given.preface else "",
@@ -82,7 +85,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--distances", type=Path, nargs="+", default=[], help="CSV or directories")
     parser.add_argument("--overlap", type=Path, nargs="+", default=[], help="CSV or directories")
-    arguments.add_mixing(parser, rankings.FIELDS)
+    arguments.add_mixing(parser, rankings.UNASKED)
     parser.add_argument("--preface", type=_file, help="Markdown of your own for the page's top")
     parser.add_argument("--figures", type=Path, nargs="+", default=[], help="to link on the page")
     parser.add_argument(

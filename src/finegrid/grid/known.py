@@ -35,7 +35,8 @@ class Known:
         for path in map(Path, [paths] if isinstance(paths, str) else paths):
             require(path.exists(), f"known={path}: no such file or directory")
             if (beside := trials.beside(path)).is_file():
-                searched |= trials.read(beside)
+                kept = trials.read(beside).items()
+                searched |= {key: one for key, one in kept if one.status in trials.ENDED}
             if records := dict(_finished(path)):
                 directories |= records
             else:

@@ -22,7 +22,7 @@ def beside(path: Path) -> Path:
 
 
 def lines(roots: Iterable[Path], *, searched: bool) -> Iterator[str]:
-    """The record of each trial of some sweeps or reports that has ended, on one line.
+    """The record of each trial of some sweeps or reports, on one line.
 
     `searched`: whether the sweeps' records hold any, so that no record is read again for nothing.
     """
@@ -34,7 +34,7 @@ def lines(roots: Iterable[Path], *, searched: bool) -> Iterator[str]:
                 values = read_fields(directory)
             except (OSError, ValueError):  # a report says so
                 continue
-            if values.get("trial") is not None and values.get("status") in ENDED:
+            if values.get("trial") is not None:
                 yield json.dumps(values, separators=(",", ":"))
 
 

@@ -48,10 +48,10 @@ CLASS_MEANS = Claim(
 )
 WORDS = Claim(
     "words are worth labels",
-    f"With {FEW} labels or fewer a decoder that is asked in words scores more than an encoder.",
-    "head=pattern - full of the encoder, mean over tasks, above 0 at every number of labels",
+    f"With {FEW} labels or fewer a model that is asked in words beats full fine-tuning of another.",
+    "head=pattern - full of each other model, mean over tasks, above 0 at every number of labels",
     measure="pattern - full",
-    untested="needs a decoder with head=pattern, and full of one other model, two seeds or more",
+    untested="needs a model with head=pattern, and full of another, two seeds or more",
 )
 
 
@@ -115,7 +115,7 @@ def _finding(
         both = differences(cells, one, other)
         within = [each for each in both if least <= labels[each.where] <= most]
         every += within
-        found |= parts(within, _part(one, labels))
+        found |= parts(within, _part(f"{one} - {other}", labels))
     return Finding(claim, found, region, detail(every))
 
 

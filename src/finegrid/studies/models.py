@@ -52,4 +52,7 @@ def _everywhere(where: Where) -> str:
     return "all places"
 
 
-STUDY = Study("Which model is better with a method", rule, verdicts, mix=("model",))
+STUDY = Study(
+    "Which model is better with a method", rule, verdicts, mix=("model",),
+    needs="runs of two models that agree in the rest of their setting",
+)  # fmt: skip

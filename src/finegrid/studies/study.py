@@ -44,3 +44,4 @@ class Study:
     rule: Callable[[float], str]  # margin -> what the outcomes mean
     verdicts: Callable[[Given], Mapping[int, Sequence[Verdict]]]  # by number of a setting
     mix: tuple[str, ...] = ()  # fields of a setting between which it compares
+    needs: str = ""  # what there must be for a claim

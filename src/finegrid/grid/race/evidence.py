@@ -5,10 +5,8 @@ from math import nan
 
 import pandas as pd
 
-from finegrid.report.load.rankings import gather
+from finegrid.report.load.rankings import UNASKED, gather
 from finegrid.report.stats.scores import Known, evidence
-
-MIXED = ("precision", "version", "fingerprint")  # what cells that ask for the same may end up with
 
 
 def scored(runs: pd.DataFrame, methods: Mapping[str, str]) -> dict[str, Known]:
@@ -25,5 +23,5 @@ def scored(runs: pd.DataFrame, methods: Mapping[str, str]) -> dict[str, Known]:
     runs = runs[runs["status"].eq("ok") & runs["test"].notna() & runs["method"].notna()]
     if runs.empty:
         return {}
-    rankings = evidence(gather(runs, mix=MIXED)).rankings
+    rankings = evidence(gather(runs, mix=UNASKED)).rankings
     return max(rankings.values(), key=len)

@@ -1,7 +1,7 @@
 """Sentences for the reader of a report: what its numbers leave out, and why."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -52,11 +52,12 @@ def refused(runs: pd.DataFrame, ranking: list[str]) -> Iterator[str]:
         )
 
 
-def earlier(count: int) -> Iterator[str]:
-    """Several tries of the same run."""
+def earlier(count: int, mix: Collection[str]) -> Iterator[str]:
+    """Several tries of the same run, or what is the same where some fields may differ."""
     if count:
+        apart = f", or differ in {some(sorted(mix))} alone" if mix else ""
         yield (
-            f"{_count(count, 'earlier try', 'earlier tries')} of runs that are there again: "
+            f"{_count(count, 'earlier try', 'earlier tries')} of runs that are there again{apart}: "
             "the last that ended well counts."
         )
 

@@ -138,7 +138,7 @@ def gather(runs: pd.DataFrame, *, mix: Collection[str] = ()) -> Results:
     notes += caveats.refused(runs[refused], RANKING)
     tries = int((~refused).sum())
     runs = _once(runs[~refused])
-    notes += [*caveats.earlier(tries - len(runs)), *caveats.experiments(runs, TABLE)]
+    notes += [*caveats.earlier(tries - len(runs), mix), *caveats.experiments(runs, TABLE)]
     notes += caveats.own_rows(runs, RANKING)
     raced = races.by_ranking(runs, RANKING)
     notes += [*caveats.ends(runs), *caveats.busy(runs), *caveats.missing(missing(runs, raced))]
@@ -247,22 +247,24 @@ def _fill(runs: pd.DataFrame, columns: list[str], by: list[str]) -> None:
 
 
 def _settings(runs: pd.DataFrame, mix: Collection[str]) -> tuple[pd.DataFrame, tuple[Setting, ...]]:
-    """Number the settings; fields of `mix` that differ read `mixed`, and methods tell them."""
-    mix = {*mix, "fingerprint"} if "model" in mix else set(mix)  # each model has weights of its own
+    """Number the settings; fields of `mix` that differ read `mixed`, and methods are named by them.
+
+    Each model has weights of its own, so that with models weights are mixed too.
+    """
+    mix = {*mix, "fingerprint"} if "model" in mix else set(mix)
     others = [name for name in FIELDS if name not in mix]
-    runs = runs.copy()
+    runs, masked = runs.copy(), runs[FIELDS].copy()
     for name in [name for name in FIELDS if name in mix]:
         several = runs.groupby(others, observed=True)[name].transform("nunique") > 1
         told = several & runs[name].ne(older(name)) & (name not in UNASKED)
+        if name == "fingerprint" and "model" in mix:  # two sets of weights of one name
+            told = runs.groupby([*others, "model"], observed=True)[name].transform("nunique") > 1
         runs.loc[told, "method"] += f" {name}=" + runs.loc[told, name].astype(str)
-        runs.loc[several, name] = MIXED
-    distinct = {
-        Setting(*values) for values in runs[FIELDS].drop_duplicates().itertuples(index=False)
-    }
+        masked.loc[several, name] = MIXED
+    distinct = {Setting(*values) for values in masked.drop_duplicates().itertuples(index=False)}
     settings = tuple(sorted(distinct, key=lambda setting: tuple(map(str, astuple(setting)))))
     number = {astuple(setting): index for index, setting in enumerate(settings)}
-    runs = runs.copy()  # a block a type: columns that came one by one are slow, as pandas warns
-    runs.insert(0, "setting", [number[tuple(row)] for row in runs[FIELDS].itertuples(index=False)])
+    runs.insert(0, "setting", [number[tuple(row)] for row in masked.itertuples(index=False)])
     return runs, settings
 
 

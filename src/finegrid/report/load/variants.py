@@ -31,7 +31,7 @@ def named(runs: pd.DataFrame, ranking: list[str]) -> pd.Series:
     one ranking has several rates of the same variant.
     """
     overrides = _parsed(runs)
-    shown = overrides.map(_shown)
+    shown = ways(runs)
     differing = _differing(runs[ranking].assign(shown=shown), ranking)
     rates = runs["lr"].fillna(overrides.map(_rate))
     by = [runs[name] for name in [*ranking, "method"]]
@@ -48,6 +48,11 @@ def named(runs: pd.DataFrame, ranking: list[str]) -> pd.Series:
         with_rate = (setting, method) in tuned and rate == rate if pd.isna(differs) else differs
         names.append(_with(method, way, words) + (f" {RATE}={rate:g}" if with_rate else ""))
     return pd.Series(names, index=runs.index)
+
+
+def ways(runs: pd.DataFrame) -> pd.Series:
+    """Each run's overrides that no field of a record holds and that are part of what was asked."""
+    return _parsed(runs).map(_shown)
 
 
 def tasks(runs: pd.DataFrame, ranking: list[str], same: list[str]) -> pd.Series:
@@ -114,7 +119,7 @@ def _rate(overrides: Overrides) -> float:
 
 
 def _shown(overrides: Overrides) -> Overrides:
-    """Those that no field of a record holds and that are part of what was asked for."""
+    """Those of `ways`."""
     searched = _chosen(overrides)
     return tuple(p for p in overrides if settings.is_unrecorded(*p) and p[0] not in searched)
 

@@ -1,94 +1,138 @@
 """Models compared with one another, a method at a time.
 
-Settings are alike but for the model; seeds are common and rows the same. The intervals of a method
-hold for all its models together, as those of a ranking do for its methods.
+Settings are alike but for the model, and so is what else was asked for but the rate; seeds are
+common and rows the same. The intervals of a method hold for all its models together, as those of a
+ranking do for its methods.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from math import nan
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from finegrid.report.load.rankings import RANKING, SAME, Results, ordered
+from finegrid.report.load import variants
+from finegrid.report.load.rankings import RANKING, SAME, Results, Setting, ordered
 from finegrid.report.stats import simultaneous
+from finegrid.report.stats.compare import leading
 from finegrid.report.stats.scores import Evidence, Key, Known
 from finegrid.report.stats.shrunken_variance import spreads
 
 COLUMNS = [
-    *RANKING[1:], "method", "best", "best_mean", "model", "mean", "difference", "low", "high",
-    "p_adjusted", "detectable", "seeds",
+    *RANKING[1:], "method", "apart", "best", "best_mean", "model", "mean", "difference", "low",
+    "high", "p_adjusted", "detectable", "seeds", "best_setting", "setting",
 ]  # fmt: skip
 
 
-def models(results: Results, known: Evidence, *, level: float = 0.95) -> pd.DataFrame:
-    """A row for each model that another one is ahead of with a method at a fraction of a table.
+class Cell(NamedTuple):
+    """A method with one model."""
 
-    `best` is the model with the highest mean of the method. `difference` is best - this over common
-    `seeds`; `low` and `high` bound it, `detectable` is what would be found in 80 %. Models are
-    compared where their runs had the same rows and metric and no race stopped any, and where the
-    best of them learned something.
+    model: str
+    setting: int
+    method: str
+    known: Known
+    runs: pd.DataFrame
+
+
+def models(results: Results, known: Evidence, *, level: float = 0.95) -> pd.DataFrame:
+    """A row for each model that another one leads with a method at a fraction of a table.
+
+    `best` is the leading model: the highest mean of those that learned something, first of those
+    with several seeds. `difference` is best - this over common `seeds`, as both means are; `low`
+    and `high` bound it, `detectable` is what would be found in 80 %. `apart` says what the settings
+    differ in where several of them have models to compare. Raced rankings are left out.
     """
     rows = [
-        [*place, method, *row]
-        for place, methods in _places(results, known).items()
-        for method in ordered(methods)
-        for row in _behind(methods[method], level)
+        [*place, cells[0].method, apart, *row]
+        for place, apart, cells in _compared(results, known)
+        for row in _behind(cells, level)
     ]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _places(results: Results, known: Evidence) -> dict[Key, dict[str, dict[str, Known]]]:
-    """Task, budget, fraction and what settings share -> method -> model -> cell."""
+def _compared(results: Results, known: Evidence) -> Iterator[tuple[Key, str, list[Cell]]]:
+    """Place, what tells its settings apart, and cells that nothing but the model does."""
+    groups: dict[Key, list[Cell]] = defaultdict(list)
+    shared: dict[Key, set[Setting]] = defaultdict(set)
+    for (key, way), cell in _cells(results, known):
+        setting = replace(results.settings[key[0]], model="", fingerprint="")
+        groups[(*key[1:], setting, cell.method.partition(" ")[0], way)].append(cell)
+    for *place, setting, _, _ in groups:
+        shared[tuple(place)].add(setting)
+    names = ordered({cell.method for cells in groups.values() for cell in cells})
+    by_name = sorted(groups.items(), key=lambda group: names.index(group[1][0].method))
+    for (*place, setting, _, _), cells in by_name:
+        told = _differing(setting, shared[tuple(place)])
+        for same in _on_the_same_rows(cells):
+            if len(same) > 1:
+                yield tuple(place), told, same
+
+
+def _cells(results: Results, known: Evidence) -> Iterator[tuple[tuple[Key, Any], Cell]]:
+    """Ranking, what was asked for beyond the model, and the cell."""
     fine = results.runs[results.runs["status"].eq("ok")]
-    of = dict(list(fine.groupby(RANKING, observed=True)))
-    alike: dict[Key, list[Key]] = defaultdict(list)
-    for key in known.rankings:
-        if key not in results.races:
-            setting = replace(results.settings[key[0]], model="", fingerprint="")
-            alike[(*key[1:], setting)].append(key)
-    return {
-        place[:-1]: _by_method(results, known, keys)
-        for place, keys in alike.items()
-        if len(keys) > 1 and _same_rows(pd.concat([of[key] for key in keys]))
-    }
-
-
-def _same_rows(runs: pd.DataFrame) -> bool:
-    """Whether the runs of each seed had the same rows and metric."""
-    return bool(runs.groupby("seed")[SAME].nunique().le(1).all(axis=None))
-
-
-def _by_method(
-    results: Results, known: Evidence, keys: Sequence[Key]
-) -> dict[str, dict[str, Known]]:
-    """Method -> model, with its weights' fingerprint where a name has several -> cell."""
-    settings = [results.settings[key[0]] for key in keys]
-    names = [setting.model for setting in settings]
-    found: dict[str, dict[str, Known]] = defaultdict(dict)
-    for key, setting in zip(keys, settings, strict=True):
-        several = names.count(setting.model) > 1
+    ways = variants.ways(fine)
+    by_cell = dict(list(fine.assign(way=ways).groupby([*RANKING, "method"], observed=True)))
+    fingerprints: dict[str, set[str]] = defaultdict(set)
+    for setting in results.settings:
+        fingerprints[setting.model].add(setting.fingerprint)
+    for key, methods in known.rankings.items():
+        if key in results.races:
+            continue
+        setting = results.settings[key[0]]
+        several = len(fingerprints[setting.model]) > 1
         model = f"{setting.model} {setting.fingerprint}" if several else setting.model
-        for method, cell in known.rankings[key].items():
-            found[method][model] = cell
-    return found
+        for method, cell in methods.items():
+            runs = by_cell[*key, method]
+            way = tuple(p for p in runs["way"].iloc[0] if not p[0].startswith("model."))
+            yield (key, way), Cell(model, key[0], method, cell, runs)
 
 
-def _behind(models: Mapping[str, Known], level: float) -> Iterator[list[object]]:
-    """Each model behind the best one, the highest first, from the column `best` on."""
-    means = {name: float(cell.scores.values.mean()) for name, cell in models.items()}
-    ranked = sorted(models, key=lambda name: -means[name])
-    best, scores = ranked[0], [models[name].scores for name in ranked]
+def _differing(setting: Setting, others: set[Setting]) -> str:
+    """The fields of a setting that not all of some have, in words."""
+    fields = asdict(setting)
+    told = [name for name in fields if len({getattr(other, name) for other in others}) > 1]
+    return " ".join(f"{name}={fields[name]}" for name in told)
+
+
+def _on_the_same_rows(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """Cells in groups whose runs of each seed had the same rows, metric and class of interest."""
+    groups: list[list[Cell]] = []
+    for cell in cells:
+        for group in groups:
+            runs = pd.concat([one.runs for one in (*group, cell)])
+            if runs.groupby("seed")[[*SAME, "positive"]].nunique().le(1).all(axis=None):
+                group.append(cell)
+                break
+        else:
+            groups.append([cell])
+    return groups
+
+
+def _behind(cells: Sequence[Cell], level: float) -> Iterator[list[object]]:
+    """Each model behind the leading one, the highest first, from the column `best` on."""
+    scores = [cell.known.scores for cell in cells]
     pairs = simultaneous.pairs(scores, spreads(scores))
-    half = pairs.half(level)[0]
-    for at, name in enumerate(ranked[1:], start=1):
-        if models[best].learned and pairs.seeds[0, at]:
-            difference = float(pairs.difference[0, at])
-            width = float(half[at]) if np.isfinite(half[at]) else nan
-            yield [
-                best, means[best], name, means[name], difference, difference - width,
-                difference + width, pairs.p(0, at), pairs.detectable(0, at, width),
-                int(pairs.seeds[0, at]),
-            ]  # fmt: skip
+    of_model = {str(at): cell.known for at, cell in enumerate(cells)}
+    if (first := leading(of_model, pairs, level, ())) is None:
+        return
+    half = pairs.half(level)[first]
+    for at in sorted(range(len(cells)), key=lambda at: -float(scores[at].values.mean())):
+        common = sorted({*scores[first].seeds} & {*scores[at].seeds})
+        if at == first or not common:
+            continue
+        best, mean = (_mean(cells[one], common) for one in (first, at))
+        width = float(half[at]) if np.isfinite(half[at]) else nan
+        yield [
+            cells[first].model, best, cells[at].model, mean, best - mean, best - mean - width,
+            best - mean + width, pairs.p(first, at), pairs.detectable(first, at, width),
+            len(common), cells[first].setting, cells[at].setting,
+        ]  # fmt: skip
+
+
+def _mean(cell: Cell, seeds: Sequence[int]) -> float:
+    values = dict(zip(cell.known.scores.seeds, cell.known.scores.values, strict=True))
+    return float(np.mean([values[seed] for seed in seeds]))
