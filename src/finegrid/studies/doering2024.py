@@ -105,6 +105,7 @@ def findings(cells: Cells, *, margin: float) -> list[Finding]:
     timed = [one for one in against if one.where.unit == "seconds"]
     fractions = _among(against, lambda w: (w.unit, w.budget), lambda w: w.fraction)
     budgets = _among(timed, lambda w: w.fraction, lambda w: w.budget)
+    budget = _budgets(cells)
     at_all_rows = sorted({w for method, w in cells if method == "bitfit" and w.fraction == 1.0})
     less, more = ("bitfit", SOME), ("bitfit", 1.0)
     lost = [contrast(cells, where, [less], [more]) for where in at_all_rows]
@@ -114,16 +115,27 @@ def findings(cells: Cells, *, margin: float) -> list[Finding]:
     ]
     return [
         finding(FRACTIONS, fractions, (-margin, margin), shown=against,
-                label=lambda w: f"fraction {w.fraction:g}, {w.budget:g} {w.unit}"),
+                label=lambda w: f"fraction {w.fraction:g}, {budget(w)}"),
         finding(BUDGETS, budgets, (-margin, margin), shown=timed,
                 label=lambda w: f"{w.budget:g} s, fraction {w.fraction:g}"),
-        finding(STABLE, lost, (-margin, inf), label=Where.budget_text),
-        finding(STEADIER, steadier, (0.0, inf), label=Where.budget_text),
+        finding(STABLE, lost, (-margin, inf), label=budget),
+        finding(STEADIER, steadier, (0.0, inf), label=budget),
         finding(BETWEEN, _between(against), (0.0, inf), label=lambda _: "fractions in between"),
         _vary(cells),
         _gains(cells),
         Finding(STREAMS),
     ]  # fmt: skip
+
+
+def _budgets(cells: Cells) -> Callable[[Where], str]:
+    """How a budget is called: tasks with one each of a unit are pooled, however large it is."""
+    budgets: dict[tuple[str, str], set[float]] = defaultdict(set)
+    for _, where in cells:
+        budgets[where.task, where.unit].add(where.budget)
+    several = {unit for (_, unit), amounts in budgets.items() if len(amounts) > 1}
+    return lambda where: (
+        where.budget_text() if where.unit in several else f"{where.unit} of each task"
+    )
 
 
 def _among(
