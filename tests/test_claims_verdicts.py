@@ -441,14 +441,14 @@ def test_tasks_with_a_budget_each_are_pooled() -> None:
         table(as_claimed, methods=("full", "bitfit"), tasks=(task,), budgets=budgets)
         for task, budgets in (("mrpc", (3.0,)), ("cola", (5.0,)))
     ]
-    results = rankings.gather(pd.concat(frames))
+    results = rankings.gather(pd.concat(frames, ignore_index=True))
     cells = contrasts.cells_of(results, evidence(results, seeds_alone=True), 0)
     found = {one.claim: one.parts for one in doering2024.findings(cells, margin=0.01)}
     assert {name: part.n for name, part in found[doering2024.STABLE].items()} == {
         "epochs of each task": 10
     }
     frames.append(table(as_claimed, methods=("full", "bitfit"), tasks=("cola",), budgets=(3.0,)))
-    results = rankings.gather(pd.concat(frames))
+    results = rankings.gather(pd.concat(frames, ignore_index=True))
     cells = contrasts.cells_of(results, evidence(results, seeds_alone=True), 0)
     found = {one.claim: one.parts for one in doering2024.findings(cells, margin=0.01)}
     assert set(found[doering2024.STABLE]) == {"3 epochs", "5 epochs"}
