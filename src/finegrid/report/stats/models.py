@@ -45,6 +45,8 @@ def models(results: Results, known: Evidence, *, level: float = 0.95) -> pd.Data
     and `high` bound it, `detectable` is what would be found in 80 %. `apart` says what the settings
     differ in where several of them have models to compare. Raced rankings are left out.
     """
+    if len({(setting.model, setting.fingerprint) for setting in results.settings}) < 2:
+        return pd.DataFrame(columns=COLUMNS)
     rows = [
         [*place, cells[0].method, apart, *row]
         for place, apart, cells in _compared(results, known)
