@@ -1,5 +1,6 @@
 """The search for learning rates that a sweep begins with: design, rungs, cells, what it writes."""
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
@@ -26,7 +27,8 @@ from finegrid.grid.known import Known
 from finegrid.grid.search import MethodSearch, Search
 from finegrid.grid.status import Outcome, Store, outcome, settled
 from finegrid.report.load import rankings
-from finegrid.runs.record import Record, read
+from finegrid.runs import trials
+from finegrid.runs.record import Record, read, read_fields
 from finegrid.runs.text import given_overrides
 from finegrid.tuning import design, halving, rungs, write_rungs
 from finegrid.tuning.halving import Rung, Score
@@ -672,6 +674,19 @@ def test_a_sweep_searches_compares_and_fills_holes(tmp_path: Path) -> None:
     result = call(*SWEEP, f"hydra.sweep.dir={again}", f"known=[{kept}]")
     assert result.returncode != 0
     assert "trials.jsonl, line 1: not a readable record: " in result.stderr
+
+
+@pytest.mark.parametrize("statuses", [("failed", "ok"), ("ok", "failed")])
+def test_a_trial_that_failed_once_does_not_hide_its_result(
+    tmp_path: Path, statuses: tuple[str, str]
+) -> None:
+    texts = []
+    for status in statuses:
+        (tmp_path / status).mkdir()
+        record("lora", 0, None, status=status, trial=3, cell="same").write(tmp_path / status)
+        texts.append(json.dumps(read_fields(tmp_path / status)))
+    (tmp_path / "trials.jsonl").write_text("\n".join(texts), encoding="utf-8")
+    assert trials.read(tmp_path / "trials.jsonl")["same"].status == "ok"
 
 
 def test_what_holds_no_trials_is_said(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def lines(roots: Iterable[Path], *, searched: bool) -> Iterator[str]:
 
 
 def read(path: Path) -> dict[str, Record]:
-    """Hash of the cell -> record of each trial of such a file.
+    """Hash of the cell -> record of each trial of such a file; of several tries one that ended.
 
     Raises:
         UserError: if it cannot be read as one.
@@ -48,12 +48,14 @@ def read(path: Path) -> dict[str, Record]:
         texts = path.read_bytes().splitlines()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error}") from error
-    records = {}
+    records: dict[str, Record] = {}
     for number, text in enumerate(texts, start=1):
         try:
             record = of_text(text)
         except ValueError as error:
             raise UserError(f"{path}, line {number}: not a readable record: {error}") from error
         if record.cell and record.trial is not None:
-            records[record.cell] = record
+            before = records.get(record.cell)
+            if before is None or before.status not in ENDED:
+                records[record.cell] = record
     return records
