@@ -3,7 +3,7 @@
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from finegrid.errors import UserError, nearest
 
@@ -29,12 +29,12 @@ def add_restoring(to: argparse.ArgumentParser) -> None:
     )
 
 
-def add_mixing(to: argparse.ArgumentParser, fields: Sequence[str]) -> None:
+def add_mixing(to: argparse.ArgumentParser, fields: Collection[str]) -> None:
     """Add the option that puts runs of several settings together."""
     add_names(to, "--mix", fields, "what may differ within a comparison")
 
 
-def add_names(to: argparse.ArgumentParser, flag: str, known: Sequence[str], about: str) -> None:
+def add_names(to: argparse.ArgumentParser, flag: str, known: Collection[str], about: str) -> None:
     """Add an option that takes some of the known names, between commas."""
 
     def names(text: str) -> list[str]:

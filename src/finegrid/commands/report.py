@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=Path, help="directory of the report")
     arguments.add_names(
-        parser, "--format", list(write.FORMATS), "what to write, all but pdf unless told otherwise"
+        parser, "--format", write.FORMATS, "what to write, all but pdf unless told otherwise"
     )
     arguments.add_mixing(parser, rankings.FIELDS)
     parser.add_argument("--level", type=float, default=0.95, help="of intervals and of ties")

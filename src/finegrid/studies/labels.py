@@ -10,7 +10,7 @@ from math import inf
 
 from finegrid.report.stats.compare import label_rows
 from finegrid.studies.contrasts import Cell, Cells, Contrast, Where, detail, differences, parts
-from finegrid.studies.models import MODEL, model_of
+from finegrid.studies.models import model_of, with_model
 from finegrid.studies.study import Given, Study
 from finegrid.studies.verdict import Claim, Estimate, Finding, Verdict, judge_all, rule
 
@@ -75,15 +75,12 @@ def findings(cells: Cells, *, margin: float) -> list[Finding]:
 def _pairs(cells: Cells, methods: Sequence[str], other: str) -> list[tuple[str, str]]:
     """Names of cells of one model: each method there is, and what it is held against."""
     names = {name for name, _ in cells}
-    models = {MODEL + model_of(name) if MODEL in name else "" for name in names}
-    pairs = [(_of(method, model), other + model) for model in sorted(models) for method in methods]
+    pairs = [
+        (with_model(method, model), with_model(other, model))
+        for model in sorted(set(map(model_of, names)))
+        for method in methods
+    ]
     return [pair for pair in pairs if names.issuperset(pair)]
-
-
-def _of(method: str, model: str) -> str:
-    """A cell's name; the model stands before the head."""
-    name, space, head = method.partition(" ")
-    return f"{name}{model}{space}{head}"
 
 
 def _asked(cells: Cells) -> list[tuple[str, str]]:

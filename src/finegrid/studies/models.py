@@ -9,7 +9,7 @@ from itertools import combinations
 from math import inf
 
 from finegrid.report.load.rankings import ordered
-from finegrid.studies.contrasts import Cells, Where, differences, finding
+from finegrid.studies.contrasts import Cells, differences, finding
 from finegrid.studies.study import Given, Study
 from finegrid.studies.verdict import Claim, Finding, Verdict, judge_all, rule
 
@@ -34,6 +34,12 @@ def model_of(name: str) -> str:
     return name.partition(MODEL)[2].split(" ")[0]
 
 
+def with_model(method: str, model: str) -> str:
+    """A cell's name: the model stands before what else tells a method."""
+    name, space, rest = method.partition(" ")
+    return f"{name}{MODEL}{model}{space}{rest}" if model else method
+
+
 def _ahead(cells: Cells, pair: Sequence[str], method: str) -> Finding:
     first, second = pair
     claim = Claim(
@@ -43,13 +49,8 @@ def _ahead(cells: Cells, pair: Sequence[str], method: str) -> Finding:
         measure=f"{first} - {second}",
         untested=f"needs {method} with both, on the same rows, with two seeds or more",
     )
-    name, _, rest = method.partition(" ")  # the model stands before what else tells a method
-    one, other = (" ".join(filter(None, (f"{name}{MODEL}{model}", rest))) for model in pair)
-    return finding(claim, differences(cells, one, other), (0.0, inf), label=_everywhere)
-
-
-def _everywhere(where: Where) -> str:
-    return "all places"
+    one, other = (with_model(method, model) for model in pair)
+    return finding(claim, differences(cells, one, other), (0.0, inf), label=lambda _: "all places")
 
 
 STUDY = Study(

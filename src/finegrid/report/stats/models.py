@@ -19,7 +19,7 @@ from finegrid.report.load.rankings import RANKING, SAME, Results, Setting, order
 from finegrid.report.stats import simultaneous
 from finegrid.report.stats.compare import leading
 from finegrid.report.stats.scores import Evidence, Key, Known
-from finegrid.report.stats.shrunken_variance import spreads
+from finegrid.report.stats.shrunken_variance import by_seed, spreads
 
 COLUMNS = [
     *RANKING[1:], "method", "apart", "best", "best_mean", "model", "mean", "difference", "low",
@@ -31,8 +31,9 @@ class Cell(NamedTuple):
     """A method with one model."""
 
     model: str
-    setting: int
+    key: Key  # its ranking
     method: str
+    way: tuple[Any, ...]  # what was asked for beyond the model
     known: Known
     runs: pd.DataFrame
 
@@ -59,9 +60,9 @@ def _compared(results: Results, known: Evidence) -> Iterator[tuple[Key, str, lis
     """Place, what tells its settings apart, and cells that nothing but the model does."""
     groups: dict[Key, list[Cell]] = defaultdict(list)
     shared: dict[Key, set[Setting]] = defaultdict(set)
-    for (key, way), cell in _cells(results, known):
-        setting = replace(results.settings[key[0]], model="", fingerprint="")
-        groups[(*key[1:], setting, cell.method.partition(" ")[0], way)].append(cell)
+    for cell in _cells(results, known):
+        setting = replace(results.settings[cell.key[0]], model="", fingerprint="")
+        groups[(*cell.key[1:], setting, cell.method.partition(" ")[0], cell.way)].append(cell)
     for *place, setting, _, _ in groups:
         shared[tuple(place)].add(setting)
     names = ordered({cell.method for cells in groups.values() for cell in cells})
@@ -73,8 +74,8 @@ def _compared(results: Results, known: Evidence) -> Iterator[tuple[Key, str, lis
                 yield tuple(place), told, same
 
 
-def _cells(results: Results, known: Evidence) -> Iterator[tuple[tuple[Key, Any], Cell]]:
-    """Ranking, what was asked for beyond the model, and the cell."""
+def _cells(results: Results, known: Evidence) -> Iterator[Cell]:
+    """Those of all rankings that were not raced."""
     fine = results.runs[results.runs["status"].eq("ok")]
     ways = variants.ways(fine)
     by_cell = dict(list(fine.assign(way=ways).groupby([*RANKING, "method"], observed=True)))
@@ -90,7 +91,7 @@ def _cells(results: Results, known: Evidence) -> Iterator[tuple[tuple[Key, Any],
         for method, cell in methods.items():
             runs = by_cell[*key, method]
             way = tuple(p for p in runs["way"].iloc[0] if not p[0].startswith("model."))
-            yield (key, way), Cell(model, key[0], method, cell, runs)
+            yield Cell(model, key, method, way, cell, runs)
 
 
 def _differing(setting: Setting, others: set[Setting]) -> str:
@@ -122,19 +123,16 @@ def _behind(cells: Sequence[Cell], level: float) -> Iterator[list[object]]:
     if (first := leading(of_model, pairs, level, ())) is None:
         return
     half = pairs.half(level)[first]
+    values, present = by_seed(scores)
     for at in sorted(range(len(cells)), key=lambda at: -float(scores[at].values.mean())):
-        common = sorted({*scores[first].seeds} & {*scores[at].seeds})
-        if at == first or not common:
+        seeds = int(pairs.seeds[first, at])
+        if at == first or not seeds:
             continue
-        best, mean = (_mean(cells[one], common) for one in (first, at))
+        both = present[first] * present[at]
+        best, mean = ((values[one] * both).sum() / seeds for one in (first, at))
         width = float(half[at]) if np.isfinite(half[at]) else nan
         yield [
             cells[first].model, best, cells[at].model, mean, best - mean, best - mean - width,
             best - mean + width, pairs.p(first, at), pairs.detectable(first, at, width),
-            len(common), cells[first].setting, cells[at].setting,
+            seeds, cells[first].key[0], cells[at].key[0],
         ]  # fmt: skip
-
-
-def _mean(cell: Cell, seeds: Sequence[int]) -> float:
-    values = dict(zip(cell.known.scores.seeds, cell.known.scores.values, strict=True))
-    return float(np.mean([values[seed] for seed in seeds]))
