@@ -567,6 +567,24 @@ def test_finegrid_tune_reads_the_trials_of_a_search_rung_by_rung(
     assert yaml.safe_load(out.read_text(encoding="utf-8"))["lr"] == rates
 
 
+def test_rates_found_for_other_tasks_in_the_same_directory_stay(searches: Searches) -> None:
+    one, other = "builtin_similarity", "builtin_acceptability"
+    expected: dict[str, float] = {}
+    for number, (task, best) in enumerate(((one, 1e-3), (other, 1e-3), (one, 3e-4))):
+        given = ("method=lora", "tune.trials=4", f"task={task}", f"budget.epochs={number + 2}")
+        search, base, store = searches(*given, end=near({"lora": best}))
+        finish(search, store)
+        for key, made in store.records.items():
+            (store.root / f"{number}/{key}").mkdir(parents=True)
+            made.write(store.root / f"{number}/{key}")
+        search.conclude()
+        rates = yaml.safe_load((store.root / "tuned/tiny.yaml").read_text(encoding="utf-8"))["lr"]
+        tuned = search.tuned(base[0], store.ended)
+        assert tuned is not None
+        expected[task] = tuned.facts["lr"]
+        assert rates["lora"] == expected, "the last search of a task counts"
+
+
 def test_unequal_numbers_of_trials_are_refused(searches: Searches) -> None:
     search, _, store = searches("method=lora,bitfit", "tune.trials=4")
     finish(search, store)

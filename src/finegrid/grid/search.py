@@ -196,11 +196,17 @@ class Search:
         return self._tuned.get(cell.key)
 
     def conclude(self) -> None:
-        """Write the rates found for each model, in the sweep's directory."""
+        """Write the rates found for each model, in the sweep's directory.
+
+        What other commands found there for other methods and tasks stands beside them.
+        """
         from finegrid.tuning import write_rungs  # pandas comes with it, which a plan needs not load
 
-        for model, results in self._results().items():
-            text = write_rungs.overlay(results, model, command_line())
+        found = self._results()
+        there = rungs.found_below(self.store.root) if found else []
+        for model, results in found.items():
+            every = rungs.joined(results, [one for one in there if one.model == model])
+            text = write_rungs.overlay(every, model, command_line())
             path = self.store.root / FOLDER / f"{model}.yaml"
             path.parent.mkdir(exist_ok=True)
             write_atomic(path, text.encode())

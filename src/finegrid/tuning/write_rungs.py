@@ -28,7 +28,7 @@ def overlay(results: Sequence[Result], name: str, command: str) -> str:
     Raises:
         UserError: if the searches are of several models.
     """
-    models = sorted({run.model for result in results for run in result.runs})
+    models = sorted({result.model for result in results})
     if len(models) > 1:
         raise UserError(f"the searches are for {' and '.join(models)}; name those of one model")
     tables = (line for head, rows in _tables(results) for line in (head, *_table(rows).split("\n")))
