@@ -45,7 +45,7 @@ def test_a_known_crossing_is_where_it_is_in_labels() -> None:
     row = only(made)
     assert (row.first, row.second, row.times, row.why) == ("late", "early", 1, "")
     assert row.labels == pytest.approx(200, rel=0.01)
-    assert 100 < row.low < 200 < row.high < 300, "the chance of 40,000 rows, and little of seeds"
+    assert 100 < row.low < 200 < row.high < 350, "the chance of 40,000 rows, and little of seeds"
     assert (row.smallest, row.largest, row.sizes) == (100, 1000, 3)
     text = overtaking.sentence(row)
     assert text.startswith("late overtakes early at about 200 labels [1")
@@ -118,7 +118,17 @@ def test_of_several_crossings_the_first(
     row = row_of(sizes(dict(zip((32.0, 64.0, 128.0, 256.0), differences, strict=True)), 5, luck))
     assert (row.first, row.times) == (first, times)
     assert row.labels == pytest.approx(labels, rel=1e-3)
-    assert ("the first of 2 crossings" in overtaking.sentence(row)) == (times == 2)
+    assert ("the means cross 2 times" in overtaking.sentence(row)) == (times == 2)
+
+
+def test_a_crossing_within_chance_does_not_hide_the_one_that_is_told() -> None:
+    """`a` is a hair ahead at 64 labels and far behind from 128 on: `b` overtakes it."""
+    luck = 0.01 * np.random.default_rng(0).normal(size=(4, 2, 5))
+    luck -= luck.mean(axis=2, keepdims=True)
+    row = row_of(sizes({32.0: -0.001, 64.0: 0.001, 128.0: -0.1, 256.0: -0.2}, 5, luck))
+    assert (row.first, row.second, row.times, row.why) == ("b", "a", 2, "")
+    assert 64 < row.labels < row.high < 128
+    assert row.low == 0
 
 
 def test_equal_means_between_two_signs_cross_in_their_middle() -> None:
@@ -130,7 +140,7 @@ def test_equal_means_between_two_signs_cross_in_their_middle() -> None:
 
 @pytest.mark.parametrize(("seeds", "together"), [(3, 0.0), (5, 0.7)])
 def test_the_interval_holds_the_true_crossing(seeds: int, together: float) -> None:
-    """Nominal 95 %: at least 90 % of 150, whether or not a seed's luck is alike at all amounts."""
+    """Nominal 95 %: at least 92 % of 150, whether or not a seed's luck is alike at all amounts."""
     rng = np.random.default_rng(1)
     true, held = 2**7.3, 0
     amounts = (64.0, 128.0, 256.0, 512.0)
@@ -140,7 +150,15 @@ def test_the_interval_holds_the_true_crossing(seeds: int, together: float) -> No
         row = row_of(sizes({n: GAIN * log2(n / true) for n in amounts}, seeds, luck))
         sure = row.labels != row.labels and row.told == row.sizes
         held += not sure if row.labels != row.labels else row.low <= true <= row.high
-    assert held >= 135
+    assert held >= 138
+
+
+def test_of_equal_methods_hardly_a_crossing_is_told() -> None:
+    """Nominal 5 % of 100, at four amounts together."""
+    rng = np.random.default_rng(6)
+    equal = dict.fromkeys((64.0, 128.0, 256.0, 512.0), 0.0)
+    rows = [row_of(sizes(equal, 3, 0.01 * rng.normal(size=(4, 2, 3)))) for _ in range(100)]
+    assert sum(row.why == "" for row in rows) <= 10, "crossings, and leads throughout"
 
 
 def test_many_pairs_are_counted() -> None:

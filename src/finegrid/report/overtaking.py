@@ -22,7 +22,7 @@ def intro(level: float) -> str:
     return (
         "At how many labels (rows to train on and to select on) one method overtakes another, by "
         "lines between the means over log2(labels). In brackets all amounts around it at which the "
-        f"difference could be chance ({100 * level:g} %, of each pair alone)."
+        f"difference could be chance ({100 * level:g} %, of a pair's amounts together)."
     )
 
 
@@ -51,7 +51,7 @@ def sentence(row: Any) -> str:
         return f"{row.first} leads {row.second} throughout ({apart})"
     low = f"below {_count(row.smallest)}" if row.low == 0 else _count(row.low)
     high = f"above {_count(row.largest)}" if row.high == float("inf") else _count(row.high)
-    again = f"; the first of {row.times} crossings" if row.times > 1 else ""
+    again = f"; the means cross {row.times} times" if row.times > 1 else ""
     return (
         f"{row.first} overtakes {row.second} at about {_count(row.labels)} labels "
         f"[{low}, {high}]{again}"

@@ -1,11 +1,13 @@
 """From how many labels on one method scores more than another: where their mean scores cross.
 
 Between the amounts that were measured the difference of two methods is a line over log2(labels);
-the first zero of the means is the crossing. Its interval holds all amounts around it at which the
-sign of the difference could be chance (Fieller's way): fewer than 97.5 % of draws agree on it, for
-95 %. A draw strays by seeds, as Student's t with the ranking's shrunken variance, along the
-deviations of the paired differences, so that a seed's luck at several amounts goes together (a
-wild bootstrap); and by test rows, on the same resampled ones at all amounts.
+a zero of the means is a crossing, of several the first that the signs told around it fit. Its
+interval holds all amounts around it at which the sign of the difference could be chance (Fieller's
+way): with J amounts fewer than 1 - 0.025 / J of draws agree on it, for 95 % at all together. It is
+told if the sign is told at an amount that was measured. A draw strays by seeds, as Student's
+t with the ranking's shrunken variance, along the deviations of the paired differences, so that a
+seed's luck at several amounts goes together (a wild bootstrap); and by test rows, on the same
+resampled ones at all amounts.
 """
 
 from collections import defaultdict
@@ -65,6 +67,17 @@ class Curve:
     x: Floats  # log2(labels), rising
     mean: Floats  # J
     drawn: Floats  # J B
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Where the means cross, in log2(labels)."""
+
+    zero: float
+    rises: bool  # whether the difference does
+    low: float  # nearest amounts at which the sign is told; infinite if at none
+    high: float
+    fits: bool  # whether these signs go with it: one does, and none denies it
 
 
 def crossings(results: Results, known: Evidence, *, level: float = 0.95) -> pd.DataFrame:
@@ -133,17 +146,17 @@ def _of_pair(
     curve = _curve(a, b, tested, luck)
     span = [len(tested), tested[0][0].labels, tested[-1][0].labels]
     share = (curve.drawn > 0).mean(axis=1)
-    sure = (1 + level) / 2
+    sure = 1 - (1 - level) / 2 / len(tested)  # Bonferroni's: at all amounts
     told = int((np.maximum(share, 1 - share) >= sure).sum())
     zeros = _zeros(curve.x, curve.mean)
     leads = float(curve.mean[curve.mean != 0][0]) if curve.mean.any() else 0.0
     if not zeros:
         names = [b, a] if leads < 0 else [a, b]
         return [*names, nan, nan, nan, 0, told, *span, "" if told else "chance"]
-    names = [a, b] if leads < 0 else [b, a]
-    low, high, above = _interval(curve, zeros[0], sure)
-    why = "" if above == (-1 if leads > 0 else 1) else "side" if told else "chance"
-    return [*names, 2.0 ** zeros[0], 2.0**low, 2.0**high, len(zeros), told, *span, why]
+    turn = _turn(curve, zeros, leads < 0, sure)
+    why = "chance" if not told else "" if turn.fits else "side"
+    names = [a, b] if turn.rises else [b, a]
+    return [*names, 2.0**turn.zero, 2.0**turn.low, 2.0**turn.high, len(zeros), told, *span, why]
 
 
 def _testable(size: Size, a: str, b: str) -> bool:
@@ -220,17 +233,23 @@ def _zeros(x: Floats, mean: Floats) -> list[float]:
     return found
 
 
-def _interval(curve: Curve, zero: float, sure: float) -> tuple[float, float, int]:
-    """log2 of the nearest amounts below and above at which the sign is told; infinite if none.
+def _turn(curve: Curve, zeros: Sequence[float], rises: bool, sure: float) -> Turn:
+    """The first zero that the signs told around it fit, else the first.
 
-    And the sign above by these; 0 where they tell none, or the same of both.
+    `rises`: whether the difference does at the first, and so at every second one.
     """
     grid, shares = _on_grid(curve)
     signs = np.where(shares >= sure, 1, 0) - np.where(1 - shares >= sure, 1, 0)
+    turns = [_around(grid, signs, zero, rises == (n % 2 == 0)) for n, zero in enumerate(zeros)]
+    return next((turn for turn in turns if turn.fits), turns[0])
+
+
+def _around(grid: Floats, signs: NDArray[np.int64], zero: float, rises: bool) -> Turn:
+    """A zero with the nearest amounts below and above at which the sign is told."""
     below, above = ((signs != 0) & side for side in (grid < zero, grid > zero))
-    low, before = (float(grid[below][-1]), -signs[below][-1]) if below.any() else (-inf, 0)
+    low, before = (float(grid[below][-1]), signs[below][-1]) if below.any() else (-inf, 0)
     high, after = (float(grid[above][0]), signs[above][0]) if above.any() else (inf, 0)
-    return low, high, int(np.sign(before + after))
+    return Turn(zero, rises, low, high, fits=np.sign(after - before) == (1 if rises else -1))
 
 
 def _on_grid(curve: Curve) -> tuple[Floats, NDArray[np.float64]]:
