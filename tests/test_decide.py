@@ -102,6 +102,31 @@ def test_a_method_stands_with_its_most_labels_within_the_limits() -> None:
     assert fractions == {"full": 0.1, "bitfit": 0.3, "head": 0.3}
 
 
+def test_methods_are_compared_where_they_were_measured_side_by_side() -> None:
+    """What more rows bring is no merit of the method that was given them."""
+    runs = table(usual, methods=("full", "bitfit", "head"))
+    few = runs[runs["method"].ne("full") | runs["fraction"].lt(1.0)]
+    found = decided(few)
+    assert found.choice == "bitfit", "full was not measured with all rows"
+    assert any("not side by side with these: full." in note for note in found.notes)
+    assert set(found.cells["fraction"]) == {1.0}
+    assert decided(few, labels=500).choice == "full"
+    alone = runs[runs["method"].eq("head") | runs["fraction"].lt(1.0)]
+    assert set(decided(alone).cells["fraction"]) == {0.3}, "one method is no comparison"
+    longer = table(usual, methods=("head",), budgets=(9.0,), fractions=(1.0,))
+    assert set(decided(pd.concat([runs, longer], ignore_index=True)).cells["budget"]) == {3.0}
+
+
+def test_of_as_many_methods_more_tasks_are_compared_on() -> None:
+    """A task of which other methods were run does not keep out those that agree."""
+    every = table(usual, tasks=("cola", "mrpc", "stsb"), methods=("full", "bitfit", "head"))
+    other = table(lambda m, *rest: usual("full", *rest) - 0.1 * (m == "lora"), tasks=("rte",),
+                  methods=("full", "lora", "dora", "vera"))  # fmt: skip
+    found = decided(pd.concat([every, other], ignore_index=True))
+    assert found.tasks == ["cola", "mrpc", "stsb"]
+    assert set(found.options["method"]) == {"full", "bitfit", "head"}
+
+
 def test_of_several_budgets_the_largest_counts_and_not_the_luckiest() -> None:
     def lucky(method: str, task: str, fraction: float, budget: float, seed: int) -> float:
         return usual(method, task, fraction, budget, seed) + 0.1 * (budget == 1.0)
@@ -280,6 +305,9 @@ def test_what_comes_with_finegrid_is_answered_in_twelve_lines() -> None:
     assert len(result.stdout.splitlines()) <= 12
     assert "next: finegrid train " in result.stdout
     assert "tune." not in result.stdout
+    assert "known=" not in result.stdout
+    assert "precision mixed" in result.stdout
+    assert " and " in result.stdout.partition(":")[0], "on several tasks"
     assert "minilm" in result.stdout
     assert "builtin" not in result.stdout
 

@@ -409,6 +409,21 @@ def test_the_panel_decides_as_recommend_does(shown: Browser, made: Made, task: i
     assert choices > {None, "full", "bitfit"}
 
 
+def test_the_panel_compares_side_by_side_as_recommend_does(tab: Browser, tmp_path: Path) -> None:
+    runs = [one for one in grid(tasks=("mrpc",)) if one.method != "full" or one.fraction < 1]
+    made = make(written(tmp_path / "runs", runs), figures=False)
+    (tmp_path / "report.html").write_text(made.html)
+    tab.open(tmp_path / "report.html")
+    limits = [{"labels": labels, "minutes": 10, "kilobytes": 3000} for labels in (300, 999, 1000)]
+    leaders = [rows[0][0] for _, *rows in tab.run(TABLE.replace("LIMITS", json.dumps(limits)))]
+    assert leaders == [
+        decide.decide(made.comparison, decide.Asked(limit["labels"], 10, 3.0)).choice
+        for limit in limits
+    ]
+    assert leaders[0] == leaders[1] == "full"
+    assert leaders[2] != "full"
+
+
 @pytest.mark.parametrize(
     ("name", "value", "why"),
     [

@@ -3,8 +3,9 @@
     finegrid recommend multirun/grid --labels 500 --minutes 5 --megabytes 2
 
 Each limit is optional. Nothing is extrapolated: the answer may be that there is not enough
-evidence. Without directories the results that come with finegrid are read. --check leaves each
-task out in turn and says how far what the others recommend is below the best method there.
+evidence. Without directories the results that come with finegrid are read, whatever their
+precision. --check leaves each task out in turn and says how far what the others recommend is below
+the best method there.
 """
 
 import argparse
@@ -21,17 +22,21 @@ from finegrid.report.recommend import crosscheck, text
 from finegrid.report.recommend.decide import Asked, bearing, decide
 from finegrid.storage.paths import published_runs
 
+MIXED = ["precision"]  # of the results that come with finegrid: several machines made them
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Read the results, decide, and print the answer."""
     given = _arguments(argv)
-    runs = rankings.load([*given.directories, *given.results] or published_runs())
+    places = [*given.directories, *given.results]
+    mix = given.mix or ([] if places else MIXED)
+    runs = rankings.load(places or published_runs())
     runs = _of_model(runs, given.model) if given.model else runs
     asked = Asked(given.labels, given.minutes, given.megabytes, given.task, given.budget)
     if given.check:
-        print(crosscheck.text(crosscheck.cross_check(Comparison.of(runs, mix=given.mix), asked)))
+        print(crosscheck.text(crosscheck.cross_check(Comparison.of(runs, mix=mix), asked)))
         return
-    made = Comparison.of(bearing(runs, asked), mix=given.mix)
+    made = Comparison.of(bearing(runs, asked), mix=mix)
     decision = decide(made, asked)
     print(text.answer(decision).text())
     if given.why:

@@ -23,6 +23,7 @@ DEMO = "experiment=demo"
 METHODS = "method=head,bitfit,lora,full seed=0,1,2"
 OWN = "task=custom task.train=rows.csv task.text=text task.label=label"
 NAMING = ["overrides", "method", "task", "model", "fraction", "seed"]
+OF_SWEEPS = ("tune", "race", "known")  # settings that are nothing to a single run
 DEFAULT = "multirun/grid"  # where a sweep goes that names no directory
 
 
@@ -100,7 +101,7 @@ def train(runs: pd.DataFrame) -> str:
 def _is_asked(override: str) -> bool:
     """Whether an override is part of what a run is, and no note of a search nor for its display."""
     key, _ = split_override(override)
-    return not key.startswith("tune.") and role(key) is not Role.SPEED
+    return key.partition(".")[0] not in OF_SWEEPS and role(key) is not Role.SPEED
 
 
 def sweep(runs: pd.DataFrame, changes: Mapping[str, Sequence[str]]) -> str:

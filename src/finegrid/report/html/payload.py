@@ -84,6 +84,7 @@ def _candidates(
         {
             "method": str(row["method"]),
             "rows": row["label_rows"],
+            "budget": row["budget"],
             "seconds": row["seconds"],
             "bytes": None if formatting.missing(row["delta_bytes"]) else row["delta_bytes"],
             "learned": bool(row["learned"]),

@@ -1,12 +1,13 @@
 """Which method for so many labels, minutes and megabytes: a choice, or why there is none.
 
-Nothing is extrapolated: only what was measured within the limits counts. A method measured
-several times within them stands with its most labels, then its most seconds; never with its best
-score, which would favour whoever was measured more often. Cells of one kind of budget are compared:
-a run of six seconds does not stand against one of six thousand examples.
+Nothing is extrapolated: only what was measured within the limits counts. Of a task those methods
+are compared that were measured side by side, with as many labels and the same budget: the most
+labels within the limit. One that takes too long there stands with fewer labels, then less time;
+never with its best score, which would favour whoever was measured more often. Cells of one kind of
+budget are compared: a run of six seconds does not stand against one of six thousand examples.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -182,7 +183,9 @@ class Stages(NamedTuple):
     cells: pd.DataFrame
     enough: pd.DataFrame  # seeds
     near: pd.DataFrame  # to the labels asked for
-    fitting: pd.DataFrame  # within the three limits
+    within: pd.DataFrame  # these labels
+    beside: pd.DataFrame  # one another: methods of a task that share a place
+    fitting: pd.DataFrame  # within the other two limits
     largest: pd.DataFrame  # a row a method and task: most labels, then seconds
     learned: pd.DataFrame  # something
     compared: pd.DataFrame  # every method on every task
@@ -193,12 +196,12 @@ def staged(cells: pd.DataFrame, asked: Asked) -> Stages:
     enough = measured(cells)
     rows = enough.groupby("task", observed=True)["label_rows"]
     least, most = rows.transform("min"), rows.transform("max")
-    near = enough
+    near = within = enough
     if asked.labels is not None:
         near = enough[(least <= asked.labels) & (asked.labels <= FAR * most)]
-    fitting = near
+        within = near[near["label_rows"] <= asked.labels]
+    fitting = beside = _side_by_side(within)
     for column, limit, unit in (
-        ("label_rows", asked.labels, 1.0),
         ("seconds", asked.minutes, 60.0),
         ("delta_bytes", asked.megabytes, 1e6),
     ):
@@ -206,7 +209,25 @@ def staged(cells: pd.DataFrame, asked: Asked) -> Stages:
             fitting = fitting[fitting[column] <= unit * limit]
     largest = fitting.groupby(["task", "method"], observed=True).tail(1)
     learned = largest[largest["learned"]]
-    return Stages(cells, enough, near, fitting, largest, learned, _table(learned))
+    return Stages(cells, enough, near, within, beside, fitting, largest, learned, _table(learned))
+
+
+def _side_by_side(cells: pd.DataFrame) -> pd.DataFrame:
+    """Of each task the methods of one place, there and where they had less.
+
+    A place is a number of labels and a budget. Of those with two methods or more it is the one with
+    most labels, then with most methods, then with the largest budget.
+    """
+    kept = [cells[:0]]
+    for _, rows in cells.groupby("task", observed=True):
+        places = [
+            ((len(there) >= METHODS, labels, len(there), budget), set(there["method"]))
+            for (labels, budget), there in rows.groupby(["label_rows", "budget"])
+        ]
+        (_, labels, _, budget), methods = max(places, key=lambda place: place[0])
+        no_more = (rows["label_rows"] <= labels) & (rows["budget"] <= budget)
+        kept.append(rows[rows["method"].isin(methods) & no_more])
+    return pd.concat(kept)
 
 
 def measured(cells: pd.DataFrame, *, seeds: int = SEEDS) -> pd.DataFrame:
@@ -233,14 +254,23 @@ def _table(chosen: pd.DataFrame) -> pd.DataFrame:
     """
     chosen = chosen[chosen.groupby("task", observed=True)["mean"].transform("max") > 0]
     methods = {str(task): set(rows["method"]) for task, rows in _by_task(chosen)}
-    tasks = sorted(methods, key=lambda task: (-len(methods[task]), task))
-    best: tuple[int, list[str], set[str]] = (0, [], set())
-    for count in range(1, len(tasks) + 1):
-        common = set.intersection(*(methods[task] for task in tasks[:count]))
-        if len(common) >= METHODS and len(common) * count > best[0]:
-            best = (len(common) * count, tasks[:count], common)
-    full = chosen["task"].isin(best[1]) & chosen["method"].isin(best[2])
+    grown = [table for task in sorted(methods) for table in _grown(task, methods)]
+    sized = [(len(tasks) * len(common), len(tasks)) for tasks, common in grown]
+    tasks, common = grown[sized.index(max(sized))] if grown else ([], set())
+    full = chosen["task"].isin(tasks) & chosen["method"].isin(common)
     return chosen[full].sort_values(["task", "method"]).reset_index(drop=True)
+
+
+def _grown(first: str, methods: Mapping[str, set[str]]) -> Iterator[tuple[list[str], set[str]]]:
+    """Tasks with the methods they have in common: one, and each time that which keeps most."""
+    tasks, common = [first], methods[first]
+    while len(common) >= METHODS:
+        yield list(tasks), common
+        rest = sorted(methods.keys() - tasks)
+        if not rest:
+            break
+        tasks.append(max(rest, key=lambda task: len(common & methods[task])))
+        common = common & methods[tasks[-1]]
 
 
 def _by_task(cells: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -262,9 +292,7 @@ def _lacking(stages: Stages, asked: Asked) -> str | None:
             f"most ({spans}), and nothing here extrapolates"
         )
     if stages.fitting.empty:
-        few = stages.near
-        if asked.labels is not None:
-            few = few[few["label_rows"] <= asked.labels]
+        few = stages.beside
         minutes, megabytes = few["seconds"].min() / 60, few["delta_bytes"].min() / 1e6
         return (
             f"nothing measured fits: with these labels the quickest takes "
@@ -298,7 +326,11 @@ def _notes(stages: Stages, asked: Asked) -> Iterator[str]:
         "Tasks measured with more labels alone, or far fewer": (
             _lost(stages.enough, stages.near, "task")
         ),
-        "Over a limit wherever measured": _lost(stages.near, stages.fitting, "method"),
+        "With more labels wherever measured": _lost(stages.near, stages.within, "method"),
+        "With fewer labels or another budget, so not side by side with these": (
+            _lost(stages.within, stages.beside, "method")
+        ),
+        "Over a limit wherever measured": _lost(stages.beside, stages.fitting, "method"),
         "Tasks with too few methods in common, or no score above 0": (
             _lost(stages.fitting, stages.compared, "task")
         ),

@@ -38,7 +38,7 @@ def why(decision: Decision, *, notes: Sequence[str] = ()) -> str:
     if decision.choice:
         parts += [_options(decision), _how(decision), _measured(decision)]
         parts += [formatting.footnote(decision.cells), effort.tuning(decision.runs)]
-    parts += ["\n".join(f"- {note}" for note in [*decision.notes, *notes])]
+    parts += ["\n".join(f"- {note}" for note in dict.fromkeys([*decision.notes, *notes]))]
     if decision.choice:
         parts += [_provenance(decision)]
     return "\n\n".join(filter(None, parts))
@@ -67,8 +67,7 @@ def _place(decision: Decision) -> str:
 
 
 def _where(decision: Decision) -> str:
-    setting = decision.setting
-    return f"By runs of {setting.model}, protocol {setting.protocol}, budgets in {decision.unit}."
+    return f"By runs of {formatting.setting(decision.setting)}, budgets in {decision.unit}."
 
 
 def _toy(decision: Decision) -> str:
