@@ -26,10 +26,16 @@ def answer(decision: Decision) -> Answer:
     leads = verdict(_lead(decision), _metric(decision), place=_place(decision))
     sentence = (
         f"{_toy(decision)}{leads} Measured with "
-        f"{first['labels']:.0f} labels, {formatting.duration(first['seconds'])} of training and "
+        f"{_labels(decision)} labels, {formatting.duration(first['seconds'])} of training and "
         f"{formatting.size(first['bytes'])}{failed}."
     )
     return Answer(sentence, still_rising({str(decision.choice): cells}), next_step.train(runs))
+
+
+def _labels(decision: Decision) -> str:
+    """Those that the choice was measured with: of several tasks from the fewest to the most."""
+    rows = decision.cells.loc[decision.cells["method"].eq(str(decision.choice)), "label_rows"]
+    return " to ".join(f"{number:,.0f}" for number in sorted({rows.min(), rows.max()}))
 
 
 def why(decision: Decision, *, notes: Sequence[str] = ()) -> str:
