@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -125,6 +126,23 @@ def test_of_as_many_methods_more_tasks_are_compared_on() -> None:
     found = decided(pd.concat([every, other], ignore_index=True))
     assert found.tasks == ["cola", "mrpc", "stsb"]
     assert set(found.options["method"]) == {"full", "bitfit", "head"}
+
+
+def test_a_task_on_which_a_method_fails_counts_against_it() -> None:
+    def score(method: str, task: str, *rest: Any) -> float:
+        best = {"full": 0.80, "bitfit": 0.81, "head": 0.3}[method]
+        return (0.0 if (method, task) == ("bitfit", "cola") else best) + 0.001 * noise(
+            method, task, rest
+        )
+
+    runs = table(score, tasks=("cola", "mrpc", "stsb"), metric="matthews")
+    failed = runs["method"].eq("bitfit") & runs["task"].eq("cola")
+    runs.loc[failed, "degenerate"] = True
+    found = decided(runs)
+    assert (found.tasks, found.choice) == (["cola", "mrpc", "stsb"], "full")
+    assert not found.options.set_index("method").loc["bitfit", "level"]
+    assert any("no choice for such a task: bitfit on cola." in note for note in found.notes)
+    assert set(decided(runs, task="cola").options["method"]) == {"full", "head"}
 
 
 def test_of_several_budgets_the_largest_counts_and_not_the_luckiest() -> None:

@@ -187,7 +187,7 @@ class Stages(NamedTuple):
     beside: pd.DataFrame  # one another: methods of a task that share a place
     fitting: pd.DataFrame  # within the other two limits
     largest: pd.DataFrame  # a row a method and task: most labels, then seconds
-    learned: pd.DataFrame  # something
+    learned: pd.DataFrame  # tasks and methods of which some cell learned something
     compared: pd.DataFrame  # every method on every task
 
 
@@ -208,8 +208,13 @@ def staged(cells: pd.DataFrame, asked: Asked) -> Stages:
         if limit is not None:
             fitting = fitting[fitting[column] <= unit * limit]
     largest = fitting.groupby(["task", "method"], observed=True).tail(1)
-    learned = largest[largest["learned"]]
+    learned = largest[_learned(largest, "task") & _learned(largest, "method")]
     return Stages(cells, enough, near, within, beside, fitting, largest, learned, _table(learned))
+
+
+def _learned(cells: pd.DataFrame, column: str) -> pd.Series:
+    """Whether any cell of the same task, or method, learned: one that fails elsewhere counts so."""
+    return cells.groupby(column, observed=True)["learned"].transform("any").astype(bool)
 
 
 def _side_by_side(cells: pd.DataFrame) -> pd.DataFrame:
@@ -317,7 +322,7 @@ def _notes(stages: Stages, asked: Asked) -> Iterator[str]:
     places = zip(unlearned["method"], unlearned["task"], strict=True)
     learned = stages.fitting[stages.fitting["learned"]]
     aside = {
-        "No better than the best constant prediction, so out of the question where measured": (
+        "No better than the best constant prediction, so no choice for such a task": (
             ", ".join(sorted({f"{method} on {task}" for method, task in places}))
         ),
         f"Fewer than {SEEDS} finished seeds wherever run": (
