@@ -297,8 +297,8 @@ def _lacking(stages: Stages, asked: Asked) -> str | None:
             f"most ({spans}), and nothing here extrapolates"
         )
     if stages.fitting.empty:
-        few = stages.beside
-        minutes, megabytes = few["seconds"].min() / 60, few["delta_bytes"].min() / 1e6
+        least = stages.beside[["seconds", "delta_bytes"]].min()
+        minutes, megabytes = least["seconds"] / 60, least["delta_bytes"] / 1e6
         return (
             f"nothing measured fits: with these labels the quickest takes "
             f"{minutes:.2g} min, the smallest {megabytes:.2g} MB"
