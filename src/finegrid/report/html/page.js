@@ -129,33 +129,18 @@
     return wins.map((won) => won / cells[0].ranks.length);
   }
 
-  // Those of the methods that share the place with most labels, methods and budget, of places with
-  // two methods or more; there and where they had less.
-  function sideBySide(cells) {
-    const places = new Map();
-    for (const cell of cells) {
-      const place = `${cell.rows} ${cell.budget}`;
-      places.set(place, [...(places.get(place) ?? []), cell]);
-    }
-    const size = (there) => [there.length > 1 ? 1 : 0, there[0].rows, there.length, there[0].budget];
-    const byFirstDifference = (a, b) => a.map((value, at) => value - b[at]).find(Boolean) ?? 0;
-    const there = [...places.values()].sort((a, b) => byFirstDifference(size(b), size(a)))[0] ?? [];
-    const methods = new Set(there.map((cell) => cell.method));
-    return cells.filter((cell) =>
-      methods.has(cell.method) && cell.rows <= there[0].rows && cell.budget <= there[0].budget);
-  }
-
   // Either { lacking: why } or { options: [...] }, the leader first.
-  function decide({ cells, labels: span, lacking }, { labels, minutes, kilobytes }) {
+  function decide({ cells, beside, labels: span, lacking }, { labels, minutes, kilobytes }) {
     if (![labels, minutes, kilobytes].every((limit) => limit > 0)) {
       return { lacking: "give the three limits, each above 0" };
     }
     if (!span || labels < span[0] || labels > span[1]) return { lacking };
     const largest = new Map(); // of several measurements of a method the last fitting one counts
-    const within = cells.map((cell, place) => ({ ...cell, place })).filter((cell) => cell.rows <= labels);
-    for (const cell of sideBySide(within)) {
+    const [, compared] = beside.filter(([least]) => least <= labels).at(-1);
+    for (const place of compared) {
+      const cell = cells[place];
       const fits = cell.bytes !== null && cell.bytes <= 1000 * kilobytes;
-      if (fits && cell.seconds <= 60 * minutes) largest.set(cell.method, cell);
+      if (fits && cell.seconds <= 60 * minutes) largest.set(cell.method, { ...cell, place });
     }
     if (!largest.size) return { lacking: "nothing measured fits" };
     const learned = [...largest.values()].filter((cell) => cell.learned);

@@ -42,11 +42,13 @@ def choices(
         of_task = known[known["setting"].eq(setting) & known["task"].eq(task)]
         kind = f", budgets in {unit}" if of_task["budget_unit"].nunique() > 1 else ""
         several = f" (setting {setting + 1})" if len(results.settings) > 1 else ""
-        candidates = _candidates(decide.measured(rows), draws, standings, most)
+        usable = decide.measured(rows)
+        candidates = _candidates(usable, draws, standings, most)
         limits = decide.measured(rows, seeds=1)[["label_rows", "seconds", "delta_bytes"]]
         tasks.append({
             "label": f"{task}{kind}{several}",
             "cells": candidates,
+            "beside": _beside(usable),
             "largest": limits.max().fillna(0).tolist(),
             **_span(candidates),
         })  # fmt: skip
@@ -84,7 +86,6 @@ def _candidates(
         {
             "method": str(row["method"]),
             "rows": row["label_rows"],
-            "budget": row["budget"],
             "seconds": row["seconds"],
             "bytes": None if formatting.missing(row["delta_bytes"]) else row["delta_bytes"],
             "learned": bool(row["learned"]),
@@ -97,6 +98,15 @@ def _candidates(
         }
         for at, (index, row) in enumerate(zip(cells.index, cells.to_dict("records"), strict=True))
     ]
+
+
+def _beside(cells: pd.DataFrame) -> list[tuple[float, list[int]]]:
+    """From so many labels on the candidates measured side by side, by their numbers."""
+    found = []
+    for labels in sorted(cells["label_rows"].unique()):
+        kept = decide.side_by_side(cells[cells["label_rows"] <= labels])
+        found.append((float(labels), cells.index.get_indexer(kept.index).tolist()))
+    return found
 
 
 def places(values: NDArray[np.float64]) -> NDArray[np.intp]:

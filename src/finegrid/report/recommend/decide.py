@@ -200,7 +200,7 @@ def staged(cells: pd.DataFrame, asked: Asked) -> Stages:
     if asked.labels is not None:
         near = enough[(least <= asked.labels) & (asked.labels <= FAR * most)]
         within = near[near["label_rows"] <= asked.labels]
-    fitting = beside = _side_by_side(within)
+    fitting = beside = side_by_side(within)
     for column, limit, unit in (
         ("seconds", asked.minutes, 60.0),
         ("delta_bytes", asked.megabytes, 1e6),
@@ -217,7 +217,7 @@ def _learned(cells: pd.DataFrame, column: str) -> pd.Series:
     return cells.groupby(column, observed=True)["learned"].transform("any").astype(bool)
 
 
-def _side_by_side(cells: pd.DataFrame) -> pd.DataFrame:
+def side_by_side(cells: pd.DataFrame) -> pd.DataFrame:
     """Of each task the methods of one place, there and where they had less.
 
     A place is a number of labels and a budget. Of those with two methods or more it is the one with
