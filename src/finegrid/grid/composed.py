@@ -12,6 +12,7 @@ from finegrid.grid.race.config import RaceConfig
 from finegrid.grid.search import Search
 from finegrid.grid.stages import Race, Stages
 from finegrid.grid.status import Store
+from finegrid.runs.settings import OF_SWEEP
 
 
 def stages(
@@ -40,6 +41,6 @@ def _race(config: RaceConfig, base: Sequence[Cell], store: Store) -> Race | None
 def _require_one(loader: ConfigLoader, config: DictConfig, arguments: Sequence[str]) -> None:
     """What holds for all cells has one value: an axis of it would be left out silently."""
     for axis in (axis for axes in grids(loader, config, arguments) for axis in axes):
-        one = len(axis.choices) == 1 or axis.key.partition(".")[0] not in ("race", "known")
+        one = len(axis.choices) == 1 or axis.key.partition(".")[0] not in OF_SWEEP
         values = ",".join(str(choice.value()) for choice in axis.choices)
         require(one, f"{axis.key}={values} is for the sweep, which has one; known=[a,b] is a list")

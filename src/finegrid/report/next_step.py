@@ -14,7 +14,7 @@ from finegrid.report.load import variants
 from finegrid.report.load.rankings import TABLE
 from finegrid.report.recommend.decide import SEEDS
 from finegrid.runs import layout
-from finegrid.runs.settings import Role, role, split_override
+from finegrid.runs.settings import OF_SWEEP, Role, role, split_override
 from finegrid.runs.text import hydra_value
 
 MANY = 10  # seeds beyond which more of them seldom tell level methods apart
@@ -23,7 +23,6 @@ DEMO = "experiment=demo"
 METHODS = "method=head,bitfit,lora,full seed=0,1,2"
 OWN = "task=custom task.train=rows.csv task.text=text task.label=label"
 NAMING = ["overrides", "method", "task", "model", "fraction", "seed"]
-OF_SWEEPS = ("tune", "race", "known")  # settings that are nothing to a single run
 DEFAULT = "multirun/grid"  # where a sweep goes that names no directory
 
 
@@ -99,9 +98,9 @@ def train(runs: pd.DataFrame) -> str:
 
 
 def _is_asked(override: str) -> bool:
-    """Whether an override is part of what a run is, and no note of a search nor for its display."""
+    """Whether an override is part of what a run is: of no search or sweep, nor for its display."""
     key, _ = split_override(override)
-    return key.partition(".")[0] not in OF_SWEEPS and role(key) is not Role.SPEED
+    return key.partition(".")[0] not in ("tune", *OF_SWEEP) and role(key) is not Role.SPEED
 
 
 def sweep(runs: pd.DataFrame, changes: Mapping[str, Sequence[str]]) -> str:

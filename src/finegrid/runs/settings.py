@@ -62,6 +62,7 @@ ROLES = {
     "model.architecture": Role.NOTE,
     "model.parameters": Role.NOTE,
 }
+OF_SWEEP = ("race", "known")  # what all cells have in common, and no single run needs
 # Field of a record -> the setting that it holds; `budget_unit` and `budget` hold the budget's.
 RECORDED = {
     "method": "method.name",
