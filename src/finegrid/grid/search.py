@@ -7,9 +7,10 @@ search goes on where it was, and the cells of the comparison get the rates that 
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -21,10 +22,11 @@ from finegrid.errors import require
 from finegrid.grid.changed import Changed
 from finegrid.grid.compose import Axis, at
 from finegrid.grid.expand import Cell, grids
+from finegrid.grid.known import readable
 from finegrid.grid.stages import Ended
 from finegrid.grid.status import Store
 from finegrid.recipes import TuneConfig
-from finegrid.runs import settings
+from finegrid.runs import layout, settings
 from finegrid.runs.record import Record, cell_hash, command_line
 from finegrid.storage.files import write_atomic
 from finegrid.tuning import design, halving, rungs
@@ -203,9 +205,9 @@ class Search:
         from finegrid.tuning import write_rungs  # pandas comes with it, which a plan needs not load
 
         found = self._results()
-        there = rungs.found_below(self.store.root) if found else []
+        there = _by_model(_records_below(self.store.root)) if found else {}
         for model, results in found.items():
-            every = rungs.joined(results, [one for one in there if one.model == model])
+            every = rungs.joined(results, there.get(model, ()))
             text = write_rungs.overlay(every, model, command_line())
             path = self.store.root / FOLDER / f"{model}.yaml"
             path.parent.mkdir(exist_ok=True)
@@ -223,10 +225,21 @@ class Search:
 
     def _results(self) -> dict[str, list[rungs.Result]]:
         """Model -> its methods' searches, as far as they have come."""
-        records = [record for search in self.searches for record in search.records()]
-        models = sorted({record.model for record in records})
-        of_model = {m: [record for record in records if record.model == m] for m in models}
-        return {m: rungs.results(few, unequal=True) for m, few in of_model.items()}
+        return _by_model(record for search in self.searches for record in search.records())
+
+
+def _by_model(records: Iterable[Record]) -> dict[str, list[rungs.Result]]:
+    """Model -> the searches that records are of, each of which is of one model."""
+    found: dict[str, list[rungs.Result]] = defaultdict(list)
+    for result in rungs.results(records, unequal=True):
+        found[result.model].append(result)
+    return {model: found[model] for model in sorted(found)}
+
+
+def _records_below(directory: Path) -> list[Record]:
+    """Those of a search's trials below a sweep's directory, as far as they can be read."""
+    runs = map(readable, layout.run_directories(directory))
+    return rungs.of_search(run for run in runs if run is not None)
 
 
 def _asks(cell: Cell) -> bool:

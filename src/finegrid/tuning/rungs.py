@@ -4,14 +4,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import log
-from pathlib import Path
 from statistics import fmean
 
 from finegrid.errors import require
 from finegrid.recipes import RATE
-from finegrid.runs.record import Record, of_text
+from finegrid.runs.record import Record
 from finegrid.runs.settings import chosen, split_override
-from finegrid.runs.trials import lines as lines_of_trials
 from finegrid.tuning import halving
 from finegrid.tuning.halving import LAST, Score
 
@@ -143,12 +141,6 @@ def results(records: Iterable[Record], *, unequal: bool = False) -> list[Result]
     if not unequal:
         _check_equal(found)
     return found
-
-
-def found_below(directory: Path) -> list[Result]:
-    """The searches whose trials lie below a sweep's directory."""
-    runs = [of_text(line.encode()) for line in lines_of_trials([directory], searched=True)]
-    return results(of_search(runs), unequal=True)
 
 
 def joined(these: Sequence[Result], others: Iterable[Result]) -> list[Result]:
