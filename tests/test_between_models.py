@@ -98,6 +98,18 @@ def test_settings_at_one_place_are_compared_each_for_itself() -> None:
     assert any(" with full head=classifier large is ahead of small" in one for one in said)
 
 
+def test_heads_in_one_ranking_are_no_models() -> None:
+    """--mix head: the method is named by its head, and each head's models are compared."""
+    usual, other = runs(), runs({"small": 0.05, "large": 0.0}, head="prototype")
+    both = pd.concat([usual, other.assign(cell="p" + other["cell"])], ignore_index=True)
+    made = Comparison.of(both, mix=["head"])
+    assert made.models["best"].ne(made.models["model"]).all()
+    of_full = made.models[made.models["method"].str.startswith("full")].set_index("method")
+    assert dict(of_full["best"]) == {"full": "large", "full head=prototype": "small"}
+    assert Comparison.of(both[both["model"].eq("small")], mix=["head"]).models.empty
+    assert Comparison.of(usual, mix=["model"]).models.empty
+
+
 def test_what_was_asked_for_beyond_the_model_must_be_the_same() -> None:
     """A rate is each model's own; a batch size is not, nor is where the weights lie."""
     both = runs()

@@ -8,6 +8,8 @@ in words (`head=pattern`). The other claims have no paper.
 from collections.abc import Callable, Mapping, Sequence
 from math import inf
 
+import pandas as pd
+
 from finegrid.report.stats.compare import label_rows
 from finegrid.studies.contrasts import Cell, Cells, Contrast, Where, detail, differences, parts
 from finegrid.studies.models import model_of, with_model
@@ -113,7 +115,16 @@ def _finding(
         within = [each for each in both if least <= labels[each.where] <= most]
         every += within
         found |= parts(within, _part(f"{one} - {other}", labels))
-    return Finding(claim, found, region, detail(every))
+    return Finding(claim, found, region, _detail(every, labels))
+
+
+def _detail(contrasts: Sequence[Contrast], labels: Mapping[Where, float]) -> pd.DataFrame:
+    """A row a place, by its number of labels, as a share of some rows says little here."""
+    table = detail(contrasts)
+    if table.empty:
+        return table
+    table["fraction"] = [f"{labels[each.where]:,.0f}" for each in contrasts]
+    return table.rename(columns={"fraction": "labels"})
 
 
 def _part(name: str, labels: Mapping[Where, float]) -> Callable[[Where], str]:

@@ -15,7 +15,16 @@ import numpy as np
 import pandas as pd
 
 from finegrid.report.load import variants
-from finegrid.report.load.rankings import RANKING, SAME, Results, Setting, ordered
+from finegrid.report.load.rankings import (
+    FIELDS,
+    MIXED,
+    RANKING,
+    SAME,
+    UNASKED,
+    Results,
+    Setting,
+    ordered,
+)
 from finegrid.report.stats import simultaneous
 from finegrid.report.stats.compare import leading
 from finegrid.report.stats.scores import Evidence, Key, Known
@@ -33,7 +42,8 @@ class Cell(NamedTuple):
     model: str
     key: Key  # its ranking
     method: str
-    way: tuple[Any, ...]  # what was asked for beyond the model
+    setting: Setting  # of its own runs where the ranking's is mixed, without the model
+    way: tuple[Any, ...]  # what else was asked for beyond the model
     known: Known
     runs: pd.DataFrame
 
@@ -61,8 +71,8 @@ def _compared(results: Results, known: Evidence) -> Iterator[tuple[Key, str, lis
     groups: dict[Key, list[Cell]] = defaultdict(list)
     shared: dict[Key, set[Setting]] = defaultdict(set)
     for cell in _cells(results, known):
-        setting = replace(results.settings[cell.key[0]], model="", fingerprint="")
-        groups[(*cell.key[1:], setting, cell.method.partition(" ")[0], cell.way)].append(cell)
+        method = cell.method.partition(" ")[0]
+        groups[(*cell.key[1:], cell.setting, method, cell.way)].append(cell)
     for *place, setting, _, _ in groups:
         shared[tuple(place)].add(setting)
     names = ordered({cell.method for cells in groups.values() for cell in cells})
@@ -75,7 +85,7 @@ def _compared(results: Results, known: Evidence) -> Iterator[tuple[Key, str, lis
 
 
 def _cells(results: Results, known: Evidence) -> Iterator[Cell]:
-    """Those of all rankings that were not raced."""
+    """Those of all rankings that were not raced and are of one model."""
     fine = results.runs[results.runs["status"].eq("ok")]
     ways = variants.ways(fine)
     by_cell = dict(list(fine.assign(way=ways).groupby([*RANKING, "method"], observed=True)))
@@ -83,15 +93,21 @@ def _cells(results: Results, known: Evidence) -> Iterator[Cell]:
     for setting in results.settings:
         fingerprints[setting.model].add(setting.fingerprint)
     for key, methods in known.rankings.items():
-        if key in results.races:
-            continue
         setting = results.settings[key[0]]
+        if key in results.races or setting.model == MIXED:
+            continue
         several = len(fingerprints[setting.model]) > 1
         model = f"{setting.model} {setting.fingerprint}" if several else setting.model
         for method, cell in methods.items():
             runs = by_cell[*key, method]
             way = tuple(p for p in runs["way"].iloc[0] if not p[0].startswith("model."))
-            yield Cell(model, key, method, way, cell, runs)
+            yield Cell(model, key, method, _own(setting, runs), way, cell, runs)
+
+
+def _own(setting: Setting, runs: pd.DataFrame) -> Setting:
+    """A ranking's setting with what a cell's runs have where it is mixed, without the model."""
+    mixed = [n for n in FIELDS if getattr(setting, n) == MIXED and n not in UNASKED]
+    return replace(setting, model="", fingerprint="", **{n: runs[n].iloc[0] for n in mixed})
 
 
 def _differing(setting: Setting, others: set[Setting]) -> str:
