@@ -17,6 +17,7 @@ from conftest import ROOT
 
 from finegrid.errors import UserError
 from finegrid.report import formatting, paper, tables
+from finegrid.report.answer import answer
 from finegrid.report.comparison import Comparison
 from finegrid.report.html import page as html_page
 from finegrid.report.load import rankings
@@ -316,6 +317,31 @@ def test_seconds_of_a_busy_machine_are_marked(
         ]
         if marked and cpu
         else []
+    )
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({}, ""),
+        ({"fused": 3}, "memory not to be compared: 3 runs shared passes, whose costs were divided"),
+        ({"matmul_rate": 5e10}, "unlike speed: from 50 GFLOP/s (bitfit) to 100 (full)"),
+        ({"train_cpu_seconds": 20.0}, "3 runs shared the cores with other work"),
+    ],
+    ids=str,
+)
+def test_seconds_that_are_not_alike_name_no_quickest(facts: dict[str, float], said: str) -> None:
+    usual = {"train_cpu_seconds": 100.0, "matmul_rate": 1e11, "threads": 1, "device": "cpu"}
+    runs = [
+        record(method, seed, score + 0.01 * seed, test_rows=400,
+               **(usual | {"train_seconds": seconds} | (facts if method == "bitfit" else {})))
+        for method, score, seconds in (("full", 0.81, 100.0), ("bitfit", 0.8, 50.0))
+        for seed in range(3)
+    ]  # fmt: skip
+    made = Comparison.of(results(*runs).runs.drop(columns="setting"))
+    assert ("trains quickest" in answer(made).sentence) == (not said)
+    assert [said in note for note in made.results.notes if "Training times" in note] == (
+        [True] if said else []
     )
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 from finegrid.report import effort, formatting
 from finegrid.report.comparison import Comparison
 from finegrid.report.figures import keys
+from finegrid.report.load import timing
 from finegrid.report.load.rankings import CELL, RANKING
 from finegrid.report.recommend.decide import enough
 from finegrid.report.recommend.options import probability_best
@@ -133,7 +134,7 @@ def _outcome(cells: pd.DataFrame, draws: tuple[list[str], Any] | None) -> Outcom
         behind=_behind(apart.iloc[0]) if learned and len(apart) else "",
         stored=tuple(zip(near.method, near.delta_bytes, strict=True)),
         smallest=cheapest(near, "delta_bytes", first),
-        quickest=cheapest(near, "train_seconds", first),
+        quickest=cheapest(near[timing.alike(near, first)], "train_seconds", first),
         few=_few(first),
         detectable=detectable,
         doubt=_doubt(ranked, first, detectable),

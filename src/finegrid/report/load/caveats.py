@@ -9,22 +9,20 @@ import pandas as pd
 
 from finegrid.report.load.races import Key, Raced
 
-# CPU seconds a second below which a run had no core of its own: of one thread, of each of many
-ONE, MOST = 0.8, 0.4
 LISTED = 8  # things that a sentence names before it only counts the rest
 
 
 def trials(count: int) -> Iterator[str]:
     """Tuning trials, which have no test score."""
     if count:
-        yield f"{_count(count, 'tuning trial')} left out; finegrid tune reads them."
+        yield f"{counted(count, 'tuning trial')} left out; finegrid tune reads them."
 
 
 def unplaced(runs: pd.DataFrame) -> Iterator[str]:
     """Records that are not readable and lie in no ranking's directory."""
     if len(runs):
         places = (f"{run.directory} ({run.error})" for run in runs.itertuples())
-        yield f"{_count(len(runs), 'run')} in no table, unreadable: {some(places)}."
+        yield f"{counted(len(runs), 'run')} in no table, unreadable: {some(places)}."
 
 
 def apart(settings: Sequence[Any]) -> Iterator[str]:
@@ -57,8 +55,8 @@ def earlier(count: int, mix: Collection[str]) -> Iterator[str]:
     if count:
         apart = f", or differ in {some(sorted(mix))} alone" if mix else ""
         yield (
-            f"{_count(count, 'earlier try', 'earlier tries')} of runs that are there again{apart}: "
-            "the last that ended well counts."
+            f"{counted(count, 'earlier try', 'earlier tries')} of runs that are there again"
+            f"{apart}: the last that ended well counts."
         )
 
 
@@ -90,31 +88,9 @@ def ends(runs: pd.DataFrame) -> Iterator[str]:
         failed = runs[runs["status"] == status]
         reasons = (
             f"{method} on {task} at {fraction:g} ({len(group)}: {_why(group)})"
-            for (method, task, fraction), group in _groups(failed, "method", "task", "fraction")
+            for (method, task, fraction), group in groups(failed, "method", "task", "fraction")
         )
-        yield f"{_count(len(failed), 'run')} {status}: {some(reasons)}."
-
-
-def busy(runs: pd.DataFrame) -> Iterator[str]:
-    """Runs on CPU that had to share their cores: their seconds say little of the method.
-
-    A run alone on a machine keeps one core busy all the time, and most of its others.
-    """
-    if not {"train_cpu_seconds", "threads", "device"} <= set(runs.columns):
-        return
-    least = (MOST * runs["threads"].fillna(1)).clip(lower=ONE) * runs["train_seconds"]
-    on_cpu = runs["device"].astype(str).str.startswith("cpu")
-    slowed = runs[on_cpu & (runs["train_cpu_seconds"] < least)]
-    if len(slowed):
-        share = slowed["train_cpu_seconds"].sum() / slowed["train_seconds"].sum()
-        names = (
-            f"{method} on {task} ({len(group)})"
-            for (method, task), group in _groups(slowed, "method", "task")
-        )
-        yield (
-            f"Training times not to be compared: {_count(len(slowed), 'run')} shared the cores "
-            f"with other work ({share:.2g} CPU seconds a second): {some(names)}."
-        )
+        yield f"{counted(len(failed), 'run')} {status}: {some(reasons)}."
 
 
 def missing(runs: pd.DataFrame) -> Iterator[str]:
@@ -122,15 +98,15 @@ def missing(runs: pd.DataFrame) -> Iterator[str]:
     if len(runs):
         names = (
             f"{method} on {task} at {fraction:g} (seed {', '.join(map(str, group['seed']))})"
-            for (method, task, fraction), group in _groups(runs, "method", "task", "fraction")
+            for (method, task, fraction), group in groups(runs, "method", "task", "fraction")
         )
-        yield f"{_count(len(runs), 'run')} missing: {some(names)}."
+        yield f"{counted(len(runs), 'run')} missing: {some(names)}."
 
 
 def spared(raced: Mapping[Key, Raced]) -> Iterator[str]:
     """Methods that a race stopped, whose other seeds are not missing."""
     names = [
-        f"{method} on {task} at {fraction:g} ({_count(stop, 'seed')})"
+        f"{method} on {task} at {fraction:g} ({counted(stop, 'seed')})"
         for (_, task, _, _, fraction), one in raced.items()
         for method, stop in one.stopped.items()
         if stop < one.seeds
@@ -160,11 +136,11 @@ def some(names: Iterable[str]) -> str:
     return "; ".join(every[:LISTED]) + more
 
 
-def _groups(runs: pd.DataFrame, *by: str) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
+def groups(runs: pd.DataFrame, *by: str) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
     yield from runs.groupby(list(by), observed=True)
 
 
-def _count(number: int, one: str, several: str = "") -> str:
+def counted(number: int, one: str, several: str = "") -> str:
     return f"{number:,} {one if number == 1 else several or one + 's'}"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from finegrid.errors import UserError, nearest, printable
-from finegrid.report.load import caveats, races, records, variants
+from finegrid.report.load import caveats, races, records, timing, variants
 from finegrid.report.load.races import Key, Raced
 from finegrid.runs import layout
 from finegrid.runs.record import Record, read
@@ -141,7 +141,7 @@ def gather(runs: pd.DataFrame, *, mix: Collection[str] = ()) -> Results:
     notes += [*caveats.earlier(tries - len(runs), mix), *caveats.experiments(runs, TABLE)]
     notes += caveats.own_rows(runs, RANKING)
     raced = races.by_ranking(runs, RANKING)
-    notes += [*caveats.ends(runs), *caveats.busy(runs), *caveats.missing(missing(runs, raced))]
+    notes += [*caveats.ends(runs), *timing.notes(runs), *caveats.missing(missing(runs, raced))]
     notes += [*caveats.spared(raced), *caveats.exploratory(raced)]
     return Results(runs, settings, tuple(map(printable, notes)), raced)
 

@@ -38,6 +38,8 @@ def options(compared: pd.DataFrame, draws: Draws, standings: Standings) -> pd.Da
     table = cells.groupby("method", sort=False).agg(
         score=("score", "mean"),
         seconds=("seconds", "mean"),
+        own_seconds=("own_seconds", "all"),
+        matmul_rate=("matmul_rate", "mean"),
         bytes=("delta_bytes", "mean"),
         labels=("label_rows", "mean"),
         ok=("ok", "sum"),

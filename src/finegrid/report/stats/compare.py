@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import special
 
+from finegrid.report.load import timing
 from finegrid.report.load.races import Raced
 from finegrid.report.load.rankings import CELL, RANKING, TABLE, Results, missing, ordered
 from finegrid.report.recommend.verdict import verdict
@@ -21,7 +22,7 @@ from finegrid.report.stats.simultaneous import Pairs
 COSTS = [
     "label_rows", "train_seconds", "eval_seconds", "setup_seconds", "params_total", "params_delta",
     "params_pooler", "params_head", "delta_bytes", "delta_bits_per_trainable", "peak_memory_bytes",
-    "train_flops", "mfu", "steps", "epochs", "forgetting",
+    "train_flops", "mfu", "matmul_rate", "steps", "epochs", "forgetting",
     "leakage", "test_off", "leakage_off",
 ]  # fmt: skip
 LOWEST = dict.fromkeys(("accuracy", "f1", *sums.METRICS), 0.0)  # of a metric; -1 of the others
@@ -46,7 +47,8 @@ def cells(results: Results, known: Evidence | None = None, *, level: float = 0.9
     on other test rows too where `interval` says `seeds and rows`, on these where it says `seeds`
     (the number of rows is unknown); nothing for one seed. `learned` is false for a method that
     predicts a constant or is no better than one, whose score is `constant`. `failures` says how the
-    others ended, `missing` counts the seeds that only others here have. `rows_asked` are those that
+    others ended, `own_seconds` says whether none of its runs shared passes or cores with others,
+    `missing` counts the seeds that only others here have. `rows_asked` are those that
     all of a ranking were given by number (`data.rows`). `race_level` and
     `race_seeds` are those of a raced ranking, `stopped` the seeds at which a race stopped a method.
     """
@@ -87,7 +89,7 @@ def _raced(table: pd.DataFrame, races: Mapping[Key, Raced]) -> dict[str, list[fl
 
 
 def _summaries(runs: pd.DataFrame, known: Evidence, level: float) -> pd.DataFrame:
-    runs = runs.assign(label_rows=label_rows(runs))
+    runs = runs.assign(label_rows=label_rows(runs), own_seconds=timing.own_seconds(runs))
     constant = runs["degenerate"].astype("boolean").to_numpy(float, na_value=nan)
     by_cell = runs.assign(degenerate=constant).groupby(CELL, observed=True)
     scores = by_cell["test"]
@@ -101,6 +103,7 @@ def _summaries(runs: pd.DataFrame, known: Evidence, level: float) -> pd.DataFram
             "iqm": scores.agg(lambda values: significance.iqm(values.to_numpy())),
             "sd": scores.std(),
             "validation": by_cell["validation"].mean(),
+            "own_seconds": by_cell["own_seconds"].all(),
         }
     )
     each = [known.rankings[key[:-1]][str(key[-1])] for key in table.index]
