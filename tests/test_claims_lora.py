@@ -56,7 +56,7 @@ def test_level_variants_confirm_that_lora_is_enough() -> None:
     assert first.high is not None
     assert first.high < 0.01
     assert "of 4 differences none can be as large as the margin" in first.why
-    assert "Scores include tuning of 6 runs, 1,000 examples a method" in first.finding.remarks
+    assert "Rates were searched: 6 runs, 1,000 examples a method" in first.finding.remarks
     assert list(first.finding.detail["n"]) == [5.0] * 4
 
 

@@ -212,10 +212,10 @@ def test_compare_refuses_no_search_and_no_race(tmp_path: Path, wrong: dict[str, 
     ("costs", "said"),
     [
         ({"full": (8, 12_000), "bitfit": (8, 12_000), "head": (8, 12_000)},
-         "Scores include tuning of 8 runs, 12,000 examples a method."),
+         "Rates were searched: 8 runs, 12,000 examples a method."),
         ({"full": (8, 12_000), "bitfit": (6, 9_000)},
-         "Scores include tuning, not of the same cost: full 8 runs, 12,000 examples; bitfit 6 runs,"
-         " 9,000 examples. Not tuned: head."),
+         "Rates were searched, not at the same cost: full 8 runs, 12,000 examples; bitfit 6 runs,"
+         " 9,000 examples. Not searched: head."),
         ({}, ""),
     ],
 )  # fmt: skip
@@ -231,4 +231,4 @@ def test_every_table_says_what_tuning_cost(
     shown = tables.markdown(made.results, made.cells, made.best)
     parts = [answer(made).sentence, shown, paper.markdown(made.paper[0]), page]
     parts.append(text.why(decide(made, Asked())))
-    assert all((said or "include tuning") in part for part in parts) == bool(said)
+    assert all((said or "Rates were searched") in part for part in parts) == bool(said)

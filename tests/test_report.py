@@ -227,8 +227,8 @@ def test_rows_asked_for_by_number_are_called_so() -> None:
         for method in ("full", "lora") for s in range(2) for rows in (32, 2048)
     ]  # fmt: skip
     text = shown(results(*runs))
-    assert re.search(r"\| method +\| 32 rows +\| 2,048 rows +\|", text)
-    assert "| 2,048 rows | 10 " in text
+    assert re.search(r"\| method +\| 32\srows +\| 2,048\srows +\|", text)
+    assert "| 2,048\xa0rows | 10 " in text
     found = results(*runs, record("full", 2, 0.8, fraction=32 / 3668))
     made = compare.cells(found)
     mixed = ["0.872\xa0%", "2,048\xa0rows"]  # one of the smaller ones asked for a share
@@ -289,7 +289,10 @@ def test_tuning_trials_are_left_out(tmp_path: Path) -> None:
     saved(tmp_path / "trials/more", record("full", 0, 0.8))
     found = gather(load([tmp_path / "trials"]))
     assert len(found.runs) == 1
-    assert found.notes == ("1 tuning trial left out; finegrid tune reads them.",)
+    assert found.notes == (
+        "1 run of the search for rates not in the tables, as they have no test score; finegrid "
+        "tune reads them.",
+    )
 
 
 @pytest.mark.parametrize(
@@ -397,7 +400,7 @@ def test_a_report_prints_tables(sweep: Path) -> None:
     assert re.search(r"\| head +\| 0\.\d+ ± 0\.\d+ \(3, no better", result.stdout)
     assert re.search(r"\| head +\| 0\.[23]\d+ \[0\.\d+, 0\.\d+\]", result.stdout)
     assert "delta params" in result.stdout
-    assert "bits each" in result.stdout
+    assert "bits a trained number" in result.stdout
     assert not result.stderr
 
 

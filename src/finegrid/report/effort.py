@@ -1,4 +1,4 @@
-"""What the search for learning rates cost, which belongs to the scores: one sentence a table."""
+"""What the search for learning rates took, which belongs to the scores: one sentence a table."""
 
 import pandas as pd
 
@@ -9,7 +9,7 @@ COSTS = ["tuning_runs", "tuning_examples"]  # of a record
 
 
 def tuning(runs: pd.DataFrame) -> str:
-    """What scores include of tuning, by method where that differs; nothing if none was tuned.
+    """What the search for rates took, by method where that differs; nothing if there was none.
 
     runs: of `rankings.gather`.
     """
@@ -18,12 +18,12 @@ def tuning(runs: pd.DataFrame) -> str:
     if costs.empty:
         return ""
     untuned = ordered(set(runs["method"]) - set(costs["method"]))
-    rest = f" Not tuned: {formatting.listed(untuned)}." if untuned else ""
+    rest = f" Not searched: {formatting.listed(untuned)}." if untuned else ""
     if costs.groupby(RANKING, observed=True)[COSTS].nunique().le(1).all(axis=None):
-        return f"Scores include tuning of {_cost(costs)} a method.{rest}"
+        return f"Rates were searched: {_cost(costs)} a method.{rest}"
     of_methods = {str(name): rows for name, rows in costs.groupby("method", observed=True)}
     each = "; ".join(f"{name} {_cost(of_methods[name])}" for name in ordered(of_methods))
-    return f"Scores include tuning, not of the same cost: {each}.{rest}"
+    return f"Rates were searched, not at the same cost: {each}.{rest}"
 
 
 def _cost(costs: pd.DataFrame) -> str:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from finegrid.errors import printable
 from finegrid.report import effort, formatting, overtaking
-from finegrid.report.load.rankings import CELL, TABLE, Results, ordered
+from finegrid.report.load.rankings import CELL, TABLE, Results, narrowed, ordered
 from finegrid.runs.text import markdown_table
 from finegrid.storage.files import FORMULA
 
@@ -23,7 +23,7 @@ COSTS = {
     "params_pooler": ("pooler params", ",.0f"),
     "params_head": ("head params", ",.0f"),
     "delta_bytes": ("delta bytes", ",.0f"),
-    "delta_bits_per_trainable": ("bits each", ".3g"),
+    "delta_bits_per_trainable": ("bits a trained number", ".3g"),
     "train_seconds": ("train s", ".1f"),
     "peak_memory_bytes": ("peak MB", ",.0f"),
     "forgetting": ("forgetting", "+.3f"),
@@ -137,7 +137,7 @@ def _section(results: Results, cells: pd.DataFrame, level: float) -> str:
     parts = [
         plain(f"{heading}: {first['metric'] or 'no finished run'}{of}"),
         plain(
-            f"{formatting.setting(setting)}, "
+            f"{formatting.setting(narrowed(setting, runs))}, "
             f"{formatting.budget(first['budget_unit'], first['budget'])}. "
         )
         + f"Mean ± standard deviation over seeds (their number). {bold}",
@@ -197,9 +197,9 @@ def _grid(cells: pd.DataFrame, show: Callable[[Any], str]) -> tuple[list[str], l
 
 
 def _amounts(cells: pd.DataFrame) -> dict[float, str]:
-    """Fraction -> its name: as it is, or the rows that were asked for by number."""
-    each = cells[["fraction", "rows_asked"]].drop_duplicates().itertuples(index=False, name=None)
-    return {share: f"{share:g}" if rows != rows else f"{rows:,.0f} rows" for share, rows in each}
+    """Fraction -> its name: in percent, or the rows that were asked for by number."""
+    each = cells[["fraction", "rows_asked"]].drop_duplicates().to_dict("records")
+    return {cell["fraction"]: formatting.amount(cell) for cell in each}
 
 
 def _costs(cells: pd.DataFrame) -> str:

@@ -72,8 +72,15 @@ def _summary(verdicts: Sequence[Verdict]) -> str:
     rows = []
     for verdict in verdicts:
         claim = verdict.finding.claim
-        rows.append([claim.name, claim.text, f"**{verdict.outcome}**", *_numbers(verdict)])
-    return markdown_table(["claim", "what it says", "verdict", "effect", "95 %", "n", "p"], rows)
+        said = [claim.name, claim.text, f"**{verdict.outcome}**"]
+        rows.append([*said, _decisive(verdict), *_numbers(verdict)])
+    head = ["claim", "what it says", "verdict", "stands or falls with", "effect", "95 %", "n", "p"]
+    return markdown_table(head, rows)
+
+
+def _decisive(verdict: Verdict) -> str:
+    """The part whose numbers stand for a claim; nothing where it has one part."""
+    return verdict.finding.decisive if len(verdict.finding.parts) > 1 else ""
 
 
 def _numbers(verdict: Verdict) -> list[str]:
@@ -113,10 +120,10 @@ def _told(verdict: Verdict) -> str:
     finding = verdict.finding
     effect, interval, n, p = _numbers(verdict)
     p = p if p.startswith("<") else f"= {p}"
-    part = f" ({finding.decisive})" if len(finding.parts) > 1 else ""
+    part = f" ({_decisive(verdict)})" if _decisive(verdict) else ""
     return (
         f"Verdict: {verdict.outcome}; {verdict.why}. {finding.claim.measure}{part}: {effect} "
-        f"({interval}), n = {n}, p {p}."
+        f"({interval}), n = {n}, corrected p {p}."
     )
 
 

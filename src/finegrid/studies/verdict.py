@@ -20,6 +20,7 @@ from scipy import special
 from finegrid.report.stats.significance import holm
 
 LEVEL = 0.05
+MOST = 1000  # times the data at hand: more is no advice
 Outcome = Literal["confirmed", "not confirmed", "contradicted", "not tested"]
 
 
@@ -141,11 +142,13 @@ def rule(margin: float) -> str:
     """What the outcomes of `judge` mean, for the top of a page."""
     return (
         f"A claim is **confirmed** if its test has p < {LEVEL:g}, **contradicted** if the test of "
-        "its contrary has, both after Holm's correction over all tested claims of this page; else "
-        "**not confirmed**, which is no evidence against it; **not tested** where the results do "
-        f"not cover it. Scores count as equal within a margin of {margin:g} (two one-sided tests). "
-        "Differences are paired by seed; intervals (95 %, not corrected) hold the chance in seeds, "
-        "and in test rows where predictions are at hand."
+        "its contrary has; else **not confirmed**, which is no evidence against it; **not tested** "
+        "where the results do not cover it. p is corrected for the number of claims that the page "
+        "tests (Holm), and is of the claim as its test states it, not of a difference from 0. "
+        f"Scores count as equal if they are shown to differ by less than {margin:g} (two one-sided "
+        "tests). Differences are paired by seed; n counts the pairs, those of all tasks that a "
+        "part is of. Intervals (95 %, not corrected) hold the chance in seeds, and in test rows "
+        "where predictions are at hand."
     )
 
 
@@ -200,17 +203,20 @@ def _change(finding: Finding, part: Estimate, outcome: Outcome, claims: int) -> 
     if outcome != "not confirmed":
         half = part.interval()[1] - part.mean
         return (
-            f"an interval that reaches the bound: the effect is {_far(finding, gap)} from it, the "
-            f"interval's half width {_far(finding, half)}"
+            f"an effect so near the bound that its interval reaches it: now it is "
+            f"{_far(finding, gap)} from it, the interval's half width {_far(finding, half)}"
         )
     if gap == 0 or part.se == 0:
         return "an effect that is not on the bound"
     confirms = finding.region[0] < part.mean < finding.region[1]
     several = 1 if confirms == finding.claim.everywhere else len(finding.parts)
     needed = part.se * float(special.stdtrit(part.df, 1 - LEVEL / (claims * several)))
+    times = (needed / gap) ** 2
+    if times > MOST:
+        return "another effect: this one is so near the bound that no amount of data tells it"
     return (
         f"more data, which would {'confirm' if confirms else 'contradict'} it if the effect stayed "
-        f"as it is: up to {(needed / gap) ** 2:.1f} times these"
+        f"as it is: up to {times:.1f} times these"
     )
 
 

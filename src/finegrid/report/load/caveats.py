@@ -15,7 +15,10 @@ LISTED = 8  # things that a sentence names before it only counts the rest
 def trials(count: int) -> Iterator[str]:
     """Tuning trials, which have no test score."""
     if count:
-        yield f"{counted(count, 'tuning trial')} left out; finegrid tune reads them."
+        yield (
+            f"{counted(count, 'run')} of the search for rates not in the tables, as they have no "
+            "test score; finegrid tune reads them."
+        )
 
 
 def unplaced(runs: pd.DataFrame) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Runs as one table, sorted into rankings: groups of runs that may be compared with one another."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import astuple, dataclass, field, fields
+from dataclasses import astuple, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +266,14 @@ def _settings(runs: pd.DataFrame, mix: Collection[str]) -> tuple[pd.DataFrame, t
     number = {astuple(setting): index for index, setting in enumerate(settings)}
     runs.insert(0, "setting", [number[tuple(row)] for row in masked.itertuples(index=False)])
     return runs, settings
+
+
+def narrowed(setting: Setting, runs: pd.DataFrame) -> Setting:
+    """A setting with what some of its runs have in common where others make it `mixed`."""
+    mixed = [name for name in FIELDS if getattr(setting, name) == MIXED]
+    return replace(
+        setting, **{name: runs[name].iloc[0] for name in mixed if runs[name].nunique() == 1}
+    )
 
 
 def _on_other_rows(runs: pd.DataFrame) -> pd.Series:

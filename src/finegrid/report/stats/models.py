@@ -16,13 +16,12 @@ import pandas as pd
 
 from finegrid.report.load import variants
 from finegrid.report.load.rankings import (
-    FIELDS,
     MIXED,
     RANKING,
     SAME,
-    UNASKED,
     Results,
     Setting,
+    narrowed,
     ordered,
 )
 from finegrid.report.stats import simultaneous
@@ -101,13 +100,8 @@ def _cells(results: Results, known: Evidence) -> Iterator[Cell]:
         for method, cell in methods.items():
             runs = by_cell[*key, method]
             way = tuple(p for p in runs["way"].iloc[0] if not p[0].startswith("model."))
-            yield Cell(model, key, method, _own(setting, runs), way, cell, runs)
-
-
-def _own(setting: Setting, runs: pd.DataFrame) -> Setting:
-    """A ranking's setting with what a cell's runs have where it is mixed, without the model."""
-    mixed = [n for n in FIELDS if getattr(setting, n) == MIXED and n not in UNASKED]
-    return replace(setting, model="", fingerprint="", **{n: runs[n].iloc[0] for n in mixed})
+            own = replace(narrowed(setting, runs), model="", fingerprint="")
+            yield Cell(model, key, method, own, way, cell, runs)
 
 
 def _differing(setting: Setting, others: set[Setting]) -> str:
