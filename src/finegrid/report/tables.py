@@ -132,10 +132,10 @@ def _section(results: Results, cells: pd.DataFrame, level: float) -> str:
     race, usual = formatting.race(cells), f"{100 * level:g} %"
     of_all = f"intervals {race}" if race else f"{usual} intervals"
     bold = BOLD.format(level=race or usual)
-    of = _of_class(results, cells)
+    metric = formatting.metric(runs, str(first["task"]))
     heading = f"### {first['task']}, {formatting.model(setting)}"
     parts = [
-        plain(f"{heading}: {first['metric'] or 'no finished run'}{of}"),
+        plain(f"{heading}: {metric or 'no finished run'}"),
         plain(
             f"{formatting.setting(narrowed(setting, runs))}, "
             f"{formatting.budget(first['budget_unit'], first['budget'])}. "
@@ -170,15 +170,6 @@ def _unlearned(cells: pd.DataFrame) -> list[str]:
     return [
         f"**No method learned anything** at {formatting.listed(nothing)} of the data: {NOTHING}."
     ]
-
-
-def _of_class(results: Results, cells: pd.DataFrame) -> str:
-    """Which class F1 is of, in a table's heading."""
-    runs, first = results.runs, cells.iloc[0]
-    of = formatting.of_class(
-        runs[runs["setting"].eq(first["setting"]) & runs["task"].eq(first["task"])]
-    )
-    return f" (F1{of})" if of else ""
 
 
 def _marked(cell: Any) -> str:
