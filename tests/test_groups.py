@@ -14,7 +14,7 @@ from finegrid.config import RunConfig
 from finegrid.errors import UserError
 from finegrid.grid import job
 from finegrid.grid.expand import Cell
-from finegrid.grid.grouping import grouped, size_of
+from finegrid.grid.grouping import grouped, jobs_of
 from finegrid.grid.stages import Stages
 from finegrid.grid.status import Store
 from finegrid.grid.sweep import Sweep
@@ -35,13 +35,13 @@ def seeds(*more: str, count: int = 4) -> list[Cell]:
     return [cell(f"seed={seed}", *more) for seed in range(count)]
 
 
-def test_the_size_of_a_job() -> None:
-    assert [size_of("auto", cells=n, slots=2) for n in (1, 4, 5, 18, 1000)] == [1, 1, 2, 5, 8]
-    assert size_of("auto", cells=50, slots=None) == 1  # a launcher that does not tell its slots
-    assert size_of(3, cells=50, slots=None) == 3
+def test_as_many_jobs_for_every_slot() -> None:
+    assert [jobs_of("auto", cells=n, slots=2) for n in (1, 4, 9, 18, 33)] == [1, 4, 4, 4, 6]
+    assert jobs_of("auto", cells=50, slots=None) == 50  # a launcher that does not tell its slots
+    assert jobs_of(3, cells=50, slots=None) == 17
     for wrong in (0, -1, "all", True, 1.5):
         with pytest.raises(UserError, match="must be auto or a number of at least 1"):
-            size_of(wrong, cells=1, slots=1)  # type: ignore[arg-type]
+            jobs_of(wrong, cells=1, slots=1)  # type: ignore[arg-type]
 
 
 def test_seeds_methods_and_fractions_share_a_job() -> None:

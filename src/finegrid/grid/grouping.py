@@ -18,17 +18,19 @@ APART = (
 )  # fmt: skip
 
 
-def size_of(fuse: str | int, *, cells: int, slots: int | None) -> int:
-    """Cells of a job: as asked for, or so that every slot gets some and losses stay small.
+def jobs_of(fuse: str | int, *, cells: int, slots: int | None) -> int:
+    """Jobs for some cells: of `fuse` cells at most, or so many that every slot gets as many jobs.
 
     Raises:
         UserError: for a `fuse` that is neither `auto` nor a number from 1 on.
     """
     if fuse == "auto":
-        return 1 if slots is None else max(1, min(MOST, -(-cells // (2 * slots))))
+        if slots is None:
+            return cells
+        return min(cells, slots * max(2, -(-cells // (MOST * slots))))
     good = isinstance(fuse, int) and not isinstance(fuse, bool) and fuse > 0
     require(good, f"fuse={fuse} must be auto or a number of at least 1")
-    return int(fuse)
+    return -(-cells // int(fuse))
 
 
 def grouped(cells: Sequence[Cell], *, fuse: str | int, slots: int | None) -> list[list[Cell]]:
@@ -38,9 +40,10 @@ def grouped(cells: Sequence[Cell], *, fuse: str | int, slots: int | None) -> lis
         alike[_kind(cell)].append(cell)
     jobs: list[list[Cell]] = []
     for kind, members in alike.items():
-        size = size_of(fuse, cells=len(members), slots=slots) if kind.startswith("{") else 1
+        many, shares = len(members), kind.startswith("{")
+        count = jobs_of(fuse, cells=many, slots=slots) if shares else many
         longest = sorted(members, key=lambda cell: -cell.facts["fraction"])  # stable: seeds last
-        jobs += [longest[start : start + size] for start in range(0, len(longest), size)]
+        jobs += [longest[at * many // count : (at + 1) * many // count] for at in range(count)]
     return jobs
 
 

@@ -53,7 +53,7 @@ class Sweep:
     ) -> None:
         one_of("retry", retry, tuple(AGAIN))
         require(fail_fast is None or fail_fast > 0, f"fail_fast={fail_fast} must be at least 1")
-        grouping.size_of(fuse, cells=1, slots=1)
+        grouping.jobs_of(fuse, cells=1, slots=1)
         self.stages, self.retry, self.fail_fast, self.fuse = stages, retry, fail_fast, fuse
         store.root.mkdir(parents=True, exist_ok=True)
         self.id = uuid.uuid4().hex[:12]
