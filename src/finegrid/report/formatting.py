@@ -123,6 +123,11 @@ def percent(share: float | None) -> str:
     return f"{text.digits(100 * share)}{SPACE}%"
 
 
+def about(cell: Any) -> str:
+    """A mark before the seconds of a cell whose runs shared passes or cores with others."""
+    return "" if cell["own_seconds"] else "≈"  # unknown (NaN) is true
+
+
 def amount(cell: Any) -> str:
     """How much of the training data a cell has: `30 %`, or `128 rows` where so many were asked."""
     rows = cell["rows_asked"]

@@ -31,6 +31,8 @@ COSTS = {
     "test_off": ("score, switched off", ".4f"),
     "leakage_off": ("leakage, switched off", ".3f"),
 }
+SHARED = ("train_seconds", "peak_memory_bytes")  # costs that runs in one pass divide among them
+ABOUT = "≈: of runs that shared passes or cores with others, not to be compared."
 # costs without a column where no run has any
 OPTIONAL = ("forgetting", "leakage", "test_off", "leakage_off")
 
@@ -202,9 +204,11 @@ def _costs(cells: pd.DataFrame) -> str:
     rows, amounts = [], _amounts(cells)
     for method in ordered(set(cells["method"])):
         cell: Any = largest.loc[method]
-        costs = [_cost(cell[name], COSTS[name][1]) for name in shown]
+        about = formatting.about(cell)
+        costs = [about * (name in SHARED) + _cost(cell[name], COSTS[name][1]) for name in shown]
         rows.append([plain(method), amounts[cell["fraction"]], *costs])
-    return markdown_table(["method", "at", *(COSTS[name][0] for name in shown)], rows)
+    table = markdown_table(["method", "at", *(COSTS[name][0] for name in shown)], rows)
+    return table + f"\n\n{ABOUT}" * any(map(formatting.about, largest.to_dict("records")))
 
 
 def measured(costs: Iterable[str], cells: pd.DataFrame) -> list[str]:

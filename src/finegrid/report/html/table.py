@@ -60,7 +60,8 @@ def _row(number: int, row: dict[Any, Any]) -> dict[str, Any]:
         "complete": scored and not row["failed"] and not row["missing"],
         "trained": _value(formatting.count(row["trainable"]), row["trainable"]),
         "stored": _value(formatting.size(row["delta_bytes"]), row["delta_bytes"]),
-        "seconds": _value(formatting.duration(row["train_seconds"]), row["train_seconds"]),
+        "seconds": _value(formatting.about(row) + formatting.duration(row["train_seconds"]),
+                          row["train_seconds"]),
         "forgetting": _value(formatting.forgetting(row["forgetting"]), row["forgetting"]),
     }  # fmt: skip
 
