@@ -346,6 +346,9 @@ def test_seconds_that_are_not_alike_name_no_quickest(facts: dict[str, float], sa
     assert [said in note for note in made.results.notes if "Training times" in note] == (
         [True] if said else []
     )
+    shown = tables.markdown(made.results, made.cells, made.best)
+    shared = bool(said) and "matmul_rate" not in facts
+    assert (tables.ABOUT in shown, tables.ABOUT in html_page.page(made)) == (shared, shared)
 
 
 def test_ties_are_marked_and_the_others_are_not() -> None:

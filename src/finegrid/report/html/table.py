@@ -49,6 +49,7 @@ def _row(number: int, row: dict[Any, Any]) -> dict[str, Any]:
         "score": _value(formatting.mean(row), row["mean"]),
         "interval": _value(formatting.span(row["low"], row["high"]), row["low"]),
         "stopped": bool(formatting.stopped(row)),
+        "shared": bool(formatting.about(row)),
         "whisker": [row["at_low"], row["at_mean"], row["at_high"]] if scored else None,
         "behind": _value(behind, row["difference"]),
         "margin": "" if best else formatting.span(row["behind_low"], row["behind_high"]),
