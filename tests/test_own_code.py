@@ -1,6 +1,7 @@
 """A user's own method and kind of task: a package outside finegrid, which `allow` must name."""
 
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -119,6 +120,8 @@ def test_a_sweep_passes_it_on(package: Path, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     runs = rankings.read_records(tmp_path / "grid")
     assert sorted((one.method, one.status) for one in runs) == [("head", "ok"), ("queries", "ok")]
+    folder = shlex.split(runs[0].command)[2:4]
+    assert folder == ["--config-dir", str(package / "conf")], "each run can be run again"
 
 
 def test_a_changed_method_is_another_cell(package: Path) -> None:

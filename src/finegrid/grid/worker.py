@@ -109,6 +109,16 @@ def _log_as_hydra_says() -> None:
         logger.propagate = True
 
 
+def _config_dir(config: DictConfig) -> list[str]:
+    """`--config-dir` and its folder, as seen from here if it lies below; nothing without one."""
+    for source in config.hydra.runtime.config_sources:
+        if source.provider == "command-line":
+            path, here = Path(source.path), Path.cwd()
+            near = path.relative_to(here) if path.is_relative_to(here) else path
+            return ["--config-dir", str(near)]
+    return []
+
+
 def _run(shared: Shared, job: Job) -> JobReturn:
     setup_globals()
     Singleton.set_state(shared.singletons)
@@ -121,7 +131,8 @@ def _run(shared: Shared, job: Job) -> JobReturn:
     with read_write(config.hydra), open_dict(config.hydra):
         config.hydra.run.dir = str(directory)
     own = [line for line in job.overrides if not line.lstrip("+").startswith("hydra.")]
-    sys.argv = [sys.argv[0], *own]  # what a process that Lightning starts would run again
+    # What a process that Lightning starts would run again, and the record's command.
+    sys.argv = [sys.argv[0], *_config_dir(config), *own]
     _redirect(directory / layout.OUTPUT)
     return run_job(
         hydra_context=shared.context,

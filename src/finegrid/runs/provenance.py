@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
@@ -23,8 +24,11 @@ def now() -> str:
 def facts(arguments: Sequence[str] | None) -> dict[str, Any]:
     """Versions, git state and command line, as fields of a record.
 
-    A cell of a sweep is run again by its own `arguments`; its process may have others.
+    A cell of a sweep is run again by its own `arguments`; its process may have others, of which
+    it shares the folder of `--config-dir`.
     """
+    if arguments is not None and sys.argv[1:2] == ["--config-dir"]:
+        arguments = [*sys.argv[1:3], *arguments]
     commit, dirty = _git()
     versions = {name: version(name) for name in PACKAGES}
     return {

@@ -210,7 +210,8 @@ def _change(finding: Finding, part: Estimate, outcome: Outcome, claims: int) -> 
         return "an effect that is not on the bound"
     confirms = finding.region[0] < part.mean < finding.region[1]
     several = 1 if confirms == finding.claim.everywhere else len(finding.parts)
-    needed = part.se * float(special.stdtrit(part.df, 1 - LEVEL / (claims * several)))
+    sides = 1 if confirms else sum(not isinf(bound) for bound in finding.region)
+    needed = part.se * float(special.stdtrit(part.df, 1 - LEVEL / (claims * several * sides)))
     times = (needed / gap) ** 2
     if times > MOST:
         return "another effect: this one is so near the bound that no amount of data tells it"
