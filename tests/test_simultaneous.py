@@ -203,7 +203,7 @@ def test_a_method_no_better_than_a_constant_never_leads(tmp_path: Path) -> None:
     from finegrid.report import tables
 
     text = tables.markdown(nothing, compare.cells(nothing), best)
-    assert "**No method learned anything** at 0.3 of the data" in text
+    assert "**No method learned anything** at 30\xa0% of the data" in text
     assert "**0." not in text, "nothing is bold"
 
 
