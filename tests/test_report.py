@@ -348,7 +348,10 @@ def test_seconds_that_are_not_alike_name_no_quickest(facts: dict[str, float], sa
     )
     shown = tables.markdown(made.results, made.cells, made.best)
     shared = bool(said) and "matmul_rate" not in facts
-    assert (tables.ABOUT in shown, tables.ABOUT in html_page.page(made)) == (shared, shared)
+    assert (formatting.ABOUT in shown, formatting.ABOUT in html_page.page(made)) == (
+        shared,
+        shared,
+    )
 
 
 def test_ties_are_marked_and_the_others_are_not() -> None:

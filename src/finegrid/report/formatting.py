@@ -11,6 +11,7 @@ from finegrid.runs import text
 
 MINUS, DASH, SPACE = "\u2212", "\u2013", "\u00a0"  # a space that no line ends at
 STOPPED = "\u2021"  # behind the mean of a method that a race stopped early
+ABOUT = "≈: of runs that shared passes or cores with others, not to be compared."
 
 
 def missing(value: object) -> bool:

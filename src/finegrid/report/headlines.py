@@ -134,7 +134,7 @@ def _outcome(cells: pd.DataFrame, draws: tuple[list[str], Any] | None) -> Outcom
         behind=_behind(apart.iloc[0]) if learned and len(apart) else "",
         stored=tuple(zip(near.method, near.delta_bytes, strict=True)),
         smallest=cheapest(near, "delta_bytes", first),
-        quickest=cheapest(near[timing.alike(near, first)], "train_seconds", first),
+        quickest=quickest(near, first),
         few=_few(first),
         detectable=detectable,
         doubt=_doubt(ranked, first, detectable),
@@ -171,6 +171,11 @@ def cheapest(near: pd.DataFrame, cost: str, first: pd.Series) -> Method | None:
     if known.empty or known.method.iloc[0] == first.method:
         return None
     return method(known.iloc[0])
+
+
+def quickest(near: pd.DataFrame, first: pd.Series) -> Method | None:
+    """Of those near the best whose seconds may be held against its, unless it is the best."""
+    return cheapest(near[timing.alike(near, first)], "train_seconds", first)
 
 
 def _chance(name: str, draws: tuple[list[str], Any] | None) -> str:

@@ -32,7 +32,6 @@ COSTS = {
     "leakage_off": ("leakage, switched off", ".3f"),
 }
 SHARED = ("train_seconds", "peak_memory_bytes")  # costs that runs in one pass divide among them
-ABOUT = "≈: of runs that shared passes or cores with others, not to be compared."
 # costs without a column where no run has any
 OPTIONAL = ("forgetting", "leakage", "test_off", "leakage_off")
 
@@ -207,8 +206,9 @@ def _costs(cells: pd.DataFrame) -> str:
         about = formatting.about(cell)
         costs = [about * (name in SHARED) + _cost(cell[name], COSTS[name][1]) for name in shown]
         rows.append([plain(method), amounts[cell["fraction"]], *costs])
+    marked = any(map(formatting.about, largest.to_dict("records")))
     table = markdown_table(["method", "at", *(COSTS[name][0] for name in shown)], rows)
-    return table + f"\n\n{ABOUT}" * any(map(formatting.about, largest.to_dict("records")))
+    return table + f"\n\n{formatting.ABOUT}" * marked
 
 
 def measured(costs: Iterable[str], cells: pd.DataFrame) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from finegrid import __version__
 from finegrid.runs.record import command_line
+from finegrid.runs.text import config_dir
 
 PACKAGES = ("torch", "pytorch-lightning", "transformers", "datasets", "torchmetrics", "hydra-core")
 
@@ -27,8 +28,8 @@ def facts(arguments: Sequence[str] | None) -> dict[str, Any]:
     A cell of a sweep is run again by its own `arguments`; its process may have others, of which
     it shares the folder of `--config-dir`.
     """
-    if arguments is not None and sys.argv[1:2] == ["--config-dir"]:
-        arguments = [*sys.argv[1:3], *arguments]
+    if arguments is not None:
+        arguments = [*config_dir(sys.argv), *arguments]
     commit, dirty = _git()
     versions = {name: version(name) for name in PACKAGES}
     return {

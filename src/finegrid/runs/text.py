@@ -75,12 +75,21 @@ def rerun_command(overrides: Iterable[str], *, sweep: str = "", command: str = "
     """
     within = [f"hydra.sweep.dir={hydra_value(sweep)}"] if sweep else []
     try:
-        words = shlex.split(command.replace("--config-dir=", "--config-dir "))
+        words = shlex.split(command)
     except ValueError:  # no command line, whatever a file says
         words = []
-    at = next((n for n, word in enumerate(words) if word in ("-cd", "--config-dir")), len(words))
     name = "sweep" if sweep else "train"
-    return shlex.join(["finegrid", name, *words[at : at + 2], *overrides, *within])
+    return shlex.join(["finegrid", name, *config_dir(words), *overrides, *within])
+
+
+def config_dir(words: Sequence[str]) -> list[str]:
+    """`--config-dir` and its folder among a command's words; nothing without them."""
+    for at, word in enumerate(words):
+        if word in ("-cd", "--config-dir"):
+            return list(words[at : at + 2])
+        if word.startswith("--config-dir="):
+            return word.split("=", 1)
+    return []
 
 
 def aligned(rows: Sequence[Sequence[str]], *, left: int | None = None) -> list[list[str]]:

@@ -203,7 +203,7 @@ def _change(finding: Finding, part: Estimate, outcome: Outcome, claims: int) -> 
     if outcome != "not confirmed":
         half = part.interval()[1] - part.mean
         return (
-            f"an effect so near the bound that its interval reaches it: now it is "
+            "an effect so near the bound that its interval reaches it: now it is "
             f"{_far(finding, gap)} from it, the interval's half width {_far(finding, half)}"
         )
     if gap == 0 or part.se == 0:

@@ -85,7 +85,7 @@ def page(comparison: Comparison, figures: Sequence[Figure] = (), left_out: str =
         chance=f"{1 - comparison.level:.3g}",
         race=formatting.race(cells),
         stopped=stopped,
-        shared=tables.ABOUT,
+        shared=formatting.ABOUT,
         footnotes=list(filter(None, (stopped, effort.tuning(results.runs)))),
     )
 

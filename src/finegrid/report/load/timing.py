@@ -43,7 +43,7 @@ def notes(runs: pd.DataFrame) -> Iterator[str]:
         )
     for (task, precision), rows in groups(fine, "task", "precision"):
         rates = rows.groupby("method", observed=True)["matmul_rate"].mean().dropna() / 1e9
-        if len(rates) and rates.max() > ALIKE * rates.min():
+        if rates.max() > ALIKE * rates.min():
             yield (
                 f"Training times on {task} (precision {precision}) come from machines of unlike "
                 f"speed: from {rates.min():,.0f} GFLOP/s ({rates.idxmin()}) to "

@@ -8,8 +8,7 @@ import pandas as pd
 
 from finegrid.report import effort, formatting, next_step
 from finegrid.report.answer import Answer, still_rising, verdict
-from finegrid.report.headlines import Lead, cheapest, method, near_best
-from finegrid.report.load import timing
+from finegrid.report.headlines import Lead, cheapest, method, near_best, quickest
 from finegrid.report.load.rankings import CELL
 from finegrid.report.recommend.decide import TOY, UNLEARNED, Decision
 from finegrid.runs.text import markdown_table
@@ -98,7 +97,7 @@ def _lead(decision: Decision) -> Lead:
         level=tuple(map(str, level["method"].iloc[1:])),
         same=tuple(map(str, table.loc[table["equal"], "method"])),
         smallest=cheapest(near, "delta_bytes", first),
-        quickest=cheapest(near[timing.alike(near, first)], "train_seconds", first),
+        quickest=quickest(near, first),
         race=formatting.race(decision.cells.nsmallest(1, "race_level")),
     )
 
