@@ -67,8 +67,9 @@ def test_one_better_variant_on_one_task_contradicts_it() -> None:
 
     first, second = judged(runs(score))
     assert (first.outcome, second.outcome) == ("contradicted", "confirmed")
-    assert first.why == "of 4 differences 1 shown to be above 0: pissa on cola at 1"
-    assert first.finding.claim.measure == "pissa - lora, cola at 1, 3 epochs"
+    where = "cola, 100 % of the rows, 3 epochs"
+    assert first.why == f"of 4 differences 1 shown to be above 0: pissa on {where}"
+    assert first.finding.claim.measure == f"pissa - lora, {where}"
     assert first.p is not None
     assert first.p < 0.05
     assert judged(runs(world(full=0.05)))[1].outcome == "contradicted"
@@ -186,4 +187,4 @@ def test_the_page(tmp_path: Path) -> None:
     text = out.read_text(encoding="utf-8")
     assert "Of 2 claims: 2 confirmed." in text
     assert "### no variant beats tuned LoRA: confirmed" in text
-    assert "| mrpc | 1        | 3 epochs | dora " in text
+    assert "| mrpc | 100 %    | 3 epochs | dora " in text

@@ -238,7 +238,7 @@ def test_sums_of_cells_are_paired_by_seed_and_by_test_row() -> None:
     assert found.estimate.mean == pytest.approx(each.mean())
     assert found.estimate.se > each.std(ddof=1) / 2, "rows add to seeds"
     assert found.estimate.n == 4
-    assert set(found.means) == {"a at 0.3", "b at 1", "a at 1", "b at 0.3"}
+    assert set(found.means) == {"a at 30 %", "b at 100 %", "a at 100 %", "b at 30 %"}
     same = contrasts.contrast(cells, where, [("a", 1.0)], [("a", 1.0)])
     assert same.estimate is not None
     assert (same.estimate.mean, same.estimate.se) == (0, 0)

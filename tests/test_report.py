@@ -114,8 +114,8 @@ def test_mean_spread_and_failures() -> None:
     assert "0.8500 ± 0.0707 (2, 1 failed)" in text
     assert "0.8500 ± ? (1, 2 missing)" in text
     assert text.index("| full") < text.index("| bitfit"), "baselines come first"
-    assert "1 run failed: bitfit on mrpc at 0.3 (1: no luck)." in text
-    assert "2 runs missing: full on mrpc at 0.3 (seed 1, 2)." in text
+    assert "1 run failed: bitfit on mrpc at 30 % (1: no luck)." in text
+    assert "2 runs missing: full on mrpc at 30 % (seed 1, 2)." in text
 
 
 def test_diverged_constant_and_wholly_missing_cells_show() -> None:
@@ -195,7 +195,7 @@ def test_runs_on_other_data_than_most_are_left_out(name: str) -> None:
     assert set(found.runs["method"]) == {"full", "lora"}
     (note,) = found.notes
     assert "ia3 seed 0" in note
-    assert note.startswith("Left out of mrpc at 0.3 (3 epochs)")
+    assert note.startswith("Left out of mrpc at 30 % (3 epochs)")
 
 
 def on_rows(method: str, seed: int, subset: int | None, rows: str) -> Record:

@@ -121,7 +121,7 @@ def percent(share: float | None) -> str:
     """`30 %`, `0.12 %`; an exact nought stays one."""
     if share is None or missing(share):
         return DASH
-    return f"{text.digits(100 * share)}{SPACE}%"
+    return text.percent(share).replace(" ", SPACE)
 
 
 def about(cell: Any) -> str:
@@ -150,8 +150,8 @@ def forgetting(rise: float | None) -> str:
 
 
 def budget(unit: str, value: float) -> str:
-    """`8 epochs`, `1 epoch`."""
-    return f"{value:g}{SPACE}{unit.removesuffix('s') if value == 1 else unit}"
+    """`8,000 examples`, `1 epoch`."""
+    return text.budget(unit, value).replace(" ", SPACE)
 
 
 def number(many: int, thing: str) -> str:

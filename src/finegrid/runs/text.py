@@ -46,6 +46,16 @@ def duration(seconds: float) -> str:
     return f"{digits(seconds, 2)} s"
 
 
+def percent(share: float) -> str:
+    """`30 %`, `0.12 %`; an exact nought stays one."""
+    return f"{digits(100 * share)} %"
+
+
+def budget(unit: str, value: float) -> str:
+    """`8,000 examples`, `1 epoch`."""
+    return f"{value:,g} {unit.removesuffix('s') if value == 1 else unit}"
+
+
 def hydra_value(value: Any) -> str:
     """A value as Hydra's grammar writes it, so that Hydra reads the same value."""
     if hasattr(value, "item"):  # numpy's numbers

@@ -12,6 +12,7 @@ import pandas as pd
 from finegrid.report.load.rankings import CELL, Results
 from finegrid.report.stats.paired import Scores, difference
 from finegrid.report.stats.scores import Evidence
+from finegrid.runs import text
 from finegrid.studies.verdict import Claim, Estimate, Finding, over_tasks, within_task
 
 PAIRS = 2  # seeds in common, the fewest that have a spread
@@ -25,9 +26,12 @@ class Where(NamedTuple):
     budget: float
     fraction: float
 
+    def __str__(self) -> str:
+        return f"{self.task}, {text.percent(self.fraction)} of the rows, {self.budget_text()}"
+
     def budget_text(self) -> str:
         """The budget with its unit."""
-        return f"{self.budget:g} {self.unit}"
+        return text.budget(self.unit, self.budget)
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,8 @@ def contrast(cells: Cells, where: Where, plus: Terms, minus: Terms) -> Contrast:
     several = len({fraction for _, fraction in terms}) > 1
     scores, means = [cells[place].scores for place in places], {}
     for (method, fraction), one in zip(terms, scores, strict=True):
-        means[f"{method} at {fraction:g}" if several else method] = float(one.values.mean())
+        name = f"{method} at {text.percent(fraction)}" if several else method
+        means[name] = float(one.values.mean())
     if all(constant(cells[place].runs) for place in places):
         return Contrast(where, None, means, "every run predicts a constant")
     total = difference(reduce(_plus, scores[: len(plus)]), reduce(_plus, scores[len(plus) :]))
@@ -138,7 +143,7 @@ def detail(contrasts: Sequence[Contrast]) -> pd.DataFrame:
 def _row(one: Contrast) -> dict[str, object]:
     row: dict[str, object] = {
         "task": one.where.task,
-        "fraction": one.where.fraction,
+        "fraction": text.percent(one.where.fraction),
         "budget": one.where.budget_text(),
         "means": ", ".join(f"{name} {mean:.4f}" for name, mean in one.means.items()),
     }

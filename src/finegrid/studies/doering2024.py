@@ -11,6 +11,7 @@ from math import inf
 import numpy as np
 import pandas as pd
 
+from finegrid.runs import text
 from finegrid.studies.contrasts import (
     Cell,
     Cells,
@@ -115,9 +116,9 @@ def findings(cells: Cells, *, margin: float) -> list[Finding]:
     ]
     return [
         finding(FRACTIONS, fractions, (-margin, margin), shown=against,
-                label=lambda w: f"fraction {w.fraction:g}, {budget(w)}"),
+                label=lambda w: f"{text.percent(w.fraction)} of the rows, {budget(w)}"),
         finding(BUDGETS, budgets, (-margin, margin), shown=timed,
-                label=lambda w: f"{w.budget:g} s, fraction {w.fraction:g}"),
+                label=lambda w: f"{w.budget:g} s, {text.percent(w.fraction)} of the rows"),
         finding(STABLE, lost, (-margin, inf), label=budget),
         finding(STEADIER, steadier, (0.0, inf), label=budget),
         finding(BETWEEN, _between(against), (0.0, inf), label=lambda _: "fractions in between"),
@@ -193,7 +194,7 @@ def _spreads(cells: Cells, where: Where, methods: list[str]) -> dict[str, object
     seeds = sorted(set.intersection(*(set(cell.scores.seeds) for cell in here)))
     if len(seeds) < SEEDS or any(constant(cell.runs.loc[seeds]) for cell in here):
         return {}
-    place: dict[str, object] = {"task": where.task, "fraction": where.fraction}
+    place: dict[str, object] = {"task": where.task, "fraction": text.percent(where.fraction)}
     place |= {"budget": where.budget_text(), "n": float(len(seeds))}
     return place | {name: _sd(cell, seeds) for name, cell in zip(methods, here, strict=True)}
 
@@ -205,7 +206,7 @@ def _sd(cell: Cell, seeds: list[int]) -> float:
 def _gains(cells: Cells) -> Finding:
     every = [(name, one) for name in ADAPTERS for one in differences(cells, name, "full")]
     parts = {
-        f"{name} on {one.where.task}, fraction {one.where.fraction:g}, {one.where.budget_text()}":
+        f"{name} on {one.where}":
             one.estimate
         for name, one in every if one.estimate
     }  # fmt: skip

@@ -21,6 +21,7 @@ from finegrid.report.stats import simultaneous
 from finegrid.report.stats.scores import Key, Known
 from finegrid.report.stats.shrunken_variance import spreads
 from finegrid.report.stats.simultaneous import Pairs
+from finegrid.runs import text
 from finegrid.studies.contrasts import PAIRS, Where
 from finegrid.studies.study import Given, Study
 from finegrid.studies.verdict import LEVEL, Claim, Finding, Outcome, Verdict
@@ -77,7 +78,7 @@ class Pair:
         return self.difference + self.half
 
     def __str__(self) -> str:
-        return f"{self.method} on {self.where.task} at {self.where.fraction:g}"
+        return f"{self.method} on {self.where}"
 
 
 def rule(margin: float) -> str:
@@ -224,8 +225,7 @@ def _verdict(claim: Claim, pairs: Sequence[Pair], margin: float, spent: str) -> 
         )
     if left := len(pairs) - len(tested):
         remarks.append(f"{left} of {len(pairs)} differences not tested, see the table")
-    claim = replace(claim, measure=f"{highest.method} - {highest.lora}, {highest.where.task} at "
-                    f"{highest.where.fraction:g}, {highest.where.budget_text()}")  # fmt: skip
+    claim = replace(claim, measure=f"{highest.method} - {highest.lora}, {highest.where}")
     return Verdict(
         Finding(claim, detail=_detail(pairs), remarks=tuple(remarks)),
         outcome,
@@ -270,7 +270,7 @@ def _detail(pairs: Sequence[Pair]) -> pd.DataFrame:
     rows = []
     for pair in pairs:
         row: dict[str, object] = {
-            "task": pair.where.task, "fraction": pair.where.fraction,
+            "task": pair.where.task, "fraction": text.percent(pair.where.fraction),
             "budget": pair.where.budget_text(), "method": pair.method, "LoRA": pair.lora,
         }  # fmt: skip
         if not pair.note:

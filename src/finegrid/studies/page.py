@@ -8,10 +8,10 @@ import pandas as pd
 
 from finegrid.report import formatting
 from finegrid.report.load.rankings import CELL, Results, ordered
-from finegrid.runs.text import markdown_table
+from finegrid.runs import text
 from finegrid.studies.verdict import Finding, Outcome, Verdict
 
-WHOLE = {"fraction", "n", "ok", "failed", "constant"}  # columns to show as they are
+WHOLE = {"n", "ok", "failed", "constant"}  # columns to show as they are
 LEAST = 1e-4  # p values are not told apart below
 COMMANDS = 20  # listed at most
 
@@ -73,9 +73,10 @@ def _summary(verdicts: Sequence[Verdict]) -> str:
     for verdict in verdicts:
         claim = verdict.finding.claim
         said = [claim.name, claim.text, f"**{verdict.outcome}**"]
-        rows.append([*said, _decisive(verdict), *_numbers(verdict)])
+        part = _decisive(verdict) if verdict.finding.parts or not verdict.n else claim.measure
+        rows.append([*said, part, *_numbers(verdict)])
     head = ["claim", "what it says", "verdict", "stands or falls with", "effect", "95 %", "n", "p"]
-    return markdown_table(head, rows)
+    return text.markdown_table(head, rows)
 
 
 def _decisive(verdict: Verdict) -> str:
@@ -136,14 +137,14 @@ def _parts(finding: Finding) -> str:
         p = part.inside(finding.region)
         rows.append([name, f"{effect:.4f}", f"{low:.4f} to {high:.4f}", str(part.n), _p(p)])
     head = [f"part (the claim: {every} {finding.region_text})", "effect", "95 %", "n", "p alone"]
-    return markdown_table(head, rows)
+    return text.markdown_table(head, rows)
 
 
 def _frame(table: pd.DataFrame) -> str:
     rows = [
         [_cell(str(name), value) for name, value in row.items()] for row in table.to_dict("records")
     ]
-    return markdown_table([str(name) for name in table], rows)
+    return text.markdown_table([str(name) for name in table], rows)
 
 
 def _cell(column: str, value: Any) -> str:
@@ -162,7 +163,7 @@ def _grid(runs: pd.DataFrame) -> str:
         for method in ordered(list(map(str, of_task["method"].unique()))):
             of_method = of_task[of_task["method"] == method]
             rows.append([task, method, *_ran(of_method)])
-    return markdown_table(
+    return text.markdown_table(
         ["task", "method", "fractions", "budgets", "seeds", "runs", "failed", "constant"], rows
     )
 
@@ -171,8 +172,8 @@ def _ran(runs: pd.DataFrame) -> list[str]:
     budgets = sorted(set(zip(runs["budget_unit"].astype(str), runs["budget"], strict=True)))
     done = runs["status"] == "ok"
     return [
-        ", ".join(f"{fraction:g}" for fraction in sorted(set(runs["fraction"]))),
-        ", ".join(f"{budget:g} {unit}" for unit, budget in budgets),
+        ", ".join(text.percent(fraction) for fraction in sorted(set(runs["fraction"]))),
+        "; ".join(text.budget(unit, budget) for unit, budget in budgets),
         ", ".join(map(str, sorted(set(runs["seed"])))),
         str(len(runs)),
         str(int((~done).sum())),

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from finegrid.report.load.races import Key, Raced
+from finegrid.runs.text import budget, percent
 
 LISTED = 8  # things that a sentence names before it only counts the rest
 
@@ -47,9 +48,9 @@ def refused(runs: pd.DataFrame, ranking: list[str]) -> Iterator[str]:
     for _, group in runs.groupby(ranking):
         at = group.iloc[0]
         yield (
-            f"Left out of {at.task} at {at.fraction:g} ({at.budget:g} {at.budget_unit}), for other "
-            "train, validation or test rows or another metric than most of it has: "
-            f"{some(map(_run, group.itertuples()))}."
+            f"Left out of {at.task} at {percent(at.fraction)} "
+            f"({budget(at.budget_unit, at.budget)}), for other train, validation or test rows or "
+            f"another metric than most of it has: {some(map(_run, group.itertuples()))}."
         )
 
 
@@ -90,7 +91,7 @@ def ends(runs: pd.DataFrame) -> Iterator[str]:
     for status in sorted(set(runs["status"]) - {"ok"}):
         failed = runs[runs["status"] == status]
         reasons = (
-            f"{method} on {task} at {fraction:g} ({len(group)}: {_why(group)})"
+            f"{method} on {task} at {percent(fraction)} ({len(group)}: {_why(group)})"
             for (method, task, fraction), group in groups(failed, "method", "task", "fraction")
         )
         yield f"{counted(len(failed), 'run')} {status}: {some(reasons)}."
@@ -100,7 +101,7 @@ def missing(runs: pd.DataFrame) -> Iterator[str]:
     """Runs that others of their table have, as `rankings.missing` gives them."""
     if len(runs):
         names = (
-            f"{method} on {task} at {fraction:g} (seed {', '.join(map(str, group['seed']))})"
+            f"{method} on {task} at {percent(fraction)} (seed {', '.join(map(str, group['seed']))})"
             for (method, task, fraction), group in groups(runs, "method", "task", "fraction")
         )
         yield f"{counted(len(runs), 'run')} missing: {some(names)}."
@@ -109,7 +110,7 @@ def missing(runs: pd.DataFrame) -> Iterator[str]:
 def spared(raced: Mapping[Key, Raced]) -> Iterator[str]:
     """Methods that a race stopped, whose other seeds are not missing."""
     names = [
-        f"{method} on {task} at {fraction:g} ({counted(stop, 'seed')})"
+        f"{method} on {task} at {percent(fraction)} ({counted(stop, 'seed')})"
         for (_, task, _, _, fraction), one in raced.items()
         for method, stop in one.stopped.items()
         if stop < one.seeds
@@ -121,7 +122,7 @@ def spared(raced: Mapping[Key, Raced]) -> Iterator[str]:
 def exploratory(raced: Mapping[Key, Raced]) -> Iterator[str]:
     """Rankings with more seeds than their race declared: all of its level is spent."""
     beyond = [
-        f"{task} at {fraction:g} (exploratory: {one.seeds} declared, {one.run} run)"
+        f"{task} at {percent(fraction)} (exploratory: {one.seeds} declared, {one.run} run)"
         for (_, task, _, _, fraction), one in raced.items()
         if one.run > one.seeds
     ]
