@@ -26,7 +26,7 @@ from test_report import record
 from finegrid.config import RunConfig, register_resolvers
 from finegrid.grid import disk, locks
 from finegrid.grid.disk import Disk
-from finegrid.grid.eta import Evidence, Past, Wanted, past
+from finegrid.grid.eta import Evidence, Past, Wanted, of_tables, past
 from finegrid.grid.expand import Cell, cells
 from finegrid.grid.left import (
     COMPOSE,
@@ -336,8 +336,10 @@ def test_estimates_are_seconds_per_example_times_what_is_left(tmp_path: Path) ->
     assert seconds(evidence, kind=alike) == pytest.approx(4 + 3)
     assert seconds(evidence, kind=alike, fraction=0.5) == pytest.approx(2 + 3)
     assert seconds(evidence, kind=alike, amount=3.0) == pytest.approx(12 + 3)
-    assert seconds(evidence, kind=alike, unit="steps", amount=10.0) == pytest.approx(1.5 + 3)
+    assert seconds(evidence, kind=alike, unit="steps", amount=10.0) == pytest.approx(1 + 3)
     assert seconds(evidence, kind=alike, unit="examples", amount=500.0) == pytest.approx(2 + 3)
+    rte = seconds(evidence, kind=alike, unit="steps", amount=10.0, task="rte")
+    assert rte == pytest.approx(1.5 + 3)
     assert seconds(evidence, kind=alike, unit="seconds", amount=60.0) == 60 + 3
     assert seconds(evidence, kind=alike, task="mrpc") == pytest.approx(8 + 3)
     assert seconds(evidence, kind=alike, task="rte") == pytest.approx(6 + 3)
@@ -469,6 +471,20 @@ def test_the_sweeps_own_records_come_first(tmp_path: Path) -> None:
     assert [run.training for run in other] == [400.0]
     assert seconds(Evidence(own, other), kind="runs alike") == 7
     assert seconds(Evidence([], other), kind="runs alike") == 403
+
+
+def test_published_results_tell_how_long_it_takes(tmp_path: Path) -> None:
+    ended(tmp_path / "runs/a", cell="0123456789ab")
+    assert call(str(tmp_path / "runs"), f"--out={tmp_path}/r", command="report").returncode == 0
+    assert of_tables(tmp_path / "r") == past(tmp_path / "runs")
+    assert of_tables(tmp_path / "r/runs.parquet") == past(tmp_path / "runs")
+    grid = ["method=head,full", "model=tiny", "task=builtin_paraphrase"]
+    for more in (f"--records={tmp_path}/r/runs.parquet", f"known=[{tmp_path}/r]"):
+        told = call(*grid, more, command="plan").stdout
+        assert "told from past runs (1 on cpu): runs alike for 1, another method for 1" in told
+    assert errors(call(*grid, f"--records={tmp_path}/x", command="plan")) == [
+        f"finegrid: --records {tmp_path}/x: no such file or directory"
+    ]
 
 
 def planned_cells(*overrides: str) -> list[Cell]:

@@ -3,7 +3,8 @@
     finegrid plan method=full,bitfit,lora seed=0,1,2
 
 Prints which cells are done, the time left and the bytes to write, estimated from the records in
-the sweep's own directory, below multirun/ and below every --records.
+the sweep's own directory, in known=, below multirun/ and below every --records, or from the
+runs.parquet of a report.
 """
 
 import argparse
@@ -15,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from finegrid.commands import arguments, overrides
-from finegrid.grid import disk, refusals
+from finegrid.errors import require
+from finegrid.grid import disk, eta, refusals
 from finegrid.grid.disk import Disk
-from finegrid.grid.eta import Estimate, Evidence, Wanted, past
+from finegrid.grid.eta import Estimate, Evidence, Past, Wanted, past
 from finegrid.grid.expand import Cell
 from finegrid.grid.left import engines
 from finegrid.grid.plan import Plan, planned, tally
@@ -44,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = _arguments(argv)
     full = overrides.completed(given.overrides, config_dir=given.config_dir)
     plan = planned([*full, *_searched(given.config_dir)], conf=CONF)
-    evidence = Evidence(past(plan.root), _elsewhere(plan.root, given.records))
+    given_results = eta.of_known(plan.store.known)
+    evidence = Evidence(past(plan.root), given_results, _elsewhere(plan.root, given.records))
     lines = list(_lines(plan, evidence))
     refusals.check(line.cell.config for line in lines if line.todo)
     times = engines([line.estimate.seconds for line in lines if line.estimate], plan.slots)
@@ -67,7 +70,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="print every cell as well")
     parser.add_argument("--json", action="store_true", help="print all of it for machines")
     parser.add_argument(
-        "--records", type=Path, action="append", default=[], help="more directories with records"
+        "--records",
+        type=Path,
+        action="append",
+        default=[],
+        help="more results: directory, table",
     )
     parser.add_argument("--config-dir", "-cd", type=Path, help="more options, as for train")
     return parser.parse_intermixed_args(argv)
@@ -78,10 +85,13 @@ def _searched(folder: Path | None) -> list[str]:
     return [f"hydra.searchpath=['file://{folder.resolve()}']"] if folder else []
 
 
-def _elsewhere(root: Path, named: Sequence[Path]) -> list[Any]:
+def _elsewhere(root: Path, named: Sequence[Path]) -> list[Past]:
     """Past runs outside the sweep's directory, each once."""
     found = past(Path("multirun"), but=[root, *named])
-    return found + [run for directory in named for run in past(directory, but=[root])]
+    for path in named:
+        require(path.exists(), f"--records {path}: no such file or directory")
+        found += past(path, but=[root]) or eta.of_tables(path)
+    return found
 
 
 def _lines(plan: Plan, evidence: Evidence) -> Iterator[Line]:

@@ -1,6 +1,7 @@
 """How long a cell takes: the median seconds per example of past runs, times its examples.
 
-Past runs of the same model and method count, else those of the model. Set-up and scoring are taken
+Past runs of the same model and method count, on the same task if there are any, else those of the
+model. Set-up and scoring are taken
 as they were. A budget in steps or tokens is counted in those; one in seconds is what it is.
 """
 
@@ -9,11 +10,15 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from finegrid.grid.known import Known
 from finegrid.runs import layout
 from finegrid.runs.live import LiveRun
 from finegrid.runs.record import read_fields
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 KINDS = {"runs alike": ("model", "method"), "another method": ("model",)}  # the best first
 BUDGET = "the budget alone"
@@ -128,6 +133,8 @@ class Evidence:
 
     def _estimates(self, wanted: Wanted) -> Iterator[Estimate]:
         for kind, runs in self._alike(wanted):
+            # the length of a task's texts decides what an example takes
+            runs = [run for run in runs if run.asked.task == wanted.task] or runs
             unit, amount = wanted.unit, wanted.amount
             if unit == "epochs" and runs:
                 rows = self._rows.get(wanted.task) or [run.rows for run in runs]
@@ -149,6 +156,27 @@ def _grouped(runs: Sequence[Past], kind: str) -> dict[tuple[str, ...], list[Past
 def past(root: Path, *, but: Collection[Path] = ()) -> list[Past]:
     """The time that each run below a directory took if it ended well, some directories left out."""
     return [run for path in layout.run_directories(root, leave_out=but) if (run := _past(path))]
+
+
+def of_tables(path: Path) -> list[Past]:
+    """The same of a report's table, or of all tables below a directory."""
+    from finegrid.report.load import rankings
+
+    files = sorted(path.rglob(rankings.PARQUET)) if path.is_dir() else [path]
+    return of_rows(rankings.load(files)) if files else []
+
+
+def of_rows(runs: "pd.DataFrame") -> list[Past]:
+    """The same of rows as `rankings.load` gives them."""
+    plain = runs.astype(object).where(runs.notna(), None)
+    rows = (dict(zip(map(str, plain), row, strict=True)) for row in plain.itertuples(index=False))
+    return [run for row in rows if (run := Past.of_record(row))]
+
+
+def of_known(known: Known) -> list[Past]:
+    """The same of results that a sweep was given."""
+    lie = [run for path in known.directories.values() if (run := _past(path))]
+    return [*lie, *(run for table in known.tables for run in of_rows(table))]
 
 
 def _past(directory: Path) -> Past | None:
