@@ -24,22 +24,22 @@ from finegrid import cli
 ENV = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
 for name in ("FINEGRID_DATA_DIR", "FINEGRID_MODEL_DIR", "HYDRA_FULL_ERROR"):
     ENV.pop(name, None)
+TRAIN = ROOT / "train.py"
 Result = subprocess.CompletedProcess[str]
 
 
 def call(
     *args: str,
     command: str = "",
-    script: str = "train.py",
     imports: bool = False,
     process: bool = False,
 ) -> Result:
-    """Run a subcommand of finegrid, or a script; `imports` names on stderr what it imports."""
+    """Run a subcommand of finegrid, or train.py; `imports` names on stderr what it imports."""
     sweep = command == "sweep" or ("-m" in args and command in ("", "train"))
     forks = sweep and "hydra/launcher=basic" not in args
     if not (forks or imports or process or command in ("sync", "workspace")):
-        return _here(script, command, args)
-    start = ["-m", "finegrid", command] if command else [str(ROOT / script)]
+        return _here(command, args)
+    start = ["-m", "finegrid", command] if command else [str(TRAIN)]
     return subprocess.run(
         [sys.executable, *(["-X", "importtime"] if imports else []), *start, *args],
         capture_output=True, text=True, env=ENV, cwd=ROOT, check=False,
@@ -52,9 +52,9 @@ def errors(result: Result) -> list[str]:
     return [line for line in lines if not line.startswith("Error executing job")]
 
 
-def _here(script: str, command: str, args: tuple[str, ...]) -> Result:
-    argv = ["finegrid", command, *args] if command else [script, *args]
-    run = cli.main if command else partial(runpy.run_path, str(ROOT / script), run_name="__main__")
+def _here(command: str, args: tuple[str, ...]) -> Result:
+    argv = ["finegrid", command, *args] if command else [str(TRAIN), *args]
+    run = cli.main if command else partial(runpy.run_path, str(TRAIN), run_name="__main__")
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         with _as_alone(argv), redirect_stdout(out), redirect_stderr(err):
             code = _code(run, err)

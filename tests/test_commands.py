@@ -1,4 +1,4 @@
-"""The command `finegrid` and its subcommands, and the scripts that forward to them."""
+"""The command `finegrid` and its subcommands."""
 
 import pytest
 from commands import call, errors
@@ -8,9 +8,6 @@ from finegrid import __version__
 from finegrid.cli import COMMANDS
 
 PARSED = sorted(set(COMMANDS) - {"train", "sweep"})  # those that argparse reads, not Hydra
-FORWARDED = {"sync_wandb": "sync", "wandb_workspace": "workspace"}
-NEVER_SCRIPTS = ("ensemble", "fetch", "robustness", *FORWARDED.values())
-FORWARDED |= {name: name for name in PARSED if name not in NEVER_SCRIPTS}
 
 
 def test_help_names_every_command_and_imports_nothing_slow() -> None:
@@ -57,15 +54,3 @@ def test_an_unknown_command_is_one_line(command: str, message: str) -> None:
     assert result.returncode == 1
     (line,) = errors(result)
     assert message in line
-
-
-@pytest.mark.parametrize("script", FORWARDED)
-def test_an_old_script_says_its_new_name_and_does_its_work(script: str) -> None:
-    name = FORWARDED[script]
-    result = call("--help", script=f"scripts/{script}.py")
-    assert result.returncode == 0
-    assert result.stdout.startswith(f"usage: finegrid {name} ")
-    (line,) = errors(result)
-    assert line.endswith(
-        f"scripts/{script}.py is now `finegrid {name}`; it goes in the next release"
-    )

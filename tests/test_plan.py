@@ -300,7 +300,7 @@ def test_status_watches_until_all_have_ended(sweep: Path) -> None:
 
 
 def test_status_of_nothing_is_one_line(tmp_path: Path) -> None:
-    for directory, message in ((tmp_path, "no plan, record or claim"), (tmp_path / "x", "no such")):
+    for directory, message in ((tmp_path, "no plan, record or lock"), (tmp_path / "x", "no such")):
         result = call(str(directory), command="status")
         assert result.returncode == 1
         assert message in result.stderr

@@ -151,7 +151,6 @@ def test_the_leader_is_the_highest_that_learned() -> None:
     above[1, 3] = True
     learned = np.array([False, True, True, True])
     assert verdict(means, learned, above) == Verdict(1, (0, 2))
-    assert not verdict(means, learned, above).clear
     assert verdict(means, ~(learned | True), above) == Verdict(None)
 
 

@@ -220,7 +220,7 @@ def test_a_cell_that_is_not_needed_is_not_missing(
     (path,) = (tmp_path / layout.PLANS).glob("*.json")
     listed = json.loads(path.read_text())
     assert (len(listed["cells"]), listed["most"], len(listed["spared"])) == (10, 18, 8)
-    assert len(plan.cells_of(path)) == 10
+    assert len(plan.listed(path).cells) == 10
     found = dict(plan.outcomes(tmp_path, plan.places(tmp_path)))
     spared = [found[place] for place in sweep.stages.spared()]
     assert spared == [Outcome(NOT_NEEDED, "decided at 1 seed")] * 8

@@ -51,12 +51,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     guard(partial(_dispatch, *(sys.argv[1:] if argv is None else argv)))
 
 
-def forward(name: str) -> None:
-    """Run a subcommand for the script that was its name until 0.8; the next release drops it."""
-    print(f"{sys.argv[0]} is now `finegrid {name}`; it goes in the next release", file=sys.stderr)
-    main([name, *sys.argv[1:]])
-
-
 def _dispatch(name: str = "--help", *rest: str) -> None:
     if name in ("-h", "--help"):
         lines = "\n".join(f"  {command:<11} {text}" for command, text in COMMANDS.items())

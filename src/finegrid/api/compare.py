@@ -225,7 +225,7 @@ def _plans(root: Path) -> set[Path]:
 def _cells(root: Path, before: Collection[Path]) -> list[str]:
     """The cells of the first sweep that began since, by its plan; none before it is written."""
     new = sorted(_plans(root) - set(before), key=lambda path: path.stat().st_mtime)
-    return plan.cells_of(new[0]) if new else []
+    return plan.listed(new[0]).cells if new else []
 
 
 @contextmanager

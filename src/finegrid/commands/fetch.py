@@ -3,7 +3,7 @@
     finegrid fetch smollm2-135m-instruct-q4
 
 Its folder appears below FINEGRID_MODEL_DIR, or in the user's cache, where `model=` finds it. The
-weights are converted with the package gguf: pip install 'finegrid[fetch]'.
+weights are converted with gguf and accelerate: pip install 'finegrid[fetch]'.
 """
 
 from collections.abc import Sequence

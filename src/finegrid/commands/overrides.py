@@ -19,6 +19,7 @@ from finegrid.commands.catalogue import options
 from finegrid.config import UNITS
 from finegrid.errors import UserError, causes, nearest, of_system, refusal, require, shown
 from finegrid.grid import completion
+from finegrid.runs.text import config_dir
 from finegrid.storage.paths import CONF
 
 PLUGINS = {"submitit_slurm": "slurm", "joblib": "joblib"}  # launcher's config -> our extra
@@ -42,7 +43,7 @@ def complete(argv: Sequence[str]) -> list[str]:
         _require_override(argv[n])
     for n in flags:
         _require_flag(argv[n])
-    given, folder = [argv[n] for n in at], _config_dir(argv)
+    given, (*_, folder) = [argv[n] for n in at], config_dir(argv) or [""]
     require(not folder or Path(folder).is_dir(), f"--config-dir={folder}: no such folder")
     full = completed(given, config_dir=folder)
     return list(argv) if full == given else [*(w for n, w in enumerate(argv) if n not in at), *full]
@@ -55,15 +56,6 @@ def completed(given: Sequence[str], *, config_dir: str | Path | None = None) -> 
     if short:
         print(f"{' '.join(short)} -> {' '.join(long)}", file=sys.stderr)
     return full
-
-
-def _config_dir(argv: Sequence[str]) -> str | None:
-    """The folder that `--config-dir` names."""
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
-        flag, _, value = word.partition("=")
-        if flag in ("-cd", "--config-dir"):
-            return value or following
-    return None
 
 
 def _require_flag(word: str) -> None:

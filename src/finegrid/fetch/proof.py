@@ -8,7 +8,7 @@ from typing import Any
 
 from finegrid.errors import require
 from finegrid.fetch.checkpoints import Checkpoint
-from finegrid.fetch.llama import Array
+from finegrid.fetch.weights import Array
 
 WITHIN = 0.005  # of a perplexity, relative: machines sum in other orders
 

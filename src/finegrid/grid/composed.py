@@ -1,6 +1,7 @@
 """The stages of a sweep, as its command line and config ask for them."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig
@@ -10,9 +11,12 @@ from finegrid.errors import require
 from finegrid.grid.expand import Cell, cells, grids
 from finegrid.grid.race.config import RaceConfig
 from finegrid.grid.search import Search
-from finegrid.grid.stages import Race, Stages
+from finegrid.grid.stages import Stages
 from finegrid.grid.status import Store
 from finegrid.runs.settings import OF_SWEEP
+
+if TYPE_CHECKING:
+    from finegrid.grid.race.race import Race
 
 
 def stages(
@@ -30,7 +34,7 @@ def stages(
     return Stages(base, search=search if search.most else None, race=race)
 
 
-def _race(config: RaceConfig, base: Sequence[Cell], store: Store) -> Race | None:
+def _race(config: RaceConfig, base: Sequence[Cell], store: Store) -> "Race | None":
     if config.question == "none":
         return None
     from finegrid.grid.race import race  # the report's statistics take half a second to load

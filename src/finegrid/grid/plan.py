@@ -116,7 +116,7 @@ def places(root: Path) -> list[str]:
     planned = dict.fromkeys(place for plan in plans for place in (*plan.cells, *plan.spared))
     begun = layout.run_directories(root, begun=True)
     found = list(planned) or [str(path.relative_to(root)) for path in begun]
-    require(bool(found), f"no plan, record or claim below {root}; run a sweep first")
+    require(bool(found), f"no plan, record or lock below {root}; run a sweep first")
     return found
 
 
@@ -163,11 +163,6 @@ class Listed:
     spared: dict[str, str]  # those that a race did not need -> why
     known: list[str]  # those of the cells whose results were given
     command: str = ""  # that began the sweep
-
-
-def cells_of(plan: Path) -> list[str]:
-    """The directories of a plan's cells below the sweep's."""
-    return listed(plan).cells
 
 
 def listed(plan: Path) -> Listed:

@@ -8,11 +8,15 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from finegrid.grid.expand import Cell
 from finegrid.grid.status import Outcome
 from finegrid.runs.settings import RECORDED, Role, deciding, role, split_override
+
+if TYPE_CHECKING:  # which import this module
+    from finegrid.grid.race.race import Race
+    from finegrid.grid.search import Search
 
 Ended = Callable[[Cell], Outcome | None]  # how a cell ended, None while it has not
 OF_RUN = ("method", "seed", "lr", "trial")  # what of a record tells runs of one ranking apart
@@ -32,48 +36,11 @@ class Entry:
     cell: Cell | None  # None: its rate is not known yet
 
 
-class Search(Protocol):
-    """A search for each method's learning rate."""
-
-    @property
-    def most(self) -> int:
-        """Trials at most."""
-
-    def needed(self, ended: Ended) -> list[Cell]:
-        """The trials that are needed so far."""
-
-    def tuned(self, cell: Cell, ended: Ended) -> Cell | None:
-        """A cell with the rate that was chosen for it; None while the search goes on."""
-
-    def conclude(self) -> None:
-        """Write what was chosen."""
-
-    def summary(self) -> list[str]:
-        """Lines on what was chosen, and at what cost."""
-
-
-class Race(Protocol):
-    """A comparison that stops what cannot change its answer."""
-
-    @property
-    def likely(self) -> float:
-        """The share of its cells that a race usually runs."""
-
-    def needed(self, entries: Sequence[Entry], ended: Ended) -> list[Cell]:
-        """The cells that are needed so far."""
-
-    def spared(self) -> dict[str, str]:
-        """Cell's place below the sweep's directory -> why it is not needed."""
-
-    def conclude(self) -> None:
-        """Write what was decided, and by which numbers."""
-
-
 class Stages:
     """The stages of a sweep: a search, if it has one, then the comparison, whole or as a race."""
 
     def __init__(
-        self, base: Sequence[Cell], *, search: Search | None = None, race: Race | None = None
+        self, base: Sequence[Cell], *, search: "Search | None" = None, race: "Race | None" = None
     ) -> None:
         self.base, self.search, self.race = list(base), search, race
         self.entries = list(entries(self.base)) if race else []

@@ -6,11 +6,11 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
@@ -18,6 +18,7 @@ from hydra.plugins.launcher import Launcher
 from finegrid.errors import UserError, one_of, require
 from finegrid.grid import grouping, job, locks
 from finegrid.grid.expand import Cell
+from finegrid.grid.launcher import StreamingLauncher
 from finegrid.grid.progress import Progress, closing, last_line, shown
 from finegrid.grid.stages import Stages
 from finegrid.grid.status import AGAIN, Outcome, Store, settled
@@ -28,15 +29,6 @@ from finegrid.storage.files import write_atomic
 
 log = logging.getLogger(__name__)
 PATIENCE = 1.0  # seconds between looks at cells that another sweep runs
-
-
-@runtime_checkable
-class Streaming(Protocol):
-    """A launcher that asks before each job and hands over its return as it comes."""
-
-    wanted: Callable[[int], bool] | None
-    ended: Callable[[int, JobReturn], bool] | None
-    more: Callable[[], Sequence[Sequence[str]]] | None
 
 
 class Sweep:
@@ -160,7 +152,7 @@ class Sweep:
             while todo := self.unsettled():
                 free = [cell for cell in todo if self._free(cell)]
                 if not free:
-                    time.sleep(PATIENCE)  # another sweep runs them; a stale claim comes free
+                    time.sleep(PATIENCE)  # another sweep runs them; a stale lock comes free
                     continue
                 returns += self._launch(launcher, free)
                 if self._given_up():
@@ -194,7 +186,7 @@ class Sweep:
 
     def _launch(self, launcher: Launcher, cells: Sequence[Cell]) -> list[JobReturn]:
         """Launch cells once; those that a job took down with it get their record from here."""
-        streams = isinstance(launcher, Streaming)
+        streams = isinstance(launcher, StreamingLauncher)
         if not streams and not self._any_ok():  # no more than show that everything fails alike
             cells = cells[: self.fail_fast]
         members = self._grouped(cells, launcher)
@@ -208,7 +200,7 @@ class Sweep:
             members.extend(groups)
             return self._jobs(groups) if groups else []
 
-        if isinstance(launcher, Streaming):
+        if isinstance(launcher, StreamingLauncher):
             launcher.wanted = lambda index: any(map(self._free, members[index]))
             launcher.ended = ended
             launcher.more = more if self.stages.adaptive else None
@@ -285,9 +277,9 @@ class Sweep:
         record = Record(**cell.facts, overrides=list(cell.overrides), started=stamp, finished=stamp)
         record.status, record.error = "failed", cause
         try:
-            claim = locks.acquire(directory, sweep=self.id, slot="")
-            if claim is not None:
-                with claim:
+            lock = locks.acquire(directory, sweep=self.id, slot="")
+            if lock is not None:
+                with lock:
                     record.write(directory)
         except OSError as error:
             self.lost[cell.key] = f"{cause} ({error})"

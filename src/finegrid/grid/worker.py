@@ -87,7 +87,7 @@ def failed(job: Job, cause: str) -> JobReturn:
 
 def _live_and_die_with_parent(pipe: Connection) -> None:
     """Leave the terminal's group, so that Ctrl-C reaches the launcher alone; end when that does."""
-    if os.getsid(0) != os.getpid():  # else `mortal` has seen to it
+    if os.getsid(0) != os.getpid():  # else it leads its session, and `lifetime` ends it
         os.setsid()
         lifetime.end_with(os.getppid(), signal.SIGKILL)
     threading.Thread(target=_watch, args=(pipe,), daemon=True, name="parent").start()

@@ -172,16 +172,8 @@ class TuningMethod(pl.Callback):
         module.to(trainer.strategy.root_device)
         self.choose(module.model.base_model, module.losses)
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: Any, module: Any, out: Any, batch: Any, *_: Any) -> None:
         """Let the method change what trains; then the optimizer is made anew."""
-        module: Any = pl_module
         if self.after_step(module.model.base_model, module.state.progress):
             self._enter_phase(module)
             trainer.strategy.setup_optimizers(trainer)

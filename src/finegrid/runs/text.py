@@ -7,6 +7,7 @@ import math
 import re
 import shlex
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
@@ -94,11 +95,10 @@ def rerun_command(overrides: Iterable[str], *, sweep: str = "", command: str = "
 
 def config_dir(words: Sequence[str]) -> list[str]:
     """`--config-dir` and its folder among a command's words; nothing without them."""
-    for at, word in enumerate(words):
-        if word in ("-cd", "--config-dir"):
-            return list(words[at : at + 2])
-        if word.startswith("--config-dir="):
-            return word.split("=", 1)
+    for word, following in pairwise([*words, ""]):
+        flag, _, value = word.partition("=")
+        if flag in ("-cd", "--config-dir"):
+            return ["--config-dir", value or following]
     return []
 
 

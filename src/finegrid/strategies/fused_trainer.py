@@ -163,20 +163,14 @@ class CallbackDispatcher(pl.Callback):
             member.dispatch("on_after_backward")
 
     def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: dict[int, dict[str, Any]],
-        batch_idx: int,
+        self, trainer: Any, module: Any, out: Any, batch: Any, index: int
     ) -> None:
         """Share out the step's seconds, and let each run count, validate and end."""
-        module: Any = pl_module
         spent = time.perf_counter() - self.began, time.process_time() - self.cpu_began
         _share(spent, self.members, {k: batch[k] for k in module.losses})
         for run, loss in module.losses.items():
             member = self.members[run]
-            member.dispatch("on_train_batch_end", {"loss": loss}, batch[run], batch_idx)
+            member.dispatch("on_train_batch_end", {"loss": loss}, batch[run], index)
             if member.trainer.should_stop:
                 _finish(member, self.members)
         trainer.should_stop = all(member.over for member in self.members)

@@ -14,7 +14,7 @@ A space stands between prompt and option; it is no character of the option.
 Shapes: B questions, O options of the one that has most, S options of all questions, T tokens.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -26,7 +26,7 @@ from finegrid.tasks.modules import language_model, prompts
 from finegrid.tasks.modules import options as options_of
 from finegrid.tasks.modules.encoding import plain_encoding
 from finegrid.tasks.modules.reader import NO_LABEL
-from finegrid.tasks.task import MEAN, Task
+from finegrid.tasks.task import MEAN, Batch, Forward, GetTokenizer, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,11 +53,6 @@ class Choice(Task):
         require(self.positive is None, "task.positive names a class; a choice has none")
         require(not self.labels, f"task.labels={self.labels} names classes; a choice has none")
         prompts.check_template(self.template)
-
-    @property
-    def outputs(self) -> int:
-        """One logit, the score of an option."""
-        return 1
 
     @property
     def text_columns(self) -> list[str]:
@@ -159,13 +154,7 @@ class Choice(Task):
         long = [[0] * start + [len(text)] * (len(ids) - start) for ids, start, text in rows]
         return {"input_ids": made.ids, "characters": long}, made.cut
 
-    def logits(
-        self,
-        model: Any,
-        batch: Mapping[str, Any],
-        *,
-        forward: Callable[[Any, Mapping[str, Any]], "Tensor"],
-    ) -> "Tensor":
+    def logits(self, model: Any, batch: Batch, *, forward: Forward) -> "Tensor":
         """B O scores, -inf where a question has fewer options; or (K, V) of K target tokens."""
         if "option" not in batch:
             return language_model.target_logits(model, batch)
@@ -196,12 +185,7 @@ class Choice(Task):
         return len(labels) if labels.ndim == 1 else int((labels != NO_LABEL).sum())
 
     def infer(
-        self,
-        model: Any,
-        batch: Mapping[str, Any],
-        *,
-        forward: Callable[[Any, Mapping[str, Any]], "Tensor"],
-        tokenizer: Callable[[], Any] | None,
+        self, model: Any, batch: Batch, *, forward: Forward, tokenizer: GetTokenizer
     ) -> list["Array"]:
         """For each question, 1 O scores of its options; of a decoder 2 O log-likelihoods.
 

@@ -26,6 +26,7 @@ class Classification(Task):
 
     numbered: bool = True  # labels may be given by number; not where the rows gave the names
 
+    CLASSES: ClassVar[bool] = True
     METRICS: ClassVar[tuple[str, ...]] = ("accuracy", "f1", "matthews")
     USUAL: ClassVar[tuple[str, ...]] = ("accuracy",)
     CORRELATIONS: ClassVar[tuple[str, ...]] = ("matthews",)
@@ -54,11 +55,6 @@ class Classification(Task):
         return replace(self, labels=labels, numbered=bool(self.labels) or self.path != "files")
 
     @property
-    def outputs(self) -> int:
-        """One logit a class."""
-        return len(self.labels)
-
-    @property
     def positive_class(self) -> int | None:
         """The class that F1 is of: `positive`, else the second of two."""
         if "f1" not in self.metrics:
@@ -66,11 +62,6 @@ class Classification(Task):
         if self.positive is not None:
             return self.labels.index(self.positive)
         return 1 if len(self.labels) == 2 else None
-
-    @property
-    def lacks_labels(self) -> bool:
-        """Whether `task.labels` names no classes."""
-        return not self.labels
 
     def with_labels_of(self, values: Sequence[str | None], where: str) -> Self:
         """The task with the distinct labels as class names, by number where all are digits."""

@@ -12,7 +12,7 @@ that its source is (`modules/slots`).
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,7 +21,7 @@ import numpy as np
 from finegrid.errors import one_of, require, shown
 from finegrid.tasks.modules import language_model, prompts, slots, text_metrics
 from finegrid.tasks.modules.reader import NO_LABEL
-from finegrid.tasks.task import Task
+from finegrid.tasks.task import Batch, Forward, GetTokenizer, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,11 +75,6 @@ class Generation(Task):
             "such as `food[English]`, or task.slots for targets that are JSON",
         )
         prompts.check_template(self.template)
-
-    @property
-    def outputs(self) -> int:
-        """Of no meaning: the language-model head has one for each token of the vocabulary."""
-        return 1
 
     def nested(self, column: str) -> bool:
         """Of words and their tags."""
@@ -178,13 +173,7 @@ class Generation(Task):
         labelled = [[NO_LABEL] * start + one[start:] for one, start in rows]
         return {"input_ids": ids, "labels": labelled, "truncated": sum(cut)}
 
-    def logits(
-        self,
-        model: Any,
-        batch: Mapping[str, Any],
-        *,
-        forward: Callable[[Any, Mapping[str, Any]], "Tensor"],
-    ) -> "Tensor":
+    def logits(self, model: Any, batch: Batch, *, forward: Forward) -> "Tensor":
         """K V logits of the K target tokens."""
         return language_model.target_logits(model, batch)
 
@@ -201,12 +190,7 @@ class Generation(Task):
         return int((labels != NO_LABEL).sum())
 
     def infer(
-        self,
-        model: Any,
-        batch: Mapping[str, Any],
-        *,
-        forward: Callable[[Any, Mapping[str, Any]], "Tensor"],
-        tokenizer: Callable[[], Any] | None,
+        self, model: Any, batch: Batch, *, forward: Forward, tokenizer: GetTokenizer
     ) -> list[str]:
         """The text generated for each prompt."""
         assert tokenizer is not None

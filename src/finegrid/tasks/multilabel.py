@@ -36,6 +36,7 @@ class Multilabel(Task):
 
     threshold: Any = 0.5  # of a class's probability, or `validation`: chosen there
 
+    CLASSES: ClassVar[bool] = True
     METRICS: ClassVar[tuple[str, ...]] = ("micro_f1", "macro_f1")
     PROBLEM_TYPE: ClassVar[str] = "multi_label_classification"
     NESTED: ClassVar[tuple[str, ...]] = ("label",)
@@ -61,16 +62,6 @@ class Multilabel(Task):
             given == CHOSEN or (number and 0 < given < 1),
             f"task.threshold={given} must lie in (0, 1), or be {CHOSEN}",
         )
-
-    @property
-    def outputs(self) -> int:
-        """One logit a class."""
-        return len(self.labels)
-
-    @property
-    def lacks_labels(self) -> bool:
-        """Whether `task.labels` names no classes."""
-        return not self.labels
 
     def with_labels_of(self, values: Sequence[Any], where: str) -> Self:
         """The task with the distinct classes of the rows, by number where all are digits."""

@@ -32,11 +32,6 @@ class Regression(Task):
         require(self.positive is None, "task.positive names a class; regression has none")
         require(not self.labels, f"task.labels={self.labels} names classes; regression has none")
 
-    @property
-    def outputs(self) -> int:
-        """One logit, the value."""
-        return 1
-
     def read_labels(self, values: Sequence[str | None], where: str, *, typed: bool) -> "Array":
         """fp32 numbers of N rows."""
         for row, label in enumerate(values, start=1):

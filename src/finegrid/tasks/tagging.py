@@ -32,6 +32,7 @@ Entity = tuple[str, int, int]  # type, first word, last word
 class Tagging(Task):
     """A tag for each word: cross-entropy over words; F1 of whole entities by seqeval, strict."""
 
+    CLASSES: ClassVar[bool] = True
     METRICS: ClassVar[tuple[str, ...]] = ("entity_f1", "entity_precision", "entity_recall")
     USUAL: ClassVar[tuple[str, ...]] = ("entity_f1",)
     AUTO_CLASS: ClassVar[str] = "AutoModelForTokenClassification"
@@ -52,16 +53,6 @@ class Tagging(Task):
             not self.labels or (once and OUTSIDE in self.labels),
             f"task.labels={self.labels} must name O and the other tags, each once",
         )
-
-    @property
-    def outputs(self) -> int:
-        """One logit a tag."""
-        return len(self.labels)
-
-    @property
-    def lacks_labels(self) -> bool:
-        """Whether `task.labels` names no tags."""
-        return not self.labels
 
     def with_labels_of(self, values: Sequence[Any], where: str) -> Self:
         """The task with O and, for each type of entity in the rows, B- and I-."""

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
+Batch = Mapping[str, Any]
+Forward = Callable[[Any, Batch], "Tensor"]  # a pass of a model over a batch, giving logits
+GetTokenizer = Callable[[], Any] | None
 MEAN = "mean"  # of all metrics: the headline of a task with several
 NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*")
 
@@ -57,6 +60,7 @@ class Task(ABC):
     AUTO_CLASS: ClassVar[str] = "AutoModelForSequenceClassification"  # of transformers; its head
     PROBLEM_TYPE: ClassVar[str | None]  # what config.json of an exported model calls the kind
     PEFT_TYPE: ClassVar[str] = "SEQ_CLS"  # peft's name of the kind
+    CLASSES: ClassVar[bool] = False  # a row is of classes, named by `labels`, a logit each
     SEVERAL: ClassVar[tuple[str, ...]] = ()  # settings of one column that may name several
     NESTED: ClassVar[tuple[str, ...]] = ()  # of text and label: whose columns may hold lists
     EVERY_CLASS: ClassVar[bool] = True  # training rows must hold each class
@@ -91,9 +95,9 @@ class Task(ABC):
         return replace(self, labels=labels)
 
     @property
-    @abstractmethod
     def outputs(self) -> int:
-        """Number of logits that the head gives for a row."""
+        """Number of logits that the head gives for a row: one a class, one where there are none."""
+        return len(self.labels) if self.CLASSES else 1
 
     @property
     def new_tokens(self) -> int:
@@ -127,7 +131,7 @@ class Task(ABC):
     @property
     def lacks_labels(self) -> bool:
         """Whether the class names are those that the training rows hold, and not read yet."""
-        return False
+        return self.CLASSES and not self.labels
 
     def with_labels_of(self, values: Sequence[str | None], where: str) -> Self:
         """The task with the class names that the training rows hold.
@@ -261,13 +265,7 @@ class Task(ABC):
 
         return torch.from_numpy(labels)
 
-    def logits(
-        self,
-        model: Any,
-        batch: Mapping[str, Any],
-        *,
-        forward: Callable[[Any, Mapping[str, Any]], "Tensor"],
-    ) -> "Tensor":
+    def logits(self, model: Any, batch: Batch, *, forward: Forward) -> "Tensor":
         """What `loss` reads of a batch; `forward(model, batch)` is one pass, giving logits."""
         return forward(model, batch)
 
@@ -279,14 +277,7 @@ class Task(ABC):
         """Number of terms that `loss` is the mean of."""
         return len(labels)
 
-    def infer(
-        self,
-        model: Any,
-        batch: Mapping[str, Any],
-        *,
-        forward: Callable[[Any, Mapping[str, Any]], "Tensor"],
-        tokenizer: Callable[[], Any] | None,
-    ) -> Any:
+    def infer(self, model: Any, batch: Batch, *, forward: Forward, tokenizer: GetTokenizer) -> Any:
         """What is kept of each row of a batch on the model's device, without gradients.
 
         One pass, `forward(model, batch)` giving fp32 logits, and `collect`; a kind that generates

@@ -82,17 +82,9 @@ class BudgetTimer(pl.Callback):
         for group in trainer.optimizers[0].param_groups:
             group["lr"] = group["initial_lr"] * factor
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: dict[str, Any],
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: Any, module: Any, out: Any, batch: Any, *_: Any) -> None:
         """Count the step and stop the run once the budget is spent."""
         self.count(1, len(batch["labels"]), batch["real_tokens"])
-        module: Any = pl_module
         module.state.progress = self.progress
         trainer.should_stop = self.progress >= DONE
 

@@ -85,23 +85,16 @@ class BestCheckpoint(pl.Callback):
         self.done = int(self.clock.progress / DONE * self.evaluations)
         self._write("step", "seconds", "loss", "validation", mode="w")
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: Any, module: Any, out: Any, batch: Any, *_: Any) -> None:
         """Collect the loss and validate when the next share of the budget is reached."""
-        self._losses.append(outputs["loss"].detach())
-        if pl_module.device.type == "cpu" or self.clock.steps % CHECK_EVERY == 0:
+        self._losses.append(out["loss"].detach())
+        if module.device.type == "cpu" or self.clock.steps % CHECK_EVERY == 0:
             self._check(self._losses[-1])
         reached = int(self.clock.progress / DONE * self.evaluations)
         if reached > self.done:
             self.done = reached
             with self.clock.paused():
-                self._validate(trainer, pl_module)  # type: ignore[arg-type]
+                self._validate(trainer, module)
 
     def _check(self, loss: Tensor) -> None:
         if not torch.isfinite(loss):

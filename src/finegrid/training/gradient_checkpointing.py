@@ -16,8 +16,6 @@ from torch import nn
 from finegrid.errors import UserError
 from finegrid.kernels.dropout import stream_of
 
-Surroundings = AbstractContextManager[Any]  # of a computation
-
 
 def enable(network: Any) -> None:
     """Let the layers of a transformers model be checkpointed in training, in place.

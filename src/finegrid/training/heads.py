@@ -49,14 +49,6 @@ class HeadUpdates(pl.Callback):
         module.to(trainer.strategy.root_device)
         begin(self.head, module)
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: Any, module: Any, out: Any, batch: Any, *_: Any) -> None:
         """Let the head follow the step."""
-        module: Any = pl_module
         self.head.after_step(module.model, batch["labels"])

@@ -62,19 +62,12 @@ class ProgressFile(pl.Callback):
         self.began = began
         self._due = 0.0
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: Any, module: Any, out: Any, batch: Any, *_: Any) -> None:
         """Write it, if the last version is old enough."""
         now = time.monotonic()
         if now >= self._due:
             self._due = now + EVERY
-            live.write(self.directory, self._live(pl_module, float(outputs["loss"])))
+            live.write(self.directory, self._live(module, float(out["loss"])))
 
     def _live(self, module: Any, loss: float) -> LiveRun:
         clock, last = self.clock, self.selection.last

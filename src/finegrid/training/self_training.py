@@ -71,14 +71,7 @@ class SelfTraining(pl.Callback):
         self.start = saved(self.components.module)
         self.clock.begin_phase(self.semi.teacher_share)
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: Any, module: Any, out: Any, batch: Any, *_: Any) -> None:
         """End the teacher's phase when it is time; its weights are no result."""
         if self.start is None:
             return

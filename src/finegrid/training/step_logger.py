@@ -24,22 +24,15 @@ class StepLogger(pl.Callback):
         self.done = 0
         self._losses: list[Tensor] = []
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: Any, module: Any, out: Any, batch: Any, *_: Any) -> None:
         """Collect the loss; log when a point is due."""
-        self._losses.append(outputs["loss"].detach())
+        self._losses.append(out["loss"].detach())
         share = self.clock.progress / DONE
         point = self.clock.steps // self.every if self.every else int(share * POINTS)
         if point > self.done:
             self.done = point
             with self.clock.paused():
-                self._log(trainer, pl_module)
+                self._log(trainer, module)
 
     def _log(self, trainer: pl.Trainer, module: Any) -> None:
         both = torch.stack(self._losses).mean(), module.gradient_norm()

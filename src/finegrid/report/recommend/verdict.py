@@ -13,11 +13,6 @@ class Verdict:
     leader: int | None  # none if no method learned anything
     level: tuple[int, ...] = ()  # the others that are not told apart from it
 
-    @property
-    def clear(self) -> bool:
-        """Whether the leader is the best, told apart from every other."""
-        return self.leader is not None and not self.level
-
 
 def verdict(
     means: NDArray[np.float64], learned: NDArray[np.bool_], above: NDArray[np.bool_]

@@ -26,6 +26,7 @@ def exceeded(t: float, methods: int, df: float) -> float:
     return max(float(np.exp(np.interp(np.log(max(abs(t), 1e-9)), log_t, log_p))), LEAST_P)
 
 
+@cache
 def critical(p: float, methods: int, df: float) -> float:
     """The t that the largest difference exceeds with probability p."""
     return criticals_of(methods, df)(p)
@@ -40,14 +41,11 @@ def criticals_of(methods: int, df: float) -> Callable[[float], float]:
     return lambda p: float(np.exp(np.interp(-np.log(p), rising, log_t)))
 
 
-_known = cache(critical)
-
-
 def criticals(p: float | Floats, methods: NDArray[np.int64], df: Floats) -> Floats:
     """`critical` of each p, number of methods and degrees of freedom, which often repeat."""
     each = (np.broadcast_to(p, df.shape), methods, np.where(methods > 2, _rounded(df), df))
     values = [
-        _known(alpha, many, one) if one > 0 else inf
+        critical(alpha, many, one) if one > 0 else inf
         for alpha, many, one in zip(*(array.ravel().tolist() for array in each), strict=True)
     ]
     return np.array(values).reshape(df.shape)

@@ -1,5 +1,0 @@
-"""Forwards to `finegrid analyse`; for one release."""
-
-from finegrid.cli import forward
-
-forward("analyse")

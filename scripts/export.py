@@ -1,5 +1,0 @@
-"""Forwards to `finegrid export`; for one release."""
-
-from finegrid.cli import forward
-
-forward("export")

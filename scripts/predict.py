@@ -1,5 +1,0 @@
-"""Forwards to `finegrid predict`; for one release."""
-
-from finegrid.cli import forward
-
-forward("predict")

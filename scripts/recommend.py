@@ -1,5 +1,0 @@
-"""Forwards to `finegrid recommend`; for one release."""
-
-from finegrid.cli import forward
-
-forward("recommend")

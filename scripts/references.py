@@ -1,5 +1,0 @@
-"""Forwards to `finegrid references`; for one release."""
-
-from finegrid.cli import forward
-
-forward("references")

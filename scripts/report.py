@@ -1,5 +1,0 @@
-"""Forwards to `finegrid report`; for one release."""
-
-from finegrid.cli import forward
-
-forward("report")

@@ -1,5 +1,0 @@
-"""Forwards to `finegrid sync`; for one release."""
-
-from finegrid.cli import forward
-
-forward("sync")

@@ -1,5 +1,0 @@
-"""Forwards to `finegrid tune`; for one release."""
-
-from finegrid.cli import forward
-
-forward("tune")

@@ -1,5 +1,0 @@
-"""Forwards to `finegrid verdicts`; for one release."""
-
-from finegrid.cli import forward
-
-forward("verdicts")

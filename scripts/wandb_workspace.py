@@ -1,5 +1,0 @@
-"""Forwards to `finegrid workspace`; for one release."""
-
-from finegrid.cli import forward
-
-forward("workspace")
