@@ -49,6 +49,12 @@ BAD = {
     "sweep": ("method=full,head", "'method=full,head'; add -m to run a cell for each value"),
     "launcher": ("hydra/launcher=baic", "unknown hydra/launcher=baic; did you mean 'basic'"),
     "no GPU": ("trainer=gpu", "torch sees no CUDA device; use trainer=auto"),
+    "infinite": ("optim.lr=inf", "optim.lr=inf is no finite number"),
+    "seed": ("seed=99999999999999999999", "must be an integer of at least 0, below 2^53"),
+    "split seed": ("data.split_seed=-1", "data.split_seed=-1 must be at least 0"),
+    "threads": ("trainer.threads=-1", "trainer.threads=-1 must be at least 1"),
+    "metric twice": ("task.metrics=[f1,f1]", "task.metrics=['f1', 'f1'] names one of them twice"),
+    "label as text": ("task.text=[sentence1,label]", "column label is both task.text and task.lab"),
     "syntax": ("optim.lr=[", "cannot parse an override: no viable alternative at input '['"),
 }
 
@@ -194,7 +200,9 @@ def test_predict_from_no_run_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("how", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
 def test_a_killed_run_leaves_no_record(tmp_path: Path, how: signal.Signals, code: int) -> None:
     command = [sys.executable, str(ROOT / "train.py"), "method=full", "budget.epochs=500",
                "evaluations=500", f"hydra.run.dir={tmp_path / 'run'}"]  # fmt: skip

@@ -307,6 +307,32 @@ def test_status_of_nothing_is_one_line(tmp_path: Path) -> None:
         assert len(errors(result)) == 1
 
 
+@pytest.mark.parametrize(
+    "facts",
+    [
+        '{"host": ["a"], "pid": "x"}',
+        '{"since": "abc"}',
+        '{"since": 1e400}',
+        "[" * 3000,
+        '{"slot": "\\u001b"}',
+    ],
+)
+def test_a_strangers_lock_says_nothing(facts: str, tmp_path: Path) -> None:
+    (tmp_path / "t/tiny/a/f1-s0-0").mkdir(parents=True)
+    (tmp_path / "t/tiny/a/f1-s0-0/.claim-9").write_text(facts, encoding="utf-8")
+    (tmp_path / "t/tiny/a/f1-s0-0/.claim-²").touch()
+    assert locks.holder(tmp_path / "t/tiny/a/f1-s0-0") == locks.Holder(9)
+    assert "1 cells: 1 running" in call(str(tmp_path), command="status").stdout
+
+
+@pytest.mark.parametrize("name", ["a\\u0000b", "a\\ud800b", "\\u001b[2J"])
+def test_a_plan_with_names_of_no_directory_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / ".sweeps").mkdir()
+    (tmp_path / ".sweeps/1.json").write_text(f'{{"cells": ["{name}"]}}', encoding="utf-8")
+    (line,) = errors(call(str(tmp_path), command="status"))
+    assert "is no cell's directory" in line
+
+
 def test_looking_at_another_hosts_claim_writes_nothing(tmp_path: Path) -> None:
     facts = {"host": "elsewhere 1 2", "pid": 1, "birth": "1", "slot": "gpu0", "sweep": "1"}
     (tmp_path / ".claim-1").write_text(json.dumps(facts), encoding="utf-8")

@@ -198,6 +198,19 @@ def test_runs_on_other_data_than_most_are_left_out(name: str) -> None:
     assert note.startswith("Left out of mrpc at 30 % (3 epochs)")
 
 
+def test_after_a_file_was_mended_its_new_rows_count() -> None:
+    """And some runs are left, whatever differs between them."""
+    old = [record("full", s, 0.7, started=f"2026-01-0{s + 1}", **HASHES) for s in range(3)]
+    mended = HASHES | {"train_hash": "new", "test_hash": "new"}
+    new = [record("full", s, 0.8, started="2026-02-01", **mended) for s in range(2)]
+    found = results(*old, *new)
+    assert set(found.runs["test_hash"]) == {"new"}
+    assert "full seed 2" in found.notes[0]
+    odd = record("full", 0, 0.9, started="2026-03-01", **(HASHES | {"test_hash": "odd"}))
+    assert set(results(*old, odd).runs["test_hash"]) == {HASHES["test_hash"]}
+    assert len(results(*old, odd).runs) == 3, "the run that the odd one came after still counts"
+
+
 def on_rows(method: str, seed: int, subset: int | None, rows: str) -> Record:
     return record(method, seed, 0.8, subset_seed=subset, **(HASHES | {"train_hash": rows}))
 
@@ -457,6 +470,7 @@ BAD = {
     "mix": (["{sweep}", "--mix", "versoin"], r"unknown --mix versoin; did you mean 'version'"),
     "level": (["{sweep}", "--level", "95"], r"--level 95 must lie between 0\.5 and 1"),
     "parquet": (["{other}"], r"other\.parquet lacks .*; give a runs\.parquet of a report"),
+    "no run": (["{none}"], r"none\.parquet holds no run"),
     "no parquet": (["{empty}/no.parquet"], r"no\.parquet is not a readable parquet file"),
 }  # fmt: skip
 
@@ -466,7 +480,8 @@ def test_a_mistake_is_one_line(name: str, sweep: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.parquet"
     pq.write_table(pa.table({"a": [1]}), other)
     (tmp_path / "empty").mkdir()
-    places = {"sweep": sweep, "empty": tmp_path / "empty", "other": other}
+    pq.write_table(pa.table({"a": pa.array([], "int64")}), none := tmp_path / "none.parquet")
+    places = {"sweep": sweep, "empty": tmp_path / "empty", "other": other, "none": none}
     arguments, message = BAD[name]
     result = report(*(argument.format(**places) for argument in arguments))
     assert result.returncode == 1

@@ -380,7 +380,12 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "spaces tell apart": (
         "r.csv",
         HEAD + lines(["x", "x ", "y"]),
-        "only spaces around them tell apart: 'x'",
+        "holds labels that look alike: 'x', 'x '; write them in one way",
+    ),
+    "what is not seen tells apart": (
+        "r.csv",
+        HEAD + lines(["x\u200b", "x", "y"]),
+        r"labels that look alike: 'x', 'x\\u200b'",
     ),
     "rare classes": (
         "r.csv",

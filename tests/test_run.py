@@ -228,6 +228,20 @@ class TestPrediction:
         with pytest.raises(UserError, match="backbone fingerprint"):
             restore(cell[0], model_path=str(tmp_path))
 
+    def test_another_tokenizer_is_refused(self, cell: tuple[Path, Record], tmp_path: Path) -> None:
+        with altered_model(tmp_path):
+            pass
+        assert restore(cell[0], model_path=str(tmp_path)).record == cell[1]
+        file = tmp_path / "tokenizer.json"
+        told = json.loads(file.read_text(encoding="utf-8"))
+        words = sorted(told["model"]["vocab"].items(), key=lambda item: item[1])
+        (a, one), (b, other) = words[-2:]
+        told["model"]["vocab"] |= {a: other, b: one}
+        file.unlink()
+        file.write_text(json.dumps(told), encoding="utf-8")
+        with pytest.raises(UserError, match="trained with another tokenizer than lies in"):
+            restore(cell[0], model_path=str(tmp_path))
+
     def test_an_unreadable_run_is_one_clear_line(
         self, cell: tuple[Path, Record], tmp_path: Path
     ) -> None:

@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 
 import finegrid
 from finegrid.config import DataConfig, RunConfig, bind, bind_task
-from finegrid.data import builtin
+from finegrid.data import builtin, conll
 from finegrid.data.batching import TokenizedDataset
 from finegrid.data.examples import Examples, read_rows
 from finegrid.data.loading import load
@@ -198,6 +198,12 @@ def test_forms_of_files(name: str, text: str, tmp_path: Path) -> None:
     assert found.labels.tolist() == [[0, 1], [0]]
 
 
+def test_only_tabs_and_spaces_divide_the_words_of_conll() -> None:
+    text = "10\xa0000 B-NUM\r\na\u2028b\tO\n\x0cc O\n\nd O\n"
+    found = conll.table(Path("x"), text).to_pydict()
+    assert found["tokens"] == [["10\xa0000", "a\u2028b", "\x0cc"], ["d"]]
+
+
 BAD = {
     "IOB1": ("a.conll", "the O\njudge I-who\n", "row 1: word 2 is I-who after O; in IOB2 an"),
     "another type": ("a.conll", "a O\n\nthe B-thing\njudge I-who\n",
@@ -216,6 +222,8 @@ BAD = {
                 "row 2: tags are missing"),
     "a broken list": ("a.csv", "tokens,tags\n['a'],['B-x']\n[b],['O']\n",
                       "row 2: column 'tokens' holds no readable list"),
+    "a list of numpy's": ("a.csv", "tokens,tags\n['a' 'b'],['B-x' 'O']\n",
+                          r"row 1: column 'tags' holds no readable list .*; write"),
     "a list that does not end": ("a.csv", "tokens,tags\n['a'],['B-x']\n['b',['O']\n",
                                  "row 2: column 'tokens' holds .* where row 1 holds a list"),
 }  # fmt: skip

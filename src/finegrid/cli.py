@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
+from io import TextIOWrapper
 
 from finegrid import __version__
 from finegrid.commands.overrides import explain
@@ -74,6 +75,8 @@ def guard(main: Callable[[], None]) -> None:
     verbose = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through to the handlers below
     logging.raiseExceptions = False  # a log that cannot be written is told of once, not every line
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # what a terminal cannot show is spelled
     code: str | int | None = None
     try:
         main()
@@ -92,6 +95,8 @@ def guard(main: Callable[[], None]) -> None:
 
 def _ended(end: BaseException) -> str | int | None:
     """The exit code of a command that left, or was interrupted (whatever Lightning made of it)."""
+    if type(end).__name__ == "SIGTERMException":  # of Lightning, which is slow to import
+        return 128 + signal.SIGTERM
     interrupt = end if isinstance(end, KeyboardInterrupt) else end.__context__
     if not isinstance(interrupt, KeyboardInterrupt):
         return end.code if isinstance(end, SystemExit) else None

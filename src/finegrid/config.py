@@ -90,6 +90,8 @@ class DataConfig:
 
     PROTOCOLS: ClassVar[tuple[str, ...]] = ("holdout", "dev")
     VALIDATIONS: ClassVar[tuple[str, ...]] = ("fixed", "share")
+    LEAST: ClassVar = dict.fromkeys(("batch_size", "eval_batch_size", "validation_max"), 1)
+    LEAST |= {"split_seed": 0, "subset_seed": 0}
 
     def __post_init__(self) -> None:
         require(
@@ -100,14 +102,13 @@ class DataConfig:
         require(0 < share < 1, f"data.validation_fraction={share:g} must lie in (0, 1)")
         one_of("data.protocol", self.protocol, self.PROTOCOLS)
         one_of("data.validation", self.validation, self.VALIDATIONS)
-        require(self.rows is None or self.rows >= 0, f"data.rows={self.rows} must be at least 0")
-        require(
-            self.rows is None or self.fraction == 1,
-            f"data.rows={self.rows} and data.fraction={self.fraction:g} both say how many rows to "
-            "use; leave out one",
-        )
-        for key in ("batch_size", "eval_batch_size", "validation_max"):
-            require(getattr(self, key) > 0, f"data.{key}={getattr(self, key)} must be at least 1")
+        rows, fraction = self.rows, self.fraction
+        require(rows is None or rows >= 0, f"data.rows={rows} must be at least 0")
+        both = f"data.rows={rows} and data.fraction={fraction:g} both say how many rows to use"
+        require(rows is None or fraction == 1, f"{both}; leave out one")
+        for key, least in self.LEAST.items():
+            found = getattr(self, key)
+            require(found >= least, f"data.{key}={found} must be at least {least}")
 
 
 @dataclass
@@ -169,6 +170,8 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         one_of("trainer.device", self.device, ("auto", "cpu", "cuda"))
         one_of("trainer.precision", self.precision, ("auto", "32", "bf16-mixed"))
+        few = self.threads is not None and self.threads < 1
+        require(not few, f"trainer.threads={self.threads} must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -208,12 +211,10 @@ class MethodConfig:
         require(not other, f"{where} holds {other}: a method's settings are plain values")
         members = node.get("members")
         if members is not None:
-            require(
-                isinstance(members, Mapping), f"{where}.members={members!r:.60} must be methods"
-            )
-            members = {
-                k: cls.of(v, f"{where}.members.{k}", allow=allow) for k, v in members.items()
-            }
+            good = isinstance(members, Mapping)
+            require(good, f"{where}.members={members!r:.60} must be methods")
+            place = f"{where}.members"
+            members = {k: cls.of(v, f"{place}.{k}", allow=allow) for k, v in members.items()}
         return cls(str(node.get("name", "")), target, arguments, members)
 
     def targets(self) -> Iterator[str]:
@@ -364,8 +365,8 @@ class RunConfig:
         integers = [("seed", cfg.seed, 0), ("evaluations", cfg.evaluations, 1)]
         integers += [("log_every", log_every, 1)] if log_every is not None else []
         for key, value, least in integers:
-            good = isinstance(value, int) and not isinstance(value, bool) and value >= least
-            require(good, f"{key}={value} must be an integer of at least {least}")
+            good = type(value) is int and least <= value < 2**53  # any reader of JSON keeps it
+            require(good, f"{key}={value} must be an integer of at least {least}, below 2^53")
         switches = {key: cfg.get(key, older) for key, older in SWITCHES.items()}
         for key, value in switches.items():
             require(isinstance(value, bool), f"{key}={value} must be true or false")

@@ -31,7 +31,7 @@ from finegrid.runs.record import Record, read
 from finegrid.seeds import stream
 from finegrid.storage.files import FORMULA, whole
 from finegrid.tasks.task import NUMBER, Task
-from finegrid.training.components import build_method, load_backbone
+from finegrid.training.components import build_method, load_backbone, tokenizer_fingerprint
 from finegrid.training.limits import Limits
 from finegrid.training.module import predict
 
@@ -127,6 +127,11 @@ def restore(
     record, config, task = _opened(directory, allow)
     if model_path is not None:
         config = replace(config, model=replace(config.model, path=model_path))
+    require(
+        record.tokenizer in (None, tokenizer_fingerprint(config.model)),
+        f"{directory} was trained with another tokenizer than lies in "
+        f"{backbone.locate(config.model)} now; put back the one it was trained with",
+    )
     method = build_method(config.method)
     method.read_task(task)
     base, _ = load_backbone(config, task, build=build)

@@ -1,6 +1,6 @@
 """One run from Python: train it, or load it, look at it, predict and export with it."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -214,6 +214,8 @@ def _columns(texts: Rows, run: "Restored") -> tuple[list[Any], ...]:
     task, names = run.task, run.task.text_columns
     if not isinstance(texts, pd.DataFrame):
         require(not isinstance(texts, str), "predict takes a list of texts; put it into brackets")
+        named = isinstance(texts, Mapping)
+        require(not named, "predict takes a list of texts or a DataFrame, not a dict of columns")
         single = len(names) == 1 and task.nested(names[0])  # a row may be a list by itself
         rows = [(row,) if single or isinstance(row, str) else row for row in texts]
         for number, row in enumerate(rows, start=1):

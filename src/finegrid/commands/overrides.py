@@ -14,6 +14,7 @@ from hydra.errors import (
 )
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml.error import MarkedYAMLError
 
 from finegrid.commands.catalogue import options
 from finegrid.config import UNITS
@@ -98,6 +99,8 @@ def explain(error: Exception) -> str:
         return str(error)
     if line := refusal(error):
         return line
+    if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark):
+        return f"{mark.name}, line {mark.line + 1}: no YAML, {error.problem}"
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return of_system(error) if isinstance(error, OSError) else ""
     if line := _unknown_option(error):

@@ -44,12 +44,13 @@ class Line:
 def main(argv: Sequence[str] | None = None) -> None:
     """Compose the cells, look at their directories, print."""
     given = _arguments(argv)
-    full = overrides.completed(given.overrides, config_dir=given.config_dir)
+    folder = ["--config-dir", str(given.config_dir)] if given.config_dir else []
+    full = overrides.complete([*folder, *given.overrides])[len(folder) :]
     plan = planned([*full, *_searched(given.config_dir)], conf=CONF)
     given_results = eta.of_known(plan.store.known)
     evidence = Evidence(past(plan.root), given_results, _elsewhere(plan.root, given.records))
     lines = list(_lines(plan, evidence))
-    refusals.check(line.cell.config for line in lines if line.todo)
+    refusals.check([line.cell.config for line in lines if line.todo])
     times = engines([line.estimate.seconds for line in lines if line.estimate], plan.slots)
     space = disk.of_cells([line.cell for line in lines if line.todo], evidence, plan.root)
     if given.json:
@@ -77,7 +78,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="more results: directory, table",
     )
     parser.add_argument("--config-dir", "-cd", type=Path, help="more options, as for train")
-    return parser.parse_intermixed_args(argv)
+    given, more = parser.parse_known_intermixed_args(argv)
+    given.overrides += more  # `--method=full`, which is told what it should be
+    return given
 
 
 def _searched(folder: Path | None) -> list[str]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from finegrid.commands import arguments
+from finegrid.errors import require
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -28,6 +29,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments.add_restoring(parser)
     given = parser.parse_args(argv)
     name = given.input.name.removesuffix(".gz").rpartition(".")[0] or given.input.name
+    require(
+        given.output is None or given.output.suffix in ("", ".csv", ".txt"),
+        f"--output {given.output}: predictions are written as CSV; end it in .csv",
+    )
     output = given.output or given.input.with_name(f"{name}.predictions.csv")
 
     from finegrid.inference import predict_file

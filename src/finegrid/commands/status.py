@@ -130,7 +130,8 @@ def _text(look: Look, most: int) -> Iterator[str]:
     }
     for title, lines in blocks.items():
         if lines:
-            yield from ["", title, *_some(lines, most)]
+            rows = (row for line in _some(lines, most) for row in line.split("\n"))
+            yield from ["", title, *map(printable, rows)]  # names may be a stranger's
 
 
 def _some(items: Sequence[str], most: int) -> list[str]:

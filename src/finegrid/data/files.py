@@ -30,6 +30,7 @@ ENDINGS = (*DELIMITERS, *JSON, ".parquet", *conll.ENDINGS)
 MARK = b"\xef\xbb\xbf"  # which Excel puts before UTF-8
 # What tells a TSV whose fields are quoted: its first line, or a doubled quote in a quoted field.
 QUOTED = re.compile(r'\A"|(?m:^|\t)"[^"\t\r\n]*""')
+ENCLOSED = re.compile(r'"[^"]*"')  # a field: a TSV of nothing else below its header is quoted
 MIDNIGHT = re.compile(r"(?<=:\d\d)\.0+(?=Z|$)")  # fractions of a second that are none
 
 
@@ -155,7 +156,8 @@ def _unquoted(text: str) -> list[list[str]] | None:
     lines = io.StringIO(text, newline=None).read().split("\n")
     rows = [line.split("\t") for line in lines if line]
     alike = {len(row) for row in rows} == {len(rows[0])} != {1}
-    return rows if alike and not QUOTED.search(text) else None
+    enclosed = all(ENCLOSED.fullmatch(field) for row in rows[1:] for field in row)
+    return rows if alike and not enclosed and not QUOTED.search(text) else None
 
 
 def _quoted(path: Path, text: str, delimiter: str) -> list[list[str]]:
@@ -290,9 +292,15 @@ def column(table: pa.Table, name: str, where: str) -> pa.ChunkedArray:
     names = [name] if name in table.column_names else []
     names = names or [other for other in table.column_names if other.strip() == name.strip()]
     if len(names) != 1:
+        there = ", ".join(map(shown, table.column_names))
+        signs = [sign for sign in ";|\t" if sign in there] if len(table.column_names) == 1 else []
+        require(
+            not signs,
+            f"{where}: no column {name!r}, but one {there}; write commas in place of {signs}",
+        )
         raise UserError(
-            f"{where}: no column {name!r}; it has {', '.join(map(shown, table.column_names))}; "
-            "set task.text=..., task.label=... (of a choice also task.choices=...)"
+            f"{where}: no column {name!r}; it has {there}; name it so there, or train with "
+            "task.text=..., task.label=... (of a choice also task.choices=...)"
         )
     return table.column(names[0])
 

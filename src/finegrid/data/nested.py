@@ -2,13 +2,21 @@
 
 import ast
 import json
+import re
+import token
 from collections.abc import Sequence
+from io import StringIO
+from itertools import pairwise
+from tokenize import TokenError, generate_tokens
 from typing import Any
 
 import pyarrow as pa
 
 from finegrid.data.files import column, texts
 from finegrid.errors import UserError
+
+JOINED = re.compile(r"""['"]\s+['"]""")  # as numpy writes two texts of a list
+UNREADABLE = (ValueError, SyntaxError, TokenError, RecursionError, MemoryError)  # no literal
 
 
 def values(table: pa.Table, name: str, where: str, *, nested: bool) -> list[Any]:
@@ -40,12 +48,23 @@ def _written_lists(values: Sequence[str | None], where: str, name: str) -> list[
     lists: list[Any] = []
     for row, value in enumerate(values, start=1):
         try:
-            lists.append(None if value is None else ast.literal_eval(value.strip()))
-        except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+            lists.append(None if value is None else _literal(value.strip()))
+        except UNREADABLE as error:
             raise UserError(
-                f"{where}, row {row}: column {name!r} holds no readable list ({value!r:.60})"
+                f"{where}, row {row}: column {name!r} holds no readable list ({value!r:.60}); "
+                'write ["a", "b"]'
             ) from error
     return lists
+
+
+def _literal(value: str) -> Any:
+    """What Python or JSON writes so; not numpy's lists, whose texts Python would join."""
+    if JOINED.search(value):
+        kinds = (one.type for one in generate_tokens(StringIO(value).readline))
+        said = [kind for kind in kinds if kind not in (token.NL, token.NEWLINE, token.COMMENT)]
+        if (token.STRING, token.STRING) in pairwise(said):
+            raise ValueError("no comma between two texts")
+    return ast.literal_eval(value)
 
 
 def _require_no_lists(values: Sequence[str | None], where: str, name: str) -> None:
@@ -65,8 +84,8 @@ def _lists_texts(value: str) -> bool:
     if not (value.startswith(("['", '["')) and value.endswith("]")):
         return False
     try:
-        return all(isinstance(one, str) for one in ast.literal_eval(value))
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return all(isinstance(one, str) for one in _literal(value))
+    except UNREADABLE:
         return False
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from finegrid.config import DataConfig, allowed, bind, bind_task
@@ -14,13 +15,16 @@ def check(configs: Iterable[Mapping[str, Any]]) -> None:
     Raises:
         UserError: for a task that contradicts itself, or rows or labels that are of no use.
     """
-    tasks = {_key(plain): plain for plain in configs}
-    for plain in tasks.values():
+    tasks: dict[str, list[Mapping[str, Any]]] = {}
+    for plain in configs:
+        tasks.setdefault(_key(plain), []).append(plain)
+    for plain, *others in tasks.values():
         task = bind_task(plain["task"], allow=allowed(plain))
         if task.path == "files":
             # all rows: a small fraction may fail by itself
             every_row = plain["data"] | {"fraction": 1.0, "rows": None}
-            _read(task, bind(DataConfig, every_row, "data"))
+            most = max(one["data"]["rows"] or 0 for one in (plain, *others))
+            _read(task, bind(DataConfig, every_row, "data"), most)
 
 
 def _key(plain: Mapping[str, Any]) -> str:
@@ -28,9 +32,11 @@ def _key(plain: Mapping[str, Any]) -> str:
     return json.dumps([plain["task"], data], sort_keys=True, default=str)
 
 
-def _read(task: Task, data: DataConfig) -> None:
+def _read(task: Task, data: DataConfig, most: int) -> None:
     from finegrid.data.loading import load
     from finegrid.data.splits import split
 
     filled, tables = load(task, data)
     split(tables, filled, data)
+    if most:
+        split(tables, filled, replace(data, rows=most))

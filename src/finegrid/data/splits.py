@@ -19,6 +19,7 @@ from finegrid.errors import UserError, require, shown
 from finegrid.tasks.task import Task
 
 log = logging.getLogger(__name__)
+COPIED = 0.1  # of the test rows: more of them among the training rows is worth a word
 SHARE = 0.2  # of a fraction's rows for validation, at most half of them
 LEAST = 8  # rows for validation, whatever the share
 Order = np.ndarray[Any, np.dtype[np.int64]]  # row numbers
@@ -85,6 +86,11 @@ def split(tables: RawSplits, task: Task, data: DataConfig, *, unlabelled: bool =
     if (rows := task.training_rows(used.labels)) is not None:
         used = used.labelled(*rows)
     overlap = sum(text in seen for text in zip(*test["test"].texts, strict=True))
+    if overlap > COPIED * len(test["test"]):
+        log.warning(
+            "%s: %s of %s test rows are training rows too, so their scores are too high",
+            tables.source, f"{overlap:,}", f"{len(test['test']):,}",
+        )  # fmt: skip
     fraction = data.fraction if data.rows is None else data.rows / len(train)
     return Splits(used, validation, test, overlap, tables.source, fraction, rest)
 

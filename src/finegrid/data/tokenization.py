@@ -32,6 +32,8 @@ FIELDS: dict[str, type] = {
     "option": np.uint8,  # these two are of choices
     "characters": np.int32,
 }
+# What tokenizers treat unlike each other: case, accents, numbers, punctuation, spaces, scripts
+PROBE = "It's  2,026 Naïve CAFÉS -- don't\tpre-train\n漢字 и \u200b🙂 [MASK]"
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,25 @@ def identity(model: str, revision: str) -> str | None:
         return paths.digest(paths.tokenizer_files(folder))
     commit = hub.commit(model, revision)
     return commit and f"hub {model}@{commit}"
+
+
+def fingerprint(model: str, revision: str, load: Callable[[], Any]) -> str:
+    """Hash of a tokenizer's vocabulary and of what a text becomes: copies have the same.
+
+    `load` gives the tokenizer; it is called once for the same files.
+    """
+    source = identity(model, revision)
+    name = hashlib.blake2b(json.dumps([source, FORMAT]).encode(), digest_size=16).hexdigest()
+    path = cache.place(f"tokenizers/{name}") if source else None
+    if path and (stored := cache.read(path)):
+        return bytes(stored["fingerprint"]).hex()
+    tokenizer = load()
+    ids = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
+    about = json.dumps([sorted(tokenizer.get_vocab().items()), list(ids)])
+    digest = hashlib.blake2b(about.encode(), digest_size=8).digest()
+    if path:
+        cache.keep(path, {"fingerprint": np.frombuffer(digest, np.uint8)})
+    return digest.hex()
 
 
 def encode(

@@ -93,6 +93,7 @@ def _choices(item: Override, parser: OverridesParser) -> Iterator[Override]:
         return
     require(item.is_discrete_sweep(), f"{item.input_line}: give values, not an interval")
     texts = [f"{item.get_key_element()}={text}" for text in item.sweep_string_iterator()]
+    require(bool(texts), f"{item.input_line}: names no value")
     yield from parser.parse_overrides(texts)
 
 

@@ -9,23 +9,30 @@ gets it, and a former owner that was paused can see that it lost the cell.
 import json
 import logging
 import os
+import re
 import socket
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from finegrid.runs.layout import LOCK
-from finegrid.storage.files import create_once, temporary, write_atomic
+from finegrid.storage.files import content, create_once, temporary, write_atomic
 
 log = logging.getLogger(__name__)
 BEAT = 5.0  # seconds between heartbeats
 STALE = 60.0  # seconds without one after which a lock may be taken over
 CONFIRM = 12.0  # seconds in which a stale lock is watched before: a clock may have jumped
+NUMBER = re.compile("[0-9]{1,9}")  # of a lock
+LARGEST, LATEST = 1 << 12, 1e11  # bytes of its file, and seconds since 1970 that it may name
+FACTS: dict[str, type | tuple[type, ...]] = {
+    "host": str, "pid": int, "birth": str, "slot": str, "sweep": str, "since": (int, float),
+    "released": bool,
+}  # fmt: skip
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -114,11 +121,14 @@ def holder(directory: Path) -> Holder | None:
     if not number:
         return None
     try:
-        facts = json.loads(_path(directory, number).read_text(encoding="utf-8"))
-        known = {field.name for field in fields(Holder)} - {"number"}
-        return Holder(number, **{key: facts[key] for key in known & set(facts)})
-    except (OSError, ValueError, TypeError):
+        facts = json.loads(content(_path(directory, number), LARGEST))
+        known = {key: facts[key] for key in FACTS.keys() & set(facts)}
+    except (OSError, ValueError, TypeError, RecursionError):
         return Holder(number)
+    good = all(isinstance(value, FACTS[key]) for key, value in known.items())
+    found = Holder(number, **known) if good else Holder(number)
+    good = found.pid >= 0 and 0 <= found.since < LATEST
+    return found if good and f"{found.host}{found.slot}".isprintable() else Holder(number)
 
 
 def alive(directory: Path, *, at: float | None = None) -> bool:
@@ -175,7 +185,7 @@ def _latest(directory: Path) -> int:
     except FileNotFoundError:
         return 0
     numbers = (name.removeprefix(LOCK) for name in names if name.startswith(LOCK))
-    return max((int(number) for number in numbers if number.isdigit()), default=0)
+    return max((int(number) for number in numbers if NUMBER.fullmatch(number)), default=0)
 
 
 @cache

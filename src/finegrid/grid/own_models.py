@@ -7,8 +7,9 @@ the override stays what the user gave: in the record, in sweeps and in the comma
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
@@ -19,6 +20,7 @@ HUB = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # a repository's owner and name
 PLAIN = re.compile(r"model=[^'\"()\[\]{}]+")  # values as they are, without Hydra's functions
 QUOTED = re.compile(r"""model=(?P<quote>['"])(?P<value>[^'"\\]+)(?P=quote)""")  # one value
 AS_IS = re.compile(r"[\w./:~@%+ -]+", re.ASCII)  # what Hydra reads without quotes
+PADDED = ("roberta", "camembert", "longformer", "mpnet")  # whose first positions are padding's
 LONGEST = 128  # tokens, as conf/train.yaml has it
 
 
@@ -71,16 +73,25 @@ def _require_model(value: str, path: Path) -> None:
 
 def _length(folder: Path) -> dict[str, int]:
     """`max_length`, where a folder's model reads less than what is usual."""
-    fields = {"config.json": "max_position_embeddings", "tokenizer_config.json": "model_max_length"}
-    limits = [_number(folder / file, key) for file, key in fields.items()]
+    config, reader = _read(folder / "config.json"), _read(folder / "tokenizer_config.json")
+    limits = [_number(reader, "model_max_length"), _number(config, "n_positions")]
+    positions = _number(config, "max_position_embeddings")
+    if any(name in str(config.get("model_type")) for name in PADDED):
+        positions -= _number(config, "pad_token_id", 1) + 1
+    limits.append(max(positions, 0))
     least = min((limit for limit in limits if limit), default=LONGEST)
     return {"max_length": least} if least < LONGEST else {}
 
 
-def _number(file: Path, key: str) -> int:
-    """A number in a JSON file; 0 if it says none, which whoever loads the file will complain of."""
+def _read(file: Path) -> dict[str, Any]:
+    """What a JSON file says; nothing if it is none, which whoever loads it will complain of."""
     try:
-        value = json.loads(file.read_text(encoding="utf-8")).get(key)
-    except (OSError, ValueError, AttributeError):
-        return 0
-    return int(value) if isinstance(value, int | float) and 1 < value < 1e9 else 0
+        told = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def _number(told: Mapping[str, Any], key: str, otherwise: int = 0) -> int:
+    value = told.get(key)
+    return int(value) if isinstance(value, int | float) and 1 <= value < 1e9 else otherwise

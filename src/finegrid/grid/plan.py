@@ -182,7 +182,8 @@ def listed(plan: Path) -> Listed:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{plan} is not a readable plan: {error}") from error
     for place in (*found.cells, *found.spared, *found.known):
-        if Path(place).is_absolute() or ".." in Path(place).parts:
+        inside = not Path(place).is_absolute() and ".." not in Path(place).parts
+        if not (inside and place.isprintable()):
             raise UserError(f"{plan} is not a readable plan: {place!r:.100} is no cell's directory")
     return found
 

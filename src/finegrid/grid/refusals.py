@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from finegrid import __version__
+from finegrid.data import preflight
 from finegrid.errors import UserError
 from finegrid.grid.job import heavy
 from finegrid.storage import paths
@@ -28,12 +29,13 @@ ELSE = (  # of these: names, places and rates, which rule nothing out
 )  # fmt: skip
 
 
-def check(configs: Iterable[Plain]) -> None:
-    """Check each combination of model, task, head and method in resolved configs.
+def check(configs: Sequence[Plain]) -> None:
+    """Check a user's own rows, and each combination of model, task, head and method in configs.
 
     Raises:
         UserError: if some cannot run: which, why and, if others can, how to leave them out.
     """
+    preflight.check(configs)
     combinations = {_key(plain): plain for plain in configs}
     unknown = [key for key in combinations if not _place(key).exists()]
     reasons = _reasons([combinations[key] for key in unknown]) if unknown else []
@@ -50,7 +52,7 @@ def _key(plain: Plain) -> str:
     """A hash of what decides whether a run can begin."""
     model = Path(paths.model(plain["model"]["path"]))
     about = {name: _shortened(plain[name]) for name in ASKED} | {
-        "folder": model.is_dir() and [str(model), paths.digest([model / "config.json"])],
+        "folder": model.is_dir() and [str(model), *map(_state, paths.model_files(model))],
         "rows": plain["data"]["rows"] == 0,
         "trial": plain.get("trial") is not None,
         "checkpointing": plain["trainer"]["gradient_checkpointing"],
@@ -58,6 +60,12 @@ def _key(plain: Plain) -> str:
     }
     text = json.dumps(about, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _state(file: Path) -> tuple[str, int, int]:
+    """A file as far as its folder tells: weights are too large to be read for this."""
+    found = file.stat()
+    return file.name, found.st_size, found.st_mtime_ns
 
 
 def _shortened(node: Any) -> Any:

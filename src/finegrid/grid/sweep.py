@@ -85,8 +85,8 @@ class Sweep:
         gave_up = f"; stopped early, fail_fast={self.fail_fast}" if self._given_up() else ""
         require(
             not bad,
-            f"{bad} of {len(outcomes)} cells have no result{gave_up}; run the same command again "
-            "to fill the holes",
+            f"{bad} of {len(outcomes)} cells have no result{gave_up}; mend what the table "
+            "says, then run the same command again to fill the holes",
         )
         return returns
 

@@ -89,6 +89,11 @@ def tokenizer(model: ModelConfig) -> Any:
             "the tokenizer's vocabulary is missing (tokenizer.json, vocab.txt or *.model)",
         )
     require(
+        isinstance(found.model_max_length, int | float),
+        f"model_max_length={found.model_max_length!r:.40} in the tokenizer_config.json of "
+        f"{model.name} is no number",
+    )
+    require(
         model.max_length <= found.model_max_length,
         f"model.max_length={model.max_length} exceeds the {found.model_max_length} tokens that "
         f"{model.name} can read",
@@ -169,6 +174,17 @@ def _sites(network: PreTrainedModel, model: ModelConfig) -> Sites:
         return Sites.of(network)
     causal = pretrained.is_decoder(network.config)
     return Sites(network, model.sites, network.base_model_prefix, decoder=causal)
+
+
+def check_folder(model: ModelConfig) -> None:
+    """Refuse a folder whose weights or tokenizer cannot be read; of the weights the headers tell.
+
+    Raises:
+        UserError: saying what is wrong with it.
+    """
+    with _one_line(model):
+        pretrained.check_files(Path(locate(model)))
+    tokenizer(model)
 
 
 def is_decoder(model: ModelConfig) -> bool:
@@ -300,6 +316,7 @@ def _adapt(network: PreTrainedModel) -> None:
 def _architecture(model: ModelConfig, outputs: int, auto_class: str) -> Any:
     """What config.json says, or for random weights the model's YAML, with `model.config` in it."""
     if model.pretrained or not model.architecture or Path(locate(model)).is_dir():
+        pretrained.need_no_adapter(Path(locate(model)))
         config = AutoConfig.from_pretrained(locate(model), **_source(model))
     else:
         config = AutoConfig.for_model(**model.architecture)

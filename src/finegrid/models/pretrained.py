@@ -105,17 +105,22 @@ def _need_head(kind: str, auto_class: str, *, decoder: bool) -> None:
     require(has, f"{kind} {lack}; use another model for this task")
 
 
+def need_no_adapter(folder: Path) -> None:
+    """Raise `UserError` for a folder that peft wrote."""
+    require(
+        not (folder / "adapter_config.json").exists(),
+        "holds a peft adapter (adapter_config.json); merge it first: PeftModel.from_pretrained"
+        "(...).merge_and_unload().save_pretrained(FOLDER)",
+    )
+
+
 def check_files(folder: Path) -> None:
     """Check the headers of a folder's weight files.
 
     Raises:
         UserError: if they are an adapter's, missing, cut short, or not floating point.
     """
-    require(
-        not (folder / "adapter_config.json").exists(),
-        "holds a peft adapter (adapter_config.json); merge it first: PeftModel.from_pretrained"
-        "(...).merge_and_unload().save_pretrained(FOLDER)",
-    )
+    need_no_adapter(folder)
     for file in _files(folder):
         try:
             with safe_open(file, "pt") as weights:

@@ -15,7 +15,7 @@ from finegrid.report.load.rankings import TABLE
 from finegrid.report.recommend.decide import SEEDS
 from finegrid.runs import layout
 from finegrid.runs.settings import OF_SWEEP, Role, role, split_override
-from finegrid.runs.text import hydra_value
+from finegrid.runs.text import config_dir, hydra_value
 
 MANY = 10  # seeds beyond which more of them seldom tell level methods apart
 RIVALS = ("head", "full")  # what a method that ran alone is compared with
@@ -45,7 +45,8 @@ def next_step(runs: pd.DataFrame, found: Sequence[Headline], *, rising: bool) ->
     seeds = min(main.seeds for main in mains)
     declared = max(main.declared for main in mains)
     if max(main.methods for main in mains) == 1:
-        methods = dict.fromkeys([*runs["method"].astype(str).str.split(" ").str[0], *RIVALS])
+        own = runs["method"].astype(str).str.split(" ").str[0]  # named in its YAML, as options are
+        methods = dict.fromkeys([*_values(runs).get("method", own), *RIVALS])
         return sweep(runs, {"method": list(methods), "seed": _seeds(runs, SEEDS)})
     if any(main.going_on for main in mains):
         return sweep(runs, {"seed": _seeds(runs, declared)})
@@ -93,8 +94,23 @@ def measure(task: str | None, model: str) -> str:
 
 
 def train(runs: pd.DataFrame) -> str:
-    """The command of the first of some runs, by itself, without what its sweep noted in it."""
-    return shlex.join(["finegrid", "train", *filter(_is_asked, _overrides(runs.iloc[0]))])
+    """The command of the first of some runs, by itself, without what its sweep noted in it.
+
+    An experiment that searches a rate must be told not to, where the rate stands there.
+    """
+    given = _overrides(runs.iloc[0])
+    asked = list(filter(_is_asked, given))
+    searched = any(one.startswith("tune.") for one in given)
+    return shlex.join(["finegrid", "train", *_folder(runs), *asked, *["tune.trials=0"] * searched])
+
+
+def _folder(runs: pd.DataFrame) -> list[str]:
+    """The `--config-dir` of the first run that tells its command."""
+    told = [one for one in runs.get("command", ()) if isinstance(one, str)]
+    try:
+        return config_dir(shlex.split(next(iter(told), "")))
+    except ValueError:  # no command line, whatever a record says
+        return []
 
 
 def _is_asked(override: str) -> bool:
@@ -110,7 +126,7 @@ def sweep(runs: pd.DataFrame, changes: Mapping[str, Sequence[str]]) -> str:
     root = _root(runs)
     elsewhere = root not in ("", DEFAULT) and "hydra.sweep.dir" not in values
     words += [f"hydra.sweep.dir={hydra_value(root)}"] * elsewhere
-    return shlex.join(["finegrid", "sweep", *words])
+    return shlex.join(["finegrid", "sweep", *_folder(runs), *words])
 
 
 def _values(runs: pd.DataFrame) -> dict[str, list[str]]:

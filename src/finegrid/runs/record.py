@@ -16,6 +16,7 @@ from finegrid.runs import layout
 from finegrid.storage.files import content, write_atomic
 
 SCHEMA = 1
+MOST = 1e40  # no number of a run is as large, and the square of a larger one is none
 LARGEST = 1 << 22  # bytes of a record: most are of a few thousand, a traceback may add some
 
 
@@ -52,6 +53,7 @@ class Record:
     cell: str | None = None
     config_hash: str | None = None  # of the settings in .hydra/config.yaml beside it
     fingerprint: str | None = None  # of the backbone's weights as loaded
+    tokenizer: str | None = None  # hash of what it makes of texts; null: older than the field
     drawn_pooler: bool | None = None  # the checkpoint had none: it trains as part of the head
     chat_template: str = "none"  # own: a row's text was a user's turn by the tokenizer's template
     separator: str | None = None  # what was put between two texts; null: nothing, or by an encoder
@@ -260,7 +262,7 @@ def _whole(value: object) -> bool:
 
 def _number(value: object) -> bool:
     if isinstance(value, float):
-        return math.isfinite(value)
+        return abs(value) < MOST
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53
 
 
@@ -346,5 +348,18 @@ def command_line(arguments: Sequence[str] | None = None) -> str:
 
 def cell_hash(identity: Mapping[str, Any]) -> str:
     """Twelve hex digits of everything that decides a run's result."""
-    canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    try:
+        canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except ValueError as error:
+        raise UserError(f"{_infinite(identity)} is no finite number") from error
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def _infinite(values: Mapping[str, Any], within: str = "") -> str:
+    """The first setting that JSON has no number for, as `optim.lr=inf`; or nothing."""
+    for key, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            return f"{within}{key}={value}"
+        if isinstance(value, Mapping) and (found := _infinite(value, f"{within}{key}.")):
+            return found
+    return ""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from finegrid.errors import UserError, one_of, require, shown
-from finegrid.tasks.modules.names import in_order, listed
+from finegrid.tasks.modules.names import in_order, listed, look_alike
 from finegrid.tasks.task import NUMBER, Task
 
 if TYPE_CHECKING:
@@ -87,9 +87,8 @@ class Classification(Task):
             f"{what} {len(names)} classes; is it text, or a number to predict "
             "(task.kind=regression)?",
         )
-        stripped = [name.strip() for name in names]
-        twice = next((name for name in stripped if stripped.count(name) > 1), "")
-        require(not twice, f"{what} labels that only spaces around them tell apart: {twice!r}")
+        alike = ", ".join(map(ascii, look_alike(names)))
+        require(not alike, f"{what} labels that look alike: {alike}; write them in one way")
 
     def read_labels(self, values: Sequence[str | None], where: str, *, typed: bool) -> "Array":
         """Class numbers of N rows, given by name or, where the names allow it, by number."""

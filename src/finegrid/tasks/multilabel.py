@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from finegrid.errors import UserError, require, shown
-from finegrid.tasks.modules.names import in_order, listed
+from finegrid.tasks.modules.names import in_order, listed, look_alike
 from finegrid.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ MOST = 1000  # classes
 FLAGS = {"0": 0, "1": 1, "false": 0, "true": 1, "no": 0, "yes": 1}
 NONE = "[]"  # no class
 BETWEEN = re.compile(r"[,;|]")  # the classes of a row that are one text
+COLLECTION = re.compile(r"\[.*\]|\{.*\}|\(.*,.*\)|\(\)|(set|frozenset|array)\(.*\)", re.DOTALL)
 CHOSEN = "validation"  # as a threshold: the one of TRIED that scores highest there
 TRIED = tuple(n / 20 for n in range(1, 20))
 
@@ -70,6 +71,8 @@ class Multilabel(Task):
         what = f"{where}: column {self.label!r} holds"
         require(len(names) > 1, f"{what} {len(names)} classes; two or more are needed")
         require(len(names) <= MOST, f"{what} {len(names)} classes; is it text?")
+        alike = ", ".join(map(ascii, look_alike(names)))
+        require(not alike, f"{what} classes that look alike: {alike}; write them in one way")
         return self.named(in_order(names))
 
     def read_labels(self, values: Sequence[Any], where: str, *, typed: bool) -> "Array":
@@ -186,6 +189,11 @@ def _classes(value: Any, where: str) -> list[str]:
     require(value != "", f"{where}: label is empty; a row without a class is []")
     if isinstance(value, str):
         value = "" if value.strip() == NONE else value
+        require(
+            not COLLECTION.fullmatch(value.strip()),
+            f"{where}: label {shown(value)} is no list that can be read; write "
+            '["joy", "love"] in each row, or joy, love',
+        )
         value = [part.strip() for part in BETWEEN.split(value) if part.strip()]
     require(isinstance(value, list), f"{where}: label {shown(str(value))} is no list of classes")
     for one in value:

@@ -73,6 +73,8 @@ class Task(ABC):
 
     def __post_init__(self) -> None:
         require(1 <= len(self.text) <= 2, f"task.text={self.text} must name one or two columns")
+        require(len(set(self.text)) == len(self.text), f"task.text={self.text} names it twice")
+        require(self.label is not None, "task.label is null; name the column of the labels")
         several = isinstance(self.label, list | tuple)
         if not several:
             self.label = str(self.label)
@@ -81,6 +83,10 @@ class Task(ABC):
                 f"task.label={self.label} must name one column for task.kind={self.kind}"
             )
         require(bool(self.metrics), "task.metrics is empty; name at least one metric")
+        both = [] if self.new_tokens else sorted({*self.text} & {*self.label_columns})
+        require(not both, f"column {', '.join(both)} is both task.text and task.label")
+        once = len(set(self.metrics)) == len(self.metrics)
+        require(once, f"task.metrics={self.metrics} names one of them twice")
         wrong = next((metric for metric in self.metrics if metric not in self.METRICS), "")
         require(
             not wrong,

@@ -16,11 +16,11 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from finegrid.config import MethodConfig, RunConfig
+from finegrid.config import MethodConfig, ModelConfig, RunConfig
 from finegrid.data.batching import TokenizedDataset
 from finegrid.data.loading import load
 from finegrid.data.splits import Splits, split
-from finegrid.data.tokenization import Tokeniser
+from finegrid.data.tokenization import Tokeniser, fingerprint
 from finegrid.errors import IMPORTABLE, UserError, one_of, require
 from finegrid.kernels.optimize import optimize
 from finegrid.methods.base import YAML, TuningMethod, layered, overrides
@@ -195,6 +195,12 @@ def rows_of(config: RunConfig) -> tuple[Task, Splits, dict[str, TokenizedDataset
         for name, rows in named.items()
     }
     return task, splits, encoded
+
+
+def tokenizer_fingerprint(model: ModelConfig) -> str:
+    """What tells the tokenizer of a model from others."""
+    load = partial(backbone.tokenizer, model)
+    return fingerprint(backbone.locate(model), model.revision, load)
 
 
 def _check_turn(config: RunConfig) -> None:

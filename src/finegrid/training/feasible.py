@@ -1,4 +1,4 @@
-"""Whether a run can begin, by its settings and the shapes of its model: no weights, rows or hub.
+"""Whether a run can begin, by its settings and its model's shapes and files: no rows, no hub.
 
     python -m finegrid.training.feasible < CONFIGS
 
@@ -39,6 +39,8 @@ def check(config: RunConfig) -> None:
     base = components.outlined(config)
     if config.trainer.gradient_checkpointing:
         gradient_checkpointing.enable(base.model)
+    if config.model.pretrained and Path(backbone.locate(model)).is_dir():
+        backbone.check_folder(config.model)
 
 
 def reason(plain: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from finegrid.runs.record import Record
 from finegrid.runs.spec import RunSpec
 from finegrid.training import device
 from finegrid.training.budget import BudgetTimer
-from finegrid.training.components import RunComponents
+from finegrid.training.components import RunComponents, tokenizer_fingerprint
 from finegrid.training.cost import CostMonitor
 from finegrid.training.search import MethodSearch
 from finegrid.training.self_training import SelfTraining
@@ -46,6 +46,7 @@ def add_inputs(record: Record, components: RunComponents) -> None:
     record.labels = json.dumps(task.labels) if task.labels else None
     record.data_source, record.model_revision = splits.source, base.revision
     record.fingerprint = base.fingerprint
+    record.tokenizer = tokenizer_fingerprint(components.config.model)
     record.drawn_pooler = bool(drawn_pooler(base.model))
     if len(task.text) > 1 and components.head.one_state:
         record.separator = backbone.separator(components.config.model)

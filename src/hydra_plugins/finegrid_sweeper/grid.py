@@ -12,7 +12,6 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from finegrid.commands.ending import after_sweep
-from finegrid.data import preflight
 from finegrid.errors import UserError
 from finegrid.grid import refusals
 from finegrid.grid.composed import stages
@@ -63,9 +62,8 @@ class GridSweeper(Sweeper):
         rules = {"fail_fast": config.fail_fast, "fuse": self._fuse()}
         sweep = Sweep(found, store, retry=str(config.retry), **rules)
         todo = sweep.unsettled()
-        preflight.check(cell.config for cell in todo)
         if todo:  # what later stages ask for is of the same methods
-            refusals.check(cell.config for cell in (found.base if found.adaptive else todo))
+            refusals.check([cell.config for cell in (found.base if found.adaptive else todo)])
         OmegaConf.save(config, root / "multirun.yaml")
         try:
             returns = sweep.conduct(launcher, command=command_line())

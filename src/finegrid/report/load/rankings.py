@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from finegrid.errors import UserError, nearest, printable
+from finegrid.errors import UserError, nearest, printable, require
 from finegrid.report.load import caveats, races, records, timing, variants
 from finegrid.report.load.races import Key, Raced
 from finegrid.runs import layout
@@ -177,7 +177,7 @@ def _table(path: Path) -> Path | None:
 
     A file beside runs stands for them, so it is not read with them.
     """
-    if path.suffix == ".parquet":
+    if path.suffix == ".parquet" and not path.is_dir():
         return path
     inside = path / PARQUET
     return inside if inside.is_file() and not any(layout.run_directories(path)) else None
@@ -198,9 +198,10 @@ def _stored(path: Path) -> pd.DataFrame:
     """The frame that a report wrote; its runs' directories may be elsewhere, so they are blank."""
     try:
         runs = pd.read_parquet(path)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         why = (str(error).strip() or "no reason given").splitlines()[0]
         raise UserError(f"{path} is not a readable parquet file: {why}") from error
+    require(len(runs) > 0, f"{path} holds no run")
     needed = {*FIELDS, *RANKING[1:], "method", "seed", "status", "test"} - {*LATER}
     lacks = sorted(needed - set(runs.columns))
     if lacks:
@@ -282,25 +283,34 @@ def _on_other_rows(runs: pd.DataFrame) -> pd.Series:
     Seeds may train on rows of their own, as `data.subset_seed` says, all methods on the same.
     """
     seeded = runs.assign(subset=runs["subset_seed"].fillna(0))
-    return (
-        _unlike(seeded, RANKING, OF_TEST)
-        | _unlike(seeded, RANKING, ["positive"])
-        | _unlike(seeded, [*RANKING, "subset"], OF_TRAINING)
-        | _unlike(seeded, [*RANKING, "seed"], ["subset"])
-    )
+    refused = pd.Series(False, index=runs.index)
+    for by, same in (
+        (RANKING, OF_TEST),
+        (RANKING, ["positive"]),
+        ([*RANKING, "subset"], OF_TRAINING),
+        ([*RANKING, "seed"], ["subset"]),
+    ):
+        rest = seeded[~refused]  # the next choice is among these, so that some are left
+        refused[rest.index] |= _unlike(rest, by, same)
+    return refused
 
 
 def _unlike(runs: pd.DataFrame, by: list[str], same: list[str]) -> pd.Series:
-    """Whether a run has other values in `same` than most of those alike in `by`."""
+    """Whether a run has other values in `same` than most of those alike in `by`.
+
+    Of several tries of a seed the last counts, and of values as frequent that of the last run: the
+    same command after a file was mended is of its rows now.
+    """
     groups = runs.groupby(by)
     differs = groups[same].nunique().gt(1).any(axis=1)
     unlike = pd.Series(False, index=runs.index)
     for key in differs.index[differs]:
         group = groups.get_group(key)
         complete = group.dropna(subset=same)
-        counts = (complete if len(complete) else group).value_counts(same, dropna=False)
-        usual = sorted(counts.index[counts == counts.max()], key=str)[0]
-        for name, value in zip(same, usual, strict=True):
+        last = _once(complete if len(complete) else group).sort_values("started", kind="stable")
+        votes = last.groupby(same, dropna=False, sort=False)["started"].transform("size")
+        usual = last[votes.eq(votes.max())].iloc[-1]
+        for name, value in usual[same].items():
             unlike[group.index] |= group[name].notna() & (group[name] != value)
     return unlike
 

@@ -1,6 +1,7 @@
 """Names of classes: their order, and how a message lists them."""
 
 from collections.abc import Collection, Sequence
+from unicodedata import category, normalize
 
 from finegrid.errors import shown
 
@@ -11,6 +12,15 @@ def in_order(names: Collection[str]) -> list[str]:
     """Sorted, by number where all are digits."""
     digits = all(name.isdigit() for name in names)
     return sorted(names, key=lambda name: (len(name) if digits else 0, name))
+
+
+def look_alike(names: Collection[str]) -> list[str]:
+    """Two names or more that only spaces, or marks that are not seen, tell apart; or none."""
+    seen: dict[str, list[str]] = {}
+    for name in names:
+        letters = (one for one in normalize("NFC", name) if category(one) != "Cf")
+        seen.setdefault("".join(letters).strip(), []).append(name)
+    return next((several for several in seen.values() if len(several) > 1), [])
 
 
 def listed(names: Sequence[str]) -> str:
