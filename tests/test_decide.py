@@ -323,6 +323,7 @@ def test_what_comes_with_finegrid_is_answered_in_twelve_lines() -> None:
     assert len(result.stdout.splitlines()) <= 12
     assert "next: finegrid train " in result.stdout
     assert "tune." not in result.stdout
+    assert result.stdout.count(" hydra.mode=RUN") == result.stdout.count(" experiment=")
     assert "known=" not in result.stdout
     assert "precision mixed" in result.stdout
     assert " and " in result.stdout.partition(":")[0], "on several tasks"

@@ -550,3 +550,4 @@ def test_the_command_of_a_failed_cell_repeats_the_folder_of_options(option: str)
     assert again[again.index("mine") - 1] == "--config-dir"
     assert again[-3:] == ["method=mine", "seed=1", "hydra.sweep.dir=grid"]
     assert rerun_command(["seed=1"], command="no 'command line") == "finegrid train seed=1"
+    assert rerun_command(["experiment=demo"]) == "finegrid train experiment=demo hydra.mode=RUN"

@@ -129,7 +129,7 @@ def test_stopped_methods_are_not_missing_and_marked(tmp_path: Path) -> None:
     made = compared(raced(tmp_path))
     assert not made.cells.missing.any()
     assert not any("missing:" in note for note in made.results.notes)
-    assert any("head on mrpc at 1 (3 seeds)" in note for note in made.results.notes)
+    assert any("head on mrpc at 100 % (3 seeds)" in note for note in made.results.notes)
     shown = tables.markdown(made.results, made.cells, made.best)
     assert "(3, 7 not needed: decided at 3 seeds)" in shown
     assert shown.count("‡: stopped early by a race") == 1

@@ -15,7 +15,7 @@ from finegrid.report.load.rankings import TABLE
 from finegrid.report.recommend.decide import SEEDS
 from finegrid.runs import layout
 from finegrid.runs.settings import OF_SWEEP, Role, role, split_override
-from finegrid.runs.text import config_dir, hydra_value
+from finegrid.runs.text import alone, config_dir, hydra_value
 
 MANY = 10  # seeds beyond which more of them seldom tell level methods apart
 RIVALS = ("head", "full")  # what a method that ran alone is compared with
@@ -94,14 +94,9 @@ def measure(task: str | None, model: str) -> str:
 
 
 def train(runs: pd.DataFrame) -> str:
-    """The command of the first of some runs, by itself, without what its sweep noted in it.
-
-    An experiment that searches a rate must be told not to, where the rate stands there.
-    """
-    given = _overrides(runs.iloc[0])
-    asked = list(filter(_is_asked, given))
-    searched = any(one.startswith("tune.") for one in given)
-    return shlex.join(["finegrid", "train", *_folder(runs), *asked, *["tune.trials=0"] * searched])
+    """The command of the first of some runs, by itself, without what its sweep noted in it."""
+    asked = list(filter(_is_asked, _overrides(runs.iloc[0])))
+    return shlex.join(["finegrid", "train", *_folder(runs), *asked, *alone(asked)])
 
 
 def _folder(runs: pd.DataFrame) -> list[str]:

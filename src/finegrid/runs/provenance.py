@@ -12,7 +12,7 @@ from typing import Any
 
 from finegrid import __version__
 from finegrid.runs.record import command_line
-from finegrid.runs.text import config_dir
+from finegrid.runs.text import alone, config_dir
 
 PACKAGES = ("torch", "pytorch-lightning", "transformers", "datasets", "torchmetrics", "hydra-core")
 
@@ -29,7 +29,7 @@ def facts(arguments: Sequence[str] | None) -> dict[str, Any]:
     it shares the folder of `--config-dir`.
     """
     if arguments is not None:
-        arguments = [*config_dir(sys.argv), *arguments]
+        arguments = [*config_dir(sys.argv), *arguments, *alone(arguments)]
     commit, dirty = _git()
     versions = {name: version(name) for name in PACKAGES}
     return {

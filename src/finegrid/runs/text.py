@@ -89,8 +89,14 @@ def rerun_command(overrides: Iterable[str], *, sweep: str = "", command: str = "
         words = shlex.split(command)
     except ValueError:  # no command line, whatever a file says
         words = []
-    name = "sweep" if sweep else "train"
-    return shlex.join(["finegrid", name, *config_dir(words), *overrides, *within])
+    name, given = "sweep" if sweep else "train", list(overrides)
+    within = within or alone(given)
+    return shlex.join(["finegrid", name, *config_dir(words), *given, *within])
+
+
+def alone(overrides: Iterable[str]) -> list[str]:
+    """What keeps the command of one run from running the grid of an experiment that it names."""
+    return ["hydra.mode=RUN"] * any(one.lstrip("+").startswith("experiment=") for one in overrides)
 
 
 def config_dir(words: Sequence[str]) -> list[str]:

@@ -137,7 +137,8 @@ def finding(
 
 def detail(contrasts: Sequence[Contrast]) -> pd.DataFrame:
     """A row a place: what was compared, the effect, or why there is none."""
-    return pd.DataFrame([_row(one) for one in contrasts])
+    table = pd.DataFrame([_row(one) for one in contrasts])
+    return table[[*table.columns.drop("note"), "note"]] if len(table) else table
 
 
 def _row(one: Contrast) -> dict[str, object]:
