@@ -28,12 +28,7 @@ TRAIN = ROOT / "train.py"
 Result = subprocess.CompletedProcess[str]
 
 
-def call(
-    *args: str,
-    command: str = "",
-    imports: bool = False,
-    process: bool = False,
-) -> Result:
+def call(*args: str, command: str = "", imports: bool = False, process: bool = False) -> Result:
     """Run a subcommand of finegrid, or train.py; `imports` names on stderr what it imports."""
     sweep = command == "sweep" or ("-m" in args and command in ("", "train"))
     forks = sweep and "hydra/launcher=basic" not in args

@@ -90,8 +90,8 @@ class DataConfig:
 
     PROTOCOLS: ClassVar[tuple[str, ...]] = ("holdout", "dev")
     VALIDATIONS: ClassVar[tuple[str, ...]] = ("fixed", "share")
-    LEAST: ClassVar = dict.fromkeys(("batch_size", "eval_batch_size", "validation_max"), 1)
-    LEAST |= {"split_seed": 0, "subset_seed": 0}
+    LEAST: ClassVar = {"batch_size": 1, "eval_batch_size": 1, "validation_max": 1,
+                       "split_seed": 0, "subset_seed": 0}  # fmt: skip
 
     def __post_init__(self) -> None:
         require(

@@ -29,8 +29,10 @@ OTHER_CONFIG = ("-cp", "--config-path", "-cn", "--config-name", "--experimental-
 ROWS = re.compile(r"\.(csv|tsv|json|jsonl|ndjson|parquet)(\.gz)?$")
 
 
-def complete(argv: Sequence[str]) -> list[str]:
+def complete(argv: Sequence[str], *, folder: str | Path = "") -> list[str]:
     """A command line with its overrides in full; prints those that were completed.
+
+    `folder` is the `--config-dir` of a command line that names none.
 
     Raises:
         UserError: for a word that is no override, or a key that is none.
@@ -44,7 +46,7 @@ def complete(argv: Sequence[str]) -> list[str]:
         _require_override(argv[n])
     for n in flags:
         _require_flag(argv[n])
-    given, (*_, folder) = [argv[n] for n in at], config_dir(argv) or [""]
+    given, (*_, folder) = [argv[n] for n in at], config_dir(argv) or [str(folder)]
     require(not folder or Path(folder).is_dir(), f"--config-dir={folder}: no such folder")
     full = completed(given, config_dir=folder)
     return list(argv) if full == given else [*(w for n, w in enumerate(argv) if n not in at), *full]

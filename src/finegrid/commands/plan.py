@@ -44,11 +44,10 @@ class Line:
 def main(argv: Sequence[str] | None = None) -> None:
     """Compose the cells, look at their directories, print."""
     given = _arguments(argv)
-    folder = ["--config-dir", str(given.config_dir)] if given.config_dir else []
-    full = overrides.complete([*folder, *given.overrides])[len(folder) :]
+    full = overrides.complete(given.overrides, folder=given.config_dir or "")
     plan = planned([*full, *_searched(given.config_dir)], conf=CONF)
-    given_results = eta.of_known(plan.store.known)
-    evidence = Evidence(past(plan.root), given_results, _elsewhere(plan.root, given.records))
+    known = eta.of_known(plan.store.known)
+    evidence = Evidence(past(plan.root), known, _elsewhere(plan.root, given.records))
     lines = list(_lines(plan, evidence))
     refusals.check([line.cell.config for line in lines if line.todo])
     times = engines([line.estimate.seconds for line in lines if line.estimate], plan.slots)
@@ -71,11 +70,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="print every cell as well")
     parser.add_argument("--json", action="store_true", help="print all of it for machines")
     parser.add_argument(
-        "--records",
-        type=Path,
-        action="append",
-        default=[],
-        help="more results: directory, table",
+        "--records", type=Path, action="append", default=[], help="more results: directory, table"
     )
     parser.add_argument("--config-dir", "-cd", type=Path, help="more options, as for train")
     given, more = parser.parse_known_intermixed_args(argv)

@@ -1,7 +1,7 @@
 """Check the tasks of a sweep before any job starts, so that a bad file is one error, not many."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,13 +18,16 @@ def check(configs: Iterable[Mapping[str, Any]]) -> None:
     tasks: dict[str, list[Mapping[str, Any]]] = {}
     for plain in configs:
         tasks.setdefault(_key(plain), []).append(plain)
-    for plain, *others in tasks.values():
+    for several in tasks.values():
+        plain = several[0]
         task = bind_task(plain["task"], allow=allowed(plain))
         if task.path == "files":
             # all rows: a small fraction may fail by itself
+            asked = {one["data"]["rows"] for one in several}
+            most = max(asked - {None}, default=None)
+            amounts = [None] * (None in asked or not most) + [most] * bool(most)
             every_row = plain["data"] | {"fraction": 1.0, "rows": None}
-            most = max(one["data"]["rows"] or 0 for one in (plain, *others))
-            _read(task, bind(DataConfig, every_row, "data"), most)
+            _read(task, bind(DataConfig, every_row, "data"), amounts)
 
 
 def _key(plain: Mapping[str, Any]) -> str:
@@ -32,11 +35,10 @@ def _key(plain: Mapping[str, Any]) -> str:
     return json.dumps([plain["task"], data], sort_keys=True, default=str)
 
 
-def _read(task: Task, data: DataConfig, most: int) -> None:
+def _read(task: Task, data: DataConfig, amounts: Sequence[int | None]) -> None:
     from finegrid.data.loading import load
     from finegrid.data.splits import split
 
     filled, tables = load(task, data)
-    split(tables, filled, data)
-    if most:
-        split(tables, filled, replace(data, rows=most))
+    for rows in amounts:
+        split(tables, filled, replace(data, rows=rows))

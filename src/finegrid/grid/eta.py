@@ -1,8 +1,8 @@
 """How long a cell takes: the median seconds per example of past runs, times its examples.
 
 Past runs of the same model and method count, on the same task if there are any, else those of the
-model. Set-up and scoring are taken
-as they were. A budget in steps or tokens is counted in those; one in seconds is what it is.
+model. Set-up and scoring are taken as they were. A budget in steps or tokens is counted in those;
+one in seconds is what it is.
 """
 
 from collections import Counter
@@ -60,7 +60,7 @@ class Past:
     stored: int | None = None  # bytes of its delta
 
     @classmethod
-    def of_record(cls, values: Mapping[str, Any]) -> "Past | None":
+    def of_record(cls, values: Mapping[Any, Any]) -> "Past | None":
         """Take it from a record's fields, if the run ended well and they tell."""
         get = values.get
         steps, rows, epochs, training = map(get, ("steps", "train_rows", "epochs", "train_seconds"))
@@ -169,8 +169,7 @@ def of_tables(path: Path) -> list[Past]:
 def of_rows(runs: "pd.DataFrame") -> list[Past]:
     """The same of rows as `rankings.load` gives them."""
     plain = runs.astype(object).where(runs.notna(), None)
-    rows = (dict(zip(map(str, plain), row, strict=True)) for row in plain.itertuples(index=False))
-    return [run for row in rows if (run := Past.of_record(row))]
+    return [run for row in plain.to_dict("records") if (run := Past.of_record(row))]
 
 
 def of_known(known: Known) -> list[Past]:

@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -29,10 +29,6 @@ STALE = 60.0  # seconds without one after which a lock may be taken over
 CONFIRM = 12.0  # seconds in which a stale lock is watched before: a clock may have jumped
 NUMBER = re.compile("[0-9]{1,9}")  # of a lock
 LARGEST, LATEST = 1 << 12, 1e11  # bytes of its file, and seconds since 1970 that it may name
-FACTS: dict[str, type | tuple[type, ...]] = {
-    "host": str, "pid": int, "birth": str, "slot": str, "sweep": str, "since": (int, float),
-    "released": bool,
-}  # fmt: skip
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -53,6 +49,10 @@ class Holder:
     def local(self) -> bool:
         """Whether the process was started on this host since it was booted."""
         return self.host == _host()
+
+
+KINDS: dict[str, Any] = {item.name: item.type for item in fields(Holder) if item.name != "number"}
+KINDS["since"] = (int, float)
 
 
 class CellLock:
@@ -122,10 +122,10 @@ def holder(directory: Path) -> Holder | None:
         return None
     try:
         facts = json.loads(content(_path(directory, number), LARGEST))
-        known = {key: facts[key] for key in FACTS.keys() & set(facts)}
+        known = {key: facts[key] for key in KINDS.keys() & set(facts)}
     except (OSError, ValueError, TypeError, RecursionError):
         return Holder(number)
-    good = all(isinstance(value, FACTS[key]) for key, value in known.items())
+    good = all(isinstance(value, KINDS[key]) for key, value in known.items())
     found = Holder(number, **known) if good else Holder(number)
     good = found.pid >= 0 and 0 <= found.since < LATEST
     return found if good and f"{found.host}{found.slot}".isprintable() else Holder(number)

@@ -52,7 +52,7 @@ def _key(plain: Plain) -> str:
     """A hash of what decides whether a run can begin."""
     model = Path(paths.model(plain["model"]["path"]))
     about = {name: _shortened(plain[name]) for name in ASKED} | {
-        "folder": model.is_dir() and [str(model), *map(_state, paths.model_files(model))],
+        "folder": model.is_dir() and [str(model), paths.digest(paths.model_files(model))],
         "rows": plain["data"]["rows"] == 0,
         "trial": plain.get("trial") is not None,
         "checkpointing": plain["trainer"]["gradient_checkpointing"],
@@ -60,12 +60,6 @@ def _key(plain: Plain) -> str:
     }
     text = json.dumps(about, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def _state(file: Path) -> tuple[str, int, int]:
-    """A file as far as its folder tells: weights are too large to be read for this."""
-    found = file.stat()
-    return file.name, found.st_size, found.st_mtime_ns
 
 
 def _shortened(node: Any) -> Any:

@@ -15,7 +15,7 @@ from finegrid.report.load.rankings import TABLE
 from finegrid.report.recommend.decide import SEEDS
 from finegrid.runs import layout
 from finegrid.runs.settings import OF_SWEEP, Role, role, split_override
-from finegrid.runs.text import alone, config_dir, hydra_value
+from finegrid.runs.text import alone, folder_of, hydra_value
 
 MANY = 10  # seeds beyond which more of them seldom tell level methods apart
 RIVALS = ("head", "full")  # what a method that ran alone is compared with
@@ -101,11 +101,8 @@ def train(runs: pd.DataFrame) -> str:
 
 def _folder(runs: pd.DataFrame) -> list[str]:
     """The `--config-dir` of the first run that tells its command."""
-    told = [one for one in runs.get("command", ()) if isinstance(one, str)]
-    try:
-        return config_dir(shlex.split(next(iter(told), "")))
-    except ValueError:  # no command line, whatever a record says
-        return []
+    told = (one for one in runs.get("command", ()) if isinstance(one, str))
+    return folder_of(next(told, ""))
 
 
 def _is_asked(override: str) -> bool:

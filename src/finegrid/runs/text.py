@@ -85,18 +85,22 @@ def rerun_command(overrides: Iterable[str], *, sweep: str = "", command: str = "
     `command` is that of the sweep; options of the user's own come from the same folder again.
     """
     within = [f"hydra.sweep.dir={hydra_value(sweep)}"] if sweep else []
-    try:
-        words = shlex.split(command)
-    except ValueError:  # no command line, whatever a file says
-        words = []
     name, given = "sweep" if sweep else "train", list(overrides)
     within = within or alone(given)
-    return shlex.join(["finegrid", name, *config_dir(words), *given, *within])
+    return shlex.join(["finegrid", name, *folder_of(command), *given, *within])
 
 
 def alone(overrides: Iterable[str]) -> list[str]:
     """What keeps the command of one run from running the grid of an experiment that it names."""
     return ["hydra.mode=RUN"] * any(one.lstrip("+").startswith("experiment=") for one in overrides)
+
+
+def folder_of(command: str) -> list[str]:
+    """`--config-dir` and its folder in a command, which may be no command line at all."""
+    try:
+        return config_dir(shlex.split(command))
+    except ValueError:
+        return []
 
 
 def config_dir(words: Sequence[str]) -> list[str]:

@@ -205,11 +205,7 @@ def _sd(cell: Cell, seeds: list[int]) -> float:
 
 def _gains(cells: Cells) -> Finding:
     every = [(name, one) for name in ADAPTERS for one in differences(cells, name, "full")]
-    parts = {
-        f"{name} on {one.where}":
-            one.estimate
-        for name, one in every if one.estimate
-    }  # fmt: skip
+    parts = {f"{name} on {one.where}": one.estimate for name, one in every if one.estimate}
     return Finding(GAINS, parts, (-inf, 0.0), detail([one for _, one in every]))
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from finegrid.errors import UserError, one_of, require, shown
-from finegrid.tasks.modules.names import in_order, listed, look_alike
+from finegrid.tasks.modules.names import in_order, listed, need_unlike
 from finegrid.tasks.task import NUMBER, Task
 
 if TYPE_CHECKING:
@@ -87,8 +87,7 @@ class Classification(Task):
             f"{what} {len(names)} classes; is it text, or a number to predict "
             "(task.kind=regression)?",
         )
-        alike = ", ".join(map(ascii, look_alike(names)))
-        require(not alike, f"{what} labels that look alike: {alike}; write them in one way")
+        need_unlike(names, f"{what} labels")
 
     def read_labels(self, values: Sequence[str | None], where: str, *, typed: bool) -> "Array":
         """Class numbers of N rows, given by name or, where the names allow it, by number."""

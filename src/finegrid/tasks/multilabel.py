@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from finegrid.errors import UserError, require, shown
-from finegrid.tasks.modules.names import in_order, listed, look_alike
+from finegrid.tasks.modules.names import in_order, listed, need_unlike
 from finegrid.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -71,8 +71,7 @@ class Multilabel(Task):
         what = f"{where}: column {self.label!r} holds"
         require(len(names) > 1, f"{what} {len(names)} classes; two or more are needed")
         require(len(names) <= MOST, f"{what} {len(names)} classes; is it text?")
-        alike = ", ".join(map(ascii, look_alike(names)))
-        require(not alike, f"{what} classes that look alike: {alike}; write them in one way")
+        need_unlike(names, f"{what} classes")
         return self.named(in_order(names))
 
     def read_labels(self, values: Sequence[Any], where: str, *, typed: bool) -> "Array":

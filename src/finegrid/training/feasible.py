@@ -39,7 +39,7 @@ def check(config: RunConfig) -> None:
     base = components.outlined(config)
     if config.trainer.gradient_checkpointing:
         gradient_checkpointing.enable(base.model)
-    if config.model.pretrained and Path(backbone.locate(model)).is_dir():
+    if config.model.pretrained:  # so its folder is here
         backbone.check_folder(config.model)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from unicodedata import category, normalize
 
-from finegrid.errors import shown
+from finegrid.errors import require, shown
 
 LISTED = 20  # classes in a message
 
@@ -14,13 +14,19 @@ def in_order(names: Collection[str]) -> list[str]:
     return sorted(names, key=lambda name: (len(name) if digits else 0, name))
 
 
-def look_alike(names: Collection[str]) -> list[str]:
-    """Two names or more that only spaces, or marks that are not seen, tell apart; or none."""
+def need_unlike(names: Collection[str], what: str) -> None:
+    """Refuse names that only spaces, or marks that are not seen, tell apart.
+
+    Raises:
+        UserError: naming them; `what` says whose they are.
+    """
     seen: dict[str, list[str]] = {}
     for name in names:
         letters = (one for one in normalize("NFC", name) if category(one) != "Cf")
         seen.setdefault("".join(letters).strip(), []).append(name)
-    return next((several for several in seen.values() if len(several) > 1), [])
+    alike = next((several for several in seen.values() if len(several) > 1), [])
+    spelled = ", ".join(map(ascii, alike))
+    require(not alike, f"{what} that look alike: {spelled}; write them in one way")
 
 
 def listed(names: Sequence[str]) -> str:
